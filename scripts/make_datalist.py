@@ -1,0 +1,152 @@
+"""Build a datalist from a folder of volumes, split by patient: ``python -m scripts.make_datalist --help``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vqseg_bundle.data import (
+    DATALIST_SPLITS,
+    DataError,
+    FoundCase,
+    SplitRequest,
+    find_cases,
+    find_label_names,
+    read_split_file,
+    split_patients,
+)
+
+__all__ = ["main"]
+
+_EPILOG = """layouts:
+  images/x.nii.gz with labels/x.nii.gz (also imagesTr/, labelsTr/ and x_0000.nii.gz); those without label are unlabelled
+  patientNNN/patientNNN_frameNN.nii.gz with ..._gt.nii.gz, as ACDC comes
+
+examples:
+  python -m scripts.make_datalist --dataset-dir DIR --labeled-count 5 --validation-count 20 --test-count 40
+  python -m scripts.make_datalist --dataset-dir ACDC --split-file ACDC/split.json --labeled-count 3 --tuning-count 10 \\
+      --labels "background,right ventricle,myocardium,left ventricle"
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the datalist and print how many patients and cases each split has."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        _make(options)
+    except DataError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def _make(options: argparse.Namespace) -> None:
+    root = Path(options.dataset_dir).expanduser()
+    output = Path(options.output).expanduser() if options.output else root / "datalist.json"
+    if output.exists() and not options.force:
+        raise DataError(f"--output {output}: the file exists; give another name, or --force to overwrite it.")
+    cases = find_cases(root, options.patient_pattern)
+    request = SplitRequest(
+        labeled_count=options.labeled_count,
+        labeled_share=options.labeled_share,
+        validation_count=options.validation_count,
+        validation_share=options.validation_share,
+        test_count=options.test_count,
+        test_share=options.test_share,
+        tuning_count=options.tuning_count,
+        seed=options.seed,
+        split_file=read_split_file(Path(options.split_file).expanduser()) if options.split_file else None,
+        split_file_validation_as=options.split_file_validation_as,
+    )
+    patients = sorted({case.patient for case in cases})
+    splits = split_patients(patients, [case.patient for case in cases if case.label], request)
+    names = _names(options.labels) if options.labels else find_label_names(root, cases)
+    datalist = {
+        "name": options.name or root.resolve().name,
+        "labels": {str(index): name for index, name in enumerate(names)},
+        **_entries(cases, splits),
+    }
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"--output {output}: cannot be written ({error.strerror}); give another place.") from error
+    print(_summary(datalist, cases))
+    print(f"wrote {output}")
+
+
+def _names(labels: str) -> list[str]:
+    names = [name.strip() for name in labels.split(",")]
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise DataError(f'--labels: expected two or more different names, "background,name,...", found "{labels}".')
+    return names
+
+
+def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[str, list[dict[str, str]]]:
+    """Entries by split; of a patient whose labels are used, cases without one are left out: no patient is in two."""
+    by_patient: dict[str, list[FoundCase]] = defaultdict(list)
+    for case in cases:
+        by_patient[case.patient].append(case)
+    entries: dict[str, list[dict[str, str]]] = {}
+    for split in DATALIST_SPLITS:
+        found = [case for patient in splits[split] for case in by_patient[patient]]
+        if split == "unlabeled":
+            entries[split] = [{"image": case.image, "patient": case.patient} for case in found]
+        else:
+            entries[split] = [
+                {"image": case.image, "label": case.label, "patient": case.patient} for case in found if case.label
+            ]
+    return entries
+
+
+def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase]) -> str:
+    lines = [f"{'split':<12}{'patients':>10}{'cases':>8}"]
+    used: set[str] = set()
+    for split in DATALIST_SPLITS:
+        entries = datalist[split]
+        used |= {entry["image"] for entry in entries}
+        lines.append(f"{split:<12}{len({entry['patient'] for entry in entries}):>10}{len(entries):>8}")
+    left = [case for case in cases if case.image not in used]
+    if left:
+        lines.append(f"{'left out':<12}{len({case.patient for case in left}):>10}{len(left):>8}")
+    return "\n".join([*lines, f"labels: {', '.join(datalist['labels'].values())}"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.make_datalist",
+        description="Build a datalist JSON (Decathlon form) from a folder of NIfTI volumes, split by patient.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset-dir", "--dataset_dir", required=True, metavar="DIR", help="folder; see the layouts below")
+    add("--output", metavar="FILE", help="datalist to write (default: DIR/datalist.json); paths in it start at DIR")
+    add("--force", action="store_true", help="overwrite an existing output")
+    add("--name", help="name of the cohort (default: the folder's)")
+    add("--labels", metavar="NAMES", help='class names, "background,first,..." (default: label_1, ... as found)')
+    add("--patient-pattern", metavar="REGEX", help="finds the patient in a file name of images/, e.g. '^[^_]+'")
+    for split, of in (("labeled", "training patients"), ("validation", "patients"), ("test", "patients")):
+        group = parser.add_mutually_exclusive_group()
+        default = "all that have labels" if split == "labeled" else "0"
+        group.add_argument(f"--{split}-count", type=int, metavar="N", help=f"{split} patients (default: {default})")
+        group.add_argument(
+            f"--{split}-share", type=float, metavar="F", help=f"... as a share of all {of}, rounded down"
+        )
+    add("--tuning-count", type=int, default=0, metavar="N", help="patients moved from unlabeled to validation")
+    add("--seed", type=int, default=0, help="of all draws (default: 0)")
+    add("--split-file", metavar="FILE", help='fixed split: JSON with patients under "training", "validation", ...')
+    add(
+        "--split-file-validation-as",
+        choices=("test", "validation"),
+        default="test",
+        help="list that the split file's validation patients make (default: test)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""What the JSON configurations call in ``initialize``; the one sub-package that may join the others."""
+
+from __future__ import annotations
+
+from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, write_model_record
+from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
+from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
+from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, open_cohort, start_training
+
+__all__ = [
+    "DeployedWeights",
+    "build_foundation_model",
+    "check_compatible",
+    "check_writable",
+    "exit_cleanly",
+    "find_checkpoint",
+    "load_model_record",
+    "open_cohort",
+    "prepare_output_dir",
+    "prepare_overrides",
+    "running_parser",
+    "start_training",
+    "write_model_record",
+    "write_run_record",
+]

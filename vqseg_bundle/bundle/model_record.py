@@ -1,0 +1,200 @@
+"""The record beside the weights: ``model.json`` holds what ``model.pt`` needs to be used.
+
+Evaluation and inference read network, labels and preprocessing from it, so that inference needs no datalist and weights
+are never applied with a configuration other than their own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "check_compatible",
+    "find_checkpoint",
+    "load_model_record",
+    "write_json",
+    "write_model_record",
+]
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+_SECTIONS = ("network", "labels", "preprocessing", "info")
+_ABSENT = "(not given)"
+
+
+def write_model_record(
+    path: str | Path,
+    network: Mapping[str, Any],
+    labels: Mapping[Any, str],
+    preprocessing: Mapping[str, Any],
+    info: Mapping[str, Any],
+) -> None:
+    """Write the record of a model, atomically.
+
+    Args:
+        path: the file to write, ``model.json`` beside ``model.pt``.
+        network: constructor arguments of the deployed network.
+        labels: class index (an int or its text) to class name, background included.
+        preprocessing: what an image goes through before the network, such as ``spatial_dims``, ``slice_axis``,
+            ``patch_size``, ``image_size``, ``spacing`` (mm) and ``normalization``.
+        info: anything else worth knowing, such as the iteration, the validation score or the cohort's digest.
+
+    Raises:
+        ValueError: a label index is not a whole number, or a value cannot be written as JSON.
+    """
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "network": dict(network),
+        "labels": {str(index): name for index, name in sorted(_integer_keys(labels, "labels").items())},
+        "preprocessing": dict(preprocessing),
+        "info": dict(info),
+    }
+    write_json(path, record)
+
+
+def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
+    """Read the record that lies beside a checkpoint, ``model.json`` for ``model.pt``.
+
+    Args:
+        checkpoint: path of the weights.
+
+    Returns:
+        The sections ``network``, ``labels`` (int to name), ``preprocessing`` and ``info``, and ``schema_version``.
+
+    Raises:
+        FileNotFoundError: there is no record beside the checkpoint.
+        ValueError: the record is not JSON, of another schema version, or lacks a section.
+    """
+    path = Path(checkpoint).with_suffix(".json")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} not found: {Path(checkpoint).name} cannot be used without the record that training writes beside "
+            "it. Copy it from the training's output_dir, or train again."
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); copy it again or train again.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(record).__name__}.")
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: key 'schema_version' must be {SCHEMA_VERSION}, got {record.get('schema_version')!r}: "
+            "the model was written by another version of this bundle; train again or use that version."
+        )
+    for section in _SECTIONS:
+        if not isinstance(record.get(section), dict):
+            raise ValueError(f"{path}: key '{section}' must hold a JSON object, got {record.get(section)!r}.")
+    record["labels"] = _integer_keys(record["labels"], f"{path}: key 'labels'")
+    return record
+
+
+def find_checkpoint(checkpoint: str | None, output_dir: str | None, bundle_root: str) -> Path:
+    """Choose the weights for evaluation or inference, and log the choice.
+
+    Args:
+        checkpoint: an explicit file, relative to the working directory; None looks for one.
+        output_dir: the first place looked at, for its ``model.pt``; None leaves it out.
+        bundle_root: the last place looked at, for its ``models/model.pt``.
+
+    Returns:
+        The path of an existing file.
+
+    Raises:
+        FileNotFoundError: the explicit file does not exist, or none of the places has one.
+    """
+    if checkpoint is not None:
+        if not Path(checkpoint).is_file():
+            raise FileNotFoundError(f"checkpoint '{checkpoint}' is not a file: give the path of a trained model.pt.")
+        logger.info("Weights: %s (key checkpoint)", checkpoint)
+        return Path(checkpoint)
+    places = {"bundle_root": Path(bundle_root) / "models" / "model.pt"}
+    if output_dir is not None:
+        places = {"output_dir": Path(output_dir) / "model.pt", **places}
+    for key, path in places.items():
+        if path.is_file():
+            logger.info("Weights: %s (found by key %s)", path, key)
+            return path
+    raise FileNotFoundError(
+        f"no trained weights found at {' or '.join(map(str, places.values()))}: train first "
+        "(run training with the same output_dir), or name a file with the key checkpoint."
+    )
+
+
+def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -> None:
+    """Refuse weights that were made for another network, other labels or another preprocessing.
+
+    Args:
+        record: what :func:`load_model_record` returned.
+        expected: section name to what the configuration says of it, e.g. ``network={...}, labels={...}``. Both sides
+            must have the same keys; tuples and lists are the same, and so are a label index and its text.
+
+    Raises:
+        ValueError: a section is unknown or differs; each differing key is named with both values.
+    """
+    differences = []
+    for section, wanted in expected.items():
+        if section not in _SECTIONS:
+            raise ValueError(f"section must be one of {', '.join(_SECTIONS)}, got '{section}'.")
+        trained, asked = _plain(record[section]), _plain(wanted)
+        for key in dict.fromkeys([*trained, *asked]):
+            old, new = trained.get(key, _ABSENT), asked.get(key, _ABSENT)
+            if old != new:
+                differences.append(f"  {section}#{key}: weights {old}, configuration {new}")
+    if differences:
+        raise ValueError(
+            "The checkpoint does not fit the configuration:\n" + "\n".join(differences) + "\n"
+            "Use the configuration it was trained with, or another checkpoint."
+        )
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file in one step, so that a reader never sees half of it; its folder is made if missing.
+
+    Args:
+        path: the file to write.
+        content: what to write; numpy numbers and arrays become numbers and lists, paths become text.
+
+    Raises:
+        ValueError: a value has no JSON form (NaN and infinity included).
+    """
+    path = Path(path)
+    try:
+        text = json.dumps(content, indent=2, default=_to_json, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"cannot write {path}: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} {value!r} has no JSON form")
+
+
+def _plain(section: Mapping[Any, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(section), default=_to_json))
+
+
+def _integer_keys(labels: Mapping[Any, str], where: str) -> dict[int, str]:
+    try:
+        return {int(index): str(name) for index, name in labels.items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} must map whole numbers to class names, got {dict(labels)}.") from error

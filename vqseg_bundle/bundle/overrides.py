@@ -1,0 +1,231 @@
+"""Make ``--key value`` on the command line of ``monai.bundle`` mean what it says.
+
+MONAI takes a misspelt key without a word, drops ``--x None`` and hands over ``--x false`` as the (true) text "false".
+A config calls :func:`prepare_overrides` as the first or second expression of its ``initialize`` list, after the one
+that puts ``bundle_root`` on ``sys.path`` and before any that refers to a component::
+
+    "initialize": [
+        "$sys.path.insert(0, @bundle_root)",
+        "$__import__('vqseg_bundle.bundle').bundle.prepare_overrides()"
+    ]
+
+``__import__`` is on purpose: MONAI evaluates every ``$import`` item before the first expression of ``initialize``, that
+is before ``bundle_root`` is on the path. :func:`prepare_overrides` lets it try again, so that whatever comes later can
+rely on ``"imports": ["$import vqseg_bundle.bundle as vqseg"]``. (An expression with the text "import" in it cannot hold
+an ``@`` reference: MONAI parses it as Python first.) Nothing is passed: the function finds the workflow that evaluates
+it on the call stack, MONAI offers no other way. A ``ConfigWorkflow`` that code makes and initializes keeps its values.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from pydoc import ErrorDuringImport, locate
+from types import FrameType
+from typing import Any, NamedTuple, TypeVar
+
+from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow, create_workflow
+from monai.bundle.reference_resolver import ReferenceResolver
+from monai.utils import ensure_tuple
+
+__all__ = ["exit_cleanly", "prepare_overrides", "running_parser"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
+
+
+class _Call(NamedTuple):
+    """What ``create_workflow`` was given: the ids to override, those given as None, and the config files."""
+
+    workflow: ConfigWorkflow
+    config_files: tuple[str, ...]
+    ids: list[str]
+    none_ids: list[str]
+
+
+def prepare_overrides() -> None:
+    """Check and complete the overrides given to ``monai.bundle`` (see the module's text for the call).
+
+    An id that no config file has is refused with the nearest known ones. Pass as they are: the arguments of the
+    workflow itself (``run_id``, ``meta_file``, ``logging_file``, ``tracking``, ...), those of experiment tracking
+    (``experiment_name``, ``run_name``, ...), ``_meta_``, and further arguments of a component (``optimizer#eps``).
+
+    The words none, true and false (any case) become None, True and False, except for a key to which one of the config
+    files itself gives that word as text: with ``"foundation_model": "none"`` both ``--foundation_model none`` and
+    ``--foundation_model None`` give the text "none". A None passed from code is ignored, as MONAI documents it.
+
+    Raises:
+        SystemExit: an id to override, or the id to run, is unknown; the message names it and the nearest known ids.
+        RuntimeError: called outside a config expression.
+    """
+    call = _find_call()
+    if call is None:
+        running_parser().parse(reset=True)
+        return
+    parser = call.workflow.parser
+    declared = ConfigParser(ConfigParser.load_config_files(call.config_files))
+    ids = [id_ for id_ in call.ids if not _passes(id_, type(call.workflow))]
+    refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]
+    if _from_command_line() and call.workflow.run_id not in parser:
+        refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
+    if refusals:
+        raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
+    _set_words(parser, ids, call)
+    parser.parse(reset=True)
+
+
+def running_parser() -> ConfigParser:
+    """Return the parser that evaluates the calling config expression; ``running_parser().get()`` is its config.
+
+    Raises:
+        RuntimeError: called outside a config expression.
+    """
+    for frame in _callers():
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigParser):
+            return owner
+    raise RuntimeError("running_parser() works only inside a config expression, such as one of `initialize`.")
+
+
+def exit_cleanly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Run ``function`` and end with its message alone, without a traceback, if the user's input is at fault.
+
+    In a config: ``"$vqseg.exit_cleanly(vqseg.check_writable, @output_dir)"``.
+
+    Args:
+        function: what to run.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        What ``function`` returns.
+
+    Raises:
+        SystemExit: ``function`` raised a ``ValueError`` or says that a file or folder is missing, is of the wrong
+            kind or must not be touched.
+    """
+    try:
+        return function(*args, **kwargs)
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        logger.debug("refused input", exc_info=True)
+        raise SystemExit(str(error)) from error
+
+
+def _callers() -> Iterator[FrameType]:
+    frame = inspect.currentframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _find_call() -> _Call | None:
+    """Find the nearest workflow on the stack, and the ``create_workflow`` that initializes it, if there is one."""
+    workflow: ConfigWorkflow | None = None
+    for frame in _callers():
+        owner = frame.f_locals.get("self")
+        if workflow is None:
+            workflow = owner if isinstance(owner, ConfigWorkflow) else None
+        elif owner is not workflow:
+            return _read_call(workflow, frame) if frame.f_code is create_workflow.__code__ else None
+    return None
+
+
+def _read_call(workflow: ConfigWorkflow, frame: FrameType) -> _Call:
+    arguments = inspect.getargvalues(frame)
+    given: dict[str, Any] = arguments.locals[arguments.keywords or "kwargs"]
+    stored: dict[str, Any] = {}
+    for source in ensure_tuple(arguments.locals["args_file"] or {}):
+        stored.update(source if isinstance(source, dict) else ConfigParser.load_config_file(source))
+    # MONAI merges a key that starts with "+" into the one without it
+    ids = [ReferenceResolver.normalize_id(key).removeprefix("+") for key in {**stored, **given}]
+    none_ids = [ReferenceResolver.normalize_id(key) for key, value in given.items() if value is None]
+    config_file = arguments.locals["config_file"] or stored.get("config_file")
+    return _Call(workflow, ensure_tuple(config_file), ids, none_ids if _from_command_line() else [])
+
+
+def _from_command_line() -> bool:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__"
+
+
+def _passes(id_: str, workflow_type: type[ConfigWorkflow]) -> bool:
+    name = ReferenceResolver.split_id(id_)[0]
+    own = {"workflow_name", "config_file", "args_file", ConfigParser.meta_key}
+    own.update(inspect.signature(workflow_type).parameters)
+    settings: Any
+    for settings in DEFAULT_EXP_MGMT_SETTINGS.values():
+        own.update(set(settings["configs"]).difference(settings["handlers_id"]))
+    return name in own
+
+
+def _is_known(id_: str, declared: ConfigParser, running: ConfigParser) -> bool:
+    if id_ in declared:
+        return True
+    arguments = _arguments(id_, running)
+    name = ReferenceResolver.split_id(id_)[-1]
+    return arguments is not None and (not arguments or name in arguments or name in ConfigComponent.non_arg_keys)
+
+
+def _arguments(id_: str, running: ConfigParser) -> list[str] | None:
+    """List the arguments that the component above ``id_`` takes: [] if it takes any, None if it is no component."""
+    parent_id = ReferenceResolver.split_id(id_, last=True)[0]
+    config = running.get(parent_id) if parent_id else None
+    if config is None or not ConfigComponent.is_instantiable(config):
+        return None
+    target: Any = ConfigComponent(config, locator=running.locator).resolve_module_name()
+    try:
+        target = locate(target) if isinstance(target, str) else target
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError, ErrorDuringImport):
+        return []
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return [] if takes_any else [parameter.name for parameter in parameters]
+
+
+def _refusal(id_: str, declared: ConfigParser, running: ConfigParser) -> str:
+    shown = id_.replace(ReferenceResolver.sep, "#")
+    parent = shown.rpartition("#")[0]
+    return f"Unknown key '--{shown}'. " + _hint(
+        shown, declared, [f"{parent}#{n}" for n in _arguments(id_, running) or []]
+    )
+
+
+def _hint(shown: str, declared: ConfigParser, more: list[str]) -> str:
+    known: dict[str, list[str]] = {}
+    for candidate in sorted(dict.fromkeys([*more, *_ids(declared.get())]), key=lambda item: item.count("#")):
+        known.setdefault(candidate.rpartition("#")[2], []).append(candidate)
+    near = [item for name in get_close_matches(shown.rpartition("#")[2], known, n=3) for item in known[name]]
+    if near:
+        return f"Did you mean {' or '.join(near[:4])}?"
+    return f"Known: {', '.join(sorted(item for item in _ids(declared.get()) if '#' not in item))}."
+
+
+def _ids(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in config.items():
+        if not key.startswith("_"):
+            yield f"{prefix}{key}"
+            if isinstance(value, dict):
+                yield from _ids(value, f"{prefix}{key}#")
+
+
+def _set_words(parser: ConfigParser, ids: list[str], call: _Call) -> None:
+    """Replace the words none, true and false by what they stand for."""
+    files = [ConfigParser.load_config_file(path) for path in call.config_files]
+    texts = {
+        (ReferenceResolver.normalize_id(key), value.lower())
+        for content in files
+        for key, value in content.items()
+        if isinstance(value, str)
+    }
+    for id_ in ids:
+        value = "none" if id_ in call.none_ids else parser.get(id_)
+        if not isinstance(value, str) or value.lower() not in _WORDS:
+            continue
+        word = value.lower()
+        parser[id_] = word if (id_, word) in texts else _WORDS[word]

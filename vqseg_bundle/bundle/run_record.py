@@ -1,0 +1,171 @@
+"""The output folder of a run: check it, keep what an earlier run left there, and record how this run was made."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vqseg_bundle import __version__
+from vqseg_bundle.bundle.model_record import write_json
+
+__all__ = ["RUN_OUTPUTS", "check_writable", "prepare_output_dir", "write_run_record"]
+
+logger = logging.getLogger(__name__)
+
+RUN_OUTPUTS = (
+    "*.pt",
+    "model.json",
+    "*config.json",
+    "*run.json",
+    "metrics*.csv",
+    "summary*.json",
+    "*.log",
+    "events.out.tfevents.*",
+    "tensorboard",
+    "logs",
+    "predictions",
+)
+"""Patterns of what a run leaves in its output folder; anything else in there is the user's own and stays."""
+
+
+def check_writable(output_dir: str | Path) -> None:
+    """Make sure, before any work, that results can be written; nothing is created.
+
+    Args:
+        output_dir: the folder, which may not exist yet.
+
+    Raises:
+        ValueError: the folder, or the nearest existing folder above it, is a file or cannot be written to.
+    """
+    folder = Path(output_dir).absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ValueError(f"output_dir '{output_dir}' is not writable: {folder} is a file. Name a folder.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output_dir '{output_dir}' is not writable: {error.strerror} in {folder}. Name another folder."
+        ) from error
+
+
+def prepare_output_dir(output_dir: str | Path, resume: bool) -> Path | None:
+    """Make the output folder, and put aside what an earlier run left in it; nothing is deleted.
+
+    If there are weights (``*.pt``) and the run does not resume, everything that matches :data:`RUN_OUTPUTS` moves to
+    ``previous-<date>-<time>/`` in the same folder. Call it before this run opens a file there, and on every process:
+    the first one acts, the others wait.
+
+    Args:
+        output_dir: the folder.
+        resume: whether this run goes on from what lies there.
+
+    Returns:
+        The folder the earlier run was moved to, None if nothing was moved (or by another process).
+    """
+    moved = None
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume and any(folder.glob("*.pt")):
+            moved = _put_aside(folder)
+    if dist.is_initialized():
+        dist.barrier()
+    return moved
+
+
+def write_run_record(
+    output_dir: str | Path,
+    parser_config: Mapping[str, Any],
+    cohort_digest: str | None,
+    command: Sequence[str],
+    prefix: str = "",
+) -> None:
+    """Write ``config.json`` (the configuration as run) and ``run.json`` (with what, on what, when).
+
+    Only the first of several processes writes.
+
+    Args:
+        output_dir: the folder to write to.
+        parser_config: the whole configuration with all overlays and overrides merged, ``running_parser().get()``;
+            expressions stay as text, objects that have no JSON form are written as their text.
+        cohort_digest: digest of the data, None if there is none.
+        command: the command line, ``sys.argv``.
+        prefix: put before both file names, so that an evaluation does not replace the training's record.
+    """
+    if dist.is_initialized() and dist.get_rank() != 0:
+        return
+    folder = Path(output_dir)
+    config = {key: _as_json(value) for key, value in parser_config.items() if key != "_meta_"}
+    write_json(folder / f"{prefix}config.json", config)
+    record = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": _readable(command),
+        "data_digest": cohort_digest,
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "versions": {
+            "python": platform.python_version(),
+            "vqseg_bundle": __version__,
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "monai": version("monai"),
+            "ignite": version("pytorch-ignite"),
+            "numpy": version("numpy"),
+        },
+    }
+    write_json(folder / f"{prefix}run.json", record)
+
+
+def _put_aside(folder: Path) -> Path:
+    name = f"previous-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    target = folder / name
+    for number in range(2, 1000):
+        if not target.exists():
+            break
+        target = folder / f"{name}-{number}"
+    target.mkdir()
+    found = sorted({path for pattern in RUN_OUTPUTS for path in folder.glob(pattern)})
+    for path in found:
+        path.rename(target / path.name)
+    logger.info("An earlier run lies in %s: moved %s to %s", folder, ", ".join(p.name for p in found), target.name)
+    return target
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _readable(command: Sequence[str]) -> list[str]:
+    """Replace the path of MONAI's own entry by how it is called, which holds on any machine."""
+    if command and Path(command[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):
+        return ["python", "-m", "monai.bundle", *command[1:]]
+    return list(command)
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the bundle's checkout, with "-dirty" after it if files differ; None if it is none."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,119 @@
+"""What happens before the first step: inputs opened and checked, the output folder prepared, the run recorded."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vqseg_bundle import data, networks
+from vqseg_bundle.bundle.model_record import write_model_record
+from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.run_record import prepare_output_dir, write_run_record
+
+__all__ = ["DeployedWeights", "build_foundation_model", "open_cohort", "start_training"]
+
+logger = logging.getLogger(__name__)
+
+
+class DeployedWeights:
+    """What MONAI's CheckpointSaver saves as ``model.pt``: the network's weights without its image decoder.
+
+    Args:
+        network: the network to deploy, normally the teacher's.
+    """
+
+    def __init__(self, network: networks.VQSegNet) -> None:
+        self.network = network
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """A plain state dict of the deployed path."""
+        return self.network.deployed_state_dict()
+
+
+def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str) -> data.Cohort:
+    """:func:`vqseg_bundle.data.open_cohort`, ending with its message alone where the input is at fault."""
+    return exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir)
+
+
+def build_foundation_model(
+    name: str, weights: str | None, image_size: int, device: str
+) -> networks.FoundationModel | None:
+    """:func:`vqseg_bundle.networks.build_foundation_model`, moved to the device, with a clean end on bad input."""
+    model = exit_cleanly(networks.build_foundation_model, name, weights, image_size)
+    return model if model is None else model.to(torch.device(device))
+
+
+def start_training(
+    bundle_root: str,
+    output_dir: str,
+    resume: bool,
+    cohort: data.Cohort,
+    data_check: str,
+    in_channels: int,
+    network: networks.VQSegNet,
+    preprocessing: Mapping[str, Any],
+    foundation_model: str,
+    write: bool,
+) -> None:
+    """Check everything that can be checked before the first step, and write down what is about to run.
+
+    Args:
+        bundle_root: the bundle's folder.
+        output_dir: where the weights go.
+        resume: whether an interrupted run goes on.
+        cohort: the opened cohort.
+        data_check: "full" or "headers".
+        in_channels: channels every image must have.
+        network: the network to train, for its arguments.
+        preprocessing: what inference must repeat.
+        foundation_model: its name, "none" if the adapter is off.
+        write: whether this process writes (rank 0).
+
+    Raises:
+        SystemExit: the input is at fault; the message says what and where.
+    """
+    exit_cleanly(_check_bundle_root, bundle_root)
+    if not write:
+        return
+    for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check):
+        logger.warning(warning)
+    exit_cleanly(prepare_output_dir, output_dir, resume)
+    write_model_record(
+        Path(output_dir) / "model.json", network.arguments, cohort.labels, dict(preprocessing), {"cohort": cohort.name}
+    )
+    write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv)
+    _announce(cohort, foundation_model)
+
+
+def _check_bundle_root(bundle_root: str) -> None:
+    if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
+        raise ValueError(
+            f"bundle_root is {str(Path(bundle_root).resolve())!r}, which holds no configs/metadata.json. "
+            "Run from the bundle's own folder, or give --bundle_root FOLDER."
+        )
+
+
+def _announce(cohort: data.Cohort, foundation_model: str) -> None:
+    logger.info(
+        "cohort %s: %d labelled, %d unlabelled, %d validation, %d test cases",
+        cohort.name,
+        len(cohort.training),
+        len(cohort.unlabeled),
+        len(cohort.validation),
+        len(cohort.test),
+    )
+    if not cohort.unlabeled:
+        logger.info("no unlabelled cases: training is supervised, on the labelled cases alone")
+    if not cohort.validation:
+        logger.info("no validation cases: the last teacher is saved, none is selected")
+    if foundation_model == "none":
+        logger.info(
+            "the foundation-model adapter (PFA) is off; add configs/pfa.json to --config_file and give "
+            "--foundation_weights FILE to turn it on"
+        )

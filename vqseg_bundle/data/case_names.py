@@ -1,0 +1,66 @@
+"""Names of cases from the paths of their images."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePath
+
+__all__ = ["case_stem", "unique_case_ids"]
+
+# A suffix starts with a letter, so that the dots of a DICOM identifier such as 1.2.840.10008 stay in the name.
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.gz)?$")
+
+
+def case_stem(path: str) -> str:
+    """Return the file name without ``.nii.gz``, ``.nii`` or another suffix."""
+    name = PurePath(path).name
+    return _SUFFIX.sub("", name) or name
+
+
+def unique_case_ids(paths: Sequence[str]) -> list[str]:
+    """Name each path by its stem; where two paths share it, by as many parent folders before it as tell them apart.
+
+    A path that occurs twice (a mistake that the checks report) gets a number.
+
+    Args:
+        paths: absolute paths of images.
+
+    Returns:
+        As many different ids, each fit to be a file name.
+    """
+    distinct = list(dict.fromkeys(paths))
+    names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
+    return _number_repeats([names[path] for path in paths])
+
+
+def _names_with_parents(paths: list[str]) -> list[str]:
+    parts = [[*_folders(path), case_stem(path)] for path in paths]
+    depths = [1] * len(paths)
+    while True:
+        names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        counts = Counter(names)
+        deeper = [
+            counts[name] > 1 and depth < len(part) for name, depth, part in zip(names, depths, parts, strict=True)
+        ]
+        if not any(deeper):
+            return names
+        depths = [depth + more for depth, more in zip(depths, deeper, strict=True)]
+
+
+def _folders(path: str) -> list[str]:
+    folder = PurePath(path).parent
+    return [part for part in folder.parts if part != folder.anchor]
+
+
+def _number_repeats(names: list[str]) -> list[str]:
+    taken, unique = set(names), list[str]()
+    seen: set[str] = set()
+    for name in names:
+        candidate, number = name, 2
+        while candidate in seen or (candidate != name and candidate in taken):
+            candidate, number = f"{name}_{number}", number + 1
+        seen.add(candidate)
+        unique.append(candidate)
+    return unique

@@ -1,0 +1,180 @@
+"""Read a datalist in the form of the Medical Segmentation Decathlon (http://medicaldecathlon.com).
+
+``{"name", "labels": {"0": "background", ...}, "training": [{"image", "label", "patient"?}], "unlabeled", "validation",
+"test"}`` with paths relative to the data folder. The Decathlon knows no ``unlabeled`` and ``validation`` lists and no
+``patient``; its own files, whose ``test`` entries are plain strings, are read as they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .case_names import unique_case_ids
+
+__all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "load_datalist"]
+
+DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
+_IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
+_LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
+
+
+class DataError(ValueError):
+    """The user's data are at fault; the message names the file or key, what was expected, found, and a remedy."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cases of one datalist, by split.
+
+    A case is a dict of strings: ``image`` (absolute path), ``label`` (absolute path; only where the case has one),
+    ``case`` (an id that no other case of the cohort has) and ``patient`` (the case id where the datalist gives none).
+
+    Args:
+        name: name of the cohort.
+        labels: class index to class name; index 0 is the background.
+        training: cases with labels.
+        unlabeled: cases without labels; a label in the datalist is left out.
+        validation: cases to choose the model by.
+        test: cases to report on, with or without labels.
+        source: the datalist's path.
+    """
+
+    name: str
+    labels: dict[int, str]
+    training: list[dict[str, str]] = field(default_factory=list)
+    unlabeled: list[dict[str, str]] = field(default_factory=list)
+    validation: list[dict[str, str]] = field(default_factory=list)
+    test: list[dict[str, str]] = field(default_factory=list)
+    source: str = ""
+
+    def splits(self) -> dict[str, list[dict[str, str]]]:
+        """Return the case lists by the name they have in the datalist, empty ones included."""
+        return {split: getattr(self, split) for split in DATALIST_SPLITS}
+
+
+def load_datalist(datalist: str | Path, dataset_dir: str | Path) -> Cohort:
+    """Read a datalist file; no image is opened.
+
+    Args:
+        datalist: path of the JSON file.
+        dataset_dir: folder that the paths in it are relative to.
+
+    Raises:
+        DataError: a file or folder is missing, the file is not JSON, or not in the expected form.
+    """
+    path, root = Path(datalist).expanduser(), Path(dataset_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(f"dataset_dir {root}: expected a folder, found {'a file' if root.exists() else 'nothing'}.")
+    content = _read_json(path)
+    _refuse_unknown_lists(content, path)
+    if "training" not in content and "unlabeled" not in content:
+        raise DataError(f'{path}: key "training" is missing; expected a list of {{"image", "label"}} entries.')
+    cases = {split: _parse_split(content.get(split), split, path, root) for split in DATALIST_SPLITS}
+    _name_cases(cases)
+    return Cohort(
+        name=str(content.get("name") or path.stem),
+        labels=_parse_labels(content.get("labels"), path),
+        source=str(path),
+        **cases,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(
+            f"datalist {path}: no such file. Relative paths start at the working directory, {Path.cwd()}; "
+            "`python -m scripts.make_datalist` builds a datalist from a folder."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"datalist {path}: expected a JSON file, but it cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"datalist {path}: expected a JSON object, found {_kind(content)}.")
+    return content
+
+
+def _refuse_unknown_lists(content: dict[str, Any], path: Path) -> None:
+    """Refuse a list of cases under a name that nothing reads, as ``unlabelled`` or ``val`` would be: a silent loss."""
+    for key, value in content.items():
+        if key in DATALIST_SPLITS or key == "labels" or not isinstance(value, list) or not value:
+            continue
+        near = difflib.get_close_matches(key, DATALIST_SPLITS, n=1)
+        if near or any(_looks_like_case(entry) for entry in value):
+            hint = f' Did you mean "{near[0]}"?' if near else ""
+            allowed = ", ".join(DATALIST_SPLITS)
+            raise DataError(f'{path}: unknown list "{key}"; lists of cases are called {allowed}.{hint}')
+
+
+def _looks_like_case(entry: object) -> bool:
+    return isinstance(entry, dict) or (isinstance(entry, str) and entry.lower().endswith(_IMAGE_SUFFIXES))
+
+
+def _parse_labels(labels: object, path: Path) -> dict[int, str]:
+    if labels is None:
+        raise DataError(f'{path}: key "labels" is missing; {_LABELS_EXPECTED}.')
+    if isinstance(labels, list):
+        labels = {str(index): name for index, name in enumerate(labels)}
+    if not isinstance(labels, dict):
+        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}; found {_kind(labels)}.')
+    if len(labels) < 2 or {str(key) for key in labels} != {str(index) for index in range(len(labels))}:
+        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}, two at least; found keys {list(labels)}.')
+    names = {index: labels[str(index)] for index in range(len(labels))}
+    for index, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f'{path}: key "labels", entry "{index}": expected a name, found {name!r}.')
+    if len(set(names.values())) < len(names):
+        raise DataError(f'{path}: key "labels": expected a different name for each, found {list(names.values())}.')
+    return names
+
+
+def _parse_split(entries: object, split: str, path: Path, root: Path) -> list[dict[str, str]]:
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise DataError(f'{path}: key "{split}": expected a list of cases, found {_kind(entries)}.')
+    return [_parse_entry(entry, f'{path}: "{split}" entry {i}', split, root) for i, entry in enumerate(entries)]
+
+
+def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str, str]:
+    if isinstance(entry, str):
+        entry = {"image": entry}
+    if not isinstance(entry, dict):
+        raise DataError(f'{where}: expected {{"image": path, ...}}, found {_kind(entry)}.')
+    image, label, patient = entry.get("image"), entry.get("label"), entry.get("patient")
+    if not isinstance(image, str) or not image:
+        raise DataError(f'{where}: expected the path of one volume under "image", found {image!r}.')
+    if label is not None and not isinstance(label, str):
+        raise DataError(f'{where} ({image}): expected the path of one volume under "label", found {_kind(label)}.')
+    if patient is not None and not isinstance(patient, str | int):
+        raise DataError(f'{where} ({image}): expected an id under "patient", found {_kind(patient)}.')
+    if split == "training" and not label:
+        raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
+    case = {"image": _absolute(root, image)}
+    if label and split != "unlabeled":
+        case["label"] = _absolute(root, label)
+    if patient is not None and str(patient):
+        case["patient"] = str(patient)
+    return case
+
+
+def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
+    flat = [case for split in DATALIST_SPLITS for case in cases[split]]
+    for case, name in zip(flat, unique_case_ids([case["image"] for case in flat]), strict=True):
+        case["case"] = name
+        case.setdefault("patient", name)
+
+
+def _absolute(root: Path, path: str) -> str:
+    # abspath, not resolve: a name that is a link stays the name that the user knows
+    return os.path.abspath(root / Path(path).expanduser())  # noqa: PTH100
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

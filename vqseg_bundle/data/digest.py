@@ -1,0 +1,42 @@
+"""A digest that tells whether two runs saw the same data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from .datalist import Cohort
+
+__all__ = ["data_digest"]
+
+_BLOCK = 2**20
+
+
+def data_digest(cohort: Cohort) -> str:
+    """Return the SHA-256 of a cohort: labels, splits, and each file's name, size and content.
+
+    Names are relative to the folder that all files share, so that a moved cohort keeps its digest. Of a file above
+    2 MiB the first and the last MiB count: the last bytes of a gzip file hold the checksum of all of it.
+
+    Raises:
+        FileNotFoundError: a file is missing; :func:`check_cohort` says which with a remedy.
+    """
+    cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
+    files = {case[key] for _, case in cases for key in ("image", "label") if key in case}
+    root = os.path.commonpath([Path(file).parent for file in files]) if files else ""
+    prints = {file: [Path(file).relative_to(root).as_posix(), *_file_print(Path(file))] for file in files}
+    listing = sorted([split, prints[case["image"]], prints.get(case.get("label", ""), [])] for split, case in cases)
+    content = json.dumps({"labels": list(cohort.labels.values()), "cases": listing})
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _file_print(path: Path) -> tuple[int, str]:
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(_BLOCK))
+        file.seek(max(_BLOCK, size - _BLOCK))
+        digest.update(file.read())
+    return size, digest.hexdigest()

@@ -1,0 +1,198 @@
+"""Divide patients into training, unlabelled, validation and test, so that no patient is in two of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .datalist import DataError
+
+__all__ = ["SplitFile", "SplitRequest", "read_split_file", "split_patients"]
+
+_LABELED_PREFIX = "labeled_"
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """A fixed split by patient, such as the one that UA-MT, UniMatch, BCP and VQ-Seg use for ACDC.
+
+    Args:
+        path: where it was read.
+        training: patients to train with.
+        held_out: patients of its list ``validation``.
+        labeled: the longest of its ``labeled_...`` lists: whose labels are used, in this order.
+    """
+
+    path: str
+    training: list[str]
+    held_out: list[str]
+    labeled: list[str]
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """How many patients go where; a count rules out the share beside it.
+
+    Args:
+        labeled_count: labelled training patients; with no share either, all that have labels.
+        labeled_share: the same as a share of all training patients, rounded down.
+        validation_count: validation patients.
+        validation_share: the same as a share of all patients, rounded down.
+        test_count: test patients.
+        test_share: the same as a share of all patients, rounded down.
+        tuning_count: patients with labels that are drawn from those left unlabelled and become the validation list.
+        seed: of all draws.
+        split_file: a fixed split instead of drawn validation and test patients.
+        split_file_validation_as: the list, ``"test"`` or ``"validation"``, that its held-out patients make.
+    """
+
+    labeled_count: int | None = None
+    labeled_share: float | None = None
+    validation_count: int | None = None
+    validation_share: float | None = None
+    test_count: int | None = None
+    test_share: float | None = None
+    tuning_count: int = 0
+    seed: int = 0
+    split_file: SplitFile | None = None
+    split_file_validation_as: str = "test"
+
+
+def read_split_file(path: Path) -> SplitFile:
+    """Read ``{"training": [...], "validation": [...], "labeled_5_percent": [...], ...}``; other keys are not read.
+
+    Raises:
+        DataError: the file is missing, not JSON, or its lists are not consistent.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"split file {path}: expected a JSON file, but it cannot be read: {error}.") from error
+    lists = {key: value for key, value in content.items() if isinstance(value, list)} if content else {}
+    missing = [key for key in ("training", "validation") if key not in lists]
+    if missing:
+        raise DataError(f'split file {path}: expected lists "training" and "validation", found no "{missing[0]}".')
+    labeled: list[str] = max((v for k, v in lists.items() if k.startswith(_LABELED_PREFIX)), key=len, default=[])
+    shared = sorted(set(lists["training"]) & set(lists["validation"]))
+    if shared:
+        raise DataError(f'split file {path}: in both "training" and "validation": {_some(shared)}.')
+    stray = sorted(set(labeled) - set(lists["training"]))
+    if stray:
+        raise DataError(f'split file {path}: labelled patients that are not in "training": {_some(stray)}.')
+    return SplitFile(str(path), list(lists["training"]), list(lists["validation"]), list(labeled))
+
+
+def split_patients(patients: Sequence[str], with_labels: Sequence[str], request: SplitRequest) -> dict[str, list[str]]:
+    """Assign each patient to at most one of ``training``, ``unlabeled``, ``validation`` and ``test``.
+
+    The same seed gives the same validation and test patients whatever the number of labelled ones, and the labelled
+    patients of a smaller number are among those of a greater. Patients that a split file does not list are left out.
+
+    Args:
+        patients: all patients.
+        with_labels: those of them that have at least one label.
+        request: how many go where.
+
+    Raises:
+        DataError: a share gives zero patients, there are fewer than asked for, or options exclude each other.
+    """
+    _refuse_conflicts(request)
+    labeled = sorted(set(with_labels))
+    split = request.split_file
+    held_out = _draw_held_out(labeled, len(patients), request) if split is None else _fixed(patients, split, request)
+    taken = {patient for cases in held_out.values() for patient in cases}
+    pool = [patient for patient in sorted(split.training if split else patients) if patient not in taken]
+    ranked = _rank(pool, labeled, request)
+    count = _count("labeled", request.labeled_count, request.labeled_share, len(pool), "training patients")
+    training = ranked if count is None else _take("labeled", ranked, count)
+    unlabeled = [patient for patient in pool if patient not in set(training)]
+    tuning = _draw_tuning([patient for patient in unlabeled if patient in set(labeled)], request)
+    return {
+        "training": training,
+        "unlabeled": [patient for patient in unlabeled if patient not in set(tuning)],
+        "validation": held_out["validation"] + tuning,
+        "test": held_out["test"],
+    }
+
+
+def _refuse_conflicts(request: SplitRequest) -> None:
+    sizes = (request.validation_count, request.validation_share, request.test_count, request.test_share)
+    if request.split_file and any(size is not None for size in sizes):
+        raise DataError(
+            "--validation-count, --validation-share, --test-count and --test-share: expected none of them beside "
+            "--split-file, which fixes the held-out patients; use --tuning-count to have a validation list besides."
+        )
+    fixed_validation = request.split_file is not None and request.split_file_validation_as == "validation"
+    if request.tuning_count and (fixed_validation or any(size is not None for size in sizes[:2])):
+        raise DataError("--tuning-count: it makes the validation list, which another option makes, too; give one.")
+
+
+def _draw_held_out(labeled: list[str], total: int, request: SplitRequest) -> dict[str, list[str]]:
+    order = _shuffled(labeled, request.seed, stream=0)
+    test_count = _count("test", request.test_count, request.test_share, total, "patients") or 0
+    test = _take("test", order, test_count)
+    count = _count("validation", request.validation_count, request.validation_share, total, "patients") or 0
+    return {"test": test, "validation": _take("validation", order[test_count:], count)}
+
+
+def _fixed(patients: Sequence[str], split: SplitFile, request: SplitRequest) -> dict[str, list[str]]:
+    absent = sorted({*split.training, *split.held_out} - set(patients))
+    if absent:
+        raise DataError(
+            f"split file {split.path}: it lists patients that the folder does not have: {_some(absent)}; check "
+            "--dataset-dir."
+        )
+    name = request.split_file_validation_as
+    if name not in ("test", "validation"):
+        raise DataError(f'--split-file-validation-as: expected "test" or "validation", found "{name}".')
+    return {"test": [], "validation": [], name: sorted(split.held_out)}
+
+
+def _rank(pool: list[str], labeled: list[str], request: SplitRequest) -> list[str]:
+    """The pool's patients with labels, whose labels are used from the first on; a split file's list goes first."""
+    first = request.split_file.labeled if request.split_file else []
+    bare = [patient for patient in first if patient not in set(labeled)]
+    if bare:
+        raise DataError(f"split file: patients of its labelled list that have no label file: {_some(bare)}.")
+    rest = [patient for patient in pool if patient in set(labeled) and patient not in set(first)]
+    return [*first, *_shuffled(rest, request.seed, stream=1)]
+
+
+def _draw_tuning(candidates: list[str], request: SplitRequest) -> list[str]:
+    return _take("tuning", _shuffled(candidates, request.seed, stream=2), request.tuning_count)
+
+
+def _count(name: str, count: int | None, share: float | None, total: int, of: str) -> int | None:
+    if share is None:
+        return count
+    if not 0 < share <= 1:
+        raise DataError(f"--{name}-share: expected more than 0 and at most 1, found {share:g}.")
+    patients = int(share * total + 1e-9)
+    if patients == 0:
+        raise DataError(
+            f"--{name}-share {share:g} of {total} {of} gives zero patients; expected at least one: raise it to "
+            f"{1 / max(total, 1):.3g} or more, or use --{name}-count."
+        )
+    return patients
+
+
+def _take(name: str, patients: list[str], count: int) -> list[str]:
+    if not 0 <= count <= len(patients):
+        raise DataError(f"--{name}-count: expected 0 to {len(patients)} (patients with labels left), found {count}.")
+    return sorted(patients[:count])
+
+
+def _shuffled(patients: list[str], seed: int, stream: int) -> list[str]:
+    """A draw that neither the other draws' sizes nor the folder's order change."""
+    order = np.random.default_rng([seed, stream]).permutation(len(patients))
+    return [sorted(patients)[index] for index in order]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(names[:_MOST_SHOWN]) + more

@@ -1,0 +1,73 @@
+"""The EMA teacher: an average of the student over time, which gives the pseudo-labels and is what gets deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["EMATeacher", "PseudoLabels"]
+
+
+class PseudoLabels(NamedTuple):
+    """The teacher's opinion of a batch.
+
+    Attributes:
+        labels: ``(B, *S)``, int64, its most probable class.
+        confidence: ``(B, *S)``, float32, that class's probability.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+
+
+class EMATeacher(AveragedModel):
+    r"""Exponential moving average of a network, buffers included, nothing shared with it.
+
+    After update number t the average is :math:`\theta' \leftarrow \alpha_t \theta' + (1 - \alpha_t)\,\theta` with the
+    warm-up :math:`\alpha_t = \min(\alpha, 1 - 1 / (t + 1))`, so that the first steps do not average over random
+    weights. Integer buffers are copied.
+
+    Args:
+        network: the student; the teacher starts as its copy.
+        decay: :math:`\alpha` in [0, 1), the paper's 0.99.
+
+    Attributes:
+        module: the averaged network, in eval mode and without gradient.
+
+    Raises:
+        ValueError: ``decay`` outside [0, 1).
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.99) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay must lie in [0, 1), got {decay}.")
+        super().__init__(network, multi_avg_fn=self._average, use_buffers=True)
+        self.decay = decay
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> EMATeacher:
+        """Stay in eval mode: a teacher's normalisation and dropout never train."""
+        return super().train(False)
+
+    def pseudo_label(self, images: Tensor) -> PseudoLabels:
+        """Pseudo-labels of unperturbed, weakly augmented images.
+
+        Args:
+            images: ``(B, C, *S)``.
+        """
+        with torch.inference_mode():
+            confidence, labels = self.module(images).float().softmax(dim=1).max(dim=1)
+        # a tensor made in inference mode cannot be saved for a backward pass, its copy can
+        return PseudoLabels(labels.clone(), confidence.clone())
+
+    def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
+        decay = min(self.decay, 1.0 - 1.0 / (int(updates) + 1))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        else:
+            torch._foreach_copy_(averaged, current)

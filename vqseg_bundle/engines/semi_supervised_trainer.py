@@ -1,0 +1,188 @@
+"""The semi-supervised training loop of VQ-Seg on MONAI's and Ignite's engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.transforms import CutMix
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+
+from vqseg_bundle.engines.ema_teacher import EMATeacher, PseudoLabels
+from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
+
+__all__ = ["STRONG", "SemiSupervisedTrainer"]
+
+#: Batch key of the strong view; its weak view is MONAI's "image" and shares its geometry.
+STRONG = "strong"
+
+
+class _UnlabeledViews(NamedTuple):
+    weak: Tensor
+    strong: Tensor
+    pseudo: PseudoLabels
+
+
+class SemiSupervisedTrainer(SupervisedTrainer):
+    """Train a student on labels and on its EMA teacher's pseudo-labels.
+
+    One iteration: the teacher labels the weak view of the unlabelled batch, CutMix mixes that batch (strong view,
+    pseudo-label, confidence and weak view alike), the student sees the labelled batch's strong view and the
+    unlabelled batch's in one pass, and the teacher follows the student. Without unlabelled data the same loop trains
+    supervised. ``engine.state.output`` holds MONAI's keys plus "terms" (the named loss terms) and "student" (the
+    student's whole output); batches are never decollated, since labelled and unlabelled ones differ in size.
+
+    Arguments beyond those of :class:`monai.engines.SupervisedTrainer` (``network`` is the training module there):
+
+    Args:
+        student: the network inside ``network`` that the teacher follows.
+        teacher: gives the pseudo-labels.
+        loss_function: called with the student's output, the targets and the ramp; returns named terms with ``total``.
+        targets: builds the loss's targets from keyword arguments (``vqseg_bundle.losses.VQSegTargets``).
+        unlabeled_data_loader: batches with "image" (weak view) and "strong"; None trains supervised.
+        foundation_model: frozen model whose features the adapter is aligned with, or None.
+        mixer: MONAI's CutMix for the unlabelled batch, or None.
+        max_iterations: budget; see :func:`~vqseg_bundle.engines.iteration_budget`.
+        ramp_up_share: share of the training over which the unlabelled terms come in.
+        max_grad_norm: gradients are clipped to this norm; None leaves them.
+        generator: randomness of the perturbation, on the training device.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        teacher: EMATeacher,
+        targets: Any,
+        unlabeled_data_loader: Iterable[Mapping[str, Any]] | None = None,
+        foundation_model: Any | None = None,
+        mixer: CutMix | None = None,
+        max_iterations: int | None = None,
+        ramp_up_share: float = 0.0,
+        max_grad_norm: float | None = None,
+        generator: torch.Generator | None = None,
+        amp: bool = False,
+        amp_kwargs: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(amp=amp, amp_kwargs=amp_kwargs, decollate=False, **kwargs)
+        self.student = student
+        self.teacher = teacher
+        self.targets = targets
+        self.unlabeled_data_loader = unlabeled_data_loader
+        self.foundation_model = foundation_model
+        self.mixer = mixer
+        self.ramp_up_share = ramp_up_share
+        self.max_grad_norm = max_grad_norm
+        self.generator = generator
+        self.total_iterations = iteration_budget(self.state.max_epochs, self.state.epoch_length, max_iterations)
+        self._unlabeled_batches: Iterator[Mapping[str, Any]] | None = None
+        self.add_event_handler(Events.STARTED, self._start)
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._stop_at_budget)
+
+    @property
+    def progress(self) -> float:
+        """Share of all iterations that lie before the current one, in [0, 1)."""
+        return max(self.state.iteration - 1, 0) / self.total_iterations
+
+    def _start(self, engine: Engine) -> None:
+        # MONAI sets its scaler, or None, at the start of a run; a disabled one makes every step the same code
+        scaled = self.amp and self.state.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)
+        if self.state.iteration == 0:
+            # weights may have been loaded into the student after the teacher was copied from it
+            self.teacher.n_averaged.zero_()
+            self.teacher.update_parameters(self.student)
+        if self.unlabeled_data_loader is not None:
+            self._unlabeled_batches = _cycle(self.unlabeled_data_loader)
+
+    def _stop_at_budget(self, engine: Engine) -> None:
+        # ending the epoch, unlike terminating, still validates and saves
+        if self.state.iteration >= self.total_iterations:
+            self.terminate_epoch()
+
+    def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
+        """One optimiser step; fires all of MONAI's iteration events."""
+        labeled = self._to_device(batchdata.get(STRONG, batchdata[Keys.IMAGE]))
+        labels = self._to_device(batchdata[Keys.LABEL]).squeeze(1).long()
+        output: dict[str, Any] = {Keys.IMAGE: labeled, Keys.LABEL: labels}
+        self.state.output = output
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
+            views = self._unlabeled_views()
+            features = self._foundation_features(self._to_device(batchdata[Keys.IMAGE]), views)
+            student = self.inferer(
+                labeled,
+                self.network,
+                views.strong if views is not None else None,
+                features.shape[2:] if features is not None else None,
+                self.generator,
+            )
+            output[Keys.PRED], output["student"] = student.labeled_logits, student
+            self.fire_event(IterationEvents.FORWARD_COMPLETED)
+            output["terms"] = self._loss_terms(student, labeled, labels, views, features)
+            output[Keys.LOSS] = output["terms"].total
+            self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._step(output[Keys.LOSS])
+        self.teacher.update_parameters(self.student)
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
+
+    def _unlabeled_views(self) -> _UnlabeledViews | None:
+        if self._unlabeled_batches is None:
+            return None
+        batch = next(self._unlabeled_batches)
+        weak, strong = self._to_device(batch[Keys.IMAGE]), self._to_device(batch[STRONG])
+        pseudo = self.teacher.pseudo_label(weak)
+        if self.mixer is None:
+            return _UnlabeledViews(weak, strong, pseudo)
+        self.mixer.batch_size = len(weak)
+        self.mixer.randomize(weak)
+        mixed = PseudoLabels(self._mix_map(pseudo.labels), self._mix_map(pseudo.confidence))
+        return _UnlabeledViews(self.mixer.apply(weak), self.mixer.apply(strong), mixed)
+
+    def _mix_map(self, channelless: Tensor) -> Tensor:
+        return self.mixer.apply(channelless.unsqueeze(1)).squeeze(1)  # type: ignore[union-attr]
+
+    def _foundation_features(self, labeled: Tensor, views: _UnlabeledViews | None) -> Tensor | None:
+        if self.foundation_model is None:
+            return None
+        return self.foundation_model(labeled if views is None else torch.cat((labeled, views.weak)))
+
+    def _loss_terms(
+        self, student: Any, labeled: Tensor, labels: Tensor, views: _UnlabeledViews | None, features: Tensor | None
+    ) -> Any:
+        empty = labeled.new_empty(0)
+        targets = self.targets(
+            images=labeled if views is None else torch.cat((labeled, views.strong)),
+            labels=labels,
+            pseudo_labels=empty if views is None else views.pseudo.labels,
+            confidence=empty if views is None else views.pseudo.confidence,
+            foundation_features=empty if features is None else features,
+        )
+        return self.loss_function(student, targets, sigmoid_ramp_up(self.progress, self.ramp_up_share))
+
+    def _step(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if self.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        # a plain tensor: MetaTensor's bookkeeping would cost time in every operation of the step
+        plain = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+        return plain.to(self.state.device, non_blocking=self.non_blocking)
+
+
+def _cycle(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    while True:
+        yield from batches

@@ -1,0 +1,22 @@
+"""Ignite handlers around training and evaluation."""
+
+from vqseg_bundle.handlers.case_metrics import CaseMetrics, compute_case_metrics
+from vqseg_bundle.handlers.codebook_maintenance import CodebookMaintenance
+from vqseg_bundle.handlers.codebook_usage import CodebookUsage, codebook_perplexity
+from vqseg_bundle.handlers.progress_bar import TrainingProgress
+from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint
+from vqseg_bundle.handlers.run_when_completed import RunWhenCompleted
+from vqseg_bundle.handlers.training_output import labeled_prediction, loss_terms
+
+__all__ = [
+    "CaseMetrics",
+    "CodebookMaintenance",
+    "CodebookUsage",
+    "ResumeCheckpoint",
+    "RunWhenCompleted",
+    "TrainingProgress",
+    "codebook_perplexity",
+    "compute_case_metrics",
+    "labeled_prediction",
+    "loss_terms",
+]

@@ -1,0 +1,135 @@
+"""Evaluation of whole cases, on the images' own grid: an Ignite handler that measures, gathers and writes."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.handlers import from_engine
+from monai.utils import CommonKeys
+
+from vqseg_bundle.handlers.case_comparison import ClassMetrics, compute_case_metrics
+from vqseg_bundle.handlers.case_report import format_table, summarize, write_report
+
+__all__ = ["CaseMetrics", "ClassMetrics", "compute_case_metrics", "summarize"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Case(NamedTuple):
+    name: str
+    source: str
+    classes: list[ClassMetrics]
+
+
+class CaseMetrics:
+    """Ignite handler that writes ``metrics.csv`` and ``summary.json`` at the end of an evaluation.
+
+    It reads the decollated output of a MONAI evaluator after its postprocessing: the prediction inverted to the image's
+    grid and the label as it lies on disk, both ``(1, *S)`` MetaTensors of class indices. The case is named by
+    ``engine.state.batch[i]["case"]``, else by the image's file name. Of several processes, the first one writes the
+    rows of all; a case that a sampler gave to two of them to even out their shares counts once.
+
+    Args:
+        output_dir: the folder to write to, made if missing.
+        labels: class index to name, 0 (background) to the last without a gap.
+        output_transform: takes ``engine.state.output``, returns the predictions and the labels, two lists.
+            Defaults to the items "pred" and "label" of each case.
+
+    Raises:
+        ValueError: ``labels`` has a gap or no foreground class.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        labels: Mapping[int, str],
+        output_transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        if len(labels) < 2 or sorted(labels) != list(range(len(labels))):
+            raise ValueError(f"labels must name the classes 0, 1, ... without a gap, at least two, got {dict(labels)}.")
+        self.output_dir = Path(output_dir)
+        self.labels = dict(labels)
+        self.output_transform = output_transform or from_engine([CommonKeys.PRED, CommonKeys.LABEL])
+        self._cases: dict[str, _Case] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler with an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def _reset(self, engine: Engine) -> None:
+        self._cases = {}
+
+    def _update(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        if not isinstance(batch, list):
+            raise ValueError(f"CaseMetrics needs the batch as a list of cases (decollate=True), got {type(batch)}.")
+        preds, labels = self.output_transform(engine.state.output)
+        for item, pred, label in zip(batch, preds, labels, strict=True):
+            name, source = _identify(item)
+            try:
+                metrics = compute_case_metrics(pred, label, len(self.labels), _spacing(pred, label))
+            except ValueError as error:
+                raise ValueError(f"case '{name}': {error}") from error
+            _add(self._cases, _Case(name, source, metrics), repeatable=False)
+
+    def _finish(self, engine: Engine) -> None:
+        shares: list[Any] = [self._cases]
+        if dist.is_initialized():
+            shares = [None] * dist.get_world_size()
+            dist.all_gather_object(shares, self._cases)
+            if dist.get_rank() != 0:
+                return
+        cases: dict[str, _Case] = {}
+        for share in shares:
+            for case in share.values():
+                _add(cases, case, repeatable=True)
+        summary = write_report(self.output_dir, {case.name: case.classes for case in cases.values()}, self.labels)
+        logger.info("Metrics of %d cases, in %s:\n%s", len(cases), self.output_dir, format_table(summary))
+
+
+def _identify(item: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the case's name, and what tells two cases of the same name apart."""
+    image = item.get(CommonKeys.IMAGE)
+    source = str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
+    name = str(item.get("case") or re.sub(r"(\.nii)?\.\w+$", "", Path(source).name))
+    if not name:
+        raise ValueError("a case has no name: give each datalist entry a 'case', or load images with their metadata.")
+    return name, source
+
+
+def _spacing(pred: torch.Tensor, label: torch.Tensor) -> list[float]:
+    if not isinstance(label, MetaTensor):
+        raise ValueError("label must be a MetaTensor, whose affine gives the spacing; load it with LoadImaged.")
+    spacing = _voxel_size(label)
+    if isinstance(pred, MetaTensor) and not np.allclose(_voxel_size(pred), spacing, rtol=1e-3):
+        raise ValueError(
+            f"prediction and label must lie on one grid, got voxels of {_voxel_size(pred)} and {spacing} mm: "
+            "invert the prediction to the image's own grid first."
+        )
+    return spacing
+
+
+def _voxel_size(volume: MetaTensor) -> list[float]:
+    return [float(size) for size in affine_to_spacing(volume.affine.cpu(), r=volume.ndim - 1)]
+
+
+def _add(cases: dict[str, _Case], case: _Case, repeatable: bool) -> None:
+    known = cases.get(case.name)
+    if known is not None and not (repeatable and known.source == case.source):
+        raise ValueError(
+            f"two cases are called '{case.name}' ({known.source or 'unknown file'}, {case.source or 'unknown file'}): "
+            "give each datalist entry its own 'case'."
+        )
+    cases[case.name] = case

@@ -1,0 +1,90 @@
+"""Keeps the student's codebook alive during training: moving averages and new places for dead codes."""
+
+from __future__ import annotations
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+__all__ = ["CodebookMaintenance"]
+
+
+class CodebookMaintenance:
+    """Update the codebook after each step and give codes that nobody picks a new place.
+
+    A code is dead when no token of any process picked it for ``patience`` iterations. Every ``interval`` iterations at
+    most ``max_share`` of the codebook is revived on tokens of the current batch, drawn at random. Nothing is revived
+    over the last part of the training, so that the teacher's average settles on what the student ends with.
+
+    Args:
+        quantizer: the student's quantiser; None (a network without one) does nothing.
+        total_iterations: length of the training.
+        patience: iterations without a token after which a code counts as dead; 0 revives nothing.
+        interval: iterations between two revivals.
+        max_share: the largest share of the codebook revived at once, in (0, 1].
+        stop_share: share of the training after which nothing is revived any more.
+        seed: seed of the draw; the same on every process.
+
+    Raises:
+        ValueError: ``max_share`` outside (0, 1] or a negative count.
+    """
+
+    def __init__(
+        self,
+        quantizer: nn.Module | None,
+        total_iterations: int,
+        patience: int = 100,
+        interval: int = 10,
+        max_share: float = 0.1,
+        stop_share: float = 0.8,
+        seed: int = 0,
+    ) -> None:
+        if not 0.0 < max_share <= 1.0:
+            raise ValueError(f"max_share must lie in (0, 1], got {max_share}.")
+        if patience < 0 or interval < 1:
+            raise ValueError(f"patience must be at least 0 and interval at least 1, got {patience} and {interval}.")
+        self.quantizer = quantizer
+        self.patience = patience
+        self.interval = interval
+        self.max_share = max_share
+        self.last_revival = round(stop_share * total_iterations)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.idle = torch.zeros(0, dtype=torch.int64)
+
+    def attach(self, engine: Engine) -> None:
+        """Work after each iteration of the trainer."""
+        if self.quantizer is not None:
+            engine.add_event_handler(Events.STARTED, self._start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._maintain)
+
+    def _start(self, engine: Engine) -> None:
+        device = next(self.quantizer.buffers()).device  # type: ignore[union-attr]
+        self.idle = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64, device=device)  # type: ignore[union-attr]
+
+    def _maintain(self, engine: Engine) -> None:
+        student = engine.state.output["student"]
+        self.quantizer.update(student.features, student.indices)  # type: ignore[union-attr]
+        used = torch.bincount(student.indices.flatten(), minlength=len(self.idle))
+        if idist.get_world_size() > 1:
+            dist.all_reduce(used)
+        self.idle = torch.where(used > 0, 0, self.idle + 1)
+        iteration = engine.state.iteration
+        if self.patience > 0 and iteration % self.interval == 0 and iteration <= self.last_revival:
+            self._revive(student.features)
+
+    def _revive(self, features: Tensor) -> None:
+        dead = (self.idle >= self.patience).nonzero().squeeze(1)
+        tokens = features.movedim(1, -1).flatten(0, -2).float()
+        count = min(len(dead), max(1, round(self.max_share * len(self.idle))), len(tokens))
+        if count == 0:
+            return
+        order = torch.randperm(len(dead), generator=self.generator)[:count]
+        chosen = torch.randperm(len(tokens), generator=self.generator)[:count]
+        places = tokens[chosen.to(tokens.device)]
+        if idist.get_world_size() > 1:
+            dist.broadcast(places, src=0)
+        codes = dead[order.to(dead.device)]
+        self.quantizer.revive(codes, places)  # type: ignore[union-attr]
+        self.idle[codes] = 0

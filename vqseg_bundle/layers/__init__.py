@@ -1,0 +1,32 @@
+"""Quantisation, perturbation and adaptation of feature maps."""
+
+from vqseg_bundle.layers.code_entropy import code_use_entropy
+from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
+from vqseg_bundle.layers.feature_adapter import PostVQFeatureAdapter
+from vqseg_bundle.layers.nearest_code import nearest_code
+from vqseg_bundle.layers.perturbation_theory import (
+    dropout_kl_divergence,
+    perturbed_marginal,
+    qpm_kl_divergence,
+    transition_matrix,
+)
+from vqseg_bundle.layers.quantized_perturbation import QuantizedPerturbation
+from vqseg_bundle.layers.transition import automatic_temperature
+from vqseg_bundle.layers.vector_quantizer import VectorQuantizer, VectorQuantizerOutput, lookup
+
+__all__ = [
+    "EMACodebook",
+    "MappedCodebook",
+    "PostVQFeatureAdapter",
+    "QuantizedPerturbation",
+    "VectorQuantizer",
+    "VectorQuantizerOutput",
+    "automatic_temperature",
+    "code_use_entropy",
+    "dropout_kl_divergence",
+    "lookup",
+    "nearest_code",
+    "perturbed_marginal",
+    "qpm_kl_divergence",
+    "transition_matrix",
+]

@@ -1,0 +1,129 @@
+"""How far a perturbation moves the distribution of features: QPM's radius and dropout's (VQ-Seg, appendix)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
+from vqseg_bundle.layers.transition import automatic_temperature, neighbor_distribution
+
+__all__ = ["dropout_kl_divergence", "perturbed_marginal", "qpm_kl_divergence", "transition_matrix"]
+
+
+def transition_matrix(
+    codebook: Tensor,
+    perturb_prob: float,
+    temperature: float | str = 1.0,
+    distance: str = "squared_euclidean",
+) -> Tensor:
+    r"""The whole law :math:`\pi(j|i)` of the QPM as a matrix; for codebooks small enough to hold it.
+
+    Args:
+        codebook: ``(K, D)``.
+        perturb_prob: :math:`\epsilon` in [0, 1].
+        temperature: T > 0, or "auto".
+        distance: "squared_euclidean", "euclidean" or "cosine".
+
+    Returns:
+        ``(K, K)``, row i holding :math:`\pi(\cdot|i)`; rows sum to 1.
+
+    Raises:
+        ValueError: ``perturb_prob`` outside [0, 1].
+    """
+    scale = _checked_temperature(codebook, perturb_prob, temperature, distance)
+    codes = torch.arange(len(codebook), device=codebook.device)
+    matrix = neighbor_distribution(codes, codebook, scale, distance) * perturb_prob
+    matrix.fill_diagonal_(1.0 - perturb_prob)
+    return matrix
+
+
+def perturbed_marginal(
+    codebook: Tensor,
+    perturb_prob: float,
+    temperature: float | str = 1.0,
+    distance: str = "squared_euclidean",
+) -> Tensor:
+    r"""Distribution of codes after the QPM, from a uniform one before.
+
+    .. math:: Q(c_j|\epsilon) = \frac1K \Bigl[(1 - \epsilon) + \epsilon \sum_{i \ne j} \frac{e^{-d_{ij}/T}}{Z_i}\Bigr]
+
+    Rows are summed by chunks, so K = 65,536 needs no K x K matrix.
+
+    Args:
+        codebook: ``(K, D)``.
+        perturb_prob: :math:`\epsilon` in [0, 1].
+        temperature: T > 0, or "auto".
+        distance: "squared_euclidean", "euclidean" or "cosine".
+
+    Returns:
+        ``(K,)``, sums to 1.
+
+    Raises:
+        ValueError: ``perturb_prob`` outside [0, 1].
+    """
+    scale = _checked_temperature(codebook, perturb_prob, temperature, distance)
+    size = len(codebook)
+    rows = max(1, MAX_BUFFER_ELEMENTS // size)
+    codes = torch.arange(size, device=codebook.device)
+    incoming = sum(neighbor_distribution(chunk, codebook, scale, distance).sum(dim=0) for chunk in codes.split(rows))
+    return ((1.0 - perturb_prob) + perturb_prob * incoming) / size
+
+
+def qpm_kl_divergence(
+    codebook: Tensor,
+    perturb_prob: float,
+    temperature: float | str = 1.0,
+    distance: str = "squared_euclidean",
+) -> Tensor:
+    r"""Radius of the QPM: :math:`\mathrm{KL}(P \Vert Q) = \frac1K \sum_j \log \frac{1}{K\,Q(c_j|\epsilon)}`.
+
+    Finite for every strength: it is bounded even at :math:`\epsilon = 1`.
+
+    Args:
+        codebook: ``(K, D)``.
+        perturb_prob: :math:`\epsilon` in [0, 1].
+        temperature: T > 0, or "auto".
+        distance: "squared_euclidean", "euclidean" or "cosine".
+
+    Returns:
+        scalar, nats.
+
+    Raises:
+        ValueError: ``perturb_prob`` outside [0, 1].
+    """
+    marginal = perturbed_marginal(codebook, perturb_prob, temperature, distance)
+    return -(marginal * len(marginal)).log().mean()
+
+
+def dropout_kl_divergence(p: float) -> float:
+    r"""Radius of dropout by moment matching on a Gaussian feature: :math:`\frac12 (\frac{p}{1-p} + \log(1-p))`.
+
+    Unbounded as the rate goes to 1, which is the paper's case against it.
+
+    Args:
+        p: dropout rate in [0, 1).
+
+    Returns:
+        nats.
+
+    Raises:
+        ValueError: ``p`` outside [0, 1).
+    """
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"p (dropout rate) must lie in [0, 1), got {p}.")
+    return 0.5 * (p / (1.0 - p) + math.log1p(-p))
+
+
+def _checked_temperature(
+    codebook: Tensor, perturb_prob: float, temperature: float | str, distance: str
+) -> float | Tensor:
+    if not 0.0 <= perturb_prob <= 1.0:
+        raise ValueError(f"perturb_prob (the paper's eps) must lie in [0, 1], got {perturb_prob}.")
+    if temperature == "auto":
+        return automatic_temperature(codebook, distance)
+    if isinstance(temperature, str) or not temperature > 0:
+        raise ValueError(f'temperature must be a positive number or "auto", got {temperature!r}.')
+    return temperature

@@ -1,0 +1,147 @@
+"""The Quantized Perturbation Module, QPM: noise in the space of code indices instead of dropout.
+
+VQ-Seg (arXiv 2601.10124): a token with code i stays with probability 1 - eps, and otherwise moves to code j with
+probability proportional to exp(-d(c_i, c_j)). The abstract's other form shuffles the places of the indices.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
+from vqseg_bundle.layers.transition import DISTANCES, automatic_temperature, neighbor_distribution
+
+__all__ = ["QuantizedPerturbation"]
+
+# one chunk holds its distances, its probabilities and their running sum at once
+_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 4
+
+
+class QuantizedPerturbation(nn.Module):
+    r"""Perturb a map of code indices; indices in, indices out.
+
+    Transition form, with strength :math:`\epsilon` and temperature T:
+
+    .. math:: \pi(i|i) = 1 - \epsilon, \qquad
+              \pi(j|i) = \epsilon \frac{e^{-d(c_i, c_j) / T}}{\sum_{k \ne i} e^{-d(c_i, c_k) / T}} \quad (j \ne i)
+
+    Shuffle form: in each image ``round(eps N)`` tokens, drawn at random, trade places in one cycle.
+
+    Active in ``train`` and ``eval`` mode alike: the caller decides when to perturb.
+
+    Args:
+        perturb_prob: :math:`\epsilon` in [0, 1].
+        temperature: T > 0 in units of the distance, or "auto" to follow the codebook's own scale
+            (:func:`~vqseg_bundle.layers.automatic_temperature`).
+        mode: "transition" or "shuffle".
+        distance: "squared_euclidean", "euclidean" or "cosine".
+
+    Shape:
+        - indices: ``(B, *S)``, int64 in ``[0, K)``.
+        - codebook: ``(K, D)``.
+        - output: like ``indices``.
+
+    Raises:
+        ValueError: an argument is outside what is said above.
+    """
+
+    def __init__(
+        self,
+        perturb_prob: float = 0.7,
+        temperature: float | str = 1.0,
+        mode: str = "transition",
+        distance: str = "squared_euclidean",
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= perturb_prob <= 1.0:
+            raise ValueError(f"perturb_prob (the paper's eps) must lie in [0, 1], got {perturb_prob}.")
+        if isinstance(temperature, str) and temperature != "auto":
+            raise ValueError(f'temperature must be a positive number or "auto", got {temperature!r}.')
+        if not isinstance(temperature, str) and not temperature > 0:
+            raise ValueError(f'temperature must be a positive number or "auto", got {temperature}.')
+        if mode not in ("transition", "shuffle"):
+            raise ValueError(f'mode must be "transition" or "shuffle", got {mode!r}.')
+        if distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}.")
+        self.perturb_prob = perturb_prob
+        self.temperature = temperature
+        self.mode = mode
+        self.distance = distance
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(module)``."""
+        return (
+            f"perturb_prob={self.perturb_prob}, temperature={self.temperature}, "
+            f"mode={self.mode}, distance={self.distance}"
+        )
+
+    @torch.no_grad()
+    def forward(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed copy of ``indices``; the same for the same state of ``generator``."""
+        if self.perturb_prob == 0.0:
+            return indices.clone()
+        if self.mode == "shuffle":
+            return self._shuffle(indices, generator)
+        return self._transition(indices, codebook.detach(), generator)
+
+    def _shuffle(self, indices: Tensor, generator: torch.Generator | None) -> Tensor:
+        flat = indices.flatten(1)  # (B, N)
+        count = round(self.perturb_prob * flat.shape[1])
+        order = torch.rand(flat.shape, device=flat.device, generator=generator).argsort(dim=1)
+        chosen = order[:, :count]
+        return flat.scatter(1, chosen, flat.gather(1, chosen.roll(1, dims=1))).view_as(indices)
+
+    def _transition(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None) -> Tensor:
+        moved = torch.rand(indices.shape, device=indices.device, generator=generator) < self.perturb_prob
+        output = indices.clone()
+        output[moved] = self._draw_neighbors(indices[moved], codebook, generator)
+        return output
+
+    def _draw_neighbors(self, tokens: Tensor, codebook: Tensor, generator: torch.Generator | None) -> Tensor:
+        """One draw a token from the exact rows of the distinct codes, by inversion of their running sums."""
+        temperature = (
+            automatic_temperature(codebook, self.distance) if self.temperature == "auto" else self.temperature
+        )
+        uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
+        codes, row_of_token = tokens.unique(return_inverse=True)
+        order = row_of_token.argsort()
+        rows = max(1, _CHUNK_ELEMENTS // len(codebook))
+        starts = torch.arange(0, len(codes) + rows, rows, device=tokens.device)
+        # the only host synchronisation: where each chunk of rows begins among the sorted tokens
+        bounds = torch.searchsorted(row_of_token[order], starts).tolist()
+        drawn = torch.empty_like(tokens)
+        for chunk, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+            first = chunk * rows
+            members = order[start:stop]
+            law = neighbor_distribution(codes[first : first + rows], codebook, temperature, self.distance)
+            drawn[members] = _invert_cdf(law.cumsum(dim=1), row_of_token[members] - first, uniform[members])
+        return drawn
+
+
+def _invert_cdf(cdf: Tensor, row: Tensor, uniform: Tensor) -> Tensor:
+    """First column whose running sum exceeds ``u`` times the row's total: by bisection, every token in its own row.
+
+    A column of probability 0 leaves the running sum as it is and so is never the first.
+
+    Args:
+        cdf: running sums ``(U, K)``.
+        row: the row of each token, ``(N,)``, int64.
+        uniform: ``(N,)``, float64 in [0, 1).
+
+    Returns:
+        columns ``(N,)``, int64.
+    """
+    total = cdf[:, -1]
+    # rounding must not lift the target to the total itself, where no column would exceed it
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    target = torch.minimum((uniform * total[row]).to(cdf.dtype), below_total[row])
+    flat = cdf.flatten()
+    offset = row * cdf.shape[1]
+    low, high = torch.zeros_like(row), torch.full_like(row, cdf.shape[1] - 1)
+    for _ in range((cdf.shape[1] - 1).bit_length()):
+        middle = (low + high) // 2
+        exceeds = flat[offset + middle] > target
+        high = torch.where(exceeds, middle, high)
+        low = torch.where(exceeds, low, middle + 1)
+    return high

@@ -1,0 +1,187 @@
+"""Vector quantisation of a feature map (VQ-Seg, section "vector quantisation"; van den Oord et al., 2017)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from vqseg_bundle.layers.code_entropy import code_use_entropy
+from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
+from vqseg_bundle.layers.nearest_code import full_precision, nearest_code
+
+__all__ = ["VectorQuantizer", "VectorQuantizerOutput", "lookup"]
+
+
+class VectorQuantizerOutput(NamedTuple):
+    """What :class:`VectorQuantizer` returns.
+
+    Attributes:
+        quantized: ``(B, D, *S)``, codewords by value, features by gradient (straight-through).
+        indices: ``(B, *S)``, int64 in ``[0, K)``.
+        commitment_loss: scalar, codebook and commitment terms.
+        entropy_loss: scalar, the code-use entropy; 0 where it is not asked for and in ``eval`` mode.
+    """
+
+    quantized: Tensor
+    indices: Tensor
+    commitment_loss: Tensor
+    entropy_loss: Tensor
+
+
+def lookup(indices: Tensor, codebook: Tensor) -> Tensor:
+    """Codewords of a map of indices, channels first.
+
+    Args:
+        indices: ``(B, *S)``, int64 in ``[0, K)``.
+        codebook: ``(K, D)``.
+
+    Returns:
+        ``(B, D, *S)``, the codebook's dtype, with gradient to the codebook.
+    """
+    return F.embedding(indices, codebook).movedim(-1, 1)
+
+
+class VectorQuantizer(nn.Module):
+    r"""Replace each feature vector with its nearest codeword.
+
+    Token-wise :math:`i = \arg\min_k \lVert z - c_k \rVert`; the output is :math:`c_i`, and gradients pass straight
+    through to the features. The search is float32 and centred whatever autocast says. ``commitment_loss`` is
+    :math:`\lVert \mathrm{sg}(z) - c_i \rVert^2 + \beta \lVert z - \mathrm{sg}(c_i) \rVert^2`, summed over channels and
+    averaged over tokens; its first term only where the codebook learns by gradient. ``forward`` changes no parameter
+    and no buffer in either mode: :meth:`update` and :meth:`revive` do, when called.
+
+    Args:
+        spatial_dims: number of spatial dimensions, 2 or 3.
+        num_embeddings: number of codewords, K, at least 2.
+        embedding_dim: channels of the input and width of a codeword, D.
+        codebook_type: "mapped" (the paper's: learned linear map of a frozen random codebook) or "ema".
+        normalize: put features and codewords on the unit sphere first, which makes the search a cosine search.
+            Part of the projection: :meth:`project_codebook` returns unit codewords then, and ``quantized`` is unit too.
+        commitment_cost: :math:`\beta`.
+        entropy_temperature: temperature of the code-use entropy in units of squared distance; 0 leaves it out.
+        ema_decay: decay of the "ema" codebook.
+
+    Shape:
+        - features: ``(B, D, *S)``.
+        - codebook: ``(K, D)``; what :meth:`project_codebook` returns, computed once a step and passed on.
+
+    Raises:
+        ValueError: an argument is outside what is said above, or the input has not D channels.
+
+    Examples:
+        >>> quantizer = VectorQuantizer(spatial_dims=2, num_embeddings=16, embedding_dim=8)
+        >>> output = quantizer(torch.randn(1, 8, 4, 4))
+        >>> output.quantized.shape, output.indices.shape
+        (torch.Size([1, 8, 4, 4]), torch.Size([1, 4, 4]))
+    """
+
+    __constants__ = ("entropy_temperature", "normalize")
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        codebook_type: str = "mapped",
+        normalize: bool = False,
+        commitment_cost: float = 0.25,
+        entropy_temperature: float = 0.0,
+        ema_decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        if num_embeddings < 2:
+            raise ValueError(f"num_embeddings (K, the number of codewords) must be at least 2, got {num_embeddings}.")
+        if embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}.")
+        if commitment_cost < 0 or entropy_temperature < 0:
+            raise ValueError(
+                "commitment_cost and entropy_temperature must not be negative, "
+                f"got {commitment_cost} and {entropy_temperature}."
+            )
+        self.spatial_dims = spatial_dims
+        self.num_embeddings = num_embeddings
+        self.embedding_dim = embedding_dim
+        self.normalize = normalize
+        self.commitment_cost = commitment_cost
+        self.entropy_temperature = entropy_temperature
+        self.codebook: nn.Module = _build_codebook(codebook_type, num_embeddings, embedding_dim, ema_decay)
+
+    @torch.jit.export
+    def project_codebook(self) -> Tensor:
+        """The explicit codewords ``(K, D)``, with gradient to the mapping where the codebook has one."""
+        if torch.jit.is_scripting():
+            codebook = self.codebook()
+        else:
+            with full_precision(next(self.codebook.buffers()).device.type):
+                codebook = self.codebook()
+        return F.normalize(codebook, dim=1) if self.normalize else codebook
+
+    def forward(self, features: Tensor, codebook: Tensor | None = None) -> VectorQuantizerOutput:
+        """Quantise a feature map; see the class."""
+        if features.dim() != self.spatial_dims + 2 or features.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"features must be (B, {self.embedding_dim}, *S) with {self.spatial_dims} spatial dimensions, "
+                f"got shape {features.shape}."
+            )
+        if codebook is None:
+            codebook = self.project_codebook()
+        if self.normalize:
+            features = F.normalize(features, dim=1)
+        tokens = features.movedim(1, -1).flatten(0, -2)  # (N, D)
+        indices = nearest_code(tokens, codebook).view(features.shape[:1] + features.shape[2:])  # (B, *S)
+        codewords = lookup(indices, codebook)  # (B, D, *S)
+        commitment = self.commitment_cost * _squared_error(features, codewords.detach())
+        if self.codebook.follows_gradient:
+            commitment = commitment + _squared_error(features.detach(), codewords)
+        # z - sg(z) is exactly zero, so the value is the codeword to the last bit
+        quantized = codewords.detach().to(features.dtype) + (features - features.detach())
+        return VectorQuantizerOutput(quantized, indices, commitment, self._entropy(tokens, codebook))
+
+    def _entropy(self, tokens: Tensor, codebook: Tensor) -> Tensor:
+        entropy = torch.zeros((), dtype=torch.float32, device=tokens.device)
+        if not torch.jit.is_scripting() and self.training and self.entropy_temperature > 0:
+            dtype = torch.promote_types(tokens.dtype, torch.float32)
+            entropy = code_use_entropy(tokens.to(dtype), codebook.to(dtype), self.entropy_temperature)
+        return entropy
+
+    @torch.jit.unused
+    def update(self, features: Tensor, indices: Tensor) -> None:
+        """One moving-average step of an "ema" codebook; nothing for a "mapped" one.
+
+        Args:
+            features: the map that was quantised, ``(B, D, *S)``.
+            indices: its codes, ``(B, *S)``.
+        """
+        self.codebook.update(self._tokens(features), indices.flatten())
+
+    @torch.jit.unused
+    def revive(self, codes: Tensor, features: Tensor) -> None:
+        """Move some codewords onto given token vectors.
+
+        Args:
+            codes: ``(M,)``, int64.
+            features: ``(M, D)``.
+        """
+        self.codebook.revive(codes, F.normalize(features, dim=1) if self.normalize else features)
+
+    @torch.jit.unused
+    def _tokens(self, features: Tensor) -> Tensor:
+        tokens = features.detach().movedim(1, -1).flatten(0, -2).float()
+        return F.normalize(tokens, dim=1) if self.normalize else tokens
+
+
+def _squared_error(left: Tensor, right: Tensor) -> Tensor:
+    return (left - right).square().sum(dim=1).mean()
+
+
+def _build_codebook(codebook_type: str, num_embeddings: int, embedding_dim: int, decay: float) -> nn.Module:
+    if codebook_type == "mapped":
+        return MappedCodebook(num_embeddings, embedding_dim)
+    if codebook_type == "ema":
+        return EMACodebook(num_embeddings, embedding_dim, decay)
+    raise ValueError(f'codebook_type must be "mapped" or "ema", got {codebook_type!r}.')

@@ -1,0 +1,158 @@
+"""The objective of VQ-Seg: every term by name, and their weighted sum."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from vqseg_bundle.losses.alignment import PatchInfoNCELoss
+from vqseg_bundle.losses.segmentation import SegmentationLoss
+
+__all__ = ["LossTerms", "VQSegLoss", "VQSegTargets"]
+
+
+class StudentOutput(Protocol):
+    """What the loss reads of the student's output (see ``vqseg_bundle.networks.VQSegOutput``)."""
+
+    labeled_logits: Tensor
+    unlabeled_logits: Tensor
+    reconstruction: Tensor
+    adapted: Tensor
+    commitment_loss: Tensor
+    entropy_loss: Tensor
+
+
+class VQSegTargets(NamedTuple):
+    """What the student's output is held against.
+
+    Attributes:
+        images: ``(B_l + B_u, C, *S)``, what the student saw: the image decoder's target.
+        labels: ``(B_l, *S)``, int64.
+        pseudo_labels: ``(B_u, *S)``, int64, the teacher's; empty without unlabelled images.
+        confidence: ``(B_u, *S)``, the teacher's probability of its pseudo-label.
+        foundation_features: ``(B_l + B_u, C_f, *G)``; empty without foundation model.
+    """
+
+    images: Tensor
+    labels: Tensor
+    pseudo_labels: Tensor
+    confidence: Tensor
+    foundation_features: Tensor
+
+
+class LossTerms(NamedTuple):
+    """The unweighted terms and their weighted sum, all scalars; a term that does not apply is 0."""
+
+    total: Tensor
+    labeled_segmentation: Tensor
+    unlabeled_segmentation: Tensor
+    labeled_reconstruction: Tensor
+    unlabeled_reconstruction: Tensor
+    alignment: Tensor
+    commitment: Tensor
+    code_entropy: Tensor
+
+
+class VQSegLoss(nn.Module):
+    r"""Weighted sum of VQ-Seg's terms.
+
+    .. math::
+        L_l = L_{seg}(y_l, D_s(q)) + \lambda_r L_{rec}(x_l, D_i(q)), \qquad
+        L_u = L_{seg}(\hat y_u, D_s(q')) + \lambda_r L_{rec}(x_u, D_i(q'))
+
+        L = L_l + \lambda_u L_u + \lambda_a L_{align} + \lambda_c L_{commit} + \lambda_e L_{entropy}
+
+    The paper gives no weight to reconstruction (:math:`\lambda_r = 1`) and leaves the quantiser's own terms unnamed.
+
+    Args:
+        lambda_u: weight of everything unlabelled; the trainer ramps it up by ``ramp``.
+        lambda_reconstruction: :math:`\lambda_r`.
+        lambda_a: weight of the alignment with the foundation model.
+        lambda_commitment: :math:`\lambda_c`.
+        lambda_entropy: :math:`\lambda_e`, weight of the code-use entropy.
+        confidence_threshold: pseudo-labels below this probability are left out; 0 keeps all, as the paper does.
+        segmentation_loss: applied to labels and pseudo-labels; None is cross-entropy.
+        alignment_loss: None is :class:`PatchInfoNCELoss` with its default temperature.
+
+    Raises:
+        ValueError: a negative weight or a threshold outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        lambda_u: float = 1.0,
+        lambda_reconstruction: float = 1.0,
+        lambda_a: float = 5.0,
+        lambda_commitment: float = 1.0,
+        lambda_entropy: float = 0.0,
+        confidence_threshold: float = 0.0,
+        segmentation_loss: SegmentationLoss | None = None,
+        alignment_loss: PatchInfoNCELoss | None = None,
+    ) -> None:
+        super().__init__()
+        weights = {
+            "lambda_u": lambda_u,
+            "lambda_reconstruction": lambda_reconstruction,
+            "lambda_a": lambda_a,
+            "lambda_commitment": lambda_commitment,
+            "lambda_entropy": lambda_entropy,
+        }
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ValueError(f"{name} must not be negative, got {weight}.")
+        if not 0.0 <= confidence_threshold <= 1.0:
+            raise ValueError(f"confidence_threshold must lie in [0, 1], got {confidence_threshold}.")
+        self.lambda_u = lambda_u
+        self.lambda_reconstruction = lambda_reconstruction
+        self.lambda_a = lambda_a
+        self.lambda_commitment = lambda_commitment
+        self.lambda_entropy = lambda_entropy
+        self.confidence_threshold = confidence_threshold
+        self.segmentation_loss = segmentation_loss or SegmentationLoss()
+        self.alignment_loss = alignment_loss or PatchInfoNCELoss()
+
+    def forward(self, output: StudentOutput, targets: VQSegTargets, ramp: float = 1.0) -> LossTerms:
+        """All terms.
+
+        Args:
+            output: the student's.
+            targets: what to hold it against.
+            ramp: factor in [0, 1] on ``lambda_u``.
+        """
+        zero = output.labeled_logits.new_zeros((), dtype=torch.float32)
+        labeled = len(targets.labels)
+        has_unlabeled = len(targets.pseudo_labels) > 0
+        labeled_seg = self.segmentation_loss(output.labeled_logits, targets.labels)
+        unlabeled_seg = self._pseudo_label_loss(output, targets) if has_unlabeled else zero
+        labeled_rec = unlabeled_rec = zero
+        if output.reconstruction.numel() > 0:
+            labeled_rec = F.l1_loss(output.reconstruction[:labeled].float(), targets.images[:labeled].float())
+            if has_unlabeled:
+                unlabeled_rec = F.l1_loss(output.reconstruction[labeled:].float(), targets.images[labeled:].float())
+        has_alignment = output.adapted.numel() > 0
+        alignment = self.alignment_loss(output.adapted, targets.foundation_features) if has_alignment else zero
+        total = (
+            labeled_seg
+            + self.lambda_reconstruction * labeled_rec
+            + ramp * self.lambda_u * (unlabeled_seg + self.lambda_reconstruction * unlabeled_rec)
+            + self.lambda_a * alignment
+            + self.lambda_commitment * output.commitment_loss
+            + self.lambda_entropy * output.entropy_loss
+        )
+        return LossTerms(
+            total,
+            labeled_seg,
+            unlabeled_seg,
+            labeled_rec,
+            unlabeled_rec,
+            alignment,
+            output.commitment_loss,
+            output.entropy_loss,
+        )
+
+    def _pseudo_label_loss(self, output: StudentOutput, targets: VQSegTargets) -> Tensor:
+        confident = targets.confidence >= self.confidence_threshold
+        return self.segmentation_loss(output.unlabeled_logits, targets.pseudo_labels, confident)

@@ -1,0 +1,218 @@
+"""The VQ-Seg network: encoder, quantised bottleneck, segmentation decoder and image decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch.nn.functional as F  # noqa: N812
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+from vqseg_bundle.layers import VectorQuantizer
+from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
+
+__all__ = ["Encoding", "VQSegNet"]
+
+_IMAGE_DECODER = "reconstruction_decoder."
+
+
+class Encoding(NamedTuple):
+    """An image before quantisation.
+
+    Attributes:
+        features: ``(B, D, *S_L)``, what the quantiser sees.
+        skips: the encoder's maps above the deepest, shallow first.
+    """
+
+    features: Tensor
+    skips: list[Tensor]
+
+
+class VQSegNet(nn.Module):
+    """U-Net whose bottleneck is vector quantised, with two decoders in the post-VQ space.
+
+    ``forward`` is the deployed path: encoder, quantiser, segmentation decoder; it returns the logits alone. The image
+    decoder sees nothing but the post-VQ features, and only training runs it. Inputs of any size are padded at their
+    far ends to the next multiple of the strides' product, and the logits are cropped back.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: classes, background included.
+        channels: encoder channels of each level, shallow first.
+        strides: strides between the levels, ints or one int an axis: ``len(channels) - 1`` of them.
+        num_embeddings: codewords, K; None builds the same U-Net without quantisation (the supervised baseline).
+        embedding_dim: width of a codeword, D.
+        skip_connections: whether the segmentation decoder sees the encoder's maps: one bool, or one a level above the
+            deepest, shallow first.
+        reconstruction: build the image decoder. A network built without it loads a training network's state dict.
+        reconstruction_channels: channels of the image decoder's levels, shallow first; None takes the encoder's.
+        norm: MONAI name (and arguments) of the normalisation.
+        dropout: dropout rate inside encoder and decoders (MONAI Label's epistemic scoring sets it).
+        quantizer: further arguments of :class:`~vqseg_bundle.layers.VectorQuantizer`.
+
+    Attributes:
+        arguments: the arguments it was built with, for the record beside its weights.
+
+    Shape:
+        - image: ``(B, in_channels, *S)``.
+        - output: logits ``(B, out_channels, *S)``.
+
+    Raises:
+        ValueError: sizes that do not fit each other, or what the quantiser refuses.
+
+    Examples:
+        >>> network = VQSegNet(2, 1, 4, channels=(8, 16, 32), strides=(2, 2), num_embeddings=64, embedding_dim=16)
+        >>> network(torch.randn(1, 1, 30, 33)).shape
+        torch.Size([1, 4, 30, 33])
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int],
+        strides: Sequence[int | Sequence[int]],
+        num_embeddings: int | None = 1024,
+        embedding_dim: int = 64,
+        skip_connections: bool | Sequence[bool] = True,
+        reconstruction: bool = True,
+        reconstruction_channels: Sequence[int] | None = None,
+        norm: str | tuple = "instance",
+        dropout: float = 0.0,
+        quantizer: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.arguments = {
+            "spatial_dims": spatial_dims,
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "channels": list(channels),
+            "strides": list(strides),
+            "num_embeddings": num_embeddings,
+            "embedding_dim": embedding_dim,
+            "skip_connections": skip_connections,
+            "reconstruction": reconstruction,
+            "reconstruction_channels": reconstruction_channels,
+            "norm": norm,
+            "dropout": dropout,
+            "quantizer": dict(quantizer or {}),
+        }
+        skips = _checked_skips(channels, strides, skip_connections)
+        self.stride = _total_stride(spatial_dims, strides)
+        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, strides, norm, dropout)
+        self.code_projection: nn.Module = nn.Identity()
+        self.code_expansion: nn.Module = nn.Identity()
+        self.quantizer: VectorQuantizer | None = None
+        if num_embeddings is not None:
+            convolution = Conv[Conv.CONV, spatial_dims]
+            self.code_projection = convolution(channels[-1], embedding_dim, kernel_size=1)
+            self.code_expansion = convolution(embedding_dim, channels[-1], kernel_size=1)
+            self.quantizer = VectorQuantizer(spatial_dims, num_embeddings, embedding_dim, **(quantizer or {}))
+        self.segmentation_decoder = UNetDecoder(
+            spatial_dims, channels[-1], out_channels, channels[:-1], strides, skips, norm, dropout
+        )
+        self.reconstruction_decoder: UNetDecoder | None = None
+        if reconstruction:
+            widths = list(reconstruction_channels or channels[:-1])
+            self.reconstruction_decoder = UNetDecoder(
+                spatial_dims, channels[-1], in_channels, widths, strides, [0] * len(widths), norm, dropout
+            )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits of the deployed path."""
+        encoding = self.encode(image)
+        bottleneck = encoding.features
+        if self.quantizer is not None:
+            bottleneck = self.quantizer(bottleneck).quantized
+        return self.decode_segmentation(bottleneck, encoding.skips, image.shape[2:])
+
+    def encode(self, image: Tensor) -> Encoding:
+        """Features for the quantiser and the skip connections' maps."""
+        maps = self.encoder(self._pad(image))
+        return Encoding(self.code_projection(maps[-1]), maps[:-1])
+
+    def decode_segmentation(self, quantized: Tensor, skips: list[Tensor], size: list[int]) -> Tensor:
+        """Logits ``(B, out_channels, *size)`` from post-VQ features and the encoder's maps."""
+        return _crop(self.segmentation_decoder(self.code_expansion(quantized), skips), size)
+
+    def decode_image(self, quantized: Tensor, size: list[int]) -> Tensor:
+        """Reconstruction ``(B, in_channels, *size)`` from post-VQ features alone.
+
+        Raises:
+            ValueError: the network was built without its image decoder.
+        """
+        if self.reconstruction_decoder is None:
+            raise ValueError("this network was built with reconstruction=False and has no image decoder.")
+        return _crop(self.reconstruction_decoder(self.code_expansion(quantized), []), size)
+
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights; only the image decoder may be missing on the receiving side.
+
+        A network without image decoder drops exactly that decoder's keys. ``strict=False``, which some loaders set,
+        allows one thing more: weights without image decoder for a network with one (fine-tuning a deployed model).
+
+        Raises:
+            RuntimeError: any other missing, unexpected or differently shaped entry; a lenient loader must not turn a
+                wrong file into a random network.
+        """
+        own = self.state_dict()
+        if self.reconstruction_decoder is None:
+            state_dict = {key: value for key, value in state_dict.items() if not key.startswith(_IMAGE_DECODER)}
+        missing = [key for key in own if key not in state_dict]
+        if not strict and all(key.startswith(_IMAGE_DECODER) for key in missing):
+            missing = []
+        unexpected = [key for key in state_dict if key not in own]
+        misfits = [key for key, value in own.items() if key in state_dict and value.shape != state_dict[key].shape]
+        if missing or unexpected or misfits:
+            raise RuntimeError(
+                "these weights belong to another VQSegNet: "
+                f"{len(missing)} entries missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, "
+                f"{len(misfits)} of another shape {misfits[:3]}. Build the network with the arguments that the "
+                "weights were trained with (the model.json beside them holds these)."
+            )
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def deployed_state_dict(self) -> dict[str, Tensor]:
+        """The weights of the deployed path: all but the image decoder's."""
+        return {key: value for key, value in self.state_dict().items() if not key.startswith(_IMAGE_DECODER)}
+
+    def _pad(self, image: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis, stride in enumerate(self.stride):
+            pads = [0, (stride - image.shape[2 + axis] % stride) % stride] + pads  # noqa: RUF005 TorchScript knows no unpacking
+        return F.pad(image, pads, mode="replicate") if max(pads) > 0 else image
+
+
+def _crop(maps: Tensor, size: list[int]) -> Tensor:
+    for axis, length in enumerate(size):
+        maps = maps.narrow(2 + axis, 0, length)
+    return maps
+
+
+def _checked_skips(
+    channels: Sequence[int], strides: Sequence[int | Sequence[int]], skip_connections: bool | Sequence[bool]
+) -> list[int]:
+    """Channels of the encoder's map at each level above the deepest, 0 where there is no skip connection."""
+    levels = len(channels) - 1
+    if levels < 1 or len(strides) != levels:
+        raise ValueError(
+            f"strides must hold one entry between each two levels: {len(channels)} channels want {levels} strides, "
+            f"got {len(strides)}."
+        )
+    wanted = [skip_connections] * levels if isinstance(skip_connections, bool) else list(skip_connections)
+    if len(wanted) != levels:
+        raise ValueError(f"skip_connections must be one bool or {levels} of them, got {len(wanted)}.")
+    return [width if skip else 0 for width, skip in zip(channels[:-1], wanted, strict=True)]
+
+
+def _total_stride(spatial_dims: int, strides: Sequence[int | Sequence[int]]) -> list[int]:
+    total = [1] * spatial_dims
+    for stride in strides:
+        axes = [stride] * spatial_dims if isinstance(stride, int) else list(stride)
+        total = [product * factor for product, factor in zip(total, axes, strict=True)]
+    return total
