@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from vqseg_bundle.bundle.deployment import (
+    build_deployed_network,
+    list_inference_cases,
+    open_model_record,
+    start_evaluation,
+    start_inference,
+)
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
@@ -9,16 +16,21 @@ from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation
 
 __all__ = [
     "DeployedWeights",
+    "build_deployed_network",
     "build_foundation_model",
     "check_compatible",
     "check_writable",
     "exit_cleanly",
     "find_checkpoint",
+    "list_inference_cases",
     "load_model_record",
     "open_cohort",
+    "open_model_record",
     "prepare_output_dir",
     "prepare_overrides",
     "running_parser",
+    "start_evaluation",
+    "start_inference",
     "start_training",
     "write_model_record",
     "write_run_record",

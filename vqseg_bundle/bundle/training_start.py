@@ -16,7 +16,14 @@ from vqseg_bundle.bundle.model_record import write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import prepare_output_dir, write_run_record
 
-__all__ = ["DeployedWeights", "build_foundation_model", "open_cohort", "start_training"]
+__all__ = [
+    "DeployedWeights",
+    "build_foundation_model",
+    "check_bundle_root",
+    "log_to_file",
+    "open_cohort",
+    "start_training",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +85,13 @@ def start_training(
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
-    exit_cleanly(_check_bundle_root, bundle_root)
+    exit_cleanly(check_bundle_root, bundle_root)
     if not write:
         return
     for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check):
         logger.warning(warning)
     exit_cleanly(prepare_output_dir, output_dir, resume)
+    log_to_file(Path(output_dir) / "training.log")
     write_model_record(
         Path(output_dir) / "model.json", network.arguments, cohort.labels, dict(preprocessing), {"cohort": cohort.name}
     )
@@ -91,7 +99,26 @@ def start_training(
     _announce(cohort, foundation_model)
 
 
-def _check_bundle_root(bundle_root: str) -> None:
+def log_to_file(path: Path) -> None:
+    """Send the log to a file as well.
+
+    Args:
+        path: the file, appended to.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def check_bundle_root(bundle_root: str) -> None:
+    """Refuse a bundle_root that is no bundle: outputs would silently go to the caller's folder.
+
+    Args:
+        bundle_root: the bundle's folder.
+
+    Raises:
+        ValueError: it holds no ``configs/metadata.json``.
+    """
     if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
         raise ValueError(
             f"bundle_root is {str(Path(bundle_root).resolve())!r}, which holds no configs/metadata.json. "

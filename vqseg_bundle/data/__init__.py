@@ -10,6 +10,7 @@ from .digest import data_digest
 from .folder_layouts import FoundCase, find_cases, find_label_names
 from .patient_splits import SplitRequest, read_split_file, split_patients
 from .slice_axis import SliceAxisLastd, choose_slice_axis
+from .volume_folder import list_volumes
 from .volume_io import VolumeHeader, read_header, read_voxels
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "data_digest",
     "find_cases",
     "find_label_names",
+    "list_volumes",
     "load_datalist",
     "make_demo_volume",
     "open_cohort",

@@ -1,9 +1,8 @@
 """Synthetic anatomy of the demo cohort: one case from its parameters, a seed and its number.
 
-A body holds an organ with an inner core, and a vessel that runs along the organ's wall. Blobs and tubes of like
-intensity elsewhere in the body are background, so that brightness alone tells nothing; contrast, which even changes
-sign between organ and core, gamma, bias field, noise and scale differ from case to case, as do position, size,
-rotation and shape.
+A body holds a bright organ with an inner, brighter core, and a dark vessel that runs along the organ's wall. Blobs and
+tubes of like intensity elsewhere in the body are background, so that intensity alone does not tell the structures.
+Contrast, gamma, bias field, noise and scale differ from case to case, as do position, size, rotation and shape.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ __all__ = ["DEMO_LABELS", "DemoCohortConfig", "DemoVolume", "make_demo_volume"]
 
 DEMO_LABELS = {0: "background", 1: "organ", 2: "core", 3: "vessel"}
 _BODY_MM = (64.0, 58.0)
-_BODY_INTENSITY, _ORGAN_INTENSITY, _VESSEL_INTENSITY = 0.45, 0.65, 0.85
+_BODY_INTENSITY, _ORGAN_INTENSITY, _VESSEL_INTENSITY = 0.45, 0.68, 0.15
 _Range = tuple[float, float]
 
 
@@ -65,23 +64,23 @@ class DemoCohortConfig:
     shape: tuple[int, int, int] = (96, 96, 12)
     spacing: tuple[float, float, float] = (1.5, 1.5, 6.0)
     shift: tuple[float, float, float] = (16.0, 14.0, 6.0)
-    organ_size: _Range = (22.0, 33.0)
+    organ_size: _Range = (24.0, 34.0)
     organ_aspect: _Range = (0.6, 1.0)
-    organ_depth: _Range = (22.0, 36.0)
+    organ_depth: _Range = (26.0, 38.0)
     rotation: float = 60.0
     deformation: float = 0.09
-    core_size: _Range = (0.5, 0.68)
-    vessel_radius: _Range = (6.0, 9.0)
+    core_size: _Range = (0.55, 0.72)
+    vessel_radius: _Range = (7.0, 10.0)
     vessel_angle: float = 35.0
     blobs: tuple[int, int] = (1, 4)
     blob_radius: _Range = (6.0, 14.0)
     tubes: tuple[int, int] = (0, 2)
     contrast: float = 0.25
     inverted_core: float = 0.0
-    core_contrast: _Range = (0.16, 0.3)
-    texture: float = 0.04
-    bias: float = 0.15
-    gamma: float = 0.3
+    core_contrast: _Range = (0.2, 0.32)
+    texture: float = 0.03
+    bias: float = 0.12
+    gamma: float = 0.25
     noise: _Range = (0.03, 0.06)
     scale: _Range = (200.0, 2000.0)
     offset: _Range = (-200.0, 400.0)

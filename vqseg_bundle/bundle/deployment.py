@@ -1,0 +1,130 @@
+"""Trained weights put to use: the record beside them decides what network and preprocessing they get."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqseg_bundle import data, networks
+from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record
+from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.run_record import check_writable, write_run_record
+from vqseg_bundle.bundle.training_start import check_bundle_root, log_to_file
+
+__all__ = [
+    "build_deployed_network",
+    "list_inference_cases",
+    "open_model_record",
+    "start_evaluation",
+    "start_inference",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def open_model_record(
+    checkpoint: str | None, output_dir: str | None, bundle_root: str, default: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The record of the weights to use, with their path under "checkpoint".
+
+    Args:
+        checkpoint: the weights asked for, or None.
+        output_dir: a run's folder, or None.
+        bundle_root: the bundle's folder.
+        default: record to describe an untrained network by where no weights are found (for tools that only look at
+            the network); its "checkpoint" is None. None ends with a message instead.
+
+    Returns:
+        see :func:`~vqseg_bundle.bundle.load_model_record`.
+
+    Raises:
+        SystemExit: no weights, or weights without a usable record.
+    """
+    try:
+        path = find_checkpoint(checkpoint, output_dir, bundle_root)
+    except FileNotFoundError as error:
+        if default is None or checkpoint is not None:
+            raise SystemExit(str(error)) from error
+        labels = {int(index): name for index, name in default["labels"].items()}
+        return {**default, "labels": labels, "checkpoint": None}
+    return {**exit_cleanly(load_model_record, path), "checkpoint": str(path)}
+
+
+def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> networks.VQSegNet:
+    """The network that a record describes, without its image decoder and with random weights.
+
+    Args:
+        record: see :func:`open_model_record`.
+        dropout: dropout rate; the weights fit any.
+    """
+    return networks.VQSegNet(**{**record["network"], "reconstruction": False, "dropout": dropout})
+
+
+def start_evaluation(
+    bundle_root: str,
+    output_dir: str,
+    cohort: data.Cohort,
+    split: str,
+    data_check: str,
+    record: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
+) -> None:
+    """Check cohort, weights and output folder before the first case, and write down what is about to run.
+
+    Args:
+        bundle_root: the bundle's folder.
+        output_dir: where metrics and predictions go.
+        cohort: the opened cohort.
+        split: "validation" or "test".
+        data_check: "full" or "headers".
+        record: of the weights.
+        preprocessing: what this evaluation would do to the images; must be what the weights were trained with.
+
+    Raises:
+        SystemExit: the input is at fault; the message says what and where.
+    """
+    exit_cleanly(check_bundle_root, bundle_root)
+    exit_cleanly(check_writable, output_dir)
+    in_channels = record["network"]["in_channels"]
+    for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split):
+        logger.warning(warning)
+    exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    log_to_file(Path(output_dir) / "evaluation.log")
+    write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
+
+
+def start_inference(
+    bundle_root: str, output_dir: str, cases: list[dict[str, str]], data_check: str, record: Mapping[str, Any]
+) -> None:
+    """Check volumes, weights and output folder before the first case.
+
+    Args:
+        bundle_root: the bundle's folder.
+        output_dir: where predictions go.
+        cases: the volumes.
+        data_check: "full" or "headers".
+        record: of the weights.
+
+    Raises:
+        SystemExit: the input is at fault; the message says what and where.
+    """
+    exit_cleanly(check_bundle_root, bundle_root)
+    exit_cleanly(check_writable, output_dir)
+    if record["checkpoint"] is None:
+        exit_cleanly(find_checkpoint, None, None, bundle_root)
+    for warning in exit_cleanly(
+        data.check_cases, cases, record["labels"], record["network"]["in_channels"], data_check, True
+    ):
+        logger.warning(warning)
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    log_to_file(Path(output_dir) / "inference.log")
+    logger.info("%d volumes, predictions go to %s", len(cases), output_dir)
+
+
+def list_inference_cases(dataset_dir: str | None) -> list[dict[str, str]]:
+    """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
+    return exit_cleanly(data.list_volumes, dataset_dir) if dataset_dir else []
