@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -46,11 +47,16 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         targets: builds the loss's targets from keyword arguments (``vqseg_bundle.losses.VQSegTargets``).
         unlabeled_data_loader: batches with "image" (weak view) and "strong"; None trains supervised.
         foundation_model: frozen model whose features the adapter is aligned with, or None.
+        foundation_depth: token slices of a volume that the foundation model is asked for; None asks for all slices.
         mixer: MONAI's CutMix for the unlabelled batch, or None.
         max_iterations: budget; see :func:`~vqseg_bundle.engines.iteration_budget`.
-        ramp_up_share: share of the training over which the unlabelled terms come in.
+        ramp_up_share: share of the training over which the unlabelled terms come in, in [0, 1].
         max_grad_norm: gradients are clipped to this norm; None leaves them.
-        generator: randomness of the perturbation, on the training device.
+        generator: randomness of the perturbation, on the training device; it seeds the mixer, too. None leaves both to
+            the random states they have.
+
+    Raises:
+        ValueError: ``ramp_up_share`` outside [0, 1], ``max_grad_norm`` not positive, or a count below 1.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         targets: Any,
         unlabeled_data_loader: Iterable[Mapping[str, Any]] | None = None,
         foundation_model: Any | None = None,
+        foundation_depth: int | None = None,
         mixer: CutMix | None = None,
         max_iterations: int | None = None,
         ramp_up_share: float = 0.0,
@@ -70,12 +77,17 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         amp_kwargs: dict | None = None,
         **kwargs: Any,
     ) -> None:
+        if not 0.0 <= ramp_up_share <= 1.0:
+            raise ValueError(f"ramp_up_share must lie in [0, 1], got {ramp_up_share}.")
+        if max_grad_norm is not None and not max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm must be positive or None, got {max_grad_norm}.")
         super().__init__(amp=amp, amp_kwargs=amp_kwargs, decollate=False, **kwargs)
         self.student = student
         self.teacher = teacher
         self.targets = targets
         self.unlabeled_data_loader = unlabeled_data_loader
         self.foundation_model = foundation_model
+        self.foundation_depth = foundation_depth
         self.mixer = mixer
         self.ramp_up_share = ramp_up_share
         self.max_grad_norm = max_grad_norm
@@ -83,12 +95,38 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.total_iterations = iteration_budget(self.state.max_epochs, self.state.epoch_length, max_iterations)
         self._unlabeled_batches: Iterator[Mapping[str, Any]] | None = None
         self.add_event_handler(Events.STARTED, self._start)
+        self.add_event_handler(Events.EPOCH_STARTED, self._seed_mixer)
         self.add_event_handler(Events.ITERATION_COMPLETED, self._stop_at_budget)
 
     @property
     def progress(self) -> float:
         """Share of all iterations that lie before the current one, in [0, 1)."""
         return max(self.state.iteration - 1, 0) / self.total_iterations
+
+    def state_dict(self) -> OrderedDict:
+        """Ignite's state, the length of the training and the generator's state."""
+        state = super().state_dict()
+        state["total_iterations"] = self.total_iterations
+        if self.generator is not None:
+            state["generator"] = self.generator.get_state()
+        return state
+
+    def load_state_dict(self, state_dict: Mapping) -> None:
+        """Go on where ``state_dict`` was taken.
+
+        Raises:
+            ValueError: it was taken from a training of another length, whose schedules would not fit.
+        """
+        own = (self.total_iterations, self.state.epoch_length)
+        found = (state_dict.get("total_iterations", own[0]), state_dict["epoch_length"])
+        if found != own:
+            raise ValueError(
+                f"resume: the checkpoint is of a training of {found[0]} iterations in epochs of {found[1]}, this one "
+                f"has {own[0]} in epochs of {own[1]}. Resume with the settings of the interrupted training."
+            )
+        super().load_state_dict(state_dict)
+        if self.generator is not None and "generator" in state_dict:
+            self.generator.set_state(state_dict["generator"])
 
     def _start(self, engine: Engine) -> None:
         # MONAI sets its scaler, or None, at the start of a run; a disabled one makes every step the same code
@@ -100,6 +138,15 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             self.teacher.update_parameters(self.student)
         if self.unlabeled_data_loader is not None:
             self._unlabeled_batches = _cycle(self.unlabeled_data_loader)
+        if self.state.iteration >= self.total_iterations:
+            # resumed after the last iteration: ignite would go on where a last epoch was short
+            self.terminate()
+
+    def _seed_mixer(self, engine: Engine) -> None:
+        # MONAI's mixer starts from an unseeded state of its own; drawn each epoch, it needs no place in a checkpoint
+        if self.mixer is not None and self.generator is not None:
+            seed = torch.randint(2**31, (1,), generator=self.generator, device=self.generator.device)
+            self.mixer.set_random_state(seed=int(seed))
 
     def _stop_at_budget(self, engine: Engine) -> None:
         # ending the epoch, unlike terminating, still validates and saves
@@ -132,7 +179,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self._step(output[Keys.LOSS])
         self.teacher.update_parameters(self.student)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
-        return output
+        return self.state.output  # handlers may have put another one there
 
     def _unlabeled_views(self) -> _UnlabeledViews | None:
         if self._unlabeled_batches is None:
@@ -153,7 +200,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     def _foundation_features(self, labeled: Tensor, views: _UnlabeledViews | None) -> Tensor | None:
         if self.foundation_model is None:
             return None
-        return self.foundation_model(labeled if views is None else torch.cat((labeled, views.weak)))
+        images = labeled if views is None else torch.cat((labeled, views.weak))
+        if self.foundation_depth is None:
+            return self.foundation_model(images)
+        return self.foundation_model(images, depth=self.foundation_depth)
 
     def _loss_terms(
         self, student: Any, labeled: Tensor, labels: Tensor, views: _UnlabeledViews | None, features: Tensor | None
@@ -185,4 +235,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
 def _cycle(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     while True:
-        yield from batches
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("unlabeled_data_loader gave no batch; pass None to train without unlabelled data.")

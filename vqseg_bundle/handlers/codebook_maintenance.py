@@ -24,11 +24,11 @@ class CodebookMaintenance:
         patience: iterations without a token after which a code counts as dead; 0 revives nothing.
         interval: iterations between two revivals.
         max_share: the largest share of the codebook revived at once, in (0, 1].
-        stop_share: share of the training after which nothing is revived any more.
+        stop_share: share of the training after which nothing is revived any more, in [0, 1].
         seed: seed of the draw; the same on every process.
 
     Raises:
-        ValueError: ``max_share`` outside (0, 1] or a negative count.
+        ValueError: ``max_share`` outside (0, 1], ``stop_share`` outside [0, 1] or a negative count.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class CodebookMaintenance:
     ) -> None:
         if not 0.0 < max_share <= 1.0:
             raise ValueError(f"max_share must lie in (0, 1], got {max_share}.")
+        if not 0.0 <= stop_share <= 1.0:
+            raise ValueError(f"stop_share must lie in [0, 1], got {stop_share}.")
         if patience < 0 or interval < 1:
             raise ValueError(f"patience must be at least 0 and interval at least 1, got {patience} and {interval}.")
         self.quantizer = quantizer

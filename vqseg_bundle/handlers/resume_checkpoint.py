@@ -34,6 +34,13 @@ class _RandomState:
         random.setstate((version, tuple(numbers), gauss))
 
 
+class _ReplacingSaver(DiskSaver):
+    """Writes the new file over the old one in one step; ignite would delete the old one first."""
+
+    def remove(self, filename: str) -> None:
+        pass
+
+
 class ResumeCheckpoint:
     """Save everything a training needs to go on, and load it when asked to.
 
@@ -62,7 +69,7 @@ class ResumeCheckpoint:
         """Save after each epoch of ``engine``; load before its first."""
         saver = Checkpoint(
             {**self.objects, "engine": engine},
-            DiskSaver(str(self.path.parent), create_dir=True, require_empty=False),
+            _ReplacingSaver(str(self.path.parent), create_dir=True, require_empty=False),
             filename_pattern=self.path.name,
             n_saved=1,
         )

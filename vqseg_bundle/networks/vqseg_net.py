@@ -117,6 +117,8 @@ class VQSegNet(nn.Module):
         self.reconstruction_decoder: UNetDecoder | None = None
         if reconstruction:
             widths = list(reconstruction_channels or channels[:-1])
+            if len(widths) != len(strides):
+                raise ValueError(f"reconstruction_channels must hold {len(strides)} widths, got {len(widths)}.")
             self.reconstruction_decoder = UNetDecoder(
                 spatial_dims, channels[-1], in_channels, widths, strides, [0] * len(widths), norm, dropout
             )
@@ -164,7 +166,7 @@ class VQSegNet(nn.Module):
         if self.reconstruction_decoder is None:
             state_dict = {key: value for key, value in state_dict.items() if not key.startswith(_IMAGE_DECODER)}
         missing = [key for key in own if key not in state_dict]
-        if not strict and all(key.startswith(_IMAGE_DECODER) for key in missing):
+        if not strict and missing == [key for key in own if key.startswith(_IMAGE_DECODER)]:
             missing = []
         unexpected = [key for key in state_dict if key not in own]
         misfits = [key for key, value in own.items() if key in state_dict and value.shape != state_dict[key].shape]
@@ -214,5 +216,7 @@ def _total_stride(spatial_dims: int, strides: Sequence[int | Sequence[int]]) -> 
     total = [1] * spatial_dims
     for stride in strides:
         axes = [stride] * spatial_dims if isinstance(stride, int) else list(stride)
+        if len(axes) != spatial_dims:
+            raise ValueError(f"each of strides must be one int or {spatial_dims} ints, got {stride}.")
         total = [product * factor for product, factor in zip(total, axes, strict=True)]
     return total
