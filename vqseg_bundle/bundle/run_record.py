@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -61,26 +62,28 @@ def check_writable(output_dir: str | Path) -> None:
         ) from error
 
 
-def prepare_output_dir(output_dir: str | Path, resume: bool) -> Path | None:
+def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False) -> Path | None:
     """Make the output folder, and put aside what an earlier run left in it; nothing is deleted.
 
     If there are weights (``*.pt``) and the run does not resume, everything that matches :data:`RUN_OUTPUTS` moves to
-    ``previous-<date>-<time>/`` in the same folder. Call it before this run opens a file there, and on every process:
+    ``previous-<date>-<time>/`` in the same folder; with ``keep`` it is copied there instead, for a folder whose weights
+    something else goes on using (MONAI Label trains on from the bundle's own models/model.pt). Call it before this run opens a file there, and on every process:
     the first one acts, the others wait.
 
     Args:
         output_dir: the folder.
         resume: whether this run goes on from what lies there.
+        keep: leave the earlier run's files where they are and copy them.
 
     Returns:
-        The folder the earlier run was moved to, None if nothing was moved (or by another process).
+        The folder the earlier run was put in, None if there was nothing to put aside (or another process did it).
     """
     moved = None
     if not dist.is_initialized() or dist.get_rank() == 0:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if not resume and any(folder.glob("*.pt")):
-            moved = _put_aside(folder)
+            moved = _put_aside(folder, keep)
     if dist.is_initialized():
         dist.barrier()
     return moved
@@ -129,7 +132,7 @@ def write_run_record(
     write_json(folder / f"{prefix}run.json", record)
 
 
-def _put_aside(folder: Path) -> Path:
+def _put_aside(folder: Path, keep: bool) -> Path:
     name = f"previous-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     target = folder / name
     for number in range(2, 1000):
@@ -139,8 +142,11 @@ def _put_aside(folder: Path) -> Path:
     target.mkdir()
     found = sorted({path for pattern in RUN_OUTPUTS for path in folder.glob(pattern)})
     for path in found:
-        path.rename(target / path.name)
-    logger.info("An earlier run lies in %s: moved %s to %s", folder, ", ".join(p.name for p in found), target.name)
+        if keep and path.is_file():
+            shutil.copy2(path, target / path.name)
+        else:
+            path.rename(target / path.name)
+    logger.info("An earlier run lay in %s: %s now in %s", folder, ", ".join(p.name for p in found), target.name)
     return target
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.model_record import write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
-from vqseg_bundle.bundle.run_record import prepare_output_dir, write_run_record
+from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 
 __all__ = [
     "DeployedWeights",
@@ -59,6 +59,7 @@ def build_foundation_model(
 def start_training(
     bundle_root: str,
     output_dir: str,
+    in_place: bool,
     resume: bool,
     cohort: data.Cohort,
     data_check: str,
@@ -73,6 +74,7 @@ def start_training(
     Args:
         bundle_root: the bundle's folder.
         output_dir: where the weights go.
+        in_place: whether that is the bundle's own folder, whose weights stay until new ones replace them.
         resume: whether an interrupted run goes on.
         cohort: the opened cohort.
         data_check: "full" or "headers".
@@ -86,11 +88,13 @@ def start_training(
         SystemExit: the input is at fault; the message says what and where.
     """
     exit_cleanly(check_bundle_root, bundle_root)
+    exit_cleanly(check_writable, output_dir)
+    if write:
+        for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check):
+            logger.warning(warning)
+    exit_cleanly(prepare_output_dir, output_dir, resume, in_place)
     if not write:
         return
-    for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check):
-        logger.warning(warning)
-    exit_cleanly(prepare_output_dir, output_dir, resume)
     log_to_file(Path(output_dir) / "training.log")
     write_model_record(
         Path(output_dir) / "model.json", network.arguments, cohort.labels, dict(preprocessing), {"cohort": cohort.name}

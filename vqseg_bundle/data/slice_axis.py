@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class SliceAxisLastd(MapTransform, InvertibleTransform):
         return output
 
     def _move_last(self, volume: MetaTensor, axis: int) -> MetaTensor:
-        moved = volume.movedim(axis + 1, -1)
+        moved = cast(MetaTensor, volume.movedim(axis + 1, -1))
         meta = TraceableTransform.track_transform_meta(
             volume,
             sp_size=moved.shape[1:],

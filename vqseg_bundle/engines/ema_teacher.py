@@ -68,6 +68,6 @@ class EMATeacher(AveragedModel):
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
         decay = min(self.decay, 1.0 - 1.0 / (int(updates) + 1))
         if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1.0 - decay)
+            torch._foreach_lerp_(list(averaged), list(current), 1.0 - decay)
         else:
-            torch._foreach_copy_(averaged, current)
+            torch._foreach_copy_(list(averaged), list(current))

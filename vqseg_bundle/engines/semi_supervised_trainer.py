@@ -92,6 +92,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.ramp_up_share = ramp_up_share
         self.max_grad_norm = max_grad_norm
         self.generator = generator
+        # a disabled one makes every step the same code; MONAI's own, None without AMP, stays unused
+        scaled = self.amp and self.state.device.type == "cuda"
+        self.loss_scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)
         self.total_iterations = iteration_budget(self.state.max_epochs, self.state.epoch_length, max_iterations)
         self._unlabeled_batches: Iterator[Mapping[str, Any]] | None = None
         self.add_event_handler(Events.STARTED, self._start)
@@ -104,9 +107,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return max(self.state.iteration - 1, 0) / self.total_iterations
 
     def state_dict(self) -> OrderedDict:
-        """Ignite's state, the length of the training and the generator's state."""
+        """Ignite's state, the length of the training, and the states of loss scaler and generator."""
         state = super().state_dict()
         state["total_iterations"] = self.total_iterations
+        state["loss_scaler"] = self.loss_scaler.state_dict()
         if self.generator is not None:
             state["generator"] = self.generator.get_state()
         return state
@@ -125,13 +129,12 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 f"has {own[0]} in epochs of {own[1]}. Resume with the settings of the interrupted training."
             )
         super().load_state_dict(state_dict)
+        if self.loss_scaler.is_enabled() and state_dict.get("loss_scaler"):
+            self.loss_scaler.load_state_dict(state_dict["loss_scaler"])
         if self.generator is not None and "generator" in state_dict:
             self.generator.set_state(state_dict["generator"])
 
     def _start(self, engine: Engine) -> None:
-        # MONAI sets its scaler, or None, at the start of a run; a disabled one makes every step the same code
-        scaled = self.amp and self.state.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)
         if self.state.iteration == 0:
             # weights may have been loaded into the student after the teacher was copied from it
             self.teacher.n_averaged.zero_()
@@ -219,13 +222,13 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return self.loss_function(student, targets, sigmoid_ramp_up(self.progress, self.ramp_up_share))
 
     def _step(self, loss: Tensor) -> None:
-        self.scaler.scale(loss).backward()
+        self.loss_scaler.scale(loss).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if self.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
+            self.loss_scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.loss_scaler.step(self.optimizer)
+        self.loss_scaler.update()
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         # a plain tensor: MetaTensor's bookkeeping would cost time in every operation of the step

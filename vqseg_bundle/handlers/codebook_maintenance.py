@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
@@ -47,7 +49,7 @@ class CodebookMaintenance:
             raise ValueError(f"stop_share must lie in [0, 1], got {stop_share}.")
         if patience < 0 or interval < 1:
             raise ValueError(f"patience must be at least 0 and interval at least 1, got {patience} and {interval}.")
-        self.quantizer = quantizer
+        self.quantizer: Any = quantizer
         self.patience = patience
         self.interval = interval
         self.max_share = max_share
@@ -62,12 +64,13 @@ class CodebookMaintenance:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._maintain)
 
     def _start(self, engine: Engine) -> None:
-        device = next(self.quantizer.buffers()).device  # type: ignore[union-attr]
-        self.idle = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64, device=device)  # type: ignore[union-attr]
+        device = next(self.quantizer.buffers()).device
+        self.idle = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64, device=device)
 
     def _maintain(self, engine: Engine) -> None:
-        student = engine.state.output["student"]
-        self.quantizer.update(student.features, student.indices)  # type: ignore[union-attr]
+        output: Any = engine.state.output
+        student = output["student"]
+        self.quantizer.update(student.features, student.indices)
         used = torch.bincount(student.indices.flatten(), minlength=len(self.idle))
         if idist.get_world_size() > 1:
             dist.all_reduce(used)
@@ -88,5 +91,5 @@ class CodebookMaintenance:
         if idist.get_world_size() > 1:
             dist.broadcast(places, src=0)
         codes = dead[order.to(dead.device)]
-        self.quantizer.revive(codes, places)  # type: ignore[union-attr]
+        self.quantizer.revive(codes, places)
         self.idle[codes] = 0

@@ -42,7 +42,7 @@ class CodebookUsage:
     """
 
     def __init__(self, quantizer: nn.Module | None) -> None:
-        self.quantizer = quantizer
+        self.quantizer: Any = quantizer
         self.counts = torch.zeros(0, dtype=torch.int64)
         self._hook: Any = None
 
@@ -56,8 +56,8 @@ class CodebookUsage:
 
     def _listen(self, engine: Engine) -> None:
         self._remove_hook()
-        self.counts = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64)  # type: ignore[union-attr]
-        self._hook = self.quantizer.register_forward_hook(self._count)  # type: ignore[union-attr]
+        self.counts = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64)
+        self._hook = self.quantizer.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: Any, output: Any) -> None:
         indices = output.indices.flatten()
@@ -67,7 +67,7 @@ class CodebookUsage:
 
     def _report(self, engine: Engine) -> None:
         self._remove_hook()
-        counts = self.counts
+        counts: Any = self.counts
         if idist.get_world_size() > 1:
             counts = idist.all_reduce(counts.to(idist.device()))
         engine.state.metrics["codebook_usage"] = (counts > 0).double().mean().item()

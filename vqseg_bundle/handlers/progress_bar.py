@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
@@ -42,7 +43,8 @@ class TrainingProgress:
 
     def _advance(self, engine: Engine) -> None:
         if self._bar is not None and not self._bar.disable:
-            self._bar.set_postfix(loss=f"{engine.state.output['loss'].item():.3f}", refresh=False)
+            output: Any = engine.state.output
+            self._bar.set_postfix(loss=f"{output['loss'].item():.3f}", refresh=False)
             self._bar.update()
 
     def _close(self, engine: Engine) -> None:

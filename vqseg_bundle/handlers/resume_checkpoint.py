@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ class _RandomState:
     """The global generators' states as something that can be saved."""
 
     def state_dict(self) -> dict[str, Any]:
-        name, keys, *rest = np.random.get_state()
+        name, keys, *rest = cast(tuple, np.random.get_state())
         numpy_state = [name, torch.from_numpy(keys.astype(np.int64)), *rest]
         return {"torch": torch.get_rng_state(), "numpy": numpy_state, "python": random.getstate()}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS, full_precision, squared_distances
 
@@ -31,7 +32,8 @@ class _CodeUseEntropy(torch.autograd.Function):
         return token_entropies.mean() + torch.special.xlogy(mean_assignment, mean_assignment).sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         features, codebook, token_entropies, mean_assignment = ctx.saved_tensors
         log_mean = mean_assignment.clamp_min(torch.finfo(features.dtype).tiny).log()
         grad_features = torch.empty_like(features)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 __all__ = ["EMACodebook", "MappedCodebook"]
@@ -29,13 +30,18 @@ class MappedCodebook(nn.Module):
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
+        self.basis: Tensor
         self.register_buffer("basis", torch.randn(num_embeddings, embedding_dim) * embedding_dim**-0.5)
         self.mapping = nn.Linear(embedding_dim, embedding_dim, bias=False)
         nn.init.orthogonal_(self.mapping.weight)
 
     def forward(self) -> Tensor:
         """Codewords ``(K, D)`` with gradient to the mapping."""
-        return self.mapping(self.basis)
+        codewords = self.mapping(self.basis)
+        if torch.jit.is_scripting() and codewords.dtype != self.basis.dtype:
+            # a script cannot switch an enclosing autocast off; float64 is out of its reach
+            codewords = F.linear(self.basis.double(), self.mapping.weight.double()).to(self.basis.dtype)
+        return codewords
 
     @torch.jit.unused
     @torch.no_grad()
@@ -77,6 +83,9 @@ class EMACodebook(nn.Module):
             raise ValueError(f"decay must lie in [0, 1), got {decay}.")
         self.decay = decay
         codewords = torch.randn(num_embeddings, embedding_dim) * embedding_dim**-0.5
+        self.codewords: Tensor
+        self.counts: Tensor
+        self.sums: Tensor
         self.register_buffer("codewords", codewords)
         self.register_buffer("counts", torch.ones(num_embeddings))
         self.register_buffer("sums", codewords.clone())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,13 +29,31 @@ def full_precision(device_type: str) -> Iterator[None]:
     Args:
         device_type: ``tensor.device.type`` of what is computed inside.
     """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type=device_type, enabled=False):
+    with _ieee_matmul(), torch.autocast(device_type=device_type, enabled=False):
+        yield
+
+
+@contextmanager
+def _ieee_matmul() -> Iterator[None]:
+    """Full-precision float32 matrix products, whichever of PyTorch's two interfaces the caller has set them by."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
             yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return
+    # the older getter raises once a caller has used this newer interface
+    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    precisions = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        for backend, backend_precision in zip(backends, precisions, strict=True):
+            backend.fp32_precision = backend_precision
 
 
 def _search(features: Tensor, codebook: Tensor, max_elements: int) -> Tensor:
@@ -90,4 +109,4 @@ def squared_distances(left: Tensor, right: Tensor) -> Tensor:
         ``(N, K)``, the inputs' dtype.
     """
     norms = left.square().sum(dim=1, keepdim=True) + right.square().sum(dim=1)  # (N, K)
-    return torch.addmm(norms, left, right.t(), alpha=-2.0).clamp_min(0.0)
+    return norms.addmm_(left, right.t(), alpha=-2.0).clamp_min_(0.0)

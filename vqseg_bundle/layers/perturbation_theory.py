@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 from torch import Tensor
 
 from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
-from vqseg_bundle.layers.transition import automatic_temperature, neighbor_distribution
+from vqseg_bundle.layers.transition import automatic_temperature, log_neighbor_distribution, neighbor_distribution
 
 __all__ = ["dropout_kl_divergence", "perturbed_marginal", "qpm_kl_divergence", "transition_matrix"]
+
+# one chunk holds its distances, their logarithmic probabilities and a copy of either at once
+_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 4
 
 
 def transition_matrix(
@@ -64,12 +68,7 @@ def perturbed_marginal(
     Raises:
         ValueError: ``perturb_prob`` outside [0, 1].
     """
-    scale = _checked_temperature(codebook, perturb_prob, temperature, distance)
-    size = len(codebook)
-    rows = max(1, MAX_BUFFER_ELEMENTS // size)
-    codes = torch.arange(size, device=codebook.device)
-    incoming = sum(neighbor_distribution(chunk, codebook, scale, distance).sum(dim=0) for chunk in codes.split(rows))
-    return ((1.0 - perturb_prob) + perturb_prob * incoming) / size
+    return _log_density_ratio(codebook, perturb_prob, temperature, distance).exp() / len(codebook)
 
 
 def qpm_kl_divergence(
@@ -94,8 +93,7 @@ def qpm_kl_divergence(
     Raises:
         ValueError: ``perturb_prob`` outside [0, 1].
     """
-    marginal = perturbed_marginal(codebook, perturb_prob, temperature, distance)
-    return -(marginal * len(marginal)).log().mean()
+    return -_log_density_ratio(codebook, perturb_prob, temperature, distance).mean()
 
 
 def dropout_kl_divergence(p: float) -> float:
@@ -115,6 +113,17 @@ def dropout_kl_divergence(p: float) -> float:
     if not 0.0 <= p < 1.0:
         raise ValueError(f"p (dropout rate) must lie in [0, 1), got {p}.")
     return 0.5 * (p / (1.0 - p) + math.log1p(-p))
+
+
+def _log_density_ratio(codebook: Tensor, perturb_prob: float, temperature: float | str, distance: str) -> Tensor:
+    """``log(Q / P)`` of every code, ``(K,)``; in logarithms, since what reaches a far code underflows."""
+    scale = _checked_temperature(codebook, perturb_prob, temperature, distance)
+    rows = max(1, _CHUNK_ELEMENTS // len(codebook))
+    codes = torch.arange(len(codebook), device=codebook.device)
+    sums = (log_neighbor_distribution(chunk, codebook, scale, distance).logsumexp(dim=0) for chunk in codes.split(rows))
+    incoming = functools.reduce(torch.logaddexp, sums)  # (K,)
+    moved = torch.tensor(perturb_prob, dtype=incoming.dtype, device=incoming.device)
+    return torch.logaddexp(torch.log1p(-moved), moved.log() + incoming)
 
 
 def _checked_temperature(

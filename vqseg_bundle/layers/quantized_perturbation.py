@@ -6,6 +6,8 @@ probability proportional to exp(-d(c_i, c_j)). The abstract's other form shuffle
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -101,7 +103,7 @@ class QuantizedPerturbation(nn.Module):
     def _draw_neighbors(self, tokens: Tensor, codebook: Tensor, generator: torch.Generator | None) -> Tensor:
         """One draw a token from the exact rows of the distinct codes, by inversion of their running sums."""
         temperature = (
-            automatic_temperature(codebook, self.distance) if self.temperature == "auto" else self.temperature
+            automatic_temperature(codebook, self.distance) if isinstance(self.temperature, str) else self.temperature
         )
         uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
         codes, row_of_token = tokens.unique(return_inverse=True)
@@ -111,12 +113,32 @@ class QuantizedPerturbation(nn.Module):
         # the only host synchronisation: where each chunk of rows begins among the sorted tokens
         bounds = torch.searchsorted(row_of_token[order], starts).tolist()
         drawn = torch.empty_like(tokens)
-        for chunk, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for chunk, (start, stop) in enumerate(itertools.pairwise(bounds)):
             first = chunk * rows
             members = order[start:stop]
-            law = neighbor_distribution(codes[first : first + rows], codebook, temperature, self.distance)
-            drawn[members] = _invert_cdf(law.cumsum(dim=1), row_of_token[members] - first, uniform[members])
+            own = codes[first : first + rows]
+            cdf = _running_sums(neighbor_distribution(own, codebook, temperature, self.distance), own)
+            drawn[members] = _invert_cdf(cdf, row_of_token[members] - first, uniform[members])
         return drawn
+
+
+def _running_sums(law: Tensor, own: Tensor) -> Tensor:
+    """Running sums of the rows, flat at each row's own column to the last bit.
+
+    A parallel scan may round upwards where the probability is 0 (https://github.com/pytorch/pytorch/pull/16075), and
+    a token would then, once in many millions, be "moved" to its own code.
+
+    Args:
+        law: probabilities ``(U, K)``, 0 at the own column.
+        own: the code of each row, ``(U,)``, int64.
+
+    Returns:
+        ``(U, K)``.
+    """
+    cdf = law.cumsum(dim=1)
+    column = own.unsqueeze(1)
+    left = cdf.gather(1, (column - 1).clamp_min(0))
+    return cdf.scatter_(1, column, left * (column > 0))
 
 
 def _invert_cdf(cdf: Tensor, row: Tensor, uniform: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vqseg_bundle.layers.nearest_code import full_precision, squared_distances
 
-__all__ = ["DISTANCES", "automatic_temperature", "code_distances", "neighbor_distribution"]
+__all__ = ["DISTANCES", "automatic_temperature", "code_distances", "log_neighbor_distribution", "neighbor_distribution"]
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")
 # The automatic temperature is read from this many codewords and this share of their nearest neighbours.
@@ -58,10 +58,41 @@ def neighbor_distribution(
 
     Returns:
         ``(U, K)``, rows sum to 1.
+
+    Raises:
+        ValueError: unknown ``distance``, or fewer than 2 codewords.
     """
-    logits = code_distances(codes, codebook, distance).neg_().div_(temperature)
-    logits.scatter_(1, codes.unsqueeze(1), -torch.inf)
-    return torch.softmax(logits, dim=1)
+    return torch.softmax(_neighbor_logits(codes, codebook, temperature, distance), dim=1)
+
+
+def log_neighbor_distribution(
+    codes: Tensor, codebook: Tensor, temperature: float | Tensor, distance: str = "squared_euclidean"
+) -> Tensor:
+    """Logarithm of :func:`neighbor_distribution`: finite for codes so far away that their probability underflows.
+
+    Args:
+        codes: rows wanted, ``(U,)``, int64.
+        codebook: ``(K, D)``.
+        temperature: T > 0, in units of ``distance``.
+        distance: see :func:`code_distances`.
+
+    Returns:
+        ``(U, K)``, minus infinity at ``j = i``.
+
+    Raises:
+        ValueError: unknown ``distance``, or fewer than 2 codewords.
+    """
+    return torch.log_softmax(_neighbor_logits(codes, codebook, temperature, distance), dim=1)
+
+
+def _neighbor_logits(codes: Tensor, codebook: Tensor, temperature: float | Tensor, distance: str) -> Tensor:
+    if len(codebook) < 2:
+        raise ValueError(f"codebook must hold at least 2 codewords to move between, got {len(codebook)}.")
+    distances = code_distances(codes, codebook, distance)
+    distances.scatter_(1, codes.unsqueeze(1), torch.inf)
+    # counted from the nearest neighbour on, so that no temperature can push a whole row to minus infinity
+    distances -= distances.detach().amin(dim=1, keepdim=True)
+    return distances.neg_().div_(temperature)
 
 
 def automatic_temperature(codebook: Tensor, distance: str = "squared_euclidean") -> Tensor:

@@ -98,7 +98,7 @@ class VectorQuantizer(nn.Module):
             raise ValueError(f"num_embeddings (K, the number of codewords) must be at least 2, got {num_embeddings}.")
         if embedding_dim < 1:
             raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}.")
-        if commitment_cost < 0 or entropy_temperature < 0:
+        if not (commitment_cost >= 0 and entropy_temperature >= 0):
             raise ValueError(
                 "commitment_cost and entropy_temperature must not be negative, "
                 f"got {commitment_cost} and {entropy_temperature}."
@@ -109,7 +109,7 @@ class VectorQuantizer(nn.Module):
         self.normalize = normalize
         self.commitment_cost = commitment_cost
         self.entropy_temperature = entropy_temperature
-        self.codebook: nn.Module = _build_codebook(codebook_type, num_embeddings, embedding_dim, ema_decay)
+        self.codebook = _build_codebook(codebook_type, num_embeddings, embedding_dim, ema_decay)
 
     @torch.jit.export
     def project_codebook(self) -> Tensor:
@@ -179,7 +179,9 @@ def _squared_error(left: Tensor, right: Tensor) -> Tensor:
     return (left - right).square().sum(dim=1).mean()
 
 
-def _build_codebook(codebook_type: str, num_embeddings: int, embedding_dim: int, decay: float) -> nn.Module:
+def _build_codebook(
+    codebook_type: str, num_embeddings: int, embedding_dim: int, decay: float
+) -> MappedCodebook | EMACodebook:
     if codebook_type == "mapped":
         return MappedCodebook(num_embeddings, embedding_dim)
     if codebook_type == "ema":

@@ -55,7 +55,7 @@ class UNetEncoder(nn.Module):
 
 
 class _UpStage(nn.Module):
-    """Transposed convolution by one stride, then a convolution block over it and the skip connection if there is one."""
+    """Transposed convolution by one stride, then a convolution block over it and, where wanted, the skip connection."""
 
     def __init__(
         self,

@@ -129,7 +129,7 @@ class VQSegNet(nn.Module):
         bottleneck = encoding.features
         if self.quantizer is not None:
             bottleneck = self.quantizer(bottleneck).quantized
-        return self.decode_segmentation(bottleneck, encoding.skips, image.shape[2:])
+        return self.decode_segmentation(bottleneck, encoding.skips, list(image.shape[2:]))
 
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""
@@ -150,9 +150,7 @@ class VQSegNet(nn.Module):
             raise ValueError("this network was built with reconstruction=False and has no image decoder.")
         return _crop(self.reconstruction_decoder(self.code_expansion(quantized), []), size)
 
-    def load_state_dict(  # type: ignore[override]
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights; only the image decoder may be missing on the receiving side.
 
         A network without image decoder drops exactly that decoder's keys. ``strict=False``, which some loaders set,
