@@ -29,7 +29,7 @@ def _volume(spacing: tuple[float, float, float] = (1.0, 1.0, 8.0), channels: int
 
 
 def _moved_index(index: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return tuple(index[other] for other in range(3) if other != axis) + (index[axis],)
+    return (*(index[other] for other in range(3) if other != axis), index[axis])
 
 
 @pytest.mark.parametrize(

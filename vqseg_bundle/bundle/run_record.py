@@ -66,9 +66,9 @@ def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False)
     """Make the output folder, and put aside what an earlier run left in it; nothing is deleted.
 
     If there are weights (``*.pt``) and the run does not resume, everything that matches :data:`RUN_OUTPUTS` moves to
-    ``previous-<date>-<time>/`` in the same folder; with ``keep`` it is copied there instead, for a folder whose weights
-    something else goes on using (MONAI Label trains on from the bundle's own models/model.pt). Call it before this run opens a file there, and on every process:
-    the first one acts, the others wait.
+    ``previous-<date>-<time>/`` in the same folder. With ``keep`` it is copied there instead, for a folder whose weights
+    something else goes on using (MONAI Label trains on from the bundle's own models/model.pt). Call it before this run
+    opens a file there, and on every process: the first one acts, the others wait.
 
     Args:
         output_dir: the folder.

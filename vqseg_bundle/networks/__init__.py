@@ -5,4 +5,14 @@ from vqseg_bundle.networks.training_module import VQSegOutput, VQSegTrainingModu
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
 from vqseg_bundle.networks.vqseg_net import Encoding, VQSegNet
 
-__all__ = ["DINOv2FoundationModel", "Encoding", "FoundationModel", "UNetDecoder", "UNetEncoder", "VQSegNet", "VQSegOutput", "VQSegTrainingModule", "build_foundation_model"]
+__all__ = [
+    "DINOv2FoundationModel",
+    "Encoding",
+    "FoundationModel",
+    "UNetDecoder",
+    "UNetEncoder",
+    "VQSegNet",
+    "VQSegOutput",
+    "VQSegTrainingModule",
+    "build_foundation_model",
+]

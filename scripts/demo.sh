@@ -1,0 +1,6 @@
+#!/bin/sh
+# Set up, then train on the embedded demo cohort; further arguments go to monai.bundle: sh scripts/demo.sh --seed 1
+set -eu
+cd "$(dirname "$0")/.."
+sh scripts/setup.sh
+exec .venv/bin/python -m monai.bundle run training --config_file configs/train.json "$@"

@@ -1,0 +1,110 @@
+"""The package's layers: who may import whom, what configurations may name, and what no module may do."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "vqseg_bundle"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = sorted(path for path in (ROOT / "configs").iterdir() if path.suffix in (".json", ".yaml", ".yml"))
+ALLOWED = {
+    "layers": {"layers"},
+    "networks": {"layers", "networks"},
+    "losses": {"losses"},
+    "data": {"data"},
+    "engines": {"engines"},
+    "handlers": {"handlers"},
+    "bundle": {"layers", "networks", "losses", "data", "engines", "handlers", "bundle"},
+}
+
+
+def _imported_modules(path: Path) -> set[str]:
+    """Full names of all that a module imports; relative imports are resolved, names of packages are kept."""
+    package = path.relative_to(ROOT).parent.parts
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [] if node.level == 0 else list(package[: len(package) - node.level + 1])
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            found.add(source)
+            if source == PACKAGE.name:
+                found.update(f"{source}.{alias.name}" for alias in node.names)
+    return found
+
+
+def _sub_packages(path: Path) -> set[str]:
+    names = (name.split(".") for name in _imported_modules(path))
+    found = {parts[1] for parts in names if parts[0] == PACKAGE.name and len(parts) > 1}
+    return {name for name in found if (PACKAGE / name).is_dir()}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def test_the_walk_finds_the_imports_it_is_there_for():
+    assert {"layers", "networks"} <= _sub_packages(PACKAGE / "networks" / "training_module.py")
+    assert "data" in _sub_packages(PACKAGE / "data" / "__init__.py")
+    assert {path.parent.name for path in MODULES} == {PACKAGE.name, *ALLOWED}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_a_module_imports_its_own_layer_and_those_below(path):
+    if path.parent == PACKAGE:
+        assert _sub_packages(path) == set()
+    else:
+        assert _sub_packages(path) <= ALLOWED[path.parent.name]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_no_module_imports_scripts_or_tests(path):
+    assert {name.split(".")[0] for name in _imported_modules(path)}.isdisjoint({"scripts", "tests"})
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_no_module_prints_asserts_or_calls_cuda(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.Assert), f"assert in line {node.lineno}"
+        if isinstance(node, ast.Call):
+            called = node.func
+            assert not (isinstance(called, ast.Name) and called.id == "print"), f"print in line {node.lineno}"
+            assert not (isinstance(called, ast.Attribute) and called.attr == "cuda"), f".cuda() in line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__init__.py"], ids=_name)
+def test_every_module_says_what_it_exports(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    assigned = [ast.unparse(target) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    assert "__all__" in assigned
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_a_sub_package_has_what_it_exports(name):
+    package = importlib.import_module(f"{PACKAGE.name}.{name}")
+    assert len(package.__all__) == len(set(package.__all__)) > 0
+    assert [export for export in package.__all__ if not hasattr(package, export)] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=_name)
+def test_configurations_name_exported_classes_and_functions_alone(path):
+    # JSON and YAML alike, in values of _target_ and in expressions
+    names = set(re.findall(rf"\b{PACKAGE.name}((?:\.\w+)+)", path.read_text(encoding="utf-8")))
+    for name in names:
+        _, sub_package, *export = name.split(".")
+        assert len(export) == 1, f"{PACKAGE.name}{name}"
+        assert export[0] in importlib.import_module(f"{PACKAGE.name}.{sub_package}").__all__, f"{PACKAGE.name}{name}"
+
+
+def test_the_training_configuration_uses_every_branch():
+    text = (ROOT / "configs" / "train.json").read_text(encoding="utf-8")
+    used = set(re.findall(rf'"_target_": "{PACKAGE.name}\.(\w+)\.', text))
+    assert used == set(ALLOWED)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import LrScheduleHandler
+from monai.transforms import CutMix
+from torch import Tensor
+
+from vqseg_bundle.engines import STRONG, EMATeacher, SemiSupervisedTrainer, iteration_budget
+from vqseg_bundle.handlers import ResumeCheckpoint
+from vqseg_bundle.layers import QuantizedPerturbation
+from vqseg_bundle.losses import VQSegLoss, VQSegTargets
+from vqseg_bundle.networks import VQSegNet, VQSegTrainingModule
+
+EPOCH_LENGTH = 3
+
+
+def _batches(seed: int) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.randn(2, 1, 8, 8, generator=generator) for _ in range(EPOCH_LENGTH)]
+    return [{"image": image, STRONG: image * 1.1, "label": (image > 0).float()} for image in images]
+
+
+def _trainer(path: Path, resume: bool = False, max_epochs: int = 3, max_iterations: int = 8) -> Any:
+    """The same trainer at every call, but for the random states, which a resumed training must not take from here."""
+    torch.manual_seed(0)
+    student = VQSegNet(2, 1, 2, (4, 6), (2,), num_embeddings=8, embedding_dim=4, dropout=0.1)
+    module = VQSegTrainingModule(student, QuantizedPerturbation())
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.01)
+    steps = iteration_budget(max_epochs, EPOCH_LENGTH, max_iterations)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=0.9)
+    teacher = EMATeacher(student)
+    objects = {"student": module, "teacher": teacher, "optimizer": optimizer, "lr_scheduler": schedule}
+    return SemiSupervisedTrainer(
+        device="cpu",
+        max_epochs=max_epochs,
+        epoch_length=EPOCH_LENGTH,
+        max_iterations=max_iterations,
+        train_data_loader=_batches(1),
+        unlabeled_data_loader=_batches(2),
+        network=module,
+        student=student,
+        teacher=teacher,
+        loss_function=VQSegLoss(lambda_reconstruction=0.1),
+        targets=VQSegTargets,
+        optimizer=optimizer,
+        mixer=CutMix(batch_size=2),
+        ramp_up_share=0.5,
+        generator=torch.Generator().manual_seed(0),
+        train_handlers=[LrScheduleHandler(schedule, epoch_level=False), ResumeCheckpoint(path, objects, resume)],
+    )
+
+
+def _interrupt(trainer: Any, iteration: int) -> None:
+    trainer.logger.disabled = True
+
+    def fail() -> None:
+        raise KeyboardInterrupt("the power went out")
+
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=iteration), fail)
+    with pytest.raises(KeyboardInterrupt, match="the power went out"):
+        trainer.run()
+
+
+def _outcome(trainer: Any) -> dict[str, Any]:
+    return {
+        "iteration": trainer.state.iteration,
+        "epoch": trainer.state.epoch,
+        "lr": trainer.optimizer.param_groups[0]["lr"],
+        "weights": {**trainer.network.state_dict(prefix="student."), **trainer.teacher.state_dict(prefix="teacher.")},
+    }
+
+
+@pytest.mark.parametrize("interrupted_at", [4, 5, 7])  # at once after an epoch, amid one, in the short last one
+def test_a_resumed_training_ends_as_the_uninterrupted_one(tmp_path, interrupted_at):
+    whole = _trainer(tmp_path / "whole.pt")
+    whole.run()
+    _interrupt(_trainer(tmp_path / "resume.pt"), interrupted_at)
+    resumed = _trainer(tmp_path / "resume.pt", resume=True)
+    resumed.generator.manual_seed(99)
+    iterations: list[int] = []
+    resumed.add_event_handler(Events.ITERATION_STARTED, lambda engine: iterations.append(engine.state.iteration))
+    resumed.run()
+    first = (interrupted_at - 1) // EPOCH_LENGTH * EPOCH_LENGTH + 1
+    assert iterations == list(range(first, 9))
+    expected, found = _outcome(whole), _outcome(resumed)
+    weights, found_weights = expected.pop("weights"), found.pop("weights")
+    assert found == expected == {"iteration": 8, "epoch": 3, "lr": 0.0}
+    for key, value in weights.items():
+        assert torch.equal(found_weights[key], value), key
+
+
+@pytest.mark.parametrize("max_iterations", [8, 9])
+def test_resuming_a_completed_training_takes_no_further_step(tmp_path, max_iterations):
+    done = _trainer(tmp_path / "resume.pt", max_iterations=max_iterations)
+    done.run()
+    again = _trainer(tmp_path / "resume.pt", resume=True, max_iterations=max_iterations)
+    completed: list[int] = []
+    again.optimizer.register_step_pre_hook(lambda *_: pytest.fail("a step was taken"))
+    again.add_event_handler(Events.COMPLETED, lambda engine: completed.append(engine.state.iteration))
+    again.run()
+    assert completed == [max_iterations]
+    expected = _outcome(done)["weights"]
+    assert all(torch.equal(value, expected[key]) for key, value in _outcome(again)["weights"].items())
+
+
+@pytest.mark.parametrize("changes", [{"max_iterations": 9}, {"max_epochs": 5}, {"max_epochs": 2, "max_iterations": 6}])
+def test_a_training_of_another_length_is_not_resumed(tmp_path, changes):
+    _trainer(tmp_path / "resume.pt").run()
+    other = _trainer(tmp_path / "resume.pt", resume=True, **changes)
+    other.logger.disabled = True
+    with pytest.raises(ValueError, match=r"resume: the checkpoint is of a training of 8 iterations in epochs of 3"):
+        other.run()
+
+
+def test_without_resume_an_old_file_is_not_read(tmp_path):
+    path = tmp_path / "resume.pt"
+    _trainer(path).run()
+    trainer = _trainer(path)
+    trainer.run()
+    assert trainer.state.iteration == 8
+    assert trainer.teacher.n_averaged.item() == 9
+
+
+def test_a_missing_file_is_refused_before_anything_is_built(tmp_path):
+    path = tmp_path / "out" / "resume.pt"
+    with pytest.raises(ValueError, match=rf"resume: there is no checkpoint {path}. Give the output_dir of the run"):
+        ResumeCheckpoint(path, {}, resume=True)
+    assert not path.parent.exists()
+
+
+def _counting_engine(path: Path, resume: bool = False) -> Engine:
+    engine = Engine(lambda engine, batch: None)
+    engine.logger.disabled = True
+    ResumeCheckpoint(path, {}, resume).attach(engine)
+    return engine
+
+
+def test_the_file_is_written_after_every_epoch_and_alone(tmp_path):
+    engine = _counting_engine(tmp_path / "new" / "resume.pt")
+    saved: list[int] = []
+    engine.add_event_handler(
+        Events.EPOCH_COMPLETED,
+        lambda: saved.append(torch.load(tmp_path / "new" / "resume.pt", weights_only=True)["engine"]["iteration"]),
+    )
+    engine.run(range(2), max_epochs=3)
+    assert saved == [2, 4, 6]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["resume.pt"]
+
+
+def test_a_failed_write_leaves_the_last_file_whole(tmp_path, monkeypatch):
+    engine = _counting_engine(tmp_path / "resume.pt")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=3), lambda: monkeypatch.setattr(torch, "save", fail))
+    with pytest.raises(OSError, match="no space left"):
+        engine.run(range(2), max_epochs=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
+    assert torch.load(tmp_path / "resume.pt", weights_only=True)["engine"]["iteration"] == 2
+
+
+def test_the_global_generators_go_on_where_they_were(tmp_path):
+    def draw() -> list[float]:
+        return [torch.rand(()).item(), np.random.random(), np.random.normal(), random.random()]
+
+    torch.manual_seed(3)
+    np.random.seed(3)
+    random.seed(3)
+    np.random.normal()  # leaves a second normal in the generator
+    _counting_engine(tmp_path / "resume.pt").run([0])
+    expected = draw()
+    draw()
+    resumed = _counting_engine(tmp_path / "resume.pt", resume=True)
+    drawn: list[float] = []
+    resumed.add_event_handler(Events.STARTED, lambda: drawn.extend(draw()))
+    resumed.run([0], max_epochs=1)
+    assert drawn == expected
