@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -115,7 +116,7 @@ def test_divergence_is_finite_where_every_way_to_a_code_underflows():
 @pytest.mark.parametrize("distance", ["squared_euclidean", "euclidean", "cosine"])
 def test_divergence_grows_with_the_strength(distance):
     radii = [qpm_kl_divergence(_random(), step / 10, 0.5, distance).item() for step in range(11)]
-    assert all(smaller < larger for smaller, larger in zip(radii, radii[1:], strict=False))
+    assert all(smaller < larger for smaller, larger in itertools.pairwise(radii))
 
 
 def test_automatic_temperature_stands_for_its_value():
@@ -151,7 +152,10 @@ def test_dropout_refuses_a_rate_outside_its_range(p):
         ((LINE, float("nan")), r"perturb_prob \(the paper's eps\) must lie in \[0, 1\], got nan"),
         ((LINE, 0.5, 0.0), 'temperature must be a positive number or "auto", got 0.0'),
         ((LINE, 0.5, "warm"), "temperature must be a positive number or \"auto\", got 'warm'"),
-        ((LINE, 0.5, 1.0, "manhattan"), "distance must be one of squared_euclidean, euclidean, cosine, got 'manhattan'"),
+        (
+            (LINE, 0.5, 1.0, "manhattan"),
+            "distance must be one of squared_euclidean, euclidean, cosine, got 'manhattan'",
+        ),
         ((LINE[:1], 0.5), "codebook must hold at least 2 codewords to move between, got 1"),
     ],
 )

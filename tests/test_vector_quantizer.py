@@ -74,7 +74,7 @@ def test_gradient_passes_straight_through_to_the_features(kind):
     features, weight = torch.randn(SHAPES[2], requires_grad=True), torch.randn(SHAPES[2])
     (quantizer(features).quantized * weight).sum().backward()
     assert torch.equal(features.grad, weight)
-    assert [parameter.grad for parameter in quantizer.parameters()] == [None] * (kind == "mapped")
+    assert all(parameter.grad is None for parameter in quantizer.parameters())
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,9 @@ def test_commitment_gives_an_ema_codebook_no_gradient():
     output.commitment_loss.backward()
     assert list(quantizer.parameters()) == []
     assert not any(buffer.requires_grad for buffer in quantizer.buffers())
-    torch.testing.assert_close(features.grad, 0.25 * 2 * (features - output.quantized).detach() / output.indices.numel())
+    torch.testing.assert_close(
+        features.grad, 0.25 * 2 * (features - output.quantized).detach() / output.indices.numel()
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,9 +155,7 @@ def test_float64_runs_in_float64():
     assert {value.dtype for value in output} == {torch.float64, torch.int64}
 
 
-@pytest.mark.parametrize(
-    ("kind", "normalize", "spatial_dims"), list(itertools.product(KINDS, [True, False], [2, 3]))
-)
+@pytest.mark.parametrize(("kind", "normalize", "spatial_dims"), list(itertools.product(KINDS, [True, False], [2, 3])))
 def test_scripted_equals_eager_also_under_autocast(kind, normalize, spatial_dims):
     quantizer = _quantizer(spatial_dims, 4096, codebook_type=kind, normalize=normalize).eval()
     stream = io.BytesIO()
@@ -244,7 +244,7 @@ def test_ema_update_pairs_each_token_with_its_own_code(spatial_dims, normalize):
     used = indices.unique()
     quantizer.update(features, indices)
     for code in used.tolist():
-        members = torch.stack([features[b, :, *site] for b, *site in (indices == code).nonzero().tolist()])
+        members = torch.stack([features[(b, slice(None), *site)] for b, *site in (indices == code).nonzero().tolist()])
         members = F.normalize(members, dim=1) if normalize else members
         torch.testing.assert_close(quantizer.codebook.codewords[code], members.mean(dim=0))
     assert len(used) > 1
@@ -290,7 +290,7 @@ def test_revive_places_codewords_on_features(kind, normalize):
         ((1, 8, 4), "spatial_dims must be 2 or 3, got 1"),
         ((2, 1, 4), r"num_embeddings \(K, the number of codewords\) must be at least 2, got 1"),
         ((2, 8, 0), "embedding_dim must be at least 1, got 0"),
-        ((2, 8, 4, "frozen"), "codebook_type must be \"mapped\" or \"ema\", got 'frozen'"),
+        ((2, 8, 4, "frozen"), 'codebook_type must be "mapped" or "ema", got \'frozen\''),
         ((2, 8, 4, "mapped", False, -0.5), "must not be negative, got -0.5 and 0.0"),
         ((2, 8, 4, "mapped", False, 0.25, -2.0), "must not be negative, got 0.25 and -2.0"),
         ((2, 8, 4, "mapped", False, 0.25, float("nan")), "must not be negative, got 0.25 and nan"),
