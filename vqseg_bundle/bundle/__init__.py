@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vqseg_bundle.bundle.components import build_cleanly, check_preprocessing, check_settings
 from vqseg_bundle.bundle.deployment import (
     build_deployed_network,
     list_inference_cases,
@@ -16,9 +17,12 @@ from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation
 
 __all__ = [
     "DeployedWeights",
+    "build_cleanly",
     "build_deployed_network",
     "build_foundation_model",
     "check_compatible",
+    "check_preprocessing",
+    "check_settings",
     "check_writable",
     "exit_cleanly",
     "find_checkpoint",

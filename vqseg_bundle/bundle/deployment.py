@@ -6,13 +6,16 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+
+import torch
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, write_run_record
-from vqseg_bundle.bundle.training_start import check_bundle_root, log_to_file
+from vqseg_bundle.bundle.training_start import log_to_file
 
 __all__ = [
     "build_deployed_network",
@@ -59,35 +62,42 @@ def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> n
     Args:
         record: see :func:`open_model_record`.
         dropout: dropout rate; the weights fit any.
+
+    Raises:
+        SystemExit: the record describes no network.
     """
-    return networks.VQSegNet(**{**record["network"], "reconstruction": False, "dropout": dropout})
+    arguments = {**record["network"], "reconstruction": False, "dropout": dropout}
+    try:
+        return networks.VQSegNet(**arguments)
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"model.json of {record['checkpoint']}, key 'network': {error}") from error
 
 
 def start_evaluation(
-    bundle_root: str,
     output_dir: str,
     cohort: data.Cohort,
     split: str,
     data_check: str,
     record: Mapping[str, Any],
+    network: networks.VQSegNet,
     preprocessing: Mapping[str, Any],
 ) -> None:
     """Check cohort, weights and output folder before the first case, and write down what is about to run.
 
     Args:
-        bundle_root: the bundle's folder.
         output_dir: where metrics and predictions go.
         cohort: the opened cohort.
         split: "validation" or "test".
         data_check: "full" or "headers".
         record: of the weights.
+        network: what the weights are to be loaded into.
         preprocessing: what this evaluation would do to the images; must be what the weights were trained with.
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
-    exit_cleanly(check_bundle_root, bundle_root)
     exit_cleanly(check_writable, output_dir)
+    exit_cleanly(_check_weights, network, record["checkpoint"])
     in_channels = record["network"]["in_channels"]
     for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split):
         logger.warning(warning)
@@ -98,7 +108,12 @@ def start_evaluation(
 
 
 def start_inference(
-    bundle_root: str, output_dir: str, cases: list[dict[str, str]], data_check: str, record: Mapping[str, Any]
+    bundle_root: str,
+    output_dir: str,
+    cases: list[dict[str, str]],
+    data_check: str,
+    record: Mapping[str, Any],
+    network: networks.VQSegNet,
 ) -> None:
     """Check volumes, weights and output folder before the first case.
 
@@ -108,14 +123,17 @@ def start_inference(
         cases: the volumes.
         data_check: "full" or "headers".
         record: of the weights.
+        network: what the weights are to be loaded into.
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
-    exit_cleanly(check_bundle_root, bundle_root)
     exit_cleanly(check_writable, output_dir)
     if record["checkpoint"] is None:
         exit_cleanly(find_checkpoint, None, None, bundle_root)
+    exit_cleanly(_check_weights, network, record["checkpoint"])
+    if not cases:
+        raise SystemExit("dataset_dir is not given: name a folder of volumes, or one volume.")
     for warning in exit_cleanly(
         data.check_cases, cases, record["labels"], record["network"]["in_channels"], data_check, True
     ):
@@ -128,3 +146,15 @@ def start_inference(
 def list_inference_cases(dataset_dir: str | None) -> list[dict[str, str]]:
     """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
     return exit_cleanly(data.list_volumes, dataset_dir) if dataset_dir else []
+
+
+def _check_weights(network: networks.VQSegNet, checkpoint: str) -> None:
+    """Load the weights, which the engine would do after the first checks of the data, hours into a large cohort.
+
+    Raises:
+        ValueError: the file holds no weights, or those of another network.
+    """
+    try:
+        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+    except (RuntimeError, EOFError, AttributeError, TypeError, UnpicklingError) as error:
+        raise ValueError(f"{checkpoint}: {error}") from error

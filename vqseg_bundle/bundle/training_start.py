@@ -19,13 +19,15 @@ from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, w
 __all__ = [
     "DeployedWeights",
     "build_foundation_model",
-    "check_bundle_root",
     "log_to_file",
     "open_cohort",
     "start_training",
 ]
 
 logger = logging.getLogger(__name__)
+
+#: names of the StatsHandlers' loggers in the configurations
+STATS_LOGGERS = ("training", "validation", "codebook", "evaluation", "inference")
 
 
 class DeployedWeights:
@@ -57,7 +59,6 @@ def build_foundation_model(
 
 
 def start_training(
-    bundle_root: str,
     output_dir: str,
     in_place: bool,
     resume: bool,
@@ -72,7 +73,6 @@ def start_training(
     """Check everything that can be checked before the first step, and write down what is about to run.
 
     Args:
-        bundle_root: the bundle's folder.
         output_dir: where the weights go.
         in_place: whether that is the bundle's own folder, whose weights stay until new ones replace them.
         resume: whether an interrupted run goes on.
@@ -87,7 +87,6 @@ def start_training(
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
-    exit_cleanly(check_bundle_root, bundle_root)
     exit_cleanly(check_writable, output_dir)
     if write:
         for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check):
@@ -111,23 +110,9 @@ def log_to_file(path: Path) -> None:
     """
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-
-
-def check_bundle_root(bundle_root: str) -> None:
-    """Refuse a bundle_root that is no bundle: outputs would silently go to the caller's folder.
-
-    Args:
-        bundle_root: the bundle's folder.
-
-    Raises:
-        ValueError: it holds no ``configs/metadata.json``.
-    """
-    if not (Path(bundle_root) / "configs" / "metadata.json").is_file():
-        raise ValueError(
-            f"bundle_root is {str(Path(bundle_root).resolve())!r}, which holds no configs/metadata.json. "
-            "Run from the bundle's own folder, or give --bundle_root FOLDER."
-        )
+    # MONAI's StatsHandler cuts its named loggers off the root
+    for name in (None, *STATS_LOGGERS):
+        logging.getLogger(name).addHandler(handler)
 
 
 def _announce(cohort: data.Cohort, foundation_model: str) -> None:
