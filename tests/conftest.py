@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import monai
+import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
+
+from vqseg_bundle.bundle.training_start import STATS_LOGGERS
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 LABELS = {"0": "background", "1": "shell", "2": "core"}
 IN_PLANE, THICK = 1.5, 6.0
 
@@ -38,7 +38,7 @@ TINY = {
     "network_def#embedding_dim": 8,
 }
 
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Result = subprocess.CompletedProcess[str]
 
 
 class CohortFolder:
@@ -73,6 +73,20 @@ class CohortFolder:
         (self.root / "datalist.json").write_text(json.dumps(self.datalist))
 
 
+class Trained(NamedTuple):
+    """A finished command.
+
+    Attributes:
+        cohort: what it ran on.
+        output_dir: where it wrote.
+        result: how it ended and what it printed.
+    """
+
+    cohort: CohortFolder
+    output_dir: Path
+    result: Result
+
+
 def make_volumes(
     seed: int, shape: tuple[int, int, int] = (32, 32, 4), affine: np.ndarray | None = None
 ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
@@ -80,9 +94,7 @@ def make_volumes(
     rng = np.random.default_rng(seed)
     axes = [np.linspace(-1, 1, size) for size in shape]
     center = rng.uniform(-0.2, 0.2, 3)
-    distance = np.sqrt(
-        sum((grid - c) ** 2 for grid, c in zip(np.meshgrid(*axes, indexing="ij"), center, strict=True))
-    )
+    distance = np.sqrt(sum((grid - c) ** 2 for grid, c in zip(np.meshgrid(*axes, indexing="ij"), center, strict=True)))
     label = ((distance < 0.75).astype(np.uint8) + (distance < 0.4)).astype(np.uint8)
     image = (100.0 * label + rng.normal(0, 20, shape)).astype(np.float32)
     affine = np.diag([IN_PLANE, IN_PLANE, THICK, 1.0]) if affine is None else affine
@@ -114,3 +126,84 @@ def oblique_affine() -> np.ndarray:
     affine[:3, :3] = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.diag([-7.0, 0.9, 1.3])
     affine[:3, 3] = [11.0, -23.0, 5.0]
     return affine
+
+
+def run_command(*arguments: str, cwd: Path = ROOT, module: str = "monai.bundle", timeout: int = 400) -> Result:
+    """The command that a user types, in a process of its own that finds no installed copy of this package.
+
+    Python's ``-S`` leaves out an editable install (a .pth file); the other packages' folders are put on the path.
+    """
+    packages = os.pathsep.join(dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-S", "-W", "ignore", "-m", module, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def run_here(run_id: str, *configs: str, **overrides: Any) -> None:
+    """What ``monai.bundle run`` does, in this process, which is left as it was found.
+
+    Args:
+        run_id: such as "training".
+        configs: names in configs/, or paths.
+        overrides: keys of the configuration.
+    """
+    overrides = {"bundle_root": str(ROOT), "logging_file": False, **overrides}
+    logger = logging.getLogger()
+    path, handlers, level = list(sys.path), list(logger.handlers), logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        monai.bundle.run(run_id, config_file=[str(CONFIGS / name) for name in configs], **overrides)
+    finally:
+        monai.utils.set_determinism(None)
+        sys.path[:] = path
+        logger.setLevel(level)
+        for name in (None, *STATS_LOGGERS):
+            named = logging.getLogger(name)
+            for handler in [one for one in named.handlers if one not in handlers]:
+                named.removeHandler(handler)
+                handler.close()
+
+
+def as_arguments(overrides: dict[str, Any]) -> list[str]:
+    """Overrides as they are typed."""
+    return [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> CohortFolder:
+    """A cohort of this test's own."""
+    return write_cohort(tmp_path / "cohort")
+
+
+@pytest.fixture(scope="session")
+def shared_cohort(tmp_path_factory: pytest.TempPathFactory) -> CohortFolder:
+    """A cohort that no test changes."""
+    return write_cohort(tmp_path_factory.mktemp("shared") / "cohort")
+
+
+@pytest.fixture(scope="session")
+def trained(shared_cohort: CohortFolder) -> Trained:
+    """A training by the real command."""
+    output_dir = shared_cohort.root.parent / "out"
+    overrides = {"dataset_dir": shared_cohort.root, "output_dir": output_dir, **TINY}
+    words = ["--amp", "false", "--foundation_weights", "None"]
+    result = run_command("run", "training", "--config_file", "configs/train.json", *as_arguments(overrides), *words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return Trained(shared_cohort, output_dir, result)
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained: Trained) -> Trained:
+    """The same training's output folder after an evaluation of its test split by the real command."""
+    overrides = {"dataset_dir": trained.cohort.root, "output_dir": trained.output_dir, "device": "cpu"}
+    configs = "['configs/train.json','configs/evaluate.json']"
+    result = run_command("run", "evaluating", "--config_file", configs, *as_arguments(overrides))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return trained._replace(result=result)

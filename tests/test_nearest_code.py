@@ -11,7 +11,7 @@ from vqseg_bundle.layers import nearest_code
 from vqseg_bundle.layers.nearest_code import full_precision, squared_distances
 
 SIZE, DIM, TOKENS = 16_384, 32, 512
-KINDS = ("random", "clustered", "offset")
+KINDS = ("random", "clustered", "offset", "far offset")
 
 
 @functools.cache
@@ -25,6 +25,8 @@ def _case(kind: str) -> tuple[Tensor, Tensor]:
         codebook = centers[torch.arange(SIZE) % 64] + spread * codebook
     elif kind == "offset":
         codebook = codebook + 20.0
+    elif kind == "far offset":
+        codebook = codebook + 1000.0
     chosen = torch.randint(SIZE, (TOKENS,), generator=generator)
     return codebook[chosen] + 0.5 * spread * torch.randn(TOKENS, DIM, generator=generator), codebook
 

@@ -278,6 +278,8 @@ def test_revive_places_codewords_on_features(kind, normalize):
     after = quantizer.project_codebook().detach()
     expected = F.normalize(places, dim=1) if normalize else places
     torch.testing.assert_close(after[codes], expected, rtol=1e-4, atol=1e-4)
+    # before normalization, too: later moving averages add unit tokens
+    torch.testing.assert_close(quantizer.codebook()[codes], expected, rtol=1e-4, atol=1e-4)
     kept = [code for code in range(40) if code not in codes.tolist()]
     assert torch.equal(after[kept], before[kept])
     features = places.t().reshape(1, 6, 1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vqseg_bundle.bundle.components import build_cleanly, check_preprocessing, check_settings
+from vqseg_bundle.bundle.components import build_cleanly, check_device, check_preprocessing, check_settings
 from vqseg_bundle.bundle.deployment import (
     build_deployed_network,
     list_inference_cases,
@@ -21,6 +21,7 @@ __all__ = [
     "build_deployed_network",
     "build_foundation_model",
     "check_compatible",
+    "check_device",
     "check_preprocessing",
     "check_settings",
     "check_writable",

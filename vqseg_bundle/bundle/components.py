@@ -6,23 +6,27 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 
-__all__ = ["build_cleanly", "check_preprocessing", "check_settings"]
+__all__ = ["build_cleanly", "check_device", "check_preprocessing", "check_settings"]
 
 logger = logging.getLogger(__name__)
 
 
-def check_settings(preprocessing: Mapping[str, Any], components: Sequence[str]) -> None:
-    """Check the sizes, and build the parts of the configuration that refuse bad arguments by themselves.
+def check_settings(device: str, preprocessing: Mapping[str, Any], components: Sequence[str]) -> None:
+    """Check device and sizes, and build the parts of the configuration that refuse bad arguments by themselves.
 
     Args:
+        device: see :func:`check_device`.
         preprocessing: see :func:`check_preprocessing`.
         components: see :func:`build_cleanly`.
 
     Raises:
         SystemExit: a setting is at fault; the message says which.
     """
+    exit_cleanly(check_device, device)
     exit_cleanly(check_preprocessing, preprocessing)
     build_cleanly(components)
 
@@ -48,7 +52,7 @@ def build_cleanly(components: Sequence[str]) -> None:
             if not isinstance(cause, ValueError):
                 raise
             logger.debug("refused setting", exc_info=True)
-            raise SystemExit(f"{component}: {cause}") from error
+            raise SystemExit(f"{component.replace('::', '#')}: {cause}") from error
 
 
 def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
@@ -70,13 +74,32 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
             f"patch_size must hold {dims} sizes in voxels, such as {[96, 96, 16][:dims]}, for spatial_dims {dims}, "
             f"got {patch_size!r}."
         )
-    for key, kind, unit in (("image_size", int, "sizes in voxels"), ("spacing", (int, float), "voxel sizes in mm")):
-        values = preprocessing[key]
-        if values is not None and not (_are_positive(values, kind) and 1 <= len(values) <= 3):
-            raise ValueError(f"{key} must hold one to three {unit}, or be None, got {values!r}.")
+    image_size, spacing = preprocessing["image_size"], preprocessing["spacing"]
+    if image_size is not None and not (_are_positive(image_size, int) and 1 <= len(image_size) <= 3):
+        raise ValueError(f"image_size must hold one to three sizes in voxels, or be None, got {image_size!r}.")
+    if spacing is not None and not (_are_positive(spacing, (int, float)) and 1 <= len(spacing) <= 3):
+        raise ValueError(f"spacing must hold one to three voxel sizes in mm, or be None, got {spacing!r}.")
 
 
-def _are_positive(values: Any, kind: type | tuple[type, ...]) -> bool:
+def check_device(device: str) -> None:
+    """Check that there is such a device.
+
+    Args:
+        device: such as "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        ValueError: the name is unknown to PyTorch, or this machine has no CUDA device (of that index).
+    """
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}.") from error
+    count = torch.cuda.device_count()
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise ValueError(f"device is {device!r}, but PyTorch finds {count} CUDA devices; use 'cpu' or another index.")
+
+
+def _are_positive(values: Any, kind: type[int] | tuple[type[int], type[float]]) -> bool:
     return isinstance(values, list | tuple) and all(
         isinstance(value, kind) and not isinstance(value, bool) and value > 0 for value in values
     )

@@ -149,7 +149,7 @@ def list_inference_cases(dataset_dir: str | None) -> list[dict[str, str]]:
 
 
 def _check_weights(network: networks.VQSegNet, checkpoint: str) -> None:
-    """Load the weights, which the engine would do after the first checks of the data, hours into a large cohort.
+    """Load the weights, which the engine would do too late to refuse them with a message.
 
     Raises:
         ValueError: the file holds no weights, or those of another network.

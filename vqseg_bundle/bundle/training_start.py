@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def start_training(
     resume: bool,
     cohort: data.Cohort,
     data_check: str,
+    allow_no_labeled: bool,
     in_channels: int,
     network: networks.VQSegNet,
     preprocessing: Mapping[str, Any],
@@ -78,6 +79,7 @@ def start_training(
         resume: whether an interrupted run goes on.
         cohort: the opened cohort.
         data_check: "full" or "headers".
+        allow_no_labeled: accept a cohort without labelled cases (a federated client may have none).
         in_channels: channels every image must have.
         network: the network to train, for its arguments.
         preprocessing: what inference must repeat.
@@ -88,8 +90,9 @@ def start_training(
         SystemExit: the input is at fault; the message says what and where.
     """
     exit_cleanly(check_writable, output_dir)
+    exit_cleanly(check_patch_size, preprocessing["patch_size"], network.stride)
     if write:
-        for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check):
+        for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled):
             logger.warning(warning)
     exit_cleanly(prepare_output_dir, output_dir, resume, in_place)
     if not write:
@@ -100,6 +103,27 @@ def start_training(
     )
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv)
     _announce(cohort, foundation_model)
+
+
+def check_patch_size(patch_size: Sequence[int], stride: Sequence[int]) -> None:
+    """Refuse patches that the network cannot be trained on.
+
+    Args:
+        patch_size: one length an axis of the network.
+        stride: the network's total stride along each axis.
+
+    Raises:
+        ValueError: another number of axes, or a bottleneck of a single token, which instance norm cannot normalise.
+    """
+    if len(patch_size) != len(stride):
+        raise ValueError(
+            f"patch_size {list(patch_size)} must have {len(stride)} values, one an axis of the network (spatial_dims)."
+        )
+    if all(length <= step for length, step in zip(patch_size, stride, strict=True)):
+        raise ValueError(
+            f"patch_size {list(patch_size)} is a single token at the network's total stride {list(stride)}: "
+            "give a larger patch_size, or fewer or smaller network_def#strides."
+        )
 
 
 def log_to_file(path: Path) -> None:
