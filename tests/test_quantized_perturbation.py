@@ -143,6 +143,14 @@ def test_strength_one_never_keeps_a_code_however_running_sums_are_rounded(monkey
     assert (QuantizedPerturbation(1.0, 10.0)(indices, _codebook(5), generator=_generator()) != indices).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inversion_by_hand(dtype):
+    cdf = torch.tensor([[0.0, 0.0, 0.5, 0.5, 1.0, 1.0], [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]], dtype=dtype)
+    uniform = torch.tensor([0.0, 0.49, 0.5, 1 - 2**-53, 0.0, 0.49, 0.5, 1 - 2**-53], dtype=torch.float64)
+    row = torch.arange(2).repeat_interleave(4)
+    assert quantized_perturbation._invert_cdf(cdf, row, uniform).tolist() == [2, 2, 4, 4, 0, 0, 3, 3]
+
+
 @pytest.mark.parametrize("temperature", [1.0, 1e-30])
 def test_a_row_that_underflows_goes_to_its_nearest_neighbor(temperature):
     codebook = torch.tensor([[0.0], [1e3], [3e3], [7e3]])  # exp(-1e6) is 0 even in float64

@@ -150,6 +150,12 @@ def test_reduced_features_keep_their_type_and_give_a_float32_loss():
     assert quantizer.codebook.mapping.weight.grad.abs().max() > 0
 
 
+def test_reduced_features_meet_the_codebook_in_full_precision():
+    quantizer, features = _quantizer(num_embeddings=4096), (torch.randn(2, 6, 16, 16) / 6**0.5).bfloat16()
+    expected = _nearest(_tokens(features), quantizer.project_codebook())
+    assert torch.equal(quantizer(features).indices.flatten(), expected)
+
+
 def test_float64_runs_in_float64():
     output = _quantizer(entropy_temperature=1.0).double()(torch.randn(SHAPES[2]).double())
     assert {value.dtype for value in output} == {torch.float64, torch.int64}

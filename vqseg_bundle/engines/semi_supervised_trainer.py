@@ -152,8 +152,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             self.mixer.set_random_state(seed=int(seed))
 
     def _stop_at_budget(self, engine: Engine) -> None:
-        # ending the epoch, unlike terminating, still validates and saves
-        if self.state.iteration >= self.total_iterations:
+        # a short last epoch; ending it, unlike terminating, still validates and saves
+        if self.state.iteration >= self.total_iterations and self.state.iteration % self.state.epoch_length != 0:
             self.terminate_epoch()
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:

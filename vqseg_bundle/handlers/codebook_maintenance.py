@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ignite.distributed as idist
@@ -66,6 +67,15 @@ class CodebookMaintenance:
     def _start(self, engine: Engine) -> None:
         device = next(self.quantizer.buffers()).device
         self.idle = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64, device=device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """How long each code has been idle, and the state of the draw; for the resume checkpoint."""
+        return {"idle": self.idle, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`state_dict` returned; call it after the engine has started."""
+        self.idle = state["idle"].to(self.idle.device)
+        self.generator.set_state(state["generator"])
 
     def _maintain(self, engine: Engine) -> None:
         output: Any = engine.state.output
