@@ -1,0 +1,57 @@
+"""The machine that a figure was measured on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+__all__ = ["describe_machine"]
+
+_PACKAGES = ("torch", "monai", "vqseg_bundle", "vector-quantize-pytorch", "faiss-cpu")
+
+
+def describe_machine(device: str, threads: int) -> dict[str, str]:
+    """Processor, memory, device, versions, time and load, by name.
+
+    Args:
+        device: "cpu" or "cuda".
+        threads: PyTorch's threads.
+    """
+    described = {
+        "processor": f"{_processor()}, {os.cpu_count()} logical cores, {threads} threads used",
+        "memory": f"{_memory_bytes() / 1e9:.0f} GB",
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "packages": ", ".join(f"{name} {version}" for name in _PACKAGES if (version := _version(name))),
+        "time": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "load before": f"{os.getloadavg()[0]:.1f} runnable processes (1-minute mean)",
+    }
+    if torch.device(device).type == "cuda":
+        described["device"] = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
+    return described
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), flags=re.MULTILINE)
+        if found:
+            return found.group(1).strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
