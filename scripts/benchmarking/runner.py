@@ -92,9 +92,7 @@ def _reason_to_skip(contender: Contender, settings: RunSettings) -> str:
 
 def _rounds(contenders: Sequence[Contender], settings: RunSettings) -> int:
     round_seconds = sum(
-        contender.seconds
-        for contender in contenders
-        if not contender.once and not _reason_to_skip(contender, settings)
+        contender.seconds for contender in contenders if not contender.once and not _reason_to_skip(contender, settings)
     )
     affordable = int(_ROUNDS_BUDGET_S / max(round_seconds, 1e-6))
     return min(settings.repeats, max(_MINIMUM_ROUNDS, affordable))

@@ -113,12 +113,8 @@ def check_patch_size(patch_size: Sequence[int], stride: Sequence[int]) -> None:
         stride: the network's total stride along each axis.
 
     Raises:
-        ValueError: another number of axes, or a bottleneck of a single token, which instance norm cannot normalise.
+        ValueError: the bottleneck would be a single token, which instance norm cannot normalise.
     """
-    if len(patch_size) != len(stride):
-        raise ValueError(
-            f"patch_size {list(patch_size)} must have {len(stride)} values, one an axis of the network (spatial_dims)."
-        )
     if all(length <= step for length, step in zip(patch_size, stride, strict=True)):
         raise ValueError(
             f"patch_size {list(patch_size)} is a single token at the network's total stride {list(stride)}: "
