@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import pytest
 from monai.bundle import ConfigParser, create_workflow
 from monai.utils import set_determinism
 
@@ -30,6 +32,8 @@ __all__ = [
     "as_arguments",
     "make_volumes",
     "oblique_affine",
+    "process_kept",
+    "refused",
     "run_command",
     "run_here",
     "write_cohort",
@@ -178,15 +182,22 @@ def run_here(
         The parser, for a look at what was built.
     """
     overrides = {"bundle_root": str(ROOT), "logging_file": False, "run_id": run_id, **overrides}
-    root = logging.getLogger()
-    path, level, handlers = list(sys.path), root.level, list(root.handlers)
-    root.setLevel(logging.INFO)
-    try:
+    with process_kept():
         workflow = create_workflow(config_file=[str(CONFIGS / name) for name in configs], **overrides)
         if before is not None:
             before(workflow.parser)
         workflow.run()
         return workflow.parser
+
+
+@contextmanager
+def process_kept() -> Iterator[None]:
+    """Undo what a run does to the process: determinism, ``sys.path``, log handlers."""
+    root = logging.getLogger()
+    path, level, handlers = list(sys.path), root.level, list(root.handlers)
+    root.setLevel(logging.INFO)
+    try:
+        yield
     finally:
         set_determinism(None)
         sys.path[:] = path
@@ -195,6 +206,17 @@ def run_here(
             for handler in set(logger.handlers).difference(handlers):
                 logger.removeHandler(handler)
                 handler.close()
+
+
+def refused(output_dir: Path, message: str, *command: str, **overrides: Any) -> None:
+    """A command ends by a message before anything is trained or saved.
+
+    A text as the code of SystemExit is what Python prints, alone, before it ends with status 1.
+    """
+    with pytest.raises(SystemExit, match=message) as caught:
+        run_here(*command, **{"output_dir": str(output_dir), "device": "cpu", **overrides})
+    assert isinstance(caught.value.code, str)
+    assert not list(output_dir.glob("**/*.pt"))
 
 
 def as_arguments(overrides: dict[str, Any]) -> list[str]:

@@ -69,6 +69,7 @@ def test_training_does_not_dirty_the_checkout(checkout: Path, trained_there: Res
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_the_demo_segments_and_the_labels_alone_do_not_suffice(tmp_path: Path) -> None:
     scores = {}
     for name, config in (

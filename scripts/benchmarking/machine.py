@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["describe_machine"]
+__all__ = ["describe_machine", "describe_moment"]
 
 _PACKAGES = ("torch", "monai", "vqseg_bundle", "vector-quantize-pytorch", "faiss-cpu")
 
 
 def describe_machine(device: str, threads: int) -> dict[str, str]:
-    """Processor, memory, device, versions, time and load, by name.
+    """Processor, memory, device and versions, by name.
 
     Args:
         device: "cpu" or "cuda".
@@ -29,12 +29,16 @@ def describe_machine(device: str, threads: int) -> dict[str, str]:
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "packages": ", ".join(f"{name} {version}" for name in _PACKAGES if (version := _version(name))),
-        "time": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "load before": f"{os.getloadavg()[0]:.1f} runnable processes (1-minute mean)",
     }
     if torch.device(device).type == "cuda":
         described["device"] = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     return described
+
+
+def describe_moment() -> str:
+    """Time and how busy the machine is with other work."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{now}, other load {os.getloadavg()[0]:.1f}"
 
 
 def _processor() -> str:

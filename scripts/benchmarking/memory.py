@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import multiprocessing
+import os
 import platform
 import resource
+import warnings
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +25,7 @@ _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 # Imported once by the process that all children are forked from; it computes nothing, so forking it is safe.
-_PRELOADED = ["torch", "monai.networks.layers.vector_quantizer", "vqseg_bundle.networks"]
+_PRELOADED = ["torch", "monai.bundle", "monai.engines", "vqseg_bundle.networks", "vqseg_bundle.engines", "tqdm"]
 
 
 class ChildReading(NamedTuple):
@@ -65,9 +68,11 @@ def measure_in_child(prepare: Callable[[], Callable[[], Any]], device: str, thre
 
 
 def _run_child(sender: Connection, prepare: Callable[[], Callable[[], Any]], device: str, threads: int) -> None:
-    if _OOM_SCORE.exists():
+    if os.access(_OOM_SCORE, os.W_OK):
         _OOM_SCORE.write_text("1000")  # if memory runs out, this process goes, not the benchmark
     torch.set_num_threads(threads)
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     try:
         work = prepare()
         _wake_libraries(device)
@@ -90,7 +95,7 @@ def _resident_peak(work: Callable[[], Any], device: str) -> ChildReading:
     if platform.libc_ver()[0] == "glibc":
         # memory that building the inputs freed would otherwise be used again unseen
         ctypes.CDLL(None).malloc_trim(0)
-    if not _CLEAR_REFS.exists():
+    if not os.access(_CLEAR_REFS, os.W_OK):
         before = _highest_resident()
         seconds = timed(work, device)
         return ChildReading(seconds, _highest_resident() - before, "")

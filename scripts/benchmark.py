@@ -1,0 +1,163 @@
+"""Time and memory of the quantised core against its peers: ``python -m scripts.benchmark --help``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from scripts.benchmarking.cases.entropy import ENTROPY
+from scripts.benchmarking.cases.inference import INFERENCE
+from scripts.benchmarking.cases.operations import SCALING, VOLUME
+from scripts.benchmarking.cases.perturbation import LARGE_PERTURBATION, PERTURBATION
+from scripts.benchmarking.cases.search import LARGE_SEARCH, SEARCH
+from scripts.benchmarking.cases.training import STEP_2D, STEP_3D
+from scripts.benchmarking.comparison import CaseDefinition, Comparison, Plan
+from scripts.benchmarking.machine import describe_machine, describe_moment
+from scripts.benchmarking.plot import save_scaling_plot
+from scripts.benchmarking.reference_code import check_reference_code
+from scripts.benchmarking.report import markdown_report, write_between_markers
+from scripts.benchmarking.runner import RunSettings, expected_seconds, measure
+from scripts.benchmarking.store import case_record, load_case, save_case
+
+__all__ = ["CASES", "main"]
+
+#: Every case, in the report's order.
+CASES: dict[str, CaseDefinition] = {
+    "search": SEARCH,
+    "search-large": LARGE_SEARCH,
+    "qpm": PERTURBATION,
+    "qpm-large": LARGE_PERTURBATION,
+    "entropy": ENTROPY,
+    "step": STEP_2D,
+    "step-3d": STEP_3D,
+    "inference": INFERENCE,
+    "volume": VOLUME,
+    "scaling": SCALING,
+}
+
+_EPILOG = """output:
+  OUTPUT/<case>.json for each case, and OUTPUT/report.md (with OUTPUT/scaling.png) of all cases found there, those of
+  earlier calls included: cases can be measured one by one. "--cases" without a name only writes the report.
+
+examples:
+  python -m scripts.benchmark --quick
+  python -m scripts.benchmark --cases search qpm --reference-code VQ-Seg
+  python -m scripts.benchmark --cases --write docs/performance.md
+
+vector-quantize-pytorch, faiss and matplotlib are measured and used where they are installed: pip install .[bench]
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the cases asked for and write the report."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = RunSettings(options.device, options.threads, options.repeats, options.memory_limit * 1e9)
+        if options.reference_code:
+            check_reference_code(options.reference_code)
+        _check_device(options.device)
+        torch.set_num_threads(settings.threads)
+        output = Path(options.output)
+        _measure_cases(options, settings, output)
+        _write_report(output, Path(options.write) if options.write else None)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def _check_device(device: str) -> None:
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device is {device}, but PyTorch finds no CUDA device; use --device cpu.")
+
+
+def _measure_cases(options: argparse.Namespace, settings: RunSettings, output: Path) -> None:
+    plan = Plan(options.device, options.quick, options.reference_code)
+    comparisons = {case: CASES[case].build(plan) for case in options.cases}
+    total = sum(expected_seconds(each, settings) for each in comparisons.values())
+    # the total is a rough guess for two cores, the time left follows the machine's own pace
+    with tqdm(
+        total=math.ceil(total), bar_format="{desc}{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
+    ) as bar:
+        for case, built in comparisons.items():
+            machine, moment = describe_machine(settings.device, settings.threads), describe_moment()
+            measured = [(comparison, _measure(case, comparison, settings, bar)) for comparison in built]
+            record = case_record(CASES[case], machine, moment, _shown_options(options), measured)
+            bar.write(f"wrote {save_case(output, case, record)}")
+
+
+def _measure(case: str, comparison: Comparison, settings: RunSettings, bar: tqdm) -> list:
+    bar.set_description(f"{case} {', '.join(f'{name} {value}' for name, value in comparison.setting.items())}")
+    return measure(comparison, settings, bar.update)
+
+
+def _shown_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "device": options.device,
+        "threads": options.threads,
+        "repeats": options.repeats,
+        "memory_limit_gb": options.memory_limit,
+        "quick": options.quick,
+        "reference_code": bool(options.reference_code),
+    }
+
+
+def _write_report(output: Path, document: Path | None) -> None:
+    records = {case: record for case in CASES if (record := load_case(output, case)) is not None}
+    if not records:
+        raise ValueError(f"--output {output}: holds no measured case; name at least one with --cases.")
+    report = output / "report.md"
+    report.write_text(markdown_report(records, _plot(records, output / "scaling.png")) + "\n", encoding="utf-8")
+    print(f"wrote {report}")
+    if document is not None:
+        image = document.with_name(f"{document.stem}_scaling.png")
+        write_between_markers(document, markdown_report(records, _plot(records, image)))
+        print(f"wrote {document}")
+
+
+def _plot(records: dict[str, dict[str, Any]], path: Path) -> str | None:
+    """Name of the plot's file; None where there is nothing to plot or nothing to plot with."""
+    if "scaling" not in records:
+        return None
+    with contextlib.suppress(ImportError):
+        save_scaling_plot(records["scaling"], path)
+        return path.name
+    print("no plot: matplotlib is not installed")
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmark",
+        description="Measure time and peak memory of the quantised core against its peers, taking turns in one run.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--cases", nargs="*", choices=list(CASES), default=list(CASES), metavar="CASE", help=", ".join(CASES))
+    add("--device", default="cpu", help='"cpu" or "cuda" (default: cpu)')
+    add("--threads", type=int, default=os.cpu_count() or 1, help="PyTorch's threads (default: all cores)")
+    add("--repeats", type=int, default=9, help="most counted rounds; slow comparisons get fewer (default: 9)")
+    add(
+        "--memory-limit",
+        type=float,
+        default=8.0,
+        metavar="GB",
+        help="contenders that need more are skipped (default: 8)",
+    )
+    add("--reference-code", metavar="DIR", help="checkout of the published VQ-Seg code, to measure it, too")
+    add("--output", default="outputs/benchmark", metavar="DIR", help="folder of the results (default: %(default)s)")
+    add("--write", metavar="FILE", help="document whose part between the benchmark markers becomes the report")
+    add("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

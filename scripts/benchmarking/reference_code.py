@@ -1,0 +1,127 @@
+"""The published VQ-Seg code, imported at run time from the user's own checkout of it; nothing of it is kept here.
+
+https://github.com/script-Yang/VQ-Seg
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "ReferenceCodeError",
+    "check_reference_code",
+    "published_entropy",
+    "published_network",
+    "published_perturbation",
+    "published_quantizer",
+]
+
+_URL = "https://github.com/script-Yang/VQ-Seg"
+_QUANTISER_MODULE = "model.semseg.dpt"
+_QUANTISER_NAMES = ("VectorQuantizer", "get_entropy_loss", "DPT")
+_NETWORK_MODULE = "my_model"
+_NETWORK_NAMES = ("MyModel",)
+
+
+class ReferenceCodeError(ValueError):
+    """A folder does not hold the published code, or it cannot be imported; the message says what to do."""
+
+
+def check_reference_code(directory: str) -> None:
+    """Import all that is measured of it.
+
+    Args:
+        directory: the checkout.
+
+    Raises:
+        ReferenceCodeError: it lacks a module or a name, or a package that it imports.
+    """
+    _import(directory, _QUANTISER_MODULE, _QUANTISER_NAMES)
+    _import(directory, _NETWORK_MODULE, _NETWORK_NAMES)
+
+
+def published_quantizer(directory: str, codebook: Tensor) -> nn.Module:
+    """Its quantiser, holding the given codewords behind an identity projection; input ``(..., D)``.
+
+    Args:
+        directory: the checkout.
+        codebook: ``(K, D)``.
+    """
+    quantizer = _import(directory, _QUANTISER_MODULE, _QUANTISER_NAMES).VectorQuantizer(*codebook.shape)
+    quantizer = quantizer.to(codebook.device)
+    with torch.no_grad():
+        quantizer.codebook.weight.copy_(codebook)
+        quantizer.embedding_proj.weight.copy_(torch.eye(codebook.shape[1]))
+        quantizer.embedding_proj.bias.zero_()
+    return quantizer
+
+
+def published_perturbation(directory: str, quantizer: nn.Module, strength: float) -> Callable[[Tensor], Tensor]:
+    """Its QPM on indices ``(B, N)`` at temperature 1, without the network that it is a method of.
+
+    Args:
+        directory: the checkout.
+        quantizer: from :func:`published_quantizer`.
+        strength: eps.
+    """
+    network_class = _import(directory, _QUANTISER_MODULE, _QUANTISER_NAMES).DPT
+    stand_in = SimpleNamespace(vq=quantizer, qpm_eps=strength)
+
+    def perturb(indices: Tensor) -> Tensor:
+        return network_class.qpm(stand_in, indices, epo=strength, temperature=1.0)
+
+    return perturb
+
+
+def published_entropy(directory: str) -> Callable[[Tensor, Tensor, float], Tensor]:
+    """Its code-use entropy of tokens ``(N, D)`` and codewords ``(K, D)`` at an inverse temperature."""
+    return _import(directory, _QUANTISER_MODULE, _QUANTISER_NAMES).get_entropy_loss
+
+
+def published_network(directory: str, classes: int) -> nn.Module:
+    """Its small network with random weights: DINOv2 ViT-S/14 encoder, 16,384 codes, DPT head."""
+    return _import(directory, _NETWORK_MODULE, _NETWORK_NAMES).MyModel("small", nclass=classes)
+
+
+def _import(directory: str, name: str, wanted: tuple[str, ...]) -> Any:
+    root = Path(directory).expanduser().resolve()
+    path = root.joinpath(*name.split(".")).with_suffix(".py")
+    if not path.is_file():
+        raise ReferenceCodeError(
+            f"--reference-code {directory}: expected a checkout of the published VQ-Seg code, found no "
+            f"{path.relative_to(root)} in it. Clone {_URL} and name its folder."
+        )
+    module = _import_from(root, name, directory)
+    if Path(module.__file__ or "").resolve() != path:
+        raise ReferenceCodeError(
+            f"--reference-code {directory}: Python imports {name} from {module.__file__} instead. Start with a "
+            "PYTHONPATH that holds no other module of that name."
+        )
+    missing = [each for each in wanted if not hasattr(module, each)]
+    if missing:
+        raise ReferenceCodeError(
+            f"--reference-code {directory}: {path.relative_to(root)} has no {', '.join(missing)}. Name a checkout of "
+            f"{_URL} as published."
+        )
+    return module
+
+
+def _import_from(root: Path, name: str, directory: str) -> ModuleType:
+    sys.path.insert(0, str(root))
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ReferenceCodeError(
+            f"--reference-code {directory}: importing {name} failed ({error}). Install what it imports, "
+            "for example with: pip install einops"
+        ) from error
+    finally:
+        sys.path.remove(str(root))
