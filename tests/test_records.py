@@ -167,7 +167,7 @@ def test_an_earlier_run_is_put_aside_and_nothing_is_lost(tmp_path: Path, caplog:
     assert (moved / "predictions" / "a.nii.gz").read_text() == "predictions/a.nii.gz"
     assert {path.name for path in tmp_path.iterdir()} == {moved.name, "notes.txt", "data"}
     assert len(caplog.records) == 1
-    assert f"to {moved.name}" in caplog.text
+    assert f"now in {moved.name}" in caplog.text
     # a second one in the same second does not mix with the first
     fill(tmp_path, "model.pt")
     again = prepare_output_dir(tmp_path, resume=False)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from vqseg_bundle import data, networks
+from vqseg_bundle.bundle.components import check_device
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
-from vqseg_bundle.bundle.run_record import check_writable, write_run_record
+from vqseg_bundle.bundle.run_record import check_writable, put_aside, write_run_record
 from vqseg_bundle.bundle.training_start import log_to_file
 
 __all__ = [
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+#: patterns of what an evaluation leaves in its output folder
+EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "predictions", "evaluation*")
 
 
 def open_model_record(
@@ -74,6 +78,7 @@ def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> n
 
 
 def start_evaluation(
+    device: str,
     output_dir: str,
     cohort: data.Cohort,
     split: str,
@@ -85,6 +90,7 @@ def start_evaluation(
     """Check cohort, weights and output folder before the first case, and write down what is about to run.
 
     Args:
+        device: where to run.
         output_dir: where metrics and predictions go.
         cohort: the opened cohort.
         split: "validation" or "test".
@@ -96,19 +102,23 @@ def start_evaluation(
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
+    exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(_check_weights, network, record["checkpoint"])
     in_channels = record["network"]["in_channels"]
     for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split):
         logger.warning(warning)
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
+    put_aside(output_dir, EVALUATION_OUTPUTS)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     log_to_file(Path(output_dir) / "evaluation.log")
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
 
 
 def start_inference(
+    device: str,
     bundle_root: str,
+    dataset_dir: str | None,
     output_dir: str,
     cases: list[dict[str, str]],
     data_check: str,
@@ -118,8 +128,10 @@ def start_inference(
     """Check volumes, weights and output folder before the first case.
 
     Args:
+        device: where to run.
         bundle_root: the bundle's folder.
-        output_dir: where predictions go.
+        dataset_dir: the folder that the volumes were found in, or one volume.
+        output_dir: where predictions go; earlier ones that would be overwritten are put aside.
         cases: the volumes.
         data_check: "full" or "headers".
         record: of the weights.
@@ -128,6 +140,7 @@ def start_inference(
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
+    exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
     if record["checkpoint"] is None:
         exit_cleanly(find_checkpoint, None, None, bundle_root)
@@ -138,9 +151,17 @@ def start_inference(
         data.check_cases, cases, record["labels"], record["network"]["in_channels"], data_check, True
     ):
         logger.warning(warning)
+    if any(_prediction(case["image"], dataset_dir, output_dir).exists() for case in cases):
+        put_aside(Path(output_dir).parent, (Path(output_dir).name,))
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     log_to_file(Path(output_dir) / "inference.log")
     logger.info("%d volumes, predictions go to %s", len(cases), output_dir)
+
+
+def _prediction(image: str, dataset_dir: str | None, output_dir: str) -> Path:
+    """Where SaveImaged, as inference.json sets it, puts the prediction of an image."""
+    root = Path(dataset_dir).absolute() if dataset_dir and Path(dataset_dir).is_dir() else Path(image).parent
+    return Path(output_dir) / Path(image).relative_to(root).parent / f"{data.case_stem(image)}_pred.nii.gz"
 
 
 def list_inference_cases(dataset_dir: str | None) -> list[dict[str, str]]:

@@ -83,7 +83,7 @@ def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False)
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if not resume and any(folder.glob("*.pt")):
-            moved = _put_aside(folder, keep)
+            moved = put_aside(folder, RUN_OUTPUTS, keep)
     if dist.is_initialized():
         dist.barrier()
     return moved
@@ -132,7 +132,21 @@ def write_run_record(
     write_json(folder / f"{prefix}run.json", record)
 
 
-def _put_aside(folder: Path, keep: bool) -> Path:
+def put_aside(folder: str | Path, patterns: Sequence[str], keep: bool = False) -> Path | None:
+    """Move what an earlier run left in a folder to ``previous-<date>-<time>/`` in it; nothing is deleted.
+
+    Args:
+        folder: the folder, which may not exist.
+        patterns: glob patterns of what to move.
+        keep: copy the files instead.
+
+    Returns:
+        The folder they are in now, None if there was nothing to move.
+    """
+    folder = Path(folder)
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    if not found:
+        return None
     name = f"previous-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     target = folder / name
     for number in range(2, 1000):
@@ -140,7 +154,6 @@ def _put_aside(folder: Path, keep: bool) -> Path:
             break
         target = folder / f"{name}-{number}"
     target.mkdir()
-    found = sorted({path for pattern in RUN_OUTPUTS for path in folder.glob(pattern)})
     for path in found:
         if keep and path.is_file():
             shutil.copy2(path, target / path.name)

@@ -62,6 +62,8 @@ def start_training(
     output_dir: str,
     in_place: bool,
     resume: bool,
+    total_iterations: int,
+    iterations_per_epoch: int,
     cohort: data.Cohort,
     data_check: str,
     allow_no_labeled: bool,
@@ -77,6 +79,8 @@ def start_training(
         output_dir: where the weights go.
         in_place: whether that is the bundle's own folder, whose weights stay until new ones replace them.
         resume: whether an interrupted run goes on.
+        total_iterations: length of the training.
+        iterations_per_epoch: iterations of a whole epoch.
         cohort: the opened cohort.
         data_check: "full" or "headers".
         allow_no_labeled: accept a cohort without labelled cases (a federated client may have none).
@@ -91,6 +95,8 @@ def start_training(
     """
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(check_patch_size, preprocessing["patch_size"], network.stride)
+    if resume:
+        exit_cleanly(check_resume, Path(output_dir) / "resume.pt", total_iterations, iterations_per_epoch)
     if write:
         for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled):
             logger.warning(warning)
@@ -119,6 +125,32 @@ def check_patch_size(patch_size: Sequence[int], stride: Sequence[int]) -> None:
         raise ValueError(
             f"patch_size {list(patch_size)} is a single token at the network's total stride {list(stride)}: "
             "give a larger patch_size, or fewer or smaller network_def#strides."
+        )
+
+
+def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int) -> None:
+    """Refuse to go on with a training of another length, whose schedules would not fit.
+
+    Args:
+        path: the resume checkpoint.
+        total_iterations: length of this training.
+        iterations_per_epoch: iterations of a whole epoch of this training.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it is of another length.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"resume: there is no checkpoint {path}. Give the output_dir of the run to go on with, "
+            "or leave resume out to start anew."
+        )
+    engine = torch.load(path, map_location="cpu", weights_only=True)["engine"]
+    found = (engine["total_iterations"], engine["epoch_length"])
+    if found != (total_iterations, iterations_per_epoch):
+        raise ValueError(
+            f"resume: {path} is of a training of {found[0]} iterations in epochs of {found[1]}, this one has "
+            f"{total_iterations} in epochs of {iterations_per_epoch}. Resume with the settings of the interrupted "
+            "training."
         )
 
 

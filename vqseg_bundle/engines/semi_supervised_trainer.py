@@ -159,14 +159,17 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         """One optimiser step; fires all of MONAI's iteration events."""
         labeled = self._to_device(batchdata.get(STRONG, batchdata[Keys.IMAGE]))
-        labels = self._to_device(batchdata[Keys.LABEL]).squeeze(1).long()
+        if Keys.LABEL in batchdata:
+            labels = self._to_device(batchdata[Keys.LABEL]).squeeze(1).long()
+        else:  # a client without labels trains on the unlabelled batch alone
+            labeled, labels = labeled[:0], labeled[:0, 0].long()
         output: dict[str, Any] = {Keys.IMAGE: labeled, Keys.LABEL: labels}
         self.state.output = output
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
             views = self._unlabeled_views()
-            features = self._foundation_features(self._to_device(batchdata[Keys.IMAGE]), views)
+            features = self._foundation_features(self._to_device(batchdata[Keys.IMAGE])[: len(labeled)], views)
             student = self.inferer(
                 labeled,
                 self.network,

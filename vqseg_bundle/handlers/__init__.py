@@ -1,5 +1,6 @@
 """Ignite handlers around training and evaluation."""
 
+from vqseg_bundle.handlers.best_model_state import BestModelState
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, compute_case_metrics
 from vqseg_bundle.handlers.codebook_maintenance import CodebookMaintenance
 from vqseg_bundle.handlers.codebook_usage import CodebookUsage, codebook_perplexity
@@ -9,6 +10,7 @@ from vqseg_bundle.handlers.run_when_completed import RunWhenCompleted
 from vqseg_bundle.handlers.training_output import labeled_prediction, loss_terms
 
 __all__ = [
+    "BestModelState",
     "CaseMetrics",
     "CodebookMaintenance",
     "CodebookUsage",

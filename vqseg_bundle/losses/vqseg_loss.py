@@ -125,11 +125,12 @@ class VQSegLoss(nn.Module):
         zero = output.labeled_logits.new_zeros((), dtype=torch.float32)
         labeled = len(targets.labels)
         has_unlabeled = len(targets.pseudo_labels) > 0
-        labeled_seg = self.segmentation_loss(output.labeled_logits, targets.labels)
+        labeled_seg = self.segmentation_loss(output.labeled_logits, targets.labels) if labeled > 0 else zero
         unlabeled_seg = self._pseudo_label_loss(output, targets) if has_unlabeled else zero
         labeled_rec = unlabeled_rec = zero
         if output.reconstruction.numel() > 0:
-            labeled_rec = F.l1_loss(output.reconstruction[:labeled].float(), targets.images[:labeled].float())
+            if labeled > 0:
+                labeled_rec = F.l1_loss(output.reconstruction[:labeled].float(), targets.images[:labeled].float())
             if has_unlabeled:
                 unlabeled_rec = F.l1_loss(output.reconstruction[labeled:].float(), targets.images[labeled:].float())
         has_alignment = output.adapted.numel() > 0
