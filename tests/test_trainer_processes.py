@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ignite.distributed as idist
 import pytest
 import torch
 import torch.distributed as dist
@@ -44,7 +45,8 @@ def _train_on_one_rank(rank: int, folder: str) -> None:
             "loss": trainer.state.output["loss"].item(),
         }
         torch.save(record, Path(folder) / f"{codebook_type}{rank}.pt")
-    dist.destroy_process_group()
+    dist.barrier()
+    idist.finalize()
 
 
 @pytest.mark.timeout(240)
