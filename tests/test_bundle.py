@@ -230,6 +230,13 @@ def test_a_client_without_labels_trains_on_its_unlabelled_cases(cohort: CohortFo
     assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
 
 
+def test_a_training_that_ends_between_two_validations_validates_and_saves_at_its_end(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run_here("training", "train.json", **keys(trained.cohort, tmp_path, **TINY, val_interval=10))
+    assert (tmp_path / "model.pt").is_file()
+
+
 def test_training_elsewhere_gives_the_same_weights_and_writes_nothing_there(trained: Trained, tmp_path: Path) -> None:
     elsewhere, output_dir = tmp_path / "elsewhere", tmp_path / "out"
     elsewhere.mkdir()
