@@ -138,7 +138,7 @@ def test_evaluation_keeps_the_records_of_the_training(evaluated: Trained) -> Non
 @pytest.mark.parametrize("case", ["case_5", "turned"])
 def test_predictions_lie_on_the_grid_of_their_image(evaluated: Trained, case: str) -> None:
     image = nib.load(evaluated.cohort.root / "images" / f"{case}.nii.gz")
-    prediction = nib.load(evaluated.output_dir / "predictions" / "images" / f"{case}_pred.nii.gz")
+    prediction = nib.load(evaluated.output_dir / "predictions" / f"{case}_pred.nii.gz")
     assert prediction.shape == image.shape
     np.testing.assert_allclose(prediction.affine, image.affine, atol=1e-5)
     assert set(np.unique(np.asanyarray(prediction.dataobj))) <= {0, 1, 2}
@@ -148,7 +148,7 @@ def test_dice_in_the_table_is_that_of_the_saved_prediction(evaluated: Trained) -
     with (evaluated.output_dir / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["case"] == "turned"]
     label = np.asanyarray(nib.load(evaluated.cohort.root / "labels" / "turned.nii.gz").dataobj)
-    path = evaluated.output_dir / "predictions" / "images" / "turned_pred.nii.gz"
+    path = evaluated.output_dir / "predictions" / "turned_pred.nii.gz"
     prediction = np.asanyarray(nib.load(path).dataobj)
     for row in rows:
         ours, theirs = prediction == int(row["class_index"]), label == int(row["class_index"])
@@ -189,10 +189,9 @@ def inferred(trained: Trained, folder: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_inference_equals_the_evaluation_and_needs_no_datalist(evaluated: Trained, inferred: Trained) -> None:
     predictions = inferred.output_dir / "found" / "predictions"
-    expected = evaluated.output_dir / "predictions" / "images"
-    for found, name in ((predictions / "a" / "case_5_pred", "case_5"), (predictions / "b/deep/turned_pred", "turned")):
-        (path,) = found.parent.glob(f"{found.name}.nii*")
-        ours, theirs = nib.load(path), nib.load(expected / f"{name}_pred.nii.gz")
+    expected = evaluated.output_dir / "predictions"
+    for name in ("case_5", "turned"):
+        ours, theirs = nib.load(predictions / f"{name}_pred.nii.gz"), nib.load(expected / f"{name}_pred.nii.gz")
         np.testing.assert_array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj))
         np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
 
@@ -215,10 +214,43 @@ def test_a_second_evaluation_and_inference_put_the_first_ones_results_aside(eval
     assert (output_dir / "model.pt").is_file()
     volumes = {"dataset_dir": str(evaluated.cohort.root / "images"), "output_dir": str(output_dir), "device": "cpu"}
     run_here("run", "inference.json", **volumes)
-    assert list(output_dir.glob("previous-*")) == [aside], "nothing was in the way of the first inference"
-    run_here("run", "inference.json", **volumes)
     (later,) = (path for path in output_dir.glob("previous-*") if path != aside)
-    assert [path.name for path in later.iterdir()] == ["predictions"]
+    assert [path.name for path in later.iterdir()] == ["predictions"], "the evaluation's, of the same names"
+
+
+def test_inference_into_the_input_folder_does_not_take_its_own_results_for_images(
+    trained: Trained, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "in")
+    volumes = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "in" / "out"), "device": "cpu"}
+    for _ in range(2):
+        run_here("run", "inference.json", **volumes, checkpoint=str(trained.output_dir / "model.pt"))
+        found = {path.name for path in (tmp_path / "in" / "out" / "predictions").glob("*.nii.gz")}
+        assert found == {"case_5_pred.nii.gz", "turned_pred.nii.gz"}
+
+
+def test_two_images_of_one_name_keep_a_prediction_each(trained: Trained, tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        (tmp_path / "in" / patient).mkdir(parents=True)
+        shutil.copy(trained.cohort.root / "images" / "case_5.nii.gz", tmp_path / "in" / patient / "image.nii.gz")
+    volumes = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    run_here("run", "inference.json", **volumes, checkpoint=str(trained.output_dir / "model.pt"))
+    assert len(list((tmp_path / "out" / "predictions").glob("*.nii.gz"))) == 2
+
+
+def test_a_run_with_another_network_is_not_resumed_and_keeps_its_record(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.output_dir, tmp_path / "out")
+    record = (tmp_path / "out" / "model.json").read_bytes()
+    settings = keys(trained.cohort, tmp_path / "out", **{**TINY, "network_def#num_embeddings": 64}, resume=True)
+    with pytest.raises(SystemExit, match="num_embeddings"):
+        run_here("training", "train.json", **settings)
+    assert (tmp_path / "out" / "model.json").read_bytes() == record
+
+
+def test_a_checkpoint_is_not_silently_ignored_by_training(trained: Trained, tmp_path: Path) -> None:
+    checkpoint = str(trained.output_dir / "model.pt")
+    with pytest.raises(SystemExit, match="read by evaluating and inference only"):
+        run_here("training", "train.json", **keys(trained.cohort, tmp_path / "out", **TINY, checkpoint=checkpoint))
 
 
 def test_a_client_without_labels_trains_on_its_unlabelled_cases(cohort: CohortFolder, tmp_path: Path) -> None:

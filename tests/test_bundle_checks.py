@@ -40,7 +40,7 @@ def test_no_required_property_is_missing(
         bundle_root=str(ROOT),
         dataset_dir=str(dataset_dir),
         output_dir=str(tmp_path),
-        checkpoint=str(trained.output_dir / "model.pt"),
+        checkpoint=None if configs == ["train.json"] else str(trained.output_dir / "model.pt"),
         device="cpu",
     )
     with process_kept():

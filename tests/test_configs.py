@@ -49,12 +49,13 @@ def test_the_3d_overlay_trains_evaluates_and_infers(shared_cohort: CohortFolder,
     assert parser.get_parsed_content("network_def").arguments["spatial_dims"] == 3
     assert type(parser.get_parsed_content("validate#inferer")).__name__ == "SlidingWindowInferer"
     run_here("evaluating", "train.json", "train_3d.json", "evaluate.json", **where, device="cpu")
-    folder = {**where, "dataset_dir": str(shared_cohort.root / "images")}
+    folder = {"dataset_dir": str(shared_cohort.root / "images"), "output_dir": str(tmp_path / "inferred")}
+    folder["checkpoint"] = str(tmp_path / "model.pt")
     parser = run_here("inference", "inference.json", **folder, device="cpu")
     assert type(parser.get_parsed_content("inferer")).__name__ == "SlidingWindowInferer"
     for case in ("case_5", "turned"):
-        evaluated = nib.load(tmp_path / "predictions" / "images" / f"{case}_pred.nii.gz")
-        inferred = nib.load(tmp_path / "predictions" / f"{case}_pred.nii.gz")
+        evaluated = nib.load(tmp_path / "predictions" / f"{case}_pred.nii.gz")
+        inferred = nib.load(tmp_path / "inferred" / "predictions" / f"{case}_pred.nii.gz")
         np.testing.assert_array_equal(np.asanyarray(inferred.dataobj), np.asanyarray(evaluated.dataobj))
         assert inferred.shape == nib.load(shared_cohort.root / "images" / f"{case}.nii.gz").shape
 

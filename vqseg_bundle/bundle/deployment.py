@@ -118,24 +118,24 @@ def start_evaluation(
 def start_inference(
     device: str,
     bundle_root: str,
-    dataset_dir: str | None,
     output_dir: str,
     cases: list[dict[str, str]],
     data_check: str,
     record: Mapping[str, Any],
     network: networks.VQSegNet,
+    preprocessing: Mapping[str, Any],
 ) -> None:
     """Check volumes, weights and output folder before the first case.
 
     Args:
         device: where to run.
         bundle_root: the bundle's folder.
-        dataset_dir: the folder that the volumes were found in, or one volume.
         output_dir: where predictions go; earlier ones that would be overwritten are put aside.
         cases: the volumes.
         data_check: "full" or "headers".
         record: of the weights.
         network: what the weights are to be loaded into.
+        preprocessing: what this inference would do to the images; must be what the weights were trained with.
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.
@@ -145,28 +145,23 @@ def start_inference(
     if record["checkpoint"] is None:
         exit_cleanly(find_checkpoint, None, None, bundle_root)
     exit_cleanly(_check_weights, network, record["checkpoint"])
+    exit_cleanly(check_compatible, record, preprocessing=preprocessing)
     if not cases:
         raise SystemExit("dataset_dir is not given: name a folder of volumes, or one volume.")
     for warning in exit_cleanly(
         data.check_cases, cases, record["labels"], record["network"]["in_channels"], data_check, True
     ):
         logger.warning(warning)
-    if any(_prediction(case["image"], dataset_dir, output_dir).exists() for case in cases):
+    if any((Path(output_dir) / f"{case['case']}_pred.nii.gz").exists() for case in cases):
         put_aside(Path(output_dir).parent, (Path(output_dir).name,))
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     log_to_file(Path(output_dir) / "inference.log")
     logger.info("%d volumes, predictions go to %s", len(cases), output_dir)
 
 
-def _prediction(image: str, dataset_dir: str | None, output_dir: str) -> Path:
-    """Where SaveImaged, as inference.json sets it, puts the prediction of an image."""
-    root = Path(dataset_dir).absolute() if dataset_dir and Path(dataset_dir).is_dir() else Path(image).parent
-    return Path(output_dir) / Path(image).relative_to(root).parent / f"{data.case_stem(image)}_pred.nii.gz"
-
-
-def list_inference_cases(dataset_dir: str | None) -> list[dict[str, str]]:
+def list_inference_cases(dataset_dir: str | None, output_dir: str) -> list[dict[str, str]]:
     """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
-    return exit_cleanly(data.list_volumes, dataset_dir) if dataset_dir else []
+    return exit_cleanly(data.list_volumes, dataset_dir, output_dir) if dataset_dir else []
 
 
 def _check_weights(network: networks.VQSegNet, checkpoint: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.model_record import write_model_record
+from vqseg_bundle.bundle.model_record import check_compatible, load_model_record, write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 
@@ -60,6 +60,7 @@ def build_foundation_model(
 
 def start_training(
     output_dir: str,
+    checkpoint: str | None,
     in_place: bool,
     resume: bool,
     total_iterations: int,
@@ -70,6 +71,7 @@ def start_training(
     in_channels: int,
     network: networks.VQSegNet,
     preprocessing: Mapping[str, Any],
+    unlabeled: Sequence[Mapping[str, str]],
     foundation_model: str,
     write: bool,
 ) -> None:
@@ -77,6 +79,7 @@ def start_training(
 
     Args:
         output_dir: where the weights go.
+        checkpoint: must be None; training starts anew or resumes.
         in_place: whether that is the bundle's own folder, whose weights stay until new ones replace them.
         resume: whether an interrupted run goes on.
         total_iterations: length of the training.
@@ -87,6 +90,7 @@ def start_training(
         in_channels: channels every image must have.
         network: the network to train, for its arguments.
         preprocessing: what inference must repeat.
+        unlabeled: the unlabelled cases that are trained on.
         foundation_model: its name, "none" if the adapter is off.
         write: whether this process writes (rank 0).
 
@@ -95,8 +99,17 @@ def start_training(
     """
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(check_patch_size, preprocessing["patch_size"], network.stride)
+    if checkpoint is not None:
+        raise SystemExit(
+            f"checkpoint '{checkpoint}' is read by evaluating and inference only. To go on with an interrupted "
+            "training give its output_dir and --resume true."
+        )
     if resume:
         exit_cleanly(check_resume, Path(output_dir) / "resume.pt", total_iterations, iterations_per_epoch)
+        record = exit_cleanly(load_model_record, Path(output_dir) / "model.pt")
+        exit_cleanly(
+            check_compatible, record, network=network.arguments, labels=cohort.labels, preprocessing=preprocessing
+        )
     if write:
         for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled):
             logger.warning(warning)
@@ -104,11 +117,12 @@ def start_training(
     if not write:
         return
     log_to_file(Path(output_dir) / "training.log")
-    write_model_record(
-        Path(output_dir) / "model.json", network.arguments, cohort.labels, dict(preprocessing), {"cohort": cohort.name}
-    )
-    write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv)
-    _announce(cohort, foundation_model)
+    if not resume:
+        info = {"cohort": cohort.name}
+        write_model_record(Path(output_dir) / "model.json", network.arguments, cohort.labels, dict(preprocessing), info)
+    prefix = "resumed_" if resume else ""
+    write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)
+    _announce(cohort, unlabeled, foundation_model)
 
 
 def check_patch_size(patch_size: Sequence[int], stride: Sequence[int]) -> None:
@@ -167,16 +181,16 @@ def log_to_file(path: Path) -> None:
         logging.getLogger(name).addHandler(handler)
 
 
-def _announce(cohort: data.Cohort, foundation_model: str) -> None:
+def _announce(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]], foundation_model: str) -> None:
     logger.info(
         "cohort %s: %d labelled, %d unlabelled, %d validation, %d test cases",
         cohort.name,
         len(cohort.training),
-        len(cohort.unlabeled),
+        len(unlabeled),
         len(cohort.validation),
         len(cohort.test),
     )
-    if not cohort.unlabeled:
+    if not unlabeled:
         logger.info("no unlabelled cases: training is supervised, on the labelled cases alone")
     if not cohort.validation:
         logger.info("no validation cases: the last teacher is saved, none is selected")

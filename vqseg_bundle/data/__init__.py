@@ -8,6 +8,7 @@ from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .demo_cohort import write_demo_cohort
 from .digest import data_digest
 from .folder_layouts import FoundCase, find_cases, find_label_names
+from .name_by_case import NameByCased
 from .patient_splits import SplitRequest, read_split_file, split_patients
 from .slice_axis import SliceAxisLastd, choose_slice_axis
 from .volume_folder import list_volumes
@@ -20,6 +21,7 @@ __all__ = [
     "DataError",
     "DemoCohortConfig",
     "FoundCase",
+    "NameByCased",
     "SliceAxisLastd",
     "SplitRequest",
     "VolumeHeader",

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
@@ -131,7 +132,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         super().load_state_dict(state_dict)
         if self.loss_scaler.is_enabled() and state_dict.get("loss_scaler"):
             self.loss_scaler.load_state_dict(state_dict["loss_scaler"])
-        if self.generator is not None and "generator" in state_dict:
+        # of several processes, the first one's state was saved; the others must not draw the same
+        if self.generator is not None and "generator" in state_dict and idist.get_rank() == 0:
             self.generator.set_state(state_dict["generator"])
 
     def _start(self, engine: Engine) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -79,5 +80,9 @@ class ResumeCheckpoint:
 
     def _load(self, engine: Engine) -> None:
         checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-        Checkpoint.load_objects({**self.objects, "engine": engine}, checkpoint)
+        objects = {**self.objects, "engine": engine}
+        if idist.get_rank() > 0:
+            # the file holds the first process's random state; the others must not draw the same
+            del objects["random"]
+        Checkpoint.load_objects(objects, checkpoint)
         logger.info("resumed %s after iteration %d", self.path, engine.state.iteration)
