@@ -2,11 +2,13 @@
 
 ``argmin_k ||z - c_k||^2 = argmin_k (||c_k||^2 / 2 - z . c_k)``: the norm of ``z`` does not matter to the minimum.
 The codebook's mean is subtracted from both sides first: distances stay, and float32 no longer cancels when a codebook
-sits far from the origin. Rows go through one preallocated buffer by chunks.
+sits far from the origin. Rows go through one preallocated buffer by chunks; the least score is looked for among the
+minima of blocks of codes, since a plain minimum is many times faster than one that keeps its place.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +18,8 @@ from torch import Tensor
 
 __all__ = ["full_precision", "nearest_code", "squared_distances"]
 
-# 2**24 float32 scores are 64 MiB: large enough for one matrix product to run at full speed, small on any machine.
-MAX_BUFFER_ELEMENTS = 2**24
+# 2**23 float32 scores are 32 MiB: large enough for one matrix product to run at full speed, small on any machine.
+MAX_BUFFER_ELEMENTS = 2**23
 
 
 @contextmanager
@@ -62,16 +64,22 @@ def _search(features: Tensor, codebook: Tensor, max_elements: int) -> Tensor:
     half_norms = codebook.square().sum(dim=1).mul(0.5)  # (K,)
     transposed = codebook.t()
     tokens, codes = features.shape[0], codebook.shape[0]
-    rows = max(1, min(tokens, max_elements // codes))
-    scores = torch.empty((rows, codes), dtype=features.dtype, device=features.device)
+    width = int(math.ceil(math.sqrt(codes)))
+    blocks = (codes + width - 1) // width
+    rows = max(1, min(tokens, max_elements // (blocks * width)))
+    scores = torch.full((rows, blocks * width), math.inf, dtype=features.dtype, device=features.device)
     indices = torch.empty((tokens,), dtype=torch.int64, device=features.device)
     for start in range(0, tokens, rows):
         stop = min(start + rows, tokens)
-        chunk = scores[: stop - start]  # (rows, K)
+        chunk = scores[: stop - start]  # (rows, blocks * width), infinite beyond K
         # out= also keeps a scripted search out of the reach of an enclosing autocast
-        torch.addmm(half_norms, features[start:stop] - center, transposed, alpha=-1.0, out=chunk)
-        torch.argmin(chunk, dim=1, out=indices[start:stop])
-    return indices
+        torch.addmm(half_norms, features[start:stop] - center, transposed, alpha=-1.0, out=chunk[:, :codes])
+        by_block = chunk.view(stop - start, blocks, width)
+        block = by_block.amin(dim=2).argmin(dim=1)  # (rows,)
+        inside = by_block.gather(1, block.view(-1, 1, 1).expand(-1, 1, width)).squeeze(1)  # (rows, width)
+        indices[start:stop] = block * width + inside.argmin(dim=1)
+    # infinite features make all scores alike, the padding's, too
+    return indices.clamp_max_(codes - 1)
 
 
 def nearest_code(features: Tensor, codebook: Tensor, max_elements: int = MAX_BUFFER_ELEMENTS) -> Tensor:
