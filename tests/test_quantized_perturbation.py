@@ -145,10 +145,18 @@ def test_strength_one_never_keeps_a_code_however_running_sums_are_rounded(monkey
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_inversion_by_hand(dtype):
-    cdf = torch.tensor([[0.0, 0.0, 0.5, 0.5, 1.0, 1.0], [0.25, 0.25, 0.25, 0.5, 0.5, 0.5]], dtype=dtype)
-    uniform = torch.tensor([0.0, 0.49, 0.5, 1 - 2**-53, 0.0, 0.49, 0.5, 1 - 2**-53], dtype=torch.float64)
-    row = torch.arange(2).repeat_interleave(4)
-    assert quantized_perturbation._invert_cdf(cdf, row, uniform).tolist() == [2, 2, 4, 4, 0, 0, 3, 3]
+    weights = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.0], [0.25, 0.0, 0.0, 0.75, 0.0, 0.0]], dtype=dtype)
+    uniform = torch.tensor([0.0, 0.125, 0.5, 0.75, 0.0, 0.125, 0.25, 0.625], dtype=torch.float64)
+    column, rest = quantized_perturbation._invert_running_sum(weights.repeat_interleave(4, dim=0), uniform)
+    assert column.tolist() == [2, 2, 4, 4, 0, 0, 3, 3]
+    assert rest.tolist() == [0.0, 0.25, 0.0, 0.5, 0.0, 0.5, 0.0, 0.5]
+
+
+def test_inversion_at_the_upper_end():
+    weights = torch.tensor([[0.1, 0.7, 0.2, 0.0], [1e-30, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, 3e4]])
+    column, rest = quantized_perturbation._invert_running_sum(weights, torch.full((3,), 1 - 2**-53).double())
+    assert column.tolist() == [2, 0, 3]
+    assert ((rest >= 0.0) & (rest < 1.0)).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1e-30])
@@ -276,8 +284,8 @@ def test_automatic_temperature_by_hand(distance, expected):
 
 def test_automatic_temperature_reads_the_nearest_two_percent():
     codebook = torch.arange(101, dtype=torch.float64).unsqueeze(1)
-    # each code's two nearest: 1 and 1 inside, 1 and 2 at both ends
-    assert automatic_temperature(codebook, "euclidean").item() == pytest.approx((99 * 2 + 2 * 3) / 202, rel=1e-9)
+    # each code's two nearest: 1 and 1 inside, 1 and 2 at both ends; 64 codes are read, both ends among them
+    assert automatic_temperature(codebook, "euclidean").item() == pytest.approx((62 * 2 + 2 * 3) / 128, rel=1e-9)
 
 
 def test_automatic_temperature_makes_the_draws_independent_of_the_scale():

@@ -7,17 +7,20 @@ probability proportional to exp(-d(c_i, c_j)). The abstract's other form shuffle
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
-from vqseg_bundle.layers.transition import DISTANCES, automatic_temperature, neighbor_distribution
+from vqseg_bundle.layers.transition import DISTANCES, CodeDistances, automatic_temperature, neighbor_logits
 
 __all__ = ["QuantizedPerturbation"]
 
-# one chunk holds its distances, its probabilities and their running sum at once
-_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 4
+# elements of the buffer of rows
+_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 2
+# tokens whose blocks are searched at once
+_CHUNK_TOKENS = 4096
 
 
 class QuantizedPerturbation(nn.Module):
@@ -102,68 +105,53 @@ class QuantizedPerturbation(nn.Module):
 
     def _draw_neighbors(self, tokens: Tensor, codebook: Tensor, generator: torch.Generator | None) -> Tensor:
         """One draw a token from the exact rows of the distinct codes, by inversion of their running sums."""
-        temperature = (
-            automatic_temperature(codebook, self.distance) if isinstance(self.temperature, str) else self.temperature
-        )
+        distances = CodeDistances(codebook, self.distance)
+        temperature = automatic_temperature(distances) if isinstance(self.temperature, str) else self.temperature
         uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
         codes, row_of_token = tokens.unique(return_inverse=True)
         order = row_of_token.argsort()
-        rows = max(1, _CHUNK_ELEMENTS // len(codebook))
+        size = len(distances)
+        width = math.isqrt(size - 1) + 1  # of a block of codes
+        rows = max(1, min(len(codes), _CHUNK_ELEMENTS // size))
+        # zero beyond K, up to whole blocks
+        weights = distances.points.new_zeros(rows, -(-size // width) * width)
         starts = torch.arange(0, len(codes) + rows, rows, device=tokens.device)
         # the only host synchronisation: where each chunk of rows begins among the sorted tokens
         bounds = torch.searchsorted(row_of_token[order], starts).tolist()
         drawn = torch.empty_like(tokens)
         for chunk, (start, stop) in enumerate(itertools.pairwise(bounds)):
             first = chunk * rows
-            members = order[start:stop]
             own = codes[first : first + rows]
-            cdf = _running_sums(neighbor_distribution(own, codebook, temperature, self.distance), own)
-            drawn[members] = _invert_cdf(cdf, row_of_token[members] - first, uniform[members])
+            neighbor_logits(own, distances, temperature, out=weights[: len(own), :size]).exp_()
+            blocks = weights.unflatten(1, (-1, width))  # (rows, blocks, width)
+            sums = blocks.sum(dim=2)
+            for members in order[start:stop].split(_CHUNK_TOKENS):
+                row = row_of_token[members] - first
+                block, rest = _invert_running_sum(sums[row], uniform[members])
+                column, _ = _invert_running_sum(blocks[row, block], rest)
+                drawn[members] = block * width + column
         return drawn
 
 
-def _running_sums(law: Tensor, own: Tensor) -> Tensor:
-    """Running sums of the rows, flat at each row's own column to the last bit.
+def _invert_running_sum(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw a column in proportion to its weight: the first whose running sum exceeds ``u`` times the total.
 
-    A parallel scan may round upwards where the probability is 0 (https://github.com/pytorch/pytorch/pull/16075), and
-    a token would then, once in many millions, be "moved" to its own code.
-
-    Args:
-        law: probabilities ``(U, K)``, 0 at the own column.
-        own: the code of each row, ``(U,)``, int64.
-
-    Returns:
-        ``(U, K)``.
-    """
-    cdf = law.cumsum(dim=1)
-    column = own.unsqueeze(1)
-    left = cdf.gather(1, (column - 1).clamp_min(0))
-    return cdf.scatter_(1, column, left * (column > 0))
-
-
-def _invert_cdf(cdf: Tensor, row: Tensor, uniform: Tensor) -> Tensor:
-    """First column whose running sum exceeds ``u`` times the row's total: by bisection, every token in its own row.
-
-    A column of probability 0 leaves the running sum as it is and so is never the first.
+    A column of weight 0 is never drawn, however a parallel scan rounds its running sum
+    (https://github.com/pytorch/pytorch/pull/16075).
 
     Args:
-        cdf: running sums ``(U, K)``.
-        row: the row of each token, ``(N,)``, int64.
+        weights: not negative, one of each row positive, ``(N, M)``.
         uniform: ``(N,)``, float64 in [0, 1).
 
     Returns:
-        columns ``(N,)``, int64.
+        columns ``(N,)``, int64, and how far into its column ``u`` lies, ``(N,)``, float64 in [0, 1): uniform again.
     """
-    total = cdf[:, -1]
-    # rounding must not lift the target to the total itself, where no column would exceed it
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    target = torch.minimum((uniform * total[row]).to(cdf.dtype), below_total[row])
-    flat = cdf.flatten()
-    offset = row * cdf.shape[1]
-    low, high = torch.zeros_like(row), torch.full_like(row, cdf.shape[1] - 1)
-    for _ in range((cdf.shape[1] - 1).bit_length()):
-        middle = (low + high) // 2
-        exceeds = flat[offset + middle] > target
-        high = torch.where(exceeds, middle, high)
-        low = torch.where(exceeds, low, middle + 1)
-    return high
+    positive = weights > 0
+    running = weights.double().cumsum(dim=1).masked_fill_(~positive, 0.0)
+    total = running.amax(dim=1)
+    # rounding must not lift the target to the total itself, which no column would exceed
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    column = (running > target.unsqueeze(1)).to(torch.uint8).argmax(dim=1, keepdim=True)
+    width = weights.gather(1, column).double()
+    rest = (target.unsqueeze(1) - (running.gather(1, column) - width)) / width
+    return column.squeeze(1), rest.clamp_(0.0, 1.0 - 2.0**-53).squeeze(1)

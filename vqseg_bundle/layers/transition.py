@@ -9,40 +9,62 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vqseg_bundle.layers.nearest_code import full_precision, squared_distances
+from vqseg_bundle.layers.nearest_code import full_precision
 
-__all__ = ["DISTANCES", "automatic_temperature", "code_distances", "log_neighbor_distribution", "neighbor_distribution"]
+__all__ = [
+    "DISTANCES",
+    "CodeDistances",
+    "automatic_temperature",
+    "log_neighbor_distribution",
+    "neighbor_distribution",
+    "neighbor_logits",
+]
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")
 # The automatic temperature is read from this many codewords and this share of their nearest neighbours.
-_PROBED_CODES = 256
+_PROBED_CODES = 64
 _NEAR_SHARE = 0.02
 
 
-def code_distances(codes: Tensor, codebook: Tensor, distance: str = "squared_euclidean") -> Tensor:
-    """Distances ``d(c_i, c_j)`` from some codes to all.
+class CodeDistances:
+    """Distances ``d(c_i, c_j)`` within one codebook, row by row; what all rows share is computed once.
 
     Args:
-        codes: ``(U,)``, int64.
-        codebook: ``(K, D)``.
+        codebook: ``(K, D)``; read in at least float32.
         distance: "squared_euclidean", "euclidean" or "cosine" (one minus the cosine).
-
-    Returns:
-        ``(U, K)``, the codebook's dtype, at least float32.
 
     Raises:
         ValueError: unknown ``distance``.
     """
-    if distance not in DISTANCES:
-        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}.")
-    codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
-    with full_precision(codebook.device.type):
-        if distance == "cosine":
-            unit = F.normalize(codebook, dim=1)
-            return squared_distances(unit[codes], unit) * 0.5
-        centered = codebook - codebook.mean(dim=0)
-        squared = squared_distances(centered[codes], centered)
-        return squared.sqrt_() if distance == "euclidean" else squared
+
+    def __init__(self, codebook: Tensor, distance: str = "squared_euclidean") -> None:
+        if distance not in DISTANCES:
+            raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}.")
+        codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
+        self.distance = distance
+        # distances stay, and float32 does not cancel when the codebook sits far from the origin
+        self.points = F.normalize(codebook, dim=1) if distance == "cosine" else codebook - codebook.mean(dim=0)
+        self.norms = self.points.square().sum(dim=1)  # (K,)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def rows(self, codes: Tensor, out: Tensor | None = None) -> Tensor:
+        """Distances from some codes to all.
+
+        Args:
+            codes: ``(U,)``, int64.
+            out: written to and returned, ``(U, K)``; only where no gradient is wanted.
+
+        Returns:
+            ``(U, K)``, the codebook's dtype, at least float32.
+        """
+        with full_precision(self.points.device.type):
+            squared = torch.addmm(self.norms, self.points[codes], self.points.t(), alpha=-2.0, out=out)
+        squared = squared.add_(self.norms[codes].unsqueeze(1)).clamp_min_(0.0)
+        if self.distance == "cosine":
+            return squared.mul_(0.5)
+        return squared.sqrt_() if self.distance == "euclidean" else squared
 
 
 def neighbor_distribution(
@@ -54,7 +76,7 @@ def neighbor_distribution(
         codes: rows wanted, ``(U,)``, int64.
         codebook: ``(K, D)``.
         temperature: T > 0, in units of ``distance``.
-        distance: see :func:`code_distances`.
+        distance: see :class:`CodeDistances`.
 
     Returns:
         ``(U, K)``, rows sum to 1.
@@ -62,7 +84,7 @@ def neighbor_distribution(
     Raises:
         ValueError: unknown ``distance``, or fewer than 2 codewords.
     """
-    return torch.softmax(_neighbor_logits(codes, codebook, temperature, distance), dim=1)
+    return torch.softmax(neighbor_logits(codes, CodeDistances(codebook, distance), temperature), dim=1)
 
 
 def log_neighbor_distribution(
@@ -74,7 +96,7 @@ def log_neighbor_distribution(
         codes: rows wanted, ``(U,)``, int64.
         codebook: ``(K, D)``.
         temperature: T > 0, in units of ``distance``.
-        distance: see :func:`code_distances`.
+        distance: see :class:`CodeDistances`.
 
     Returns:
         ``(U, K)``, minus infinity at ``j = i``.
@@ -82,35 +104,53 @@ def log_neighbor_distribution(
     Raises:
         ValueError: unknown ``distance``, or fewer than 2 codewords.
     """
-    return torch.log_softmax(_neighbor_logits(codes, codebook, temperature, distance), dim=1)
+    return torch.log_softmax(neighbor_logits(codes, CodeDistances(codebook, distance), temperature), dim=1)
 
 
-def _neighbor_logits(codes: Tensor, codebook: Tensor, temperature: float | Tensor, distance: str) -> Tensor:
-    if len(codebook) < 2:
-        raise ValueError(f"codebook must hold at least 2 codewords to move between, got {len(codebook)}.")
-    distances = code_distances(codes, codebook, distance)
-    distances.scatter_(1, codes.unsqueeze(1), torch.inf)
+def neighbor_logits(
+    codes: Tensor, distances: CodeDistances, temperature: float | Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Logarithm of the law up to a constant of each row: 0 at the nearest neighbour, minus infinity at ``j = i``.
+
+    Args:
+        codes: rows wanted, ``(U,)``, int64.
+        distances: of the codebook.
+        temperature: T > 0, in units of the distance.
+        out: see :meth:`CodeDistances.rows`.
+
+    Returns:
+        ``(U, K)``.
+
+    Raises:
+        ValueError: fewer than 2 codewords.
+    """
+    if len(distances) < 2:
+        raise ValueError(f"codebook must hold at least 2 codewords to move between, got {len(distances)}.")
+    rows = distances.rows(codes, out)
+    rows.scatter_(1, codes.unsqueeze(1), torch.inf)
     # counted from the nearest neighbour on, so that no temperature can push a whole row to minus infinity
-    distances -= distances.detach().amin(dim=1, keepdim=True)
-    return distances.neg_().div_(temperature)
+    rows -= rows.detach().amin(dim=1, keepdim=True)
+    return rows.div_(-temperature)
 
 
-def automatic_temperature(codebook: Tensor, distance: str = "squared_euclidean") -> Tensor:
+def automatic_temperature(codebook: Tensor | CodeDistances, distance: str = "squared_euclidean") -> Tensor:
     """The codebook's own scale: the mean distance of a code to its nearest 2 % of codewords (at least one).
 
     A fixed temperature of 1 is nearly uniform on a codebook at initialisation and nearest-neighbour only on a wide
-    one. Read from at most 256 evenly spaced codes, so it is deterministic and costs little at any K.
+    one. Read from at most 64 evenly spaced codes, so it is deterministic and costs little at any K.
 
     Args:
-        codebook: ``(K, D)``.
-        distance: see :func:`code_distances`.
+        codebook: ``(K, D)``, or its distances where these are known already.
+        distance: see :class:`CodeDistances`; not read where distances are given.
 
     Returns:
         positive scalar, on the codebook's device (no host synchronisation).
     """
-    size = len(codebook)
-    probed = torch.linspace(0, size - 1, min(size, _PROBED_CODES), device=codebook.device).long()
-    distances = code_distances(probed, codebook, distance)
-    distances.scatter_(1, probed.unsqueeze(1), torch.inf)
-    nearest = distances.topk(max(1, round(_NEAR_SHARE * (size - 1))), dim=1, largest=False).values
+    distances = codebook if isinstance(codebook, CodeDistances) else CodeDistances(codebook, distance)
+    size = len(distances)
+    probed = torch.linspace(0, size - 1, min(size, _PROBED_CODES), device=distances.points.device).long()
+    rows = distances.rows(probed)
+    rows.scatter_(1, probed.unsqueeze(1), torch.inf)
+    count = max(1, round(_NEAR_SHARE * (size - 1)))
+    nearest = rows.topk(count, dim=1, largest=False, sorted=False).values
     return nearest.mean().clamp_min(torch.finfo(nearest.dtype).tiny)
