@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "nearest_code", "squared_distances"]
+__all__ = ["full_precision", "nearest_code"]
 
 # 2**23 float32 scores are 32 MiB: large enough for one matrix product to run at full speed, small on any machine.
 MAX_BUFFER_ELEMENTS = 2**23
@@ -61,7 +61,7 @@ def _ieee_matmul() -> Iterator[None]:
 def _search(features: Tensor, codebook: Tensor, max_elements: int) -> Tensor:
     center = codebook.mean(dim=0)
     codebook = codebook - center
-    half_norms = codebook.square().sum(dim=1).mul(0.5)  # (K,)
+    half_norms = torch.linalg.vector_norm(codebook, dim=1).square().mul(0.5)  # (K,)
     transposed = codebook.t()
     tokens, codes = features.shape[0], codebook.shape[0]
     width = int(math.ceil(math.sqrt(codes)))
@@ -104,17 +104,3 @@ def nearest_code(features: Tensor, codebook: Tensor, max_elements: int = MAX_BUF
         with torch.no_grad(), full_precision(features.device.type):
             indices = _search(tokens, codewords, max_elements)
     return indices
-
-
-def squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Squared Euclidean distances between two sets of vectors, ``||a||^2 + ||b||^2 - 2 a.b``, never negative.
-
-    Args:
-        left: ``(N, D)``, floating, centred by the caller where its offset is large against its spread.
-        right: ``(K, D)``, the same dtype.
-
-    Returns:
-        ``(N, K)``, the inputs' dtype.
-    """
-    norms = left.square().sum(dim=1, keepdim=True) + right.square().sum(dim=1)  # (N, K)
-    return norms.addmm_(left, right.t(), alpha=-2.0).clamp_min_(0.0)

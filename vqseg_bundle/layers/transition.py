@@ -44,7 +44,7 @@ class CodeDistances:
         self.distance = distance
         # distances stay, and float32 does not cancel when the codebook sits far from the origin
         self.points = F.normalize(codebook, dim=1) if distance == "cosine" else codebook - codebook.mean(dim=0)
-        self.norms = self.points.square().sum(dim=1)  # (K,)
+        self.norms = torch.linalg.vector_norm(self.points, dim=1).square()  # (K,)
 
     def __len__(self) -> int:
         return len(self.points)
