@@ -20,6 +20,8 @@ __all__ = ["full_precision", "nearest_code"]
 
 # 2**23 float32 scores are 32 MiB: large enough for one matrix product to run at full speed, small on any machine.
 MAX_BUFFER_ELEMENTS = 2**23
+# Fewer tokens get a smaller buffer, down to this many rows: the first touch of its memory costs as much as its use.
+_MIN_ROWS = 256
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def _ieee_matmul() -> Iterator[None]:
             backend.fp32_precision = backend_precision
 
 
-def _search(features: Tensor, codebook: Tensor, max_elements: int) -> Tensor:
+def _search(features: Tensor, codebook: Tensor, max_elements: int, min_rows: int = _MIN_ROWS) -> Tensor:
     center = codebook.mean(dim=0)
     codebook = codebook - center
     half_norms = torch.linalg.vector_norm(codebook, dim=1).square().mul(0.5)  # (K,)
@@ -66,7 +68,7 @@ def _search(features: Tensor, codebook: Tensor, max_elements: int) -> Tensor:
     tokens, codes = features.shape[0], codebook.shape[0]
     width = int(math.ceil(math.sqrt(codes)))
     blocks = (codes + width - 1) // width
-    rows = max(1, min(tokens, max_elements // (blocks * width)))
+    rows = max(1, min(max_elements // (blocks * width), max(min_rows, tokens // 8), tokens))
     scores = torch.full((rows, blocks * width), math.inf, dtype=features.dtype, device=features.device)
     indices = torch.empty((tokens,), dtype=torch.int64, device=features.device)
     for start in range(0, tokens, rows):

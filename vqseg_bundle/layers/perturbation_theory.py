@@ -14,7 +14,7 @@ from vqseg_bundle.layers.transition import automatic_temperature, log_neighbor_d
 __all__ = ["dropout_kl_divergence", "perturbed_marginal", "qpm_kl_divergence", "transition_matrix"]
 
 # one chunk holds its distances, their logarithmic probabilities and a copy of either at once
-_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 4
+_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 2
 
 
 def transition_matrix(

@@ -18,7 +18,7 @@ from vqseg_bundle.layers.transition import DISTANCES, CodeDistances, automatic_t
 __all__ = ["QuantizedPerturbation"]
 
 # elements of the buffer of rows
-_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 2
+_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS
 # tokens whose blocks are searched at once
 _CHUNK_TOKENS = 4096
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetOutBlock, get_conv_layer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = ["UNetDecoder", "UNetEncoder"]
 
@@ -23,6 +24,7 @@ class UNetEncoder(nn.Module):
         strides: one stride (int or one int an axis) between each two levels: ``len(channels) - 1`` of them.
         norm: MONAI name (and arguments) of the normalisation.
         dropout: dropout rate inside the blocks.
+        activation_checkpointing: keep only the levels' maps for the backward pass and compute the rest again.
 
     Shape:
         - input: ``(B, in_channels, *S)``, S divisible by the strides' product.
@@ -37,8 +39,10 @@ class UNetEncoder(nn.Module):
         strides: Sequence[int | Sequence[int]],
         norm: str | tuple = "instance",
         dropout: float = 0.0,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         inputs = [in_channels, *channels[:-1]]
         self.stages = nn.ModuleList(
             UnetBasicBlock(spatial_dims, before, after, _KERNEL_SIZE, stride, norm, dropout=dropout or None)
@@ -49,7 +53,10 @@ class UNetEncoder(nn.Module):
         """Feature maps of all levels."""
         maps: list[Tensor] = []
         for stage in self.stages:
-            image = stage(image)
+            if not torch.jit.is_scripting() and self.activation_checkpointing:
+                image = checkpoint(stage, image, use_reentrant=False)
+            else:
+                image = stage(image)
             maps.append(image)
         return maps
 
@@ -95,6 +102,7 @@ class UNetDecoder(nn.Module):
         skip_channels: channels of the encoder's map at each of those levels, shallow first; 0 where it stays unseen.
         norm: MONAI name (and arguments) of the normalisation.
         dropout: dropout rate inside the blocks.
+        activation_checkpointing: as the encoder's.
 
     Shape:
         - deepest: ``(B, in_channels, *S_L)``.
@@ -112,8 +120,10 @@ class UNetDecoder(nn.Module):
         skip_channels: Sequence[int],
         norm: str | tuple = "instance",
         dropout: float = 0.0,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.activation_checkpointing = activation_checkpointing
         inputs = [in_channels, *channels[:0:-1]]
         levels = zip(inputs, channels[::-1], strides[::-1], skip_channels[::-1], strict=True)
         self.stages = nn.ModuleList(
@@ -124,5 +134,9 @@ class UNetDecoder(nn.Module):
     def forward(self, deepest: Tensor, maps: list[Tensor]) -> Tensor:
         """Decode the deepest map."""
         for level, stage in enumerate(self.stages):
-            deepest = stage(deepest, maps[len(self.stages) - 1 - level] if len(maps) > 0 else deepest)
+            skip = maps[len(self.stages) - 1 - level] if len(maps) > 0 else deepest
+            if not torch.jit.is_scripting() and self.activation_checkpointing:
+                deepest = checkpoint(stage, deepest, skip, use_reentrant=False)
+            else:
+                deepest = stage(deepest, skip)
         return self.head(deepest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
@@ -51,9 +52,11 @@ class VQSegNet(nn.Module):
         norm: MONAI name (and arguments) of the normalisation.
         dropout: dropout rate inside encoder and decoders (MONAI Label's epistemic scoring sets it).
         quantizer: further arguments of :class:`~vqseg_bundle.layers.VectorQuantizer`.
+        activation_checkpointing: train in less memory: keep only the levels' maps for the backward pass and compute
+            the rest again, the same numbers in about a third more time.
 
     Attributes:
-        arguments: the arguments it was built with, for the record beside its weights.
+        arguments: the arguments that its weights depend on, for the record beside them.
 
     Shape:
         - image: ``(B, in_channels, *S)``.
@@ -83,6 +86,7 @@ class VQSegNet(nn.Module):
         norm: str | tuple = "instance",
         dropout: float = 0.0,
         quantizer: Mapping[str, Any] | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.arguments = {
@@ -100,9 +104,14 @@ class VQSegNet(nn.Module):
             "dropout": dropout,
             "quantizer": dict(quantizer or {}),
         }
+        if activation_checkpointing and "batch" in str(norm).lower():
+            raise ValueError(
+                f"activation_checkpointing must be off with norm {norm!r}: computing a block again would update its "
+                "running statistics twice. Use instance or group norm."
+            )
         skips = _checked_skips(channels, strides, skip_connections)
         self.stride = _total_stride(spatial_dims, strides)
-        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, strides, norm, dropout)
+        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, strides, norm, dropout, activation_checkpointing)
         self.code_projection: nn.Module = nn.Identity()
         self.code_expansion: nn.Module = nn.Identity()
         self.quantizer: VectorQuantizer | None = None
@@ -112,7 +121,15 @@ class VQSegNet(nn.Module):
             self.code_expansion = convolution(embedding_dim, channels[-1], kernel_size=1)
             self.quantizer = VectorQuantizer(spatial_dims, num_embeddings, embedding_dim, **(quantizer or {}))
         self.segmentation_decoder = UNetDecoder(
-            spatial_dims, channels[-1], out_channels, channels[:-1], strides, skips, norm, dropout
+            spatial_dims,
+            channels[-1],
+            out_channels,
+            channels[:-1],
+            strides,
+            skips,
+            norm,
+            dropout,
+            activation_checkpointing,
         )
         self.reconstruction_decoder: UNetDecoder | None = None
         if reconstruction:
@@ -120,16 +137,35 @@ class VQSegNet(nn.Module):
             if len(widths) != len(strides):
                 raise ValueError(f"reconstruction_channels must hold {len(strides)} widths, got {len(widths)}.")
             self.reconstruction_decoder = UNetDecoder(
-                spatial_dims, channels[-1], in_channels, widths, strides, [0] * len(widths), norm, dropout
+                spatial_dims,
+                channels[-1],
+                in_channels,
+                widths,
+                strides,
+                [0] * len(widths),
+                norm,
+                dropout,
+                activation_checkpointing,
             )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Logits of the deployed path."""
+    def forward(self, image: Tensor, codebook: Tensor | None = None) -> Tensor:
+        """Logits of the deployed path.
+
+        Args:
+            image: ``(B, in_channels, *S)``.
+            codebook: what :meth:`project_codebook` returned, for callers that run many images with the same weights;
+                None projects it here.
+        """
         encoding = self.encode(image)
         bottleneck = encoding.features
         if self.quantizer is not None:
-            bottleneck = self.quantizer(bottleneck).quantized
+            bottleneck = self.quantizer(bottleneck, codebook).quantized
         return self.decode_segmentation(bottleneck, encoding.skips, list(image.shape[2:]))
+
+    @torch.jit.export
+    def project_codebook(self) -> Tensor | None:
+        """The explicit codewords ``(K, D)``; None without quantiser."""
+        return self.quantizer.project_codebook() if self.quantizer is not None else None
 
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""

@@ -84,7 +84,11 @@ def _build_3d(plan: Plan) -> list[Comparison]:
         seconds = 0.2
     contenders = tuple(
         _contender(name, _CONFIGS_3D, {**overrides, **changes}, plan, seconds)
-        for name, changes in ((_BASELINE, WITHOUT_VQ), ("ours", {}))
+        for name, changes in (
+            (_BASELINE, WITHOUT_VQ),
+            ("ours", {}),
+            ("ours, activation checkpointing", {"activation_checkpointing": True}),
+        )
     )
     return [Comparison(_setting(_CONFIGS_3D, overrides), contenders, _BASELINE)]
 
