@@ -47,12 +47,12 @@ def test_the_3d_overlay_trains_evaluates_and_infers(shared_cohort: CohortFolder,
     where = places(shared_cohort, tmp_path)
     parser = run_here("training", "train.json", "train_3d.json", **where, **TINY_3D)
     assert parser.get_parsed_content("network_def").arguments["spatial_dims"] == 3
-    assert type(parser.get_parsed_content("validate#inferer")).__name__ == "SlidingWindowInferer"
+    assert type(parser.get_parsed_content("validate#inferer").inferer).__name__ == "SlidingWindowInferer"
     run_here("evaluating", "train.json", "train_3d.json", "evaluate.json", **where, device="cpu")
     folder = {"dataset_dir": str(shared_cohort.root / "images"), "output_dir": str(tmp_path / "inferred")}
     folder["checkpoint"] = str(tmp_path / "model.pt")
     parser = run_here("inference", "inference.json", **folder, device="cpu")
-    assert type(parser.get_parsed_content("inferer")).__name__ == "SlidingWindowInferer"
+    assert type(parser.get_parsed_content("inferer").inferer).__name__ == "SlidingWindowInferer"
     for case in ("case_5", "turned"):
         evaluated = nib.load(tmp_path / "predictions" / f"{case}_pred.nii.gz")
         inferred = nib.load(tmp_path / "inferred" / "predictions" / f"{case}_pred.nii.gz")
@@ -64,7 +64,7 @@ def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: Coho
     where = places(shared_cohort, tmp_path)
     run_here("training", "train.json", "train_3d.json", **where, **{**TINY_3D, "max_iterations": 1})
     parser = run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
-    assert type(parser.get_parsed_content("validate#inferer")).__name__ == "SlidingWindowInferer"
+    assert type(parser.get_parsed_content("validate#inferer").inferer).__name__ == "SlidingWindowInferer"
 
 
 def test_the_moving_average_codebook_trains(shared_cohort: CohortFolder, tmp_path: Path) -> None:
@@ -166,6 +166,7 @@ def test_the_supervised_baseline_has_nothing_of_vqseg(pair: list[ConfigParser]) 
     baseline = pair[1].get_parsed_content("network")
     assert baseline.quantizer is None
     assert baseline.reconstruction_decoder is None
+    assert pair[1].get_parsed_content("perturbation") is None
     assert {key.split(".")[0] for key in baseline.state_dict()} == {"encoder", "segmentation_decoder"}
     trainer = pair[1].get_parsed_content("train#trainer")
     assert trainer.unlabeled_data_loader is None

@@ -123,11 +123,14 @@ def test_pseudo_labels_are_argmax_and_its_probability():
     with torch.no_grad():
         network.weight.copy_(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1))
         network.bias.zero_()
-    labels, confidence = EMATeacher(network).pseudo_label(torch.tensor([[[[1.0, -2.0]]]]))
+    pseudo = EMATeacher(network).pseudo_label(torch.tensor([[[[1.0, -2.0]]]]))
+    labels = pseudo.labels
     assert labels.tolist() == [[[1, 0]]]
     assert labels.dtype is torch.int64
     expected = torch.sigmoid(torch.tensor([[[1.0, 2.0]]]))
-    torch.testing.assert_close(confidence, expected)
+    torch.testing.assert_close(pseudo.confidence, expected)
+    torch.testing.assert_close(pseudo.probabilities[:, 1], torch.sigmoid(torch.tensor([[[1.0, -2.0]]])))
+    assert pseudo.entropy.numel() == 0
 
 
 def test_confidence_is_float32_under_autocast():
@@ -142,7 +145,7 @@ def test_pseudo_labels_can_take_part_in_a_backward_pass():
     student = Segmenter().eval()
     images = torch.randn(2, 1, 4, 4)
     pseudo = EMATeacher(student).pseudo_label(images)
-    assert not pseudo.labels.is_inference()
+    assert not pseudo.probabilities.is_inference()
     loss = nn.functional.cross_entropy(student(images), pseudo.labels, reduction="none") * pseudo.confidence
     loss.mean().backward()
     assert (student.layers[0].weight.grad.abs() > 0).any()

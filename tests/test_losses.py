@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from loss_parts import LOG2, logits_of, opinion_of
 from torch import Tensor, nn
 
-from vqseg_bundle.losses import LossTerms, SegmentationLoss, VQSegLoss, VQSegTargets
-
-LOG2 = math.log(2.0)
+from vqseg_bundle.losses import LossTerms, PseudoLabelLoss, SegmentationLoss, VQSegLoss, VQSegTargets
 
 
 class FakeOutput(NamedTuple):
@@ -23,22 +22,12 @@ class FakeOutput(NamedTuple):
     entropy_loss: Tensor
 
 
-def _logits(*probabilities: float) -> Tensor:
-    """Logits ``(1, 2, 1, n)`` whose softmax gives class 1 the given probabilities."""
-    share = torch.tensor(probabilities, dtype=torch.float64)
-    return torch.stack((torch.log1p(-share), share.log())).view(1, 2, 1, -1).float()
-
-
-def _row(*values: float) -> Tensor:
-    return torch.tensor(values).view(1, 1, -1)
-
-
 def _output(semi_supervised: bool = True) -> FakeOutput:
     """Cross-entropy log 4 on labels and log 2 on pseudo-labels; L1 errors 1 and 3; one uniform alignment."""
     reconstruction = torch.stack((torch.full((1, 1, 2), 1.0), torch.full((1, 1, 2), -3.0)))
     return FakeOutput(
-        labeled_logits=_logits(0.25, 0.25).requires_grad_(),
-        unlabeled_logits=_logits(0.5, 0.5).requires_grad_(),
+        labeled_logits=logits_of(0.25, 0.25).requires_grad_(),
+        unlabeled_logits=logits_of(0.5, 0.5).requires_grad_(),
         reconstruction=reconstruction[: 1 + semi_supervised].clone().requires_grad_(),
         adapted=torch.ones(1 + semi_supervised, 4, 2, 2),
         commitment_loss=torch.tensor(5.0),
@@ -46,84 +35,20 @@ def _output(semi_supervised: bool = True) -> FakeOutput:
     )
 
 
-def _targets(semi_supervised: bool = True, confidence: tuple[float, float] = (1.0, 1.0)) -> VQSegTargets:
+def _targets(semi_supervised: bool = True, opinion: tuple[float, float] = (0.0, 1.0)) -> VQSegTargets:
     count = 1 + semi_supervised
     return VQSegTargets(
         images=torch.zeros(count, 1, 1, 2),
         labels=torch.tensor([[[1, 1]]]),
-        pseudo_labels=torch.tensor([[[0, 1]]]) if semi_supervised else torch.empty(0),
-        confidence=_row(*confidence) if semi_supervised else torch.empty(0),
+        pseudo_probabilities=opinion_of(*opinion) if semi_supervised else torch.empty(0),
+        entropy=torch.empty(0),
+        stream_weights=(1.0,),
         foundation_features=torch.ones(count, 4, 2, 2),
     )
 
 
 def _values(terms: LossTerms) -> dict[str, float]:
     return {name: value.item() for name, value in terms._asdict().items()}
-
-
-# segmentation
-
-
-def test_cross_entropy_by_hand():
-    loss = SegmentationLoss()(_logits(0.25, 0.5, 0.9), torch.tensor([[[1, 0, 1]]]))
-    assert loss.item() == pytest.approx((math.log(4) + LOG2 - math.log(0.9)) / 3, rel=1e-6)
-
-
-def test_masked_cross_entropy_is_averaged_over_all_voxels():
-    mask = torch.tensor([[[True, False, False]]])
-    loss = SegmentationLoss()(_logits(0.25, 0.5, 0.9), torch.tensor([[[1, 0, 1]]]), mask)
-    assert loss.item() == pytest.approx(math.log(4) / 3, rel=1e-6)
-
-
-def test_dice_term_by_hand():
-    """Foreground: 1 - 2 (0.25 + 0.9) / ((0.25 + 0.5 + 0.9) + 2)."""
-    logits, target = _logits(0.25, 0.5, 0.9), torch.tensor([[[1, 0, 1]]])
-    cross_entropy = SegmentationLoss()(logits, target)
-    loss = SegmentationLoss(lambda_dice=0.5)(logits, target)
-    assert (loss - cross_entropy).item() == pytest.approx(0.5 * (1 - 2.3 / 3.65), rel=1e-4)
-
-
-def test_masked_dice_leaves_out_the_masked_voxels():
-    """Kept: the first and the second; 1 - 2 * 0.25 / ((0.25 + 0.5) + 1)."""
-    logits, target = _logits(0.25, 0.5, 0.9), torch.tensor([[[1, 0, 1]]])
-    mask = torch.tensor([[[True, True, False]]])
-    dice = SegmentationLoss(lambda_dice=1.0)(logits, target, mask) - SegmentationLoss()(logits, target, mask)
-    assert dice.item() == pytest.approx(1 - 0.5 / 1.75, rel=1e-4)
-
-
-def test_dice_pools_the_batch_so_that_an_empty_slice_costs_nothing_of_its_own():
-    """Two slices, the second without the structure: 1 - 2 * 0.5 / (0.5 + 0.25 + 1), not the mean of two losses."""
-    logits = torch.cat((_logits(0.5), _logits(0.25)))
-    target = torch.tensor([[[1]], [[0]]])
-    dice = SegmentationLoss(lambda_dice=1.0)(logits, target) - SegmentationLoss()(logits, target)
-    assert dice.item() == pytest.approx(1 - 1.0 / 1.75, rel=1e-4)
-
-
-def test_masked_voxels_get_no_gradient():
-    logits = _logits(0.25, 0.5, 0.9).requires_grad_()
-    mask = torch.tensor([[[True, True, False]]])
-    SegmentationLoss(lambda_dice=1.0)(logits, torch.tensor([[[1, 0, 1]]]), mask).backward()
-    assert (logits.grad[..., :2] != 0).all()
-    assert (logits.grad[..., 2] == 0).all()
-
-
-def test_half_precision_logits_are_summed_in_float32():
-    loss = SegmentationLoss(lambda_dice=1.0)(_logits(0.5, 0.5).bfloat16(), torch.tensor([[[1, 0]]]))
-    assert loss.dtype is torch.float32
-
-
-def test_volumes_are_taken_too():
-    logits = torch.zeros(2, 4, 3, 3, 2)
-    target = torch.randint(4, (2, 3, 3, 2))
-    assert SegmentationLoss()(logits, target).item() == pytest.approx(math.log(4), rel=1e-6)
-
-
-def test_negative_lambda_dice_is_refused():
-    with pytest.raises(ValueError, match=r"lambda_dice must not be negative, got -0.5"):
-        SegmentationLoss(lambda_dice=-0.5)
-
-
-# the weighted sum
 
 
 def test_every_term_and_the_total_by_hand():
@@ -191,10 +116,45 @@ def test_without_image_decoder_and_adapter_their_terms_are_0():
     [(0.0, 2), (0.5, 2), (0.75, 1), (0.76, 0)],  # confidences 0.5 and 0.75: equal to the threshold is kept
 )
 def test_the_threshold_keeps_what_reaches_it(threshold, kept):
-    targets = _targets(confidence=(0.5, 0.75))
-    terms = VQSegLoss(confidence_threshold=threshold)(_output(), targets)
+    targets = _targets(opinion=(0.5, 0.75))
+    terms = VQSegLoss(consistency_loss=PseudoLabelLoss(confidence_threshold=threshold))(_output(), targets)
     assert terms.unlabeled_segmentation.item() == pytest.approx(kept / 2 * LOG2, rel=1e-6)
     assert terms.labeled_segmentation.item() == pytest.approx(math.log(4), rel=1e-6)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.25, 2.0)])
+def test_streams_are_summed_by_their_weights_each_by_itself(weights):
+    """The second stream is right with 0.9, and its Dice is its own: pooled, it would be another number."""
+    loss = VQSegLoss(segmentation_loss=SegmentationLoss(lambda_dice=1.0))
+    first, second = logits_of(0.5, 0.5), logits_of(0.1, 0.9)
+    output = _output()._replace(unlabeled_logits=torch.cat((first, second)), reconstruction=torch.empty(0))
+    opinion = opinion_of(0.0, 1.0)
+    targets = _targets()._replace(pseudo_probabilities=torch.cat((opinion, opinion)), stream_weights=weights)
+    by_hand = (LOG2 + 1 - 1.0 / 2.0, -math.log(0.9) + 1 - 1.8 / 2.0)
+    expected = weights[0] * by_hand[0] + weights[1] * by_hand[1]
+    assert loss(output, targets).unlabeled_segmentation.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_each_stream_and_the_ramp_reach_the_consistency_loss():
+    seen = []
+
+    def keep(logits, probabilities, entropy, ramp):
+        seen.append((logits, probabilities, entropy, ramp))
+        return logits.mean()
+
+    logits, opinion = torch.randn(4, 2, 1, 2), torch.rand(4, 2, 1, 2)
+    output = _output()._replace(unlabeled_logits=logits, reconstruction=torch.empty(0))
+    targets = _targets()._replace(pseudo_probabilities=opinion, stream_weights=(1.0, 1.0))
+    loss = VQSegLoss(consistency_loss=keep)
+    loss(output, targets._replace(entropy=torch.arange(4.0).view(4, 1, 1)), ramp=0.3)
+    loss(output, targets, ramp=0.3)
+    for stream, (found, probabilities, entropy, ramp) in enumerate(seen[:2]):
+        own = slice(2 * stream, 2 * stream + 2)
+        assert torch.equal(found, logits[own])
+        assert torch.equal(probabilities, opinion[own])
+        assert entropy.flatten().tolist() == [2.0 * stream, 2.0 * stream + 1]
+        assert ramp == 0.3
+    assert [entry[2].numel() for entry in seen[2:]] == [0, 0]
 
 
 def test_the_given_losses_are_used():
@@ -233,4 +193,4 @@ def test_negative_weights_are_refused(name):
 @pytest.mark.parametrize("threshold", [-0.1, 1.1])
 def test_a_threshold_that_is_no_probability_is_refused(threshold):
     with pytest.raises(ValueError, match=rf"confidence_threshold must lie in \[0, 1\], got {threshold}"):
-        VQSegLoss(confidence_threshold=threshold)
+        PseudoLabelLoss(confidence_threshold=threshold)

@@ -275,8 +275,9 @@ def test_pseudo_labels_are_the_teachers_on_the_weak_view():
     trainer = make_trainer(epoch_length=1, loss_function=keep_targets)
     expected = EMATeacher(trainer.student).pseudo_label(unlabeled_batches()[0]["image"])
     trainer.run()
-    assert torch.equal(found[0].pseudo_labels, expected.labels)
-    assert torch.equal(found[0].confidence, expected.confidence)
+    assert torch.equal(found[0].pseudo_probabilities, expected.probabilities)
+    assert found[0].entropy.numel() == 0
+    assert found[0].stream_weights == (1.0,)
     assert torch.equal(found[0].images, torch.cat((labeled_batches()[0][STRONG], unlabeled_batches()[0][STRONG])))
 
 

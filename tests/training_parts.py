@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.engines import STRONG, EMATeacher, SemiSupervisedTrainer
-from vqseg_bundle.layers import QuantizedPerturbation
+from vqseg_bundle.layers import PostVQFeatureAdapter, QuantizedPerturbation
 from vqseg_bundle.losses import VQSegLoss, VQSegTargets
 from vqseg_bundle.networks import FoundationModel, VQSegNet, VQSegTrainingModule
 
@@ -69,3 +69,39 @@ class TinyFoundationModel(FoundationModel):
 
     def extract_features(self, images):
         return self.backbone(images)
+
+
+class Shift(nn.Module):
+    """Moves every token to the next code and keeps what came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Generator | None]] = []
+
+    def forward(self, indices, codebook, generator=None):
+        self.calls.append((indices.clone(), codebook, generator))
+        return (indices + 1) % len(codebook)
+
+
+def make_module(
+    perturbation: nn.Module | None = None, adapter: bool = False, perturb_skips: bool = False, **changes: Any
+) -> VQSegTrainingModule:
+    arguments: dict[str, Any] = {
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 3,
+        "channels": (4, 6, 8),
+        "strides": (2, 2),
+        "num_embeddings": 16,
+        "embedding_dim": 5,
+    }
+    torch.manual_seed(0)
+    network = VQSegNet(**(arguments | changes))
+    spatial_dims = network.arguments["spatial_dims"]
+    post_vq_adapter = PostVQFeatureAdapter(spatial_dims, 5, 7) if adapter else None
+    return VQSegTrainingModule(network, perturbation, post_vq_adapter, perturb_skips)
+
+
+def make_images(labeled: int = 2, unlabeled: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(labeled, 1, 16, 16, generator=generator), torch.randn(unlabeled, 1, 16, 16, generator=generator)

@@ -10,6 +10,7 @@ from vqseg_bundle.bundle.deployment import (
     start_evaluation,
     start_inference,
 )
+from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
@@ -20,6 +21,7 @@ __all__ = [
     "build_cleanly",
     "build_deployed_network",
     "build_foundation_model",
+    "cache_foundation_features",
     "check_compatible",
     "check_device",
     "check_preprocessing",

@@ -1,7 +1,28 @@
-"""The semi-supervised engine: trainer, teacher and schedules."""
+"""The semi-supervised engine: trainer, teacher, pseudo-labellers, unlabelled streams and schedules."""
 
-from vqseg_bundle.engines.ema_teacher import EMATeacher, PseudoLabels
+from vqseg_bundle.engines.codebook_inferer import CodebookInferer
+from vqseg_bundle.engines.ema_teacher import EMATeacher
+from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
+from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
-from vqseg_bundle.engines.semi_supervised_trainer import STRONG, SemiSupervisedTrainer
+from vqseg_bundle.engines.semi_supervised_trainer import SemiSupervisedTrainer
+from vqseg_bundle.engines.student_labeler import StudentPseudoLabeler
+from vqseg_bundle.engines.unlabeled_streams import STRONG, STRONG_2, UnlabeledStream, parse_streams
+from vqseg_bundle.engines.window_batch import window_batch_size
 
-__all__ = ["STRONG", "EMATeacher", "PseudoLabels", "SemiSupervisedTrainer", "iteration_budget", "sigmoid_ramp_up"]
+__all__ = [
+    "STRONG",
+    "STRONG_2",
+    "CodebookInferer",
+    "EMATeacher",
+    "MonteCarloTeacher",
+    "PseudoLabeler",
+    "PseudoLabels",
+    "SemiSupervisedTrainer",
+    "StudentPseudoLabeler",
+    "UnlabeledStream",
+    "iteration_budget",
+    "parse_streams",
+    "sigmoid_ramp_up",
+    "window_batch_size",
+]

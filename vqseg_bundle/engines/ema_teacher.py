@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-__all__ = ["EMATeacher", "PseudoLabels"]
+from vqseg_bundle.engines.pseudo_labels import PseudoLabels
 
-
-class PseudoLabels(NamedTuple):
-    """The teacher's opinion of a batch.
-
-    Attributes:
-        labels: ``(B, *S)``, int64, its most probable class.
-        confidence: ``(B, *S)``, float32, that class's probability.
-    """
-
-    labels: Tensor
-    confidence: Tensor
+__all__ = ["EMATeacher"]
 
 
 class EMATeacher(AveragedModel):
@@ -54,16 +43,17 @@ class EMATeacher(AveragedModel):
         """Stay in eval mode: a teacher's normalisation and dropout never train."""
         return super().train(False)
 
-    def pseudo_label(self, images: Tensor) -> PseudoLabels:
+    def pseudo_label(self, images: Tensor, generator: torch.Generator | None = None) -> PseudoLabels:
         """Pseudo-labels of unperturbed, weakly augmented images.
 
         Args:
             images: ``(B, C, *S)``.
+            generator: not used.
         """
         with torch.inference_mode():
-            confidence, labels = self.module(images).float().softmax(dim=1).max(dim=1)
+            probabilities = self.module(images).float().softmax(dim=1)
         # a tensor made in inference mode cannot be saved for a backward pass, its copy can
-        return PseudoLabels(labels.clone(), confidence.clone())
+        return PseudoLabels(probabilities.clone(), images.new_empty(0))
 
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
         decay = min(self.decay, 1.0 - 1.0 / (int(updates) + 1))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -15,38 +15,35 @@ from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
-from vqseg_bundle.engines.ema_teacher import EMATeacher, PseudoLabels
+from vqseg_bundle.engines.ema_teacher import EMATeacher
+from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
+from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream, parse_streams
+from vqseg_bundle.engines.unlabeled_views import UnlabeledViews, arrange_streams, endless_batches
 
-__all__ = ["STRONG", "SemiSupervisedTrainer"]
-
-#: Batch key of the strong view; its weak view is MONAI's "image" and shares its geometry.
-STRONG = "strong"
-
-
-class _UnlabeledViews(NamedTuple):
-    weak: Tensor
-    strong: Tensor
-    pseudo: PseudoLabels
+__all__ = ["SemiSupervisedTrainer"]
 
 
 class SemiSupervisedTrainer(SupervisedTrainer):
-    """Train a student on labels and on its EMA teacher's pseudo-labels.
+    """Train a student on labels and on pseudo-labels.
 
-    One iteration: the teacher labels the weak view of the unlabelled batch, CutMix mixes that batch (strong view,
-    pseudo-label, confidence and weak view alike), the student sees the labelled batch's strong view and the
-    unlabelled batch's in one pass, and the teacher follows the student. Without unlabelled data the same loop trains
-    supervised. ``engine.state.output`` holds MONAI's keys plus "terms" (the named loss terms) and "student" (the
-    student's whole output); batches are never decollated, since labelled and unlabelled ones differ in size.
+    One iteration: the pseudo-labeller, normally the EMA teacher, labels the weak view of the unlabelled batch; CutMix
+    mixes the streams of that batch that want it (view, pseudo-label and weak view alike); the student sees the
+    labelled batch's strong view and all streams in one pass, and the teacher follows the student. Without unlabelled
+    data the same loop trains supervised. ``engine.state.output`` holds MONAI's keys plus "terms" (the named loss
+    terms) and "student" (the student's whole output); batches are never decollated, since labelled and unlabelled ones
+    differ in size.
 
     Arguments beyond those of :class:`monai.engines.SupervisedTrainer` (``network`` is the training module there):
 
     Args:
         student: the network inside ``network`` that the teacher follows.
-        teacher: gives the pseudo-labels.
+        teacher: the student's average, which is what gets deployed.
         loss_function: called with the student's output, the targets and the ramp; returns named terms with ``total``.
         targets: builds the loss's targets from keyword arguments (``vqseg_bundle.losses.VQSegTargets``).
-        unlabeled_data_loader: batches with "image" (weak view) and "strong"; None trains supervised.
+        unlabeled_data_loader: batches with "image" (weak view) and the streams' views; None trains supervised.
+        unlabeled_streams: versions of the unlabelled batch that the student sees, as streams or mappings.
+        pseudo_labeler: gives the pseudo-labels; None is the teacher.
         foundation_model: frozen model whose features the adapter is aligned with, or None.
         foundation_depth: token slices of a volume that the foundation model is asked for; None asks for all slices.
         mixer: MONAI's CutMix for the unlabelled batch, or None.
@@ -57,7 +54,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             the random states they have.
 
     Raises:
-        ValueError: ``ramp_up_share`` outside [0, 1], ``max_grad_norm`` not positive, or a count below 1.
+        ValueError: ``ramp_up_share`` outside [0, 1], ``max_grad_norm`` not positive, a count below 1, or a stream that
+            :class:`~vqseg_bundle.engines.UnlabeledStream` refuses.
     """
 
     def __init__(
@@ -67,6 +65,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         teacher: EMATeacher,
         targets: Any,
         unlabeled_data_loader: Iterable[Mapping[str, Any]] | None = None,
+        unlabeled_streams: Sequence[UnlabeledStream | Mapping[str, Any]] = (UnlabeledStream(),),
+        pseudo_labeler: PseudoLabeler | None = None,
         foundation_model: Any | None = None,
         foundation_depth: int | None = None,
         mixer: CutMix | None = None,
@@ -82,11 +82,14 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             raise ValueError(f"ramp_up_share must lie in [0, 1], got {ramp_up_share}.")
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, got {max_grad_norm}.")
+        streams = parse_streams(unlabeled_streams)
         super().__init__(amp=amp, amp_kwargs=amp_kwargs, decollate=False, **kwargs)
         self.student = student
         self.teacher = teacher
         self.targets = targets
         self.unlabeled_data_loader = unlabeled_data_loader
+        self.streams = streams
+        self.pseudo_labeler = pseudo_labeler if pseudo_labeler is not None else teacher
         self.foundation_model = foundation_model
         self.foundation_depth = foundation_depth
         self.mixer = mixer
@@ -142,7 +145,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             self.teacher.n_averaged.zero_()
             self.teacher.update_parameters(self.student)
         if self.unlabeled_data_loader is not None:
-            self._unlabeled_batches = _cycle(self.unlabeled_data_loader)
+            self._unlabeled_batches = endless_batches(self.unlabeled_data_loader)
         if self.state.iteration >= self.total_iterations:
             # resumed after the last iteration: ignite would go on where a last epoch was short
             self.terminate()
@@ -175,9 +178,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             student = self.inferer(
                 labeled,
                 self.network,
-                views.strong if views is not None else None,
+                views.images if views is not None else None,
                 features.shape[2:] if features is not None else None,
                 self.generator,
+                views.perturbed if views is not None else None,
             )
             output[Keys.PRED], output["student"] = student.labeled_logits, student
             self.fire_event(IterationEvents.FORWARD_COMPLETED)
@@ -189,23 +193,22 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output  # handlers may have put another one there
 
-    def _unlabeled_views(self) -> _UnlabeledViews | None:
+    def _unlabeled_views(self) -> UnlabeledViews | None:
         if self._unlabeled_batches is None:
             return None
         batch = next(self._unlabeled_batches)
-        weak, strong = self._to_device(batch[Keys.IMAGE]), self._to_device(batch[STRONG])
-        pseudo = self.teacher.pseudo_label(weak)
-        if self.mixer is None:
-            return _UnlabeledViews(weak, strong, pseudo)
-        self.mixer.batch_size = len(weak)
-        self.mixer.randomize(weak)
-        mixed = PseudoLabels(self._mix_map(pseudo.labels), self._mix_map(pseudo.confidence))
-        return _UnlabeledViews(self.mixer.apply(weak), self.mixer.apply(strong), mixed)
+        names = dict.fromkeys([str(Keys.IMAGE), *(stream.view for stream in self.streams)])
+        missing = [name for name in names if name not in batch]
+        if missing:
+            raise ValueError(
+                f"the unlabelled batches must hold {', '.join(names)} for unlabeled_streams, {', '.join(missing)} is "
+                f"missing from {', '.join(map(str, batch))}; add the transforms that make it."
+            )
+        views = {name: self._to_device(batch[name]) for name in names}
+        pseudo = self.pseudo_labeler.pseudo_label(views[Keys.IMAGE], self.generator)
+        return arrange_streams(views, pseudo, self.streams, self.mixer)
 
-    def _mix_map(self, channelless: Tensor) -> Tensor:
-        return self.mixer.apply(channelless.unsqueeze(1)).squeeze(1)  # type: ignore[union-attr]
-
-    def _foundation_features(self, labeled: Tensor, views: _UnlabeledViews | None) -> Tensor | None:
+    def _foundation_features(self, labeled: Tensor, views: UnlabeledViews | None) -> Tensor | None:
         if self.foundation_model is None:
             return None
         images = labeled if views is None else torch.cat((labeled, views.weak))
@@ -214,14 +217,15 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return self.foundation_model(images, depth=self.foundation_depth)
 
     def _loss_terms(
-        self, student: Any, labeled: Tensor, labels: Tensor, views: _UnlabeledViews | None, features: Tensor | None
+        self, student: Any, labeled: Tensor, labels: Tensor, views: UnlabeledViews | None, features: Tensor | None
     ) -> Any:
         empty = labeled.new_empty(0)
         targets = self.targets(
-            images=labeled if views is None else torch.cat((labeled, views.strong)),
+            images=labeled if views is None else torch.cat((labeled, views.images)),
             labels=labels,
-            pseudo_labels=empty if views is None else views.pseudo.labels,
-            confidence=empty if views is None else views.pseudo.confidence,
+            pseudo_probabilities=empty if views is None else views.pseudo.probabilities,
+            entropy=empty if views is None else views.pseudo.entropy,
+            stream_weights=tuple(stream.weight for stream in self.streams),
             foundation_features=empty if features is None else features,
         )
         return self.loss_function(student, targets, sigmoid_ramp_up(self.progress, self.ramp_up_share))
@@ -239,13 +243,3 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # a plain tensor: MetaTensor's bookkeeping would cost time in every operation of the step
         plain = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
         return plain.to(self.state.device, non_blocking=self.non_blocking)
-
-
-def _cycle(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    while True:
-        empty = True
-        for batch in batches:
-            empty = False
-            yield batch
-        if empty:
-            raise ValueError("unlabeled_data_loader gave no batch; pass None to train without unlabelled data.")

@@ -3,6 +3,7 @@
 from vqseg_bundle.layers.code_entropy import code_use_entropy
 from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
 from vqseg_bundle.layers.feature_adapter import PostVQFeatureAdapter
+from vqseg_bundle.layers.feature_dropout import FeatureDropout
 from vqseg_bundle.layers.nearest_code import nearest_code
 from vqseg_bundle.layers.perturbation_theory import (
     dropout_kl_divergence,
@@ -16,6 +17,7 @@ from vqseg_bundle.layers.vector_quantizer import VectorQuantizer, VectorQuantize
 
 __all__ = [
     "EMACodebook",
+    "FeatureDropout",
     "MappedCodebook",
     "PostVQFeatureAdapter",
     "QuantizedPerturbation",

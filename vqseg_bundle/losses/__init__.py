@@ -1,7 +1,18 @@
-"""Losses of VQ-Seg; they take tensors."""
+"""Losses of VQ-Seg and of the methods it is compared with; they take tensors."""
 
 from vqseg_bundle.losses.alignment import PatchInfoNCELoss
+from vqseg_bundle.losses.mean_squared import MeanSquaredConsistencyLoss, UncertaintyMaskedConsistencyLoss
+from vqseg_bundle.losses.pseudo_label import PseudoLabelLoss
 from vqseg_bundle.losses.segmentation import SegmentationLoss
 from vqseg_bundle.losses.vqseg_loss import LossTerms, VQSegLoss, VQSegTargets
 
-__all__ = ["LossTerms", "PatchInfoNCELoss", "SegmentationLoss", "VQSegLoss", "VQSegTargets"]
+__all__ = [
+    "LossTerms",
+    "MeanSquaredConsistencyLoss",
+    "PatchInfoNCELoss",
+    "PseudoLabelLoss",
+    "SegmentationLoss",
+    "UncertaintyMaskedConsistencyLoss",
+    "VQSegLoss",
+    "VQSegTargets",
+]

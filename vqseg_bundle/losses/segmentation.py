@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.losses import MaskedDiceLoss
+from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
 __all__ = ["SegmentationLoss"]
@@ -14,10 +15,14 @@ class SegmentationLoss(nn.Module):
     r"""Cross-entropy over the voxels that a mask keeps, plus a weighted soft Dice loss over the same voxels.
 
     Cross-entropy is averaged over all voxels, kept or not, as UniMatch does: few confident voxels weigh little.
-    Dice leaves the background out and pools the batch, so that a slice without an organ does not count against it.
+    Dice pools the batch, so that a slice without an organ does not count against it.
 
     Args:
         lambda_dice: weight of the Dice term; 0 is the paper's cross-entropy alone.
+        lambda_cross_entropy: weight of the cross-entropy; 0 is Dice alone, as UniMatch's medical code has it for
+            pseudo-labels.
+        include_background: whether the background is one of the classes that Dice averages over.
+        squared_dice: square the addends of Dice's denominator (V-Net's form, and that code's).
 
     Shape:
         - logits: ``(B, C, *S)``.
@@ -26,22 +31,46 @@ class SegmentationLoss(nn.Module):
         - output: scalar.
 
     Raises:
-        ValueError: ``lambda_dice`` is negative.
+        ValueError: a weight is negative, or both are 0.
     """
 
-    def __init__(self, lambda_dice: float = 0.0) -> None:
+    def __init__(
+        self,
+        lambda_dice: float = 0.0,
+        lambda_cross_entropy: float = 1.0,
+        include_background: bool = False,
+        squared_dice: bool = False,
+    ) -> None:
         super().__init__()
-        if lambda_dice < 0:
-            raise ValueError(f"lambda_dice must not be negative, got {lambda_dice}.")
+        for name, weight in (("lambda_dice", lambda_dice), ("lambda_cross_entropy", lambda_cross_entropy)):
+            if weight < 0:
+                raise ValueError(f"{name} must not be negative, got {weight}.")
+        if lambda_dice == 0 and lambda_cross_entropy == 0:
+            raise ValueError("lambda_dice and lambda_cross_entropy must not both be 0.")
         self.lambda_dice = lambda_dice
-        self.dice = MaskedDiceLoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self.lambda_cross_entropy = lambda_cross_entropy
+        self.dice = MaskedDiceLoss(
+            include_background=include_background, softmax=True, squared_pred=squared_dice, batch=True
+        )
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(module)``."""
+        return (
+            f"lambda_dice={self.lambda_dice}, lambda_cross_entropy={self.lambda_cross_entropy}, "
+            f"include_background={self.dice.include_background}, squared_dice={self.dice.squared_pred}"
+        )
 
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the loss in float32."""
         logits = logits.float()
         keep = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
-        loss = (F.cross_entropy(logits, target, reduction="none") * keep).mean()
+        loss = logits.new_zeros(())
+        if self.lambda_cross_entropy > 0:
+            cross_entropy = (F.cross_entropy(logits, target, reduction="none") * keep).mean()
+            loss = loss + self.lambda_cross_entropy * cross_entropy
         if self.lambda_dice > 0:
-            dice = self.dice(logits, target.unsqueeze(1), keep.unsqueeze(1).to(logits.dtype))
+            # one-hot before the mask: a masked index would turn into the background's
+            classes = one_hot(target.unsqueeze(1), logits.shape[1])
+            dice = self.dice(logits, classes, keep.unsqueeze(1).to(logits.dtype))
             loss = loss + self.lambda_dice * dice
         return loss

@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vqseg_bundle.losses.alignment import PatchInfoNCELoss
+from vqseg_bundle.losses.pseudo_label import PseudoLabelLoss
 from vqseg_bundle.losses.segmentation import SegmentationLoss
 
 __all__ = ["LossTerms", "VQSegLoss", "VQSegTargets"]
@@ -25,26 +26,38 @@ class StudentOutput(Protocol):
     entropy_loss: Tensor
 
 
+class ConsistencyLoss(Protocol):
+    """What holds the student's logits of one stream against its pseudo-labels."""
+
+    def __call__(self, logits: Tensor, probabilities: Tensor, entropy: Tensor, ramp: float = 1.0) -> Tensor:
+        """Scalar from ``(B, C, *S)``, ``(B, C, *S)``, ``(B, *S)`` or empty, and the ramp in [0, 1]."""
+
+
 class VQSegTargets(NamedTuple):
     """What the student's output is held against.
 
     Attributes:
         images: ``(B_l + B_u, C, *S)``, what the student saw: the image decoder's target.
         labels: ``(B_l, *S)``, int64.
-        pseudo_labels: ``(B_u, *S)``, int64, the teacher's; empty without unlabelled images.
-        confidence: ``(B_u, *S)``, the teacher's probability of its pseudo-label.
+        pseudo_probabilities: ``(B_u, C, *S)``, float32, the pseudo-labeller's; empty without unlabelled images.
+        entropy: ``(B_u, *S)``, float32, its predictive entropy in nats; empty where it does not estimate it.
+        stream_weights: weights of the streams that the unlabelled images consist of, equally many images each.
         foundation_features: ``(B_l + B_u, C_f, *G)``; empty without foundation model.
     """
 
     images: Tensor
     labels: Tensor
-    pseudo_labels: Tensor
-    confidence: Tensor
+    pseudo_probabilities: Tensor
+    entropy: Tensor
+    stream_weights: tuple[float, ...]
     foundation_features: Tensor
 
 
 class LossTerms(NamedTuple):
-    """The unweighted terms and their weighted sum, all scalars; a term that does not apply is 0."""
+    """The unweighted terms and their weighted sum, all scalars; a term that does not apply is 0.
+
+    ``unlabeled_segmentation`` is the sum over the streams by their weights.
+    """
 
     total: Tensor
     labeled_segmentation: Tensor
@@ -61,11 +74,12 @@ class VQSegLoss(nn.Module):
 
     .. math::
         L_l = L_{seg}(y_l, D_s(q)) + \lambda_r L_{rec}(x_l, D_i(q)), \qquad
-        L_u = L_{seg}(\hat y_u, D_s(q')) + \lambda_r L_{rec}(x_u, D_i(q'))
+        L_u = \sum_s w_s L_{seg}(\hat y_{u,s}, D_s(q'_s)) + \lambda_r L_{rec}(x_u, D_i(q'))
 
         L = L_l + \lambda_u L_u + \lambda_a L_{align} + \lambda_c L_{commit} + \lambda_e L_{entropy}
 
-    The paper gives no weight to reconstruction (:math:`\lambda_r = 1`) and leaves the quantiser's own terms unnamed.
+    The paper has one stream s of unlabelled images, gives no weight to reconstruction (:math:`\lambda_r = 1`) and
+    leaves the quantiser's own terms unnamed.
 
     Args:
         lambda_u: weight of everything unlabelled; the trainer ramps it up by ``ramp``.
@@ -73,12 +87,13 @@ class VQSegLoss(nn.Module):
         lambda_a: weight of the alignment with the foundation model.
         lambda_commitment: :math:`\lambda_c`.
         lambda_entropy: :math:`\lambda_e`, weight of the code-use entropy.
-        confidence_threshold: pseudo-labels below this probability are left out; 0 keeps all, as the paper does.
-        segmentation_loss: applied to labels and pseudo-labels; None is cross-entropy.
+        segmentation_loss: applied to labels; None is cross-entropy.
+        consistency_loss: applied to the pseudo-labels of each stream; None is :class:`PseudoLabelLoss` with
+            ``segmentation_loss``, over all voxels.
         alignment_loss: None is :class:`PatchInfoNCELoss` with its default temperature.
 
     Raises:
-        ValueError: a negative weight or a threshold outside [0, 1].
+        ValueError: a negative weight.
     """
 
     def __init__(
@@ -88,8 +103,8 @@ class VQSegLoss(nn.Module):
         lambda_a: float = 5.0,
         lambda_commitment: float = 1.0,
         lambda_entropy: float = 0.0,
-        confidence_threshold: float = 0.0,
         segmentation_loss: SegmentationLoss | None = None,
+        consistency_loss: ConsistencyLoss | None = None,
         alignment_loss: PatchInfoNCELoss | None = None,
     ) -> None:
         super().__init__()
@@ -103,15 +118,13 @@ class VQSegLoss(nn.Module):
         for name, weight in weights.items():
             if weight < 0:
                 raise ValueError(f"{name} must not be negative, got {weight}.")
-        if not 0.0 <= confidence_threshold <= 1.0:
-            raise ValueError(f"confidence_threshold must lie in [0, 1], got {confidence_threshold}.")
         self.lambda_u = lambda_u
         self.lambda_reconstruction = lambda_reconstruction
         self.lambda_a = lambda_a
         self.lambda_commitment = lambda_commitment
         self.lambda_entropy = lambda_entropy
-        self.confidence_threshold = confidence_threshold
         self.segmentation_loss = segmentation_loss or SegmentationLoss()
+        self.consistency_loss = consistency_loss or PseudoLabelLoss(self.segmentation_loss)
         self.alignment_loss = alignment_loss or PatchInfoNCELoss()
 
     def forward(self, output: StudentOutput, targets: VQSegTargets, ramp: float = 1.0) -> LossTerms:
@@ -120,13 +133,13 @@ class VQSegLoss(nn.Module):
         Args:
             output: the student's.
             targets: what to hold it against.
-            ramp: factor in [0, 1] on ``lambda_u``.
+            ramp: factor in [0, 1] on ``lambda_u``, handed on to ``consistency_loss``.
         """
         zero = output.labeled_logits.new_zeros((), dtype=torch.float32)
         labeled = len(targets.labels)
-        has_unlabeled = len(targets.pseudo_labels) > 0
+        has_unlabeled = len(targets.pseudo_probabilities) > 0
         labeled_seg = self.segmentation_loss(output.labeled_logits, targets.labels) if labeled > 0 else zero
-        unlabeled_seg = self._pseudo_label_loss(output, targets) if has_unlabeled else zero
+        unlabeled_seg = self._unlabeled_segmentation(output, targets, ramp) if has_unlabeled else zero
         labeled_rec = unlabeled_rec = zero
         if output.reconstruction.numel() > 0:
             if labeled > 0:
@@ -154,6 +167,11 @@ class VQSegLoss(nn.Module):
             output.entropy_loss,
         )
 
-    def _pseudo_label_loss(self, output: StudentOutput, targets: VQSegTargets) -> Tensor:
-        confident = targets.confidence >= self.confidence_threshold
-        return self.segmentation_loss(output.unlabeled_logits, targets.pseudo_labels, confident)
+    def _unlabeled_segmentation(self, output: StudentOutput, targets: VQSegTargets, ramp: float) -> Tensor:
+        weights = targets.stream_weights
+        size = len(targets.pseudo_probabilities) // len(weights)
+        entropies = targets.entropy.split(size) if targets.entropy.numel() > 0 else [targets.entropy] * len(weights)
+        logits, probabilities = output.unlabeled_logits.split(size), targets.pseudo_probabilities.split(size)
+        # each stream by itself, so that Dice pools the images of one
+        losses = [self.consistency_loss(*part, ramp) for part in zip(logits, probabilities, entropies, strict=True)]
+        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()

@@ -1,14 +1,15 @@
-"""What training wraps: the network, the perturbation and the adapter, in one forward pass over both batches."""
+"""What training wraps: the network, the perturbation and the adapter, in one forward pass over all images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vqseg_bundle.layers import PostVQFeatureAdapter, QuantizedPerturbation, lookup
+from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation, lookup
 from vqseg_bundle.networks.vqseg_net import VQSegNet
 
 __all__ = ["VQSegOutput", "VQSegTrainingModule"]
@@ -19,7 +20,7 @@ class VQSegOutput(NamedTuple):
 
     Attributes:
         labeled_logits: ``(B_l, C, *S)`` from the clean post-VQ features.
-        unlabeled_logits: ``(B_u, C, *S)`` from the perturbed ones; ``B_u`` is 0 without an unlabelled batch.
+        unlabeled_logits: ``(B_u, C, *S)``, from perturbed ones where asked for; ``B_u`` is 0 without unlabelled batch.
         reconstruction: ``(B_l + B_u, in_channels, *S)`` from the same features; empty without image decoder.
         adapted: ``(B_l + B_u, C_f, *G)``, adapted clean post-VQ features; empty without adapter.
         features: ``(B_l + B_u, D, *S_L)``, before quantisation, detached.
@@ -43,26 +44,46 @@ class VQSegOutput(NamedTuple):
 class VQSegTrainingModule(nn.Module):
     """One pass of the student over a labelled and an unlabelled batch.
 
-    Both batches go through the encoder together and are quantised with one codebook, projected once. Indices of the
-    unlabelled images pass through the perturbation; those of the labelled ones do not (the paper's L_l and L_u). The
+    Both batches go through the encoder together and are quantised with one codebook, projected once. Features of the
+    unlabelled images pass through the perturbation, those of the labelled ones do not (the paper's L_l and L_u). The
     adapter sees the clean features of both: a randomly replaced token has no business resembling its patch.
 
     Args:
         network: the student.
-        perturbation: perturbs the unlabelled images' indices; None leaves them.
+        perturbation: perturbs the unlabelled images' indices (:class:`~vqseg_bundle.layers.QuantizedPerturbation`) or,
+            in its place, their post-VQ features (:class:`~vqseg_bundle.layers.FeatureDropout`; the bottleneck of a
+            network without quantiser). None leaves them.
         adapter: adapts post-VQ features to a foundation model's; None leaves ``adapted`` empty.
+        perturb_skips: also perturb the maps of the skip connections, each by a draw of its own, as UniMatch does; a
+            :class:`~vqseg_bundle.layers.FeatureDropout` alone can.
+
+    Raises:
+        ValueError: a perturbation of indices for a network without quantiser or for skip connections.
     """
 
     def __init__(
         self,
         network: VQSegNet,
-        perturbation: QuantizedPerturbation | None = None,
+        perturbation: QuantizedPerturbation | FeatureDropout | None = None,
         adapter: PostVQFeatureAdapter | None = None,
+        perturb_skips: bool = False,
     ) -> None:
+        maps_features = isinstance(perturbation, FeatureDropout)
+        if perturbation is not None and not maps_features and network.quantizer is None:
+            raise ValueError(
+                "perturbation must be a FeatureDropout or None for a network without quantiser (num_embeddings None), "
+                f"got {type(perturbation).__name__}, which perturbs indices."
+            )
+        if perturb_skips and not maps_features:
+            raise ValueError(
+                f"perturb_skips needs a FeatureDropout as perturbation, got {type(perturbation).__name__}: the maps of "
+                "the skip connections have no indices."
+            )
         super().__init__()
         self.network = network
         self.perturbation = perturbation
         self.adapter = adapter
+        self.perturb_skips = perturb_skips
 
     def forward(
         self,
@@ -70,6 +91,7 @@ class VQSegTrainingModule(nn.Module):
         unlabeled: Tensor | None = None,
         grid: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
+        perturbed: Sequence[bool] | None = None,
     ) -> VQSegOutput:
         """Run both batches.
 
@@ -78,19 +100,26 @@ class VQSegTrainingModule(nn.Module):
             unlabeled: ``(B_u, in_channels, *S)`` of the same size, or None.
             grid: the foundation model's patch grid; None skips the adapter.
             generator: randomness of the perturbation.
+            perturbed: whether to perturb an unlabelled image, ``B_u`` flags; None perturbs all.
+
+        Raises:
+            ValueError: the number of flags is not that of the unlabelled images.
         """
         images = labeled if unlabeled is None else torch.cat((labeled, unlabeled))
         size = list(images.shape[2:])
+        runs = _runs(len(labeled), len(images), perturbed)
         encoding = self.network.encode(images)
         empty = images.new_empty(0)
-        clean = decoded = encoding.features
+        clean, skips = encoding.features, encoding.skips
         indices, codebook = empty, empty
         commitment = entropy = images.new_zeros(())
         if self.network.quantizer is not None:
             codebook = self.network.quantizer.project_codebook()
             clean, indices, commitment, entropy = self.network.quantizer(encoding.features, codebook)
-            decoded = self._perturb(clean, indices, codebook.detach(), len(labeled), generator)
-        logits = self.network.decode_segmentation(decoded, encoding.skips, size)
+        decoded = self._perturb(clean, indices, codebook.detach(), runs, generator)
+        if self.perturb_skips:
+            skips = [self._perturb(skip, empty, empty, runs, generator) for skip in skips]
+        logits = self.network.decode_segmentation(decoded, skips, size)
         has_image_decoder = self.network.reconstruction_decoder is not None
         return VQSegOutput(
             labeled_logits=logits[: len(labeled)],
@@ -105,11 +134,37 @@ class VQSegTrainingModule(nn.Module):
         )
 
     def _perturb(
-        self, clean: Tensor, indices: Tensor, codebook: Tensor, labeled: int, generator: torch.Generator | None
+        self, clean: Tensor, indices: Tensor, codebook: Tensor, runs: list[_Run], generator: torch.Generator | None
     ) -> Tensor:
-        if self.perturbation is None or labeled == len(clean):
+        """A map with some images perturbed; only a perturbation of indices reads ``indices`` and ``codebook``."""
+        if self.perturbation is None or not any(run.perturbed for run in runs):
             return clean
-        perturbed = lookup(self.perturbation(indices[labeled:], codebook, generator), codebook)
-        # the value of the new codeword, the gradient of the token it replaces
-        tokens = clean[labeled:]
-        return torch.cat((clean[:labeled], perturbed.to(clean.dtype) + (tokens - tokens.detach())))
+        parts: list[Tensor] = []
+        for images, perturbed in runs:
+            part = clean[images]
+            if perturbed and isinstance(self.perturbation, FeatureDropout):
+                part = self.perturbation(part, generator)
+            elif perturbed:
+                codewords = lookup(self.perturbation(indices[images], codebook, generator), codebook)
+                # the value of the new codeword, the gradient of the token it replaces
+                part = codewords.to(part.dtype) + (part - part.detach())
+            parts.append(part)
+        return torch.cat(parts)
+
+
+class _Run(NamedTuple):
+    """Neighboring images of the whole batch that are perturbed, or not, all alike."""
+
+    images: slice
+    perturbed: bool
+
+
+def _runs(labeled: int, count: int, perturbed: Sequence[bool] | None) -> list[_Run]:
+    unlabeled = [True] * (count - labeled) if perturbed is None else list(perturbed)
+    if len(unlabeled) != count - labeled:
+        raise ValueError(f"perturbed must hold {count - labeled} flags, one an unlabelled image, got {len(unlabeled)}.")
+    runs: list[_Run] = []
+    for flag, members in groupby([False] * labeled + unlabeled):
+        start = runs[-1].images.stop if runs else 0
+        runs.append(_Run(slice(start, start + len(list(members))), flag))
+    return runs

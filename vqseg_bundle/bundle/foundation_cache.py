@@ -1,0 +1,138 @@
+"""Foundation-model features of the training's slices, computed before its first step and sampled in every view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from vqseg_bundle import data, networks
+from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+
+__all__ = ["cache_foundation_features"]
+
+T = TypeVar("T")
+
+#: ids of the configuration that decide, with the preprocessing record, what a slice looks like
+PREPROCESSING_IDS = ("load_transforms", "image_transforms")
+
+
+def cache_foundation_features(
+    foundation_features: str,
+    cases: Sequence[Mapping[str, str]],
+    transform: Callable[[Mapping[str, str]], Mapping[str, Any]],
+    preprocessing: Mapping[str, Any],
+    foundation: networks.FoundationModel,
+    name: str,
+    weights: str | None,
+    device: str,
+    folder: str,
+    limit_gb: float,
+    num_workers: int = 0,
+    batch_size: int = 8,
+) -> data.FoundationFeatureStore:
+    """Compute what is missing of the features of all training slices; several processes share the work.
+
+    The slices get models of their own, of inputs so large that a patch spans what it spans in a view, up to the input
+    that the model was trained with. Random states are left as they are, so that a training draws the same views with
+    and without.
+
+    Args:
+        foundation_features: "cached"; anything else is refused, as "exact" does not come here.
+        cases: labelled and unlabelled cases to train on, with "image".
+        transform: the deterministic transforms of the image.
+        preprocessing: the record of them, with ``patch_size``.
+        foundation: the model for views.
+        name: its name.
+        weights: its checkpoint file, None for the downloaded one.
+        device: where to compute.
+        folder: where the files are kept; runs that share it share the files.
+        limit_gb: most that the files of this run may take, GB of 10^9 bytes.
+        num_workers: processes that read images ahead.
+        batch_size: slices in one call of the model.
+
+    Raises:
+        SystemExit: an unknown mode, a limit that is not positive or too low, slices too large for the model, spatial
+            transforms that leave the coordinates out, or a folder that cannot be written to; the message says which.
+    """
+    exit_cleanly(_check_settings, foundation_features, limit_gb)
+    token = foundation.image_size // foundation.grid[0]
+    patch = preprocessing["patch_size"]
+    largest = networks.foundation.FOUNDATION_SPECS[name].image_size
+    rule = data.SliceGridRule((patch[0], patch[1]), foundation.grid, largest // token)
+    made_by = {
+        "preprocessing": dict(preprocessing),
+        "transforms": {key: running_parser().get(key) for key in PREPROCESSING_IDS},
+        "model": name,
+        "weights": data.content_digest(weights) if weights else None,
+    }
+    images = [case["image"] for case in cases]
+    store = exit_cleanly(_in_folder, data.open_feature_store, Path(folder).expanduser(), images, rule, made_by)
+    several = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    build = partial(_build_model, name, weights, torch.device(device), token)
+    with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+        exit_cleanly(
+            _in_folder,
+            data.compute_slice_features,
+            *(store, transform, build, foundation.channels, limit_gb, rank, world, num_workers, batch_size),
+        )
+    if several:
+        dist.barrier()
+        exit_cleanly(_require_shared, store)
+    return store
+
+
+def _check_settings(foundation_features: str, limit_gb: float) -> None:
+    if foundation_features != "cached":
+        raise ValueError(f"foundation_features must be 'cached' or 'exact', got {foundation_features!r}.")
+    if not limit_gb > 0:
+        raise ValueError(f"foundation_feature_gb must be positive, got {limit_gb!r}.")
+    _require_coordinates()
+
+
+def _in_folder(function: Callable[..., T], *arguments: Any) -> T:
+    """Call what writes to the folder of features; a disk that is full or read-only is the user's to mend."""
+    try:
+        return function(*arguments)
+    except OSError as error:
+        raise ValueError(f"foundation_feature_dir: {error}. Name a folder that can be written to.") from error
+
+
+def _build_model(name: str, weights: str | None, device: torch.device, token: int, side: int) -> torch.nn.Module:
+    model = networks.build_foundation_model(name, weights, side * token)
+    if model is None:
+        raise ValueError(f"foundation_model must name a model, got '{name}'.")
+    return model.to(device)
+
+
+def _require_coordinates() -> None:
+    """Refuse geometric transforms that would move the image and leave its coordinates behind."""
+    parser = running_parser()
+    for index, transform in enumerate(parser.get("geometric_transforms")):
+        if transform["_target_"].endswith(data.JoinTokenCoordinatesd.__name__):
+            return
+        keys = parser.get_parsed_content(f"geometric_transforms#{index}#keys")
+        keys = [keys] if isinstance(keys, str) else list(keys)
+        lacking = [key for key in data.COORDINATE_KEYS if key not in keys]
+        if "image" in keys and lacking:
+            raise ValueError(
+                f"geometric_transforms#{index}#keys names image without {', '.join(lacking)}, which tell where a view "
+                "lies. Before JoinTokenCoordinatesd name them, too, or set foundation_features 'exact'."
+            )
+    raise ValueError(
+        "geometric_transforms lacks JoinTokenCoordinatesd: put it behind the crop, as configs/train.json does, or set "
+        "foundation_features 'exact'."
+    )
+
+
+def _require_shared(store: data.FoundationFeatureStore) -> None:
+    if data.missing_images(store):
+        raise ValueError(
+            f"foundation_feature_dir: a process does not see in {store.folder} what another one wrote there. Name a "
+            "folder that all machines share, or use foundation_features 'exact'."
+        )

@@ -1,0 +1,88 @@
+"""The unlabelled batch as the student sees it: all streams in one batch, each mixed on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from monai.transforms import CutMix
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+
+from vqseg_bundle.engines.pseudo_labels import PseudoLabels
+from vqseg_bundle.engines.unlabeled_streams import UnlabeledStream
+
+__all__ = ["UnlabeledViews", "arrange_streams", "endless_batches"]
+
+
+class UnlabeledViews(NamedTuple):
+    """All streams of an unlabelled batch of B images, stream by stream: N is their number times B.
+
+    Attributes:
+        weak: ``(N, C, *S)``, weak views, each mixed as its stream is.
+        images: ``(N, C, *S)``, what the student sees.
+        pseudo: pseudo-labels of these N images.
+        perturbed: N flags, whether the features of an image are to be perturbed.
+    """
+
+    weak: Tensor
+    images: Tensor
+    pseudo: PseudoLabels
+    perturbed: list[bool]
+
+
+def arrange_streams(
+    views: Mapping[str, Tensor], pseudo: PseudoLabels, streams: Sequence[UnlabeledStream], mixer: CutMix | None
+) -> UnlabeledViews:
+    """Put all streams into one batch.
+
+    Args:
+        views: ``(B, C, *S)`` each, by batch key: "image" (the weak view) and the views of the streams.
+        pseudo: pseudo-labels of the weak view.
+        streams: at least one.
+        mixer: mixes the streams that want it, each by a draw of its own, or None.
+    """
+    parts = [_one_stream(views[Keys.IMAGE], views[stream.view], pseudo, stream, mixer) for stream in streams]
+    return UnlabeledViews(
+        weak=torch.cat([part.weak for part in parts]),
+        images=torch.cat([part.images for part in parts]),
+        pseudo=PseudoLabels(
+            torch.cat([part.pseudo.probabilities for part in parts]), torch.cat([part.pseudo.entropy for part in parts])
+        ),
+        perturbed=[flag for part in parts for flag in part.perturbed],
+    )
+
+
+def endless_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Batches again and again.
+
+    Args:
+        batches: what can be gone through many times.
+
+    Raises:
+        ValueError: it gives no batch.
+    """
+    while True:
+        empty = True
+        for batch in batches:
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("unlabeled_data_loader gave no batch; pass None to train without unlabelled data.")
+
+
+def _one_stream(
+    weak: Tensor, view: Tensor, pseudo: PseudoLabels, stream: UnlabeledStream, mixer: CutMix | None
+) -> UnlabeledViews:
+    perturbed = [stream.perturbed] * len(weak)
+    if mixer is None or not stream.mixed:
+        return UnlabeledViews(weak, view, pseudo, perturbed)
+    mixer.batch_size = len(weak)
+    mixer.randomize(weak)
+    entropy = pseudo.entropy
+    if entropy.numel() > 0:
+        entropy = mixer.apply(entropy.unsqueeze(1)).squeeze(1)
+    # each voxel comes from one image of the batch: mixed probabilities have the mixed labels and confidences
+    mixed = PseudoLabels(mixer.apply(pseudo.probabilities), entropy)
+    return UnlabeledViews(mixer.apply(weak), mixer.apply(view), mixed, perturbed)

@@ -1,0 +1,58 @@
+"""Dropout of feature maps: the perturbation that the Quantized Perturbation Module is held against.
+
+UniMatch (Yang et al., CVPR 2023, https://arxiv.org/abs/2208.09910) perturbs its features by channel dropout of rate
+0.5; VQ-Seg (arXiv 2601.10124) puts QPM in its place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["FeatureDropout"]
+
+_MODES = ("channel", "element")
+
+
+class FeatureDropout(nn.Module):
+    r"""Perturb a feature map; features in, features out.
+
+    .. math:: f' = \frac{m \odot f}{1 - p}, \qquad m \sim \mathrm{Bernoulli}(1 - p)
+
+    with one draw a channel of each image ("channel", as ``nn.Dropout2d``) or one an element ("element").
+
+    Active in ``train`` and ``eval`` mode alike: the caller decides when to perturb.
+
+    Args:
+        perturb_prob: dropout rate p in [0, 1).
+        mode: "channel" or "element".
+
+    Shape:
+        - features: ``(B, D, *S)``, floating point.
+        - output: like ``features``, with gradient to what is kept.
+
+    Raises:
+        ValueError: an argument is outside what is said above.
+    """
+
+    def __init__(self, perturb_prob: float = 0.5, mode: str = "channel") -> None:
+        super().__init__()
+        if not 0.0 <= perturb_prob < 1.0:
+            raise ValueError(f"perturb_prob (the dropout rate) must lie in [0, 1), got {perturb_prob}.")
+        if mode not in _MODES:
+            raise ValueError(f'mode must be "channel" or "element", got {mode!r}.')
+        self.perturb_prob = perturb_prob
+        self.mode = mode
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(module)``."""
+        return f"perturb_prob={self.perturb_prob}, mode={self.mode}"
+
+    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed copy of ``features``; the same for the same state of ``generator``."""
+        if self.perturb_prob == 0.0:
+            return features.clone()
+        shape = features.shape
+        drawn = shape if self.mode == "element" else (*shape[:2], *[1] * (len(shape) - 2))
+        kept = features.new_empty(drawn).bernoulli_(1.0 - self.perturb_prob, generator=generator)
+        return features * (kept / (1.0 - self.perturb_prob))

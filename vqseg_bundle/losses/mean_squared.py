@@ -1,0 +1,81 @@
+"""Consistency by the mean squared error of softmax probabilities, as in Mean Teacher and UA-MT."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+__all__ = ["MeanSquaredConsistencyLoss", "UncertaintyMaskedConsistencyLoss"]
+
+
+class MeanSquaredConsistencyLoss(nn.Module):
+    r"""Mean over voxels and classes of :math:`(p - \hat p)^2`, p being the student's softmax.
+
+    Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (https://arxiv.org/abs/1703.01780).
+
+    Shape:
+        - logits: ``(B, C, *S)``, the student's.
+        - probabilities: ``(B, C, *S)``, the pseudo-labeller's.
+        - entropy: not used.
+        - output: float32 scalar.
+    """
+
+    def forward(self, logits: Tensor, probabilities: Tensor, entropy: Tensor, ramp: float = 1.0) -> Tensor:
+        """Compute the loss; ``entropy`` and ``ramp`` are not used."""
+        return F.mse_loss(logits.float().softmax(dim=1), probabilities)
+
+
+class UncertaintyMaskedConsistencyLoss(nn.Module):
+    r"""The same over the voxels of which the pseudo-labeller is certain enough.
+
+    UA-MT (Yu et al., MICCAI 2019, https://arxiv.org/abs/1907.07034), with u the predictive entropy and r the ramp:
+
+    .. math:: L = \frac{\sum_v [u_v < H] \, \lVert p_v - \hat p_v \rVert^2}{C \sum_v [u_v < H]}, \qquad
+              H = (h_0 + (1 - h_0)\, r) \ln C
+
+    The published code, for two classes, divides by twice the kept voxels and has ln 2; here both follow C. The loss is
+    0 where no voxel is kept.
+
+    Args:
+        initial_share: :math:`h_0` in [0, 1], the share of the largest entropy that the threshold starts at.
+
+    Shape:
+        - logits: ``(B, C, *S)``, the student's.
+        - probabilities: ``(B, C, *S)``, the pseudo-labeller's.
+        - entropy: ``(B, *S)``, the pseudo-labeller's, in nats.
+        - output: float32 scalar.
+
+    Raises:
+        ValueError: ``initial_share`` outside [0, 1].
+    """
+
+    def __init__(self, initial_share: float = 0.75) -> None:
+        super().__init__()
+        if not 0.0 <= initial_share <= 1.0:
+            raise ValueError(f"initial_share must lie in [0, 1], got {initial_share}.")
+        self.initial_share = initial_share
+
+    def forward(self, logits: Tensor, probabilities: Tensor, entropy: Tensor, ramp: float = 1.0) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            logits: see the class.
+            probabilities: see the class.
+            entropy: see the class.
+            ramp: r in [0, 1].
+
+        Raises:
+            ValueError: there is no entropy.
+        """
+        if entropy.numel() == 0:
+            raise ValueError(
+                "entropy of the pseudo-labels must be there for the uncertainty mask, got none; use a pseudo_labeler "
+                "that estimates it, such as MonteCarloTeacher."
+            )
+        classes = logits.shape[1]
+        threshold = (self.initial_share + (1.0 - self.initial_share) * ramp) * math.log(classes)
+        certain = (entropy < threshold).unsqueeze(1)
+        squared = (logits.float().softmax(dim=1) - probabilities).square()
+        return (certain * squared).sum() / (classes * certain.sum().clamp_min(1))
