@@ -11,13 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
-from monai.transforms import CutMix
 
 from vqseg_bundle.data import (
     SliceGridRule,
     compute_slice_features,
     missing_images,
-    mix_features,
     open_feature_store,
     slice_features,
 )
@@ -200,7 +198,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_features_beyond_float16_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="features up to 70000 do not fit float16.*'exact'"):
+    with pytest.raises(ValueError, match=r"features up to 70000 do not fit float16.*'exact'"):
         save_features(tmp_path / "x.npy", np.full((1, 1, 1, 1), 7e4))
     assert list(tmp_path.iterdir()) == []
 
@@ -217,40 +215,3 @@ def test_a_missing_or_damaged_file_is_named(tmp_path, content):
 def test_a_store_of_what_json_cannot_hold_is_refused(folder, images):
     with pytest.raises(ValueError, match="made_by must hold what JSON can"):
         opened(folder, images, weights=object())
-
-
-# ---- CutMix on the grid of features -----------------------------------------------------------------------------------
-
-
-def blocks_mixed(weight: float = 0.5, batch: int = 3, size: tuple[int, ...] = (36, 36)) -> tuple[CutMix, torch.Tensor]:
-    mixer = CutMix(batch_size=batch, alpha=1.0)
-    mixer.set_random_state(seed=2)
-    images = torch.zeros(batch, 1, *size)
-    mixer.randomize(images)
-    mixer._params = (torch.full((batch,), weight), torch.tensor([*range(1, batch), 0]), mixer._params[2])
-    return mixer, images
-
-
-@pytest.mark.parametrize("size", [(36, 36), (36, 36, 9)])
-def test_each_patch_gets_the_features_of_the_image_shown_at_its_center(size):
-    mixer, _ = blocks_mixed(size=size)
-    grid = tuple(length // 4 if length == 36 else length // 3 for length in size)
-    # images of patches of one value each, and that value as feature: mixing then pooling the centers must agree
-    features = torch.rand(3, 5, *grid)
-    images = F.interpolate(features, size=size, mode="nearest-exact")
-    mixed = mixer.apply(images)
-    expected = F.interpolate(mixed, size=grid, mode="nearest-exact")
-    found = mix_features(mixer.apply, features, size)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    assert not torch.equal(found, features)
-
-
-def test_a_mix_that_changes_nothing_leaves_the_features():
-    mixer, _ = blocks_mixed(weight=1.0)
-    features = torch.rand(3, 5, 9, 9)
-    torch.testing.assert_close(mix_features(mixer.apply, features, (36, 36)), features, rtol=0, atol=0)
-
-
-def test_a_whole_exchange_takes_the_partners_features():
-    features = torch.rand(2, 5, 9, 9)
-    assert torch.equal(mix_features(lambda images: images.flip(0), features, (128, 128)), features.flip(0))

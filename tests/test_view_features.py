@@ -190,7 +190,7 @@ def test_coordinates_are_views_that_take_no_memory_before_the_crop(store):
 
 
 def test_a_crop_that_leaves_the_coordinates_behind_is_refused(store):
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError, match="JoinTokenCoordinatesd") as caught:
         view_of(store, first=[SpatialCropd("image", roi_start=(10, 7, 2), roi_end=(42, 39, 3))])
     assert "its coordinates" in str(caught.value.__cause__)
     assert "Name the keys row, column, slice beside image" in str(caught.value.__cause__)

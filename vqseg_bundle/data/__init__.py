@@ -7,7 +7,6 @@ from .datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .demo_cohort import write_demo_cohort
 from .digest import data_digest
-from .feature_mixing import mix_features
 from .folder_layouts import FoundCase, find_cases, find_label_names
 from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
 from .name_by_case import NameByCased
@@ -58,7 +57,6 @@ __all__ = [
     "load_datalist",
     "make_demo_volume",
     "missing_images",
-    "mix_features",
     "open_cohort",
     "open_feature_store",
     "read_header",

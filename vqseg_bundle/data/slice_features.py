@@ -123,13 +123,9 @@ def _plan(
             f"{need / _GB:.3g} GB (10^9 bytes) in {store.folder}. Raise foundation_feature_gb, take a smaller "
             "foundation_image_size, or use foundation_features 'exact', which stores nothing."
         )
-    logger.info(
-        "foundation-model features: %d of %d cases to compute, %.3g GB in all, in %s",
-        len(grids),
-        len(store.files),
-        need / _GB,
-        store.folder,
-    )
+    if rank == 0:
+        text = "foundation-model features: %d of %d cases to compute, %.3g GB in all, in %s"
+        logger.info(text, len(grids), len(store.files), need / _GB, store.folder)
     return grids
 
 

@@ -19,7 +19,7 @@ from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
 from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream, parse_streams
-from vqseg_bundle.engines.unlabeled_views import UnlabeledViews, arrange_streams, endless_batches
+from vqseg_bundle.engines.unlabeled_views import FEATURES, UnlabeledViews, arrange_streams, endless_batches
 
 __all__ = ["SemiSupervisedTrainer"]
 
@@ -44,7 +44,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         unlabeled_data_loader: batches with "image" (weak view) and the streams' views; None trains supervised.
         unlabeled_streams: versions of the unlabelled batch that the student sees, as streams or mappings.
         pseudo_labeler: gives the pseudo-labels; None is the teacher.
-        foundation_model: frozen model whose features the adapter is aligned with, or None.
+        foundation_model: frozen model whose features the adapter is aligned with, or None. Batches that bring such
+            features of their weak views under "foundation_features", ``(B, C_f, *G)``, need none.
         foundation_depth: token slices of a volume that the foundation model is asked for; None asks for all slices.
         mixer: MONAI's CutMix for the unlabelled batch, or None.
         max_iterations: budget; see :func:`~vqseg_bundle.engines.iteration_budget`.
@@ -174,7 +175,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
             views = self._unlabeled_views()
-            features = self._foundation_features(self._to_device(batchdata[Keys.IMAGE])[: len(labeled)], views)
+            features = self._foundation_features(batchdata, len(labeled), views)
             student = self.inferer(
                 labeled,
                 self.network,
@@ -204,13 +205,19 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 f"the unlabelled batches must hold {', '.join(names)} for unlabeled_streams, {', '.join(missing)} is "
                 f"missing from {', '.join(map(str, batch))}; add the transforms that make it."
             )
-        views = {name: self._to_device(batch[name]) for name in names}
+        views = {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch}
         pseudo = self.pseudo_labeler.pseudo_label(views[Keys.IMAGE], self.generator)
         return arrange_streams(views, pseudo, self.streams, self.mixer)
 
-    def _foundation_features(self, labeled: Tensor, views: UnlabeledViews | None) -> Tensor | None:
+    def _foundation_features(
+        self, batchdata: Mapping[str, Any], labeled_count: int, views: UnlabeledViews | None
+    ) -> Tensor | None:
+        if FEATURES in batchdata:
+            features = self._to_device(batchdata[FEATURES])[:labeled_count]
+            return features if views is None else torch.cat((features, views.features))
         if self.foundation_model is None:
             return None
+        labeled = self._to_device(batchdata[Keys.IMAGE])[:labeled_count]
         images = labeled if views is None else torch.cat((labeled, views.weak))
         if self.foundation_depth is None:
             return self.foundation_model(images)

@@ -10,10 +10,14 @@ from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
+from vqseg_bundle.engines.feature_mixing import mix_features
 from vqseg_bundle.engines.pseudo_labels import PseudoLabels
 from vqseg_bundle.engines.unlabeled_streams import UnlabeledStream
 
-__all__ = ["UnlabeledViews", "arrange_streams", "endless_batches"]
+__all__ = ["FEATURES", "UnlabeledViews", "arrange_streams", "endless_batches"]
+
+#: Batch key of foundation-model features of the weak view that the data pipeline brings.
+FEATURES = "foundation_features"
 
 
 class UnlabeledViews(NamedTuple):
@@ -24,12 +28,15 @@ class UnlabeledViews(NamedTuple):
         images: ``(N, C, *S)``, what the student sees.
         pseudo: pseudo-labels of these N images.
         perturbed: N flags, whether the features of an image are to be perturbed.
+        features: ``(N, C_f, *G)``, foundation-model features of the weak views that came with the batch, mixed as these
+            are; empty where none came.
     """
 
     weak: Tensor
     images: Tensor
     pseudo: PseudoLabels
     perturbed: list[bool]
+    features: Tensor
 
 
 def arrange_streams(
@@ -38,12 +45,13 @@ def arrange_streams(
     """Put all streams into one batch.
 
     Args:
-        views: ``(B, C, *S)`` each, by batch key: "image" (the weak view) and the views of the streams.
+        views: ``(B, C, *S)`` each, by batch key: "image" (the weak view) and the views of the streams; where they come
+            with the batch, features ``(B, C_f, *G)`` of the weak view under "foundation_features".
         pseudo: pseudo-labels of the weak view.
         streams: at least one.
         mixer: mixes the streams that want it, each by a draw of its own, or None.
     """
-    parts = [_one_stream(views[Keys.IMAGE], views[stream.view], pseudo, stream, mixer) for stream in streams]
+    parts = [_one_stream(views, pseudo, stream, mixer) for stream in streams]
     return UnlabeledViews(
         weak=torch.cat([part.weak for part in parts]),
         images=torch.cat([part.images for part in parts]),
@@ -51,6 +59,7 @@ def arrange_streams(
             torch.cat([part.pseudo.probabilities for part in parts]), torch.cat([part.pseudo.entropy for part in parts])
         ),
         perturbed=[flag for part in parts for flag in part.perturbed],
+        features=torch.cat([part.features for part in parts]),
     )
 
 
@@ -73,11 +82,13 @@ def endless_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
 
 
 def _one_stream(
-    weak: Tensor, view: Tensor, pseudo: PseudoLabels, stream: UnlabeledStream, mixer: CutMix | None
+    views: Mapping[str, Tensor], pseudo: PseudoLabels, stream: UnlabeledStream, mixer: CutMix | None
 ) -> UnlabeledViews:
+    weak, view = views[Keys.IMAGE], views[stream.view]
+    features = views[FEATURES] if FEATURES in views else weak.new_empty(0)
     perturbed = [stream.perturbed] * len(weak)
     if mixer is None or not stream.mixed:
-        return UnlabeledViews(weak, view, pseudo, perturbed)
+        return UnlabeledViews(weak, view, pseudo, perturbed, features)
     mixer.batch_size = len(weak)
     mixer.randomize(weak)
     entropy = pseudo.entropy
@@ -85,4 +96,6 @@ def _one_stream(
         entropy = mixer.apply(entropy.unsqueeze(1)).squeeze(1)
     # each voxel comes from one image of the batch: mixed probabilities have the mixed labels and confidences
     mixed = PseudoLabels(mixer.apply(pseudo.probabilities), entropy)
-    return UnlabeledViews(mixer.apply(weak), mixer.apply(view), mixed, perturbed)
+    if features.numel() > 0:
+        features = mix_features(mixer.apply, features, weak.shape[2:])
+    return UnlabeledViews(mixer.apply(weak), mixer.apply(view), mixed, perturbed, features)
