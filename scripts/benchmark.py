@@ -23,9 +23,10 @@ from scripts.benchmarking.comparison import CaseDefinition, Comparison, Plan
 from scripts.benchmarking.machine import describe_machine, describe_moment
 from scripts.benchmarking.plot import save_scaling_plot
 from scripts.benchmarking.reference_code import check_reference_code
-from scripts.benchmarking.report import markdown_report, write_between_markers
+from scripts.benchmarking.report import markdown_report
 from scripts.benchmarking.runner import RunSettings, expected_seconds, measure
 from scripts.benchmarking.store import case_record, load_case, save_case
+from scripts.documents import write_between_markers
 
 __all__ = ["CASES", "main"]
 
@@ -118,7 +119,7 @@ def _write_report(output: Path, document: Path | None) -> None:
     print(f"wrote {report}")
     if document is not None:
         image = document.with_name(f"{document.stem}_scaling.png")
-        write_between_markers(document, markdown_report(records, _plot(records, image)))
+        write_between_markers(document, "benchmark", markdown_report(records, _plot(records, image)))
         print(f"wrote {document}")
 
 

@@ -28,21 +28,15 @@ from scripts.benchmarking.reference_code import (
     published_perturbation,
     published_quantizer,
 )
-from scripts.benchmarking.report import (
-    BEGIN,
-    END,
-    markdown_report,
-    show_bytes,
-    show_ratio,
-    show_seconds,
-    write_between_markers,
-)
+from scripts.benchmarking.report import markdown_report, show_bytes, show_ratio, show_seconds
 from scripts.benchmarking.runner import RunSettings, expected_seconds, measure
 from scripts.benchmarking.store import case_record, load_case, save_case
 from scripts.benchmarking.timing import interleaved_times
+from scripts.documents import markers, write_between_markers
 from vqseg_bundle.layers import code_use_entropy, nearest_code
 
 MEGABYTE = 2**20
+BEGIN, END = markers("benchmark")
 # A stand-in with the interface of the published code, for the adapter alone.
 QUANTIZER_MODULE = """
 import torch
@@ -235,11 +229,11 @@ def test_only_what_is_between_the_markers_changes(tmp_path):
     document = tmp_path / "doc.md"
     document.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     for text in ("first", "second"):
-        write_between_markers(document, text)
+        write_between_markers(document, "benchmark", text)
     assert document.read_text() == f"above\n{BEGIN}\n\nsecond\n\n{END}\nbelow\n"
     document.write_text(f"{END}\n{BEGIN}\n")
     with pytest.raises(ValueError, match="expected one line <!-- benchmark:begin --> and below it"):
-        write_between_markers(document, "text")
+        write_between_markers(document, "benchmark", "text")
 
 
 def test_the_performance_document_has_the_markers():

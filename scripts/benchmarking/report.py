@@ -1,17 +1,13 @@
-"""Results as Markdown, alone or between two marker comments of a document."""
+"""Results as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from scripts.benchmarking.comparison import MEASURED
 
-__all__ = ["BEGIN", "END", "markdown_report", "show_bytes", "show_ratio", "show_seconds", "write_between_markers"]
-
-BEGIN = "<!-- benchmark:begin -->"
-END = "<!-- benchmark:end -->"
+__all__ = ["markdown_report", "show_bytes", "show_ratio", "show_seconds"]
 
 _HEADER = "| setting | contender | fastest | median | times the baseline | extra memory | runs |"
 _RULE = "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
@@ -26,23 +22,6 @@ def markdown_report(records: Mapping[str, Mapping[str, Any]], plot: str | None =
     """
     sections = [_section(record, plot if case == "scaling" else None) for case, record in records.items()]
     return "\n\n".join([_machines(records), *sections])
-
-
-def write_between_markers(document: Path, text: str) -> None:
-    """Replace what a document holds between the lines :data:`BEGIN` and :data:`END`.
-
-    Args:
-        document: Markdown file.
-        text: new content.
-
-    Raises:
-        ValueError: the document lacks the markers, has several, or has them the wrong way round.
-    """
-    old = document.read_text(encoding="utf-8")
-    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise ValueError(f"{document}: expected one line {BEGIN} and below it one line {END}; add them.")
-    head, tail = old[: old.index(BEGIN)], old[old.index(END) :]
-    document.write_text(f"{head}{BEGIN}\n\n{text}\n\n{tail}", encoding="utf-8")
 
 
 def show_seconds(seconds: float | None) -> str:
