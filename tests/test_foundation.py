@@ -1,21 +1,13 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import timm
 import torch
-import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
 from torch import nn
 
-from vqseg_bundle.networks import foundation
-from vqseg_bundle.networks.foundation import DINOv2FoundationModel, FoundationModel, build_foundation_model
-
-URL = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/dinov2_vits14_pretrain.pth"
+from vqseg_bundle.networks.foundation import FoundationModel
 
 
 class MeanColor(FoundationModel):
@@ -36,31 +28,6 @@ class Holder(nn.Module):
         super().__init__()
         self.layer = nn.Linear(2, 2)
         self.foundation_model = MeanColor()
-
-
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory) -> Iterator[Path]:
-    """A checkpoint of random weights with the official key names; deleted at the end, as it is 88 MB large."""
-    torch.manual_seed(0)
-    state = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0).state_dict()
-    state["pos_embed"] = torch.randn_like(state["pos_embed"])
-    path = tmp_path_factory.mktemp("weights") / "dinov2_vits14.pth"
-    torch.save({"mask_token": torch.zeros(1, 384), **state}, path)
-    yield path
-    path.unlink()
-
-
-@pytest.fixture
-def constant_state(weights_file) -> dict[str, torch.Tensor]:
-    """A half precision checkpoint of one repeated value without mask token: stored once, so that its file is small."""
-    state = torch.load(weights_file, weights_only=True)
-    del state["mask_token"]
-    return {key: torch.tensor(0.1, dtype=torch.float16).expand(value.shape) for key, value in state.items()}
-
-
-@pytest.fixture(scope="module")
-def dinov2(weights_file) -> FoundationModel:
-    return build_foundation_model("dinov2_vits14", str(weights_file))
 
 
 def _quadrants(*values: float) -> torch.Tensor:
@@ -197,150 +164,35 @@ def test_deep_copy_is_independent():
     torch.testing.assert_close(model(_quadrants(0.0, 0.0, 0.0, 8.0))[0, 0, 1, 1], torch.tensor(1.0))
 
 
-def test_dinov2_shapes(dinov2):
-    assert (dinov2.channels, dinov2.image_size, dinov2.grid) == (384, 126, (9, 9))
-    assert dinov2(torch.rand(2, 1, 40, 60)).shape == (2, 384, 9, 9)
-    assert dinov2(torch.rand(1, 1, 40, 60, 6), depth=2).shape == (1, 384, 9, 9, 2)
+class CountingModel(FoundationModel):
+    """Notes how many images come at once."""
+
+    def __init__(self, image_size):
+        super().__init__(
+            nn.Conv2d(3, 1, kernel_size=16, stride=16),
+            channels=1,
+            image_size=image_size,
+            grid=(image_size // 16, image_size // 16),
+            mean=(0.0, 0.0, 0.0),
+            std=(1.0, 1.0, 1.0),
+        )
+        self.batches = []
+
+    def extract_features(self, images):
+        self.batches.append(len(images))
+        return self.backbone(images)
 
 
-def test_dinov2_patches_lie_in_row_major_order(dinov2):
-    images = torch.randn(1, 3, 126, 126, generator=torch.Generator().manual_seed(3))
-    tokens = dinov2.backbone.forward_features(images)[0, 1:]  # the class token comes first
-    features = dinov2.extract_features(images)[0]
-    torch.testing.assert_close(features[:, 2, 5], tokens[2 * 9 + 5])
+@pytest.mark.parametrize(("image_size", "batches"), [(1024, [1] * 5), (512, [4, 1]), (128, [5]), (2048, [1] * 5)])
+def test_slices_go_through_a_few_at_a_time(image_size, batches):
+    model = CountingModel(image_size)
+    assert model(torch.rand(1, 1, 20, 20, 5)).shape == (1, 1, *model.grid, 5)
+    assert model.batches == batches
 
 
-def test_dinov2_uses_the_file_and_resizes_positions_the_official_way(dinov2, weights_file):
-    state = torch.load(weights_file, weights_only=True)
-    torch.testing.assert_close(dinov2.backbone.blocks[11].mlp.fc2.weight.data, state["blocks.11.mlp.fc2.weight"])
-    grid = state["pos_embed"][:, 1:].reshape(1, 37, 37, 384).permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, scale_factor=(9.1 / 37, 9.1 / 37), mode="bicubic", antialias=False)
-    expected = torch.cat([state["pos_embed"][:, :1], resized.permute(0, 2, 3, 1).reshape(1, 81, 384)], dim=1)
-    torch.testing.assert_close(dinov2.backbone.pos_embed.data, expected)
-
-
-def test_dinov2_keeps_the_positions_at_the_native_size(weights_file):
-    model = build_foundation_model("dinov2_vits14", str(weights_file), image_size=518)
-    assert model.grid == (37, 37)
-    stored = torch.load(weights_file, weights_only=True)["pos_embed"]
-    torch.testing.assert_close(model.backbone.pos_embed.data, stored, rtol=0, atol=0)
-
-
-def test_dinov2_takes_a_half_precision_file_without_mask_token(constant_state, tmp_path):
-    torch.save(constant_state, tmp_path / "half.pth")
-    model = DINOv2FoundationModel(weights=tmp_path / "half.pth", image_size=28)
-    weight = model.backbone.blocks[0].attn.qkv.weight
-    assert weight.dtype == torch.float32
-    assert (weight == torch.tensor(0.1, dtype=torch.float16).float()).all()
-
-
-def test_dinov2_without_file_downloads_through_timm(monkeypatch):
-    def fill(model, **kwargs):
-        nn.init.constant_(model.cls_token, 7.0)
-
-    monkeypatch.setattr(foundation, "load_pretrained", fill)
-    model = build_foundation_model("dinov2_vits14", image_size=28)
-    assert (model.backbone.cls_token == 7.0).all()
-
-
-def test_failed_download_says_where_to_get_the_file(monkeypatch):
-    def fail(model, **kwargs):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(foundation, "load_pretrained", fail)
-    with pytest.raises(FileNotFoundError, match=f"could not be downloaded.*{URL}.*by the key foundation_weights"):
-        build_foundation_model("dinov2_vits14")
-
-
-def test_missing_file_is_named_with_the_remedy(tmp_path):
-    path = tmp_path / "absent.pth"
-    with pytest.raises(FileNotFoundError, match=f"no file '{path}'.*{URL}.*foundation_weights"):
-        build_foundation_model("dinov2_vits14", str(path))
-
-
-def _truncated(state: dict, path: Path) -> None:
-    torch.save(state, path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _without_last_block(state: dict, path: Path) -> None:
-    torch.save({key: value for key, value in state.items() if not key.startswith("blocks.11.")}, path)
-
-
-def _of_another_width(state: dict, path: Path) -> None:
-    torch.save({**state, "norm.weight": torch.ones(768)}, path)
-
-
-def _with_more_blocks(state: dict, path: Path) -> None:
-    torch.save({**state, "blocks.12.norm1.weight": torch.ones(384)}, path)
-
-
-@pytest.mark.parametrize(
-    ("write", "message"),
-    [
-        (_truncated, "is damaged or not a checkpoint"),
-        (lambda state, path: path.write_bytes(b""), "is damaged or not a checkpoint"),
-        (lambda state, path: path.write_text("<html>404</html>"), "is damaged or not a checkpoint"),
-        (lambda state, path: torch.save([1, 2], path), "is damaged or not a checkpoint"),
-        (lambda state, path: torch.save({"epoch": 3}, path), "is not a checkpoint of vit_small_patch14_dinov2"),
-        (_without_last_block, r"is not a checkpoint of vit_small_patch14_dinov2.*blocks\.11\.norm1\.weight"),
-        (_of_another_width, r"is not a checkpoint of vit_small_patch14_dinov2.*norm\.weight.*768"),
-        (_with_more_blocks, r"is not a checkpoint of vit_small_patch14_dinov2.*blocks\.12\.norm1\.weight"),
-    ],
-    ids=["truncated", "empty", "text", "list", "foreign", "missing keys", "other width", "other depth"],
-)
-def test_wrong_file_is_named_with_the_remedy(constant_state, tmp_path, write, message):
-    path = tmp_path / "wrong.pth"
-    write(constant_state, path)
-    with pytest.raises(ValueError, match=rf"'{path}' {message}") as caught:
-        build_foundation_model("dinov2_vits14", str(path))
-    assert URL in str(caught.value)
-    assert "by the key foundation_weights" in str(caught.value)
-
-
-@pytest.mark.parametrize("image_size", [0, -14, 13, 128])
-def test_image_size_must_be_a_multiple_of_the_patch_size(image_size):
-    with pytest.raises(
-        ValueError, match=f"image_size must be a positive multiple of the patch size 14, got {image_size}"
-    ):
-        build_foundation_model("dinov2_vits14", "unused.pth", image_size=image_size)
-
-
-def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"foundation_model must be one of \['none', 'dinov2_vits14'\], got 'dino'"):
-        build_foundation_model("dino")
-    with pytest.raises(ValueError, match=r"model_name must be one of .*'vit_small_patch14_dinov2'.* got 'resnet18'"):
-        DINOv2FoundationModel("resnet18")
-
-
-def test_none_builds_nothing():
-    assert build_foundation_model("none") is None
-
-
-def _real_weights() -> Path:
-    default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    root = Path(os.environ.get("VQSEG_DATA_ROOT", default))
-    return root.parent / "weights" / "dinov2_vits14_pretrain.pth"
-
-
-@pytest.mark.data
-@pytest.mark.skipif(
-    not _real_weights().is_file(), reason="needs ../weights/dinov2_vits14_pretrain.pth at VQSEG_DATA_ROOT"
-)
-def test_real_weights_give_the_official_features():
-    """Features recorded from the official code (facebookresearch/dinov2, ``x_norm_patchtokens``), same file and image.
-
-    With timm's own resizing of the positions they differ by up to 0.2.
-    """
-    rows, columns = torch.meshgrid(torch.linspace(0, 1, 126), torch.linspace(0, 1, 126), indexing="ij")
-    image = torch.stack([rows * columns, rows, 0.5 + 0.5 * torch.sin(12 * columns)])[None]
-    features = build_foundation_model("dinov2_vits14", str(_real_weights()))(image)
-    recorded = {
-        (0, 0, 0): [-2.27697, -0.78402, 1.03077, -4.01286],
-        (100, 4, 7): [-0.70086, -1.30148, -0.28615, 2.91127],
-        (380, 8, 8): [2.59823, -1.80935, 1.82415, -0.50088],
-    }
-    for (channel, row, column), values in recorded.items():
-        found = features[0, channel : channel + 4, row, column]
-        torch.testing.assert_close(found, torch.tensor(values), atol=1e-3, rtol=0)
-    assert features.norm().item() == pytest.approx(400.12637, rel=1e-5)
+def test_images_go_through_a_few_at_a_time_in_order():
+    model, images = CountingModel(512), torch.rand(6, 1, 20, 20)
+    features = model(images)
+    assert model.batches == [4, 2]
+    for index in range(6):
+        torch.testing.assert_close(features[index : index + 1], model(images[index : index + 1]))

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vqseg_bundle"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-CONFIGS = sorted(path for path in (ROOT / "configs").iterdir() if path.suffix in (".json", ".yaml", ".yml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".json", ".yaml", ".yml"))
 ALLOWED = {
     "layers": {"layers"},
     "networks": {"layers", "networks"},
@@ -46,6 +46,10 @@ def _sub_packages(path: Path) -> set[str]:
     return {name for name in found if (PACKAGE / name).is_dir()}
 
 
+def _layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0]
+
+
 def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -53,7 +57,7 @@ def _name(path: Path) -> str:
 def test_the_walk_finds_the_imports_it_is_there_for():
     assert {"layers", "networks"} <= _sub_packages(PACKAGE / "networks" / "training_module.py")
     assert "data" in _sub_packages(PACKAGE / "data" / "__init__.py")
-    assert {path.parent.name for path in MODULES} == {PACKAGE.name, *ALLOWED}
+    assert {_layer(path) for path in MODULES if path.parent != PACKAGE} == set(ALLOWED)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
@@ -61,7 +65,7 @@ def test_a_module_imports_its_own_layer_and_those_below(path):
     if path.parent == PACKAGE:
         assert _sub_packages(path) == set()
     else:
-        assert _sub_packages(path) <= ALLOWED[path.parent.name]
+        assert _sub_packages(path) <= ALLOWED[_layer(path)]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)

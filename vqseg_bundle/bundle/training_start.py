@@ -51,7 +51,7 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str) ->
 
 
 def build_foundation_model(
-    name: str, weights: str | None, image_size: int, device: str
+    name: str, weights: str | None, image_size: int | None, device: str
 ) -> networks.FoundationModel | None:
     """:func:`vqseg_bundle.networks.build_foundation_model`, moved to the device, with a clean end on bad input."""
     model = exit_cleanly(networks.build_foundation_model, name, weights, image_size)

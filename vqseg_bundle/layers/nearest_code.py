@@ -21,7 +21,7 @@ __all__ = ["full_precision", "nearest_code"]
 # 2**23 float32 scores are 32 MiB: large enough for one matrix product to run at full speed, small on any machine.
 MAX_BUFFER_ELEMENTS = 2**23
 # Fewer tokens get a smaller buffer, down to this many rows: the first touch of its memory costs as much as its use.
-_MIN_ROWS = 256
+_MIN_ROWS = 128
 
 
 @contextmanager
@@ -68,8 +68,9 @@ def _search(features: Tensor, codebook: Tensor, max_elements: int, min_rows: int
     tokens, codes = features.shape[0], codebook.shape[0]
     width = int(math.ceil(math.sqrt(codes)))
     blocks = (codes + width - 1) // width
-    rows = max(1, min(max_elements // (blocks * width), max(min_rows, tokens // 8), tokens))
-    scores = torch.full((rows, blocks * width), math.inf, dtype=features.dtype, device=features.device)
+    rows = max(1, min(max_elements // (blocks * width), max(min_rows, codebook.shape[1], tokens // 8), tokens))
+    scores = torch.empty((rows, blocks * width), dtype=features.dtype, device=features.device)
+    scores[:, codes:] = math.inf
     indices = torch.empty((tokens,), dtype=torch.int64, device=features.device)
     for start in range(0, tokens, rows):
         stop = min(start + rows, tokens)

@@ -1,0 +1,67 @@
+"""Foundation models that are image encoders of Segment Anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from segment_anything import sam_model_registry
+from segment_anything.modeling import ImageEncoderViT
+from torch import Tensor, nn
+
+from vqseg_bundle.networks.foundation.model import FoundationModel
+from vqseg_bundle.networks.foundation.specification import FoundationSpec
+from vqseg_bundle.networks.foundation.weights import load_into, read_state
+
+__all__ = ["SAMFoundationModel"]
+
+_PREFIX = "image_encoder."
+
+
+class SAMFoundationModel(FoundationModel):
+    """The embedding that the image encoder of SAM (Kirillov et al., 2023, https://arxiv.org/abs/2304.02643) computes.
+
+    MedSAM (Ma et al., 2024, https://arxiv.org/abs/2304.12306) is the same network with weights of its own; it takes
+    images in [0, 1] as they are, which its specification's mean 0 and standard deviation 1 say.
+
+    Images are stretched to a square, as MedSAM does it; SAM itself scales the longer side and pads the other. At other
+    sizes than the native one the absolute positions are resized bilinearly, as SAMed
+    (https://arxiv.org/abs/2304.13785) does it; the relative ones are resized linearly by the encoder itself, which
+    comes to the same as SAMed's way.
+
+    Args:
+        spec: the model, ``spec.backbone`` being its name in segment-anything's registry.
+        weights: checkpoint file of the whole SAM, of which the image encoder is used. ``None`` downloads it.
+        image_size: side of the square input in pixels, a multiple of 16. Defaults to 1024.
+
+    Raises:
+        ValueError: ``image_size`` is no multiple of the patch size, or ``weights`` is not a checkpoint of this model.
+        FileNotFoundError: ``weights`` does not exist, or the download failed.
+    """
+
+    def __init__(self, spec: FoundationSpec, weights: str | Path | None = None, image_size: int | None = None) -> None:
+        size = spec.input_size(image_size)
+        with torch.device("meta"):  # the decoder is never needed, and the encoder takes the file's tensors
+            encoder = cast(ImageEncoderViT, sam_model_registry[spec.backbone]().image_encoder)
+        state = read_state(spec, weights)
+        state = {key.removeprefix(_PREFIX): value.float() for key, value in state.items() if key.startswith(_PREFIX)}
+        load_into(encoder, state, spec, weights, assign=True)
+        _resize_positions(encoder, spec.grid(size))
+        super().__init__(
+            encoder, channels=spec.channels, image_size=size, grid=spec.grid(size), mean=spec.mean, std=spec.std
+        )
+
+    def extract_features(self, images: Tensor) -> Tensor:
+        """The image embedding."""
+        return self.backbone(images)
+
+
+def _resize_positions(encoder: ImageEncoderViT, grid: tuple[int, int]) -> None:
+    """Resize the absolute positions ``(1, h, w, channels)``."""
+    positions = cast(Tensor, encoder.pos_embed).detach()
+    if positions.shape[1:3] == grid:
+        return
+    resized = F.interpolate(positions.permute(0, 3, 1, 2), size=grid, mode="bilinear", align_corners=False)
+    encoder.pos_embed = nn.Parameter(resized.permute(0, 2, 3, 1))
