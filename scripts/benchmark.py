@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from scripts.benchmarking.apart import measure_apart
 from scripts.benchmarking.cases.entropy import ENTROPY
 from scripts.benchmarking.cases.inference import INFERENCE
 from scripts.benchmarking.cases.operations import SCALING, VOLUME
@@ -24,7 +25,7 @@ from scripts.benchmarking.machine import describe_machine, describe_moment
 from scripts.benchmarking.plot import save_scaling_plot
 from scripts.benchmarking.reference_code import check_reference_code
 from scripts.benchmarking.report import markdown_report
-from scripts.benchmarking.runner import RunSettings, expected_seconds, measure
+from scripts.benchmarking.runner import RunSettings, expected_seconds
 from scripts.benchmarking.store import case_record, load_case, save_case
 from scripts.documents import write_between_markers
 
@@ -96,7 +97,7 @@ def _measure_cases(options: argparse.Namespace, settings: RunSettings, output: P
 
 def _measure(case: str, comparison: Comparison, settings: RunSettings, bar: tqdm) -> list:
     bar.set_description(f"{case} {', '.join(f'{name} {value}' for name, value in comparison.setting.items())}")
-    return measure(comparison, settings, bar.update)
+    return measure_apart(comparison, settings, bar.update)
 
 
 def _shown_options(options: argparse.Namespace) -> dict[str, Any]:

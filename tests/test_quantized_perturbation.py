@@ -12,7 +12,7 @@ from vqseg_bundle.layers import (
     QuantizedPerturbation,
     VectorQuantizer,
     automatic_temperature,
-    quantized_perturbation,
+    neighbor_sampling,
     transition_matrix,
 )
 
@@ -147,14 +147,14 @@ def test_strength_one_never_keeps_a_code_however_running_sums_are_rounded(monkey
 def test_inversion_by_hand(dtype):
     weights = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.0], [0.25, 0.0, 0.0, 0.75, 0.0, 0.0]], dtype=dtype)
     uniform = torch.tensor([0.0, 0.125, 0.5, 0.75, 0.0, 0.125, 0.25, 0.625], dtype=torch.float64)
-    column, rest = quantized_perturbation._invert_running_sum(weights.repeat_interleave(4, dim=0), uniform)
+    column, rest = neighbor_sampling._invert_running_sum(weights.repeat_interleave(4, dim=0), uniform)
     assert column.tolist() == [2, 2, 4, 4, 0, 0, 3, 3]
     assert rest.tolist() == [0.0, 0.25, 0.0, 0.5, 0.0, 0.5, 0.0, 0.5]
 
 
 def test_inversion_at_the_upper_end():
     weights = torch.tensor([[0.1, 0.7, 0.2, 0.0], [1e-30, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, 3e4]])
-    column, rest = quantized_perturbation._invert_running_sum(weights, torch.full((3,), 1 - 2**-53).double())
+    column, rest = neighbor_sampling._invert_running_sum(weights, torch.full((3,), 1 - 2**-53).double())
     assert column.tolist() == [2, 0, 3]
     assert ((rest >= 0.0) & (rest < 1.0)).all()
 
@@ -216,7 +216,7 @@ def test_chunks_of_rows_change_nothing(monkeypatch):
     indices, codebook = torch.randint(32, (2, 16, 16), generator=_generator()), _codebook(32)
     whole = QuantizedPerturbation(0.7)(indices, codebook, generator=_generator())
     for rows in (1, 5, 31):
-        monkeypatch.setattr(quantized_perturbation, "_CHUNK_ELEMENTS", rows * 32)
+        monkeypatch.setattr(neighbor_sampling, "_ROW_ELEMENTS", rows * 32)
         assert torch.equal(QuantizedPerturbation(0.7)(indices, codebook, generator=_generator()), whole)
 
 
@@ -323,3 +323,22 @@ def test_shows_its_settings():
     assert repr(QuantizedPerturbation(0.3, "auto")) == (
         "QuantizedPerturbation(perturb_prob=0.3, temperature=auto, mode=transition, distance=squared_euclidean)"
     )
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 20])
+@pytest.mark.parametrize("temperature", [0.5, 4.0])
+def test_chi_square_whether_by_proposals_or_by_rows(monkeypatch, rounds, temperature):
+    monkeypatch.setattr(neighbor_sampling, "_ROUNDS", rounds)
+    monkeypatch.setattr(neighbor_sampling, "_LEAST_ACCEPTED", 0.0)
+    codebook = _codebook(32)
+    law = _law(np.arange(32), codebook, temperature, "squared_euclidean")
+    assert _chi_square_p(_draws(QuantizedPerturbation(1.0, temperature), codebook), law) > 1e-3
+
+
+@pytest.mark.parametrize(("temperature", "rounds"), [(4.0, 16), (0.001, 1)])
+def test_proposals_stop_where_none_is_accepted(monkeypatch, temperature, rounds):
+    turns = []
+    accept = neighbor_sampling._accept_proposals
+    monkeypatch.setattr(neighbor_sampling, "_accept_proposals", lambda *given: turns.append(1) or accept(*given))
+    _draws(QuantizedPerturbation(1.0, temperature), _codebook(32), per_code=10)
+    assert len(turns) == rounds

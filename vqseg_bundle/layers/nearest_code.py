@@ -66,7 +66,7 @@ def _search(features: Tensor, codebook: Tensor, max_elements: int, min_rows: int
     half_norms = torch.linalg.vector_norm(codebook, dim=1).square().mul(0.5)  # (K,)
     transposed = codebook.t()
     tokens, codes = features.shape[0], codebook.shape[0]
-    width = int(math.ceil(math.sqrt(codes)))
+    width = math.ceil(math.sqrt(codes))
     blocks = (codes + width - 1) // width
     rows = max(1, min(max_elements // (blocks * width), max(min_rows, codebook.shape[1], tokens // 8), tokens))
     scores = torch.empty((rows, blocks * width), dtype=features.dtype, device=features.device)

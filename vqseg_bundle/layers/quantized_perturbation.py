@@ -6,21 +6,13 @@ probability proportional to exp(-d(c_i, c_j)). The abstract's other form shuffle
 
 from __future__ import annotations
 
-import itertools
-import math
-
 import torch
 from torch import Tensor, nn
 
-from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
-from vqseg_bundle.layers.transition import DISTANCES, CodeDistances, automatic_temperature, neighbor_logits
+from vqseg_bundle.layers.neighbor_sampling import draw_neighbors
+from vqseg_bundle.layers.transition import DISTANCES, CodeDistances, automatic_temperature
 
 __all__ = ["QuantizedPerturbation"]
-
-# elements of the buffer of rows
-_CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS
-# tokens whose blocks are searched at once
-_CHUNK_TOKENS = 4096
 
 
 class QuantizedPerturbation(nn.Module):
@@ -99,59 +91,8 @@ class QuantizedPerturbation(nn.Module):
 
     def _transition(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None) -> Tensor:
         moved = torch.rand(indices.shape, device=indices.device, generator=generator) < self.perturb_prob
-        output = indices.clone()
-        output[moved] = self._draw_neighbors(indices[moved], codebook, generator)
-        return output
-
-    def _draw_neighbors(self, tokens: Tensor, codebook: Tensor, generator: torch.Generator | None) -> Tensor:
-        """One draw a token from the exact rows of the distinct codes, by inversion of their running sums."""
         distances = CodeDistances(codebook, self.distance)
         temperature = automatic_temperature(distances) if isinstance(self.temperature, str) else self.temperature
-        uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
-        codes, row_of_token = tokens.unique(return_inverse=True)
-        order = row_of_token.argsort()
-        size = len(distances)
-        width = math.isqrt(size - 1) + 1  # of a block of codes
-        rows = max(1, min(len(codes), _CHUNK_ELEMENTS // size))
-        # zero beyond K, up to whole blocks
-        weights = distances.points.new_zeros(rows, -(-size // width) * width)
-        starts = torch.arange(0, len(codes) + rows, rows, device=tokens.device)
-        # the only host synchronisation: where each chunk of rows begins among the sorted tokens
-        bounds = torch.searchsorted(row_of_token[order], starts).tolist()
-        drawn = torch.empty_like(tokens)
-        for chunk, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            first = chunk * rows
-            own = codes[first : first + rows]
-            neighbor_logits(own, distances, temperature, out=weights[: len(own), :size]).exp_()
-            blocks = weights.unflatten(1, (-1, width))  # (rows, blocks, width)
-            sums = blocks.sum(dim=2)
-            for members in order[start:stop].split(_CHUNK_TOKENS):
-                row = row_of_token[members] - first
-                block, rest = _invert_running_sum(sums[row], uniform[members])
-                column, _ = _invert_running_sum(blocks[row, block], rest)
-                drawn[members] = block * width + column
-        return drawn
-
-
-def _invert_running_sum(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw a column in proportion to its weight: the first whose running sum exceeds ``u`` times the total.
-
-    A column of weight 0 is never drawn, however a parallel scan rounds its running sum
-    (https://github.com/pytorch/pytorch/pull/16075).
-
-    Args:
-        weights: not negative, one of each row positive, ``(N, M)``.
-        uniform: ``(N,)``, float64 in [0, 1).
-
-    Returns:
-        columns ``(N,)``, int64, and how far into its column ``u`` lies, ``(N,)``, float64 in [0, 1): uniform again.
-    """
-    positive = weights > 0
-    running = weights.double().cumsum(dim=1).masked_fill_(~positive, 0.0)
-    total = running.amax(dim=1)
-    # rounding must not lift the target to the total itself, which no column would exceed
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    column = (running > target.unsqueeze(1)).to(torch.uint8).argmax(dim=1, keepdim=True)
-    width = weights.gather(1, column).double()
-    rest = (target.unsqueeze(1) - (running.gather(1, column) - width)) / width
-    return column.squeeze(1), rest.clamp_(0.0, 1.0 - 2.0**-53).squeeze(1)
+        output = indices.clone()
+        output[moved] = draw_neighbors(indices[moved], distances, temperature, generator)
+        return output

@@ -61,7 +61,21 @@ class CodeDistances:
         """
         with full_precision(self.points.device.type):
             squared = torch.addmm(self.norms, self.points[codes], self.points.t(), alpha=-2.0, out=out)
-        squared = squared.add_(self.norms[codes].unsqueeze(1)).clamp_min_(0.0)
+        return self._from_squared(squared.add_(self.norms[codes].unsqueeze(1)).clamp_min_(0.0))
+
+    def pairs(self, first: Tensor, second: Tensor) -> Tensor:
+        """Distances between codes, one pair after another.
+
+        Args:
+            first: ``(N,)``, int64.
+            second: ``(N,)``, int64.
+
+        Returns:
+            ``(N,)``, the codebook's dtype, at least float32.
+        """
+        return self._from_squared((self.points[first] - self.points[second]).square_().sum(dim=1))
+
+    def _from_squared(self, squared: Tensor) -> Tensor:
         if self.distance == "cosine":
             return squared.mul_(0.5)
         return squared.sqrt_() if self.distance == "euclidean" else squared

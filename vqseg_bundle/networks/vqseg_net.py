@@ -111,7 +111,9 @@ class VQSegNet(nn.Module):
             )
         skips = _checked_skips(channels, strides, skip_connections)
         self.stride = _total_stride(spatial_dims, strides)
-        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, strides, norm, dropout, activation_checkpointing)
+        self.encoder = UNetEncoder(
+            spatial_dims, in_channels, channels, strides, norm, dropout, activation_checkpointing
+        )
         self.code_projection: nn.Module = nn.Identity()
         self.code_expansion: nn.Module = nn.Identity()
         self.quantizer: VectorQuantizer | None = None
