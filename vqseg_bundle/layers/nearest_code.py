@@ -2,7 +2,7 @@
 
 ``argmin_k ||z - c_k||^2 = argmin_k (||c_k||^2 / 2 - z . c_k)``: the norm of ``z`` does not matter to the minimum.
 The codebook's mean is subtracted from both sides first: distances stay, and float32 no longer cancels when a codebook
-sits far from the origin. Rows go through one preallocated buffer by chunks; the least score is looked for among the
+sits far from the origin. Tokens go through one preallocated buffer by chunks; the least score is looked for among the
 minima of blocks of codes, since a plain minimum is many times faster than one that keeps its place.
 """
 
@@ -20,8 +20,8 @@ __all__ = ["full_precision", "nearest_code"]
 
 # 2**23 float32 scores are 32 MiB: large enough for one matrix product to run at full speed, small on any machine.
 MAX_BUFFER_ELEMENTS = 2**23
-# Fewer tokens get a smaller buffer, down to this many rows: the first touch of its memory costs as much as its use.
-_MIN_ROWS = 128
+# Fewer tokens get a smaller buffer, down to this many: the first touch of its memory costs as much as its use.
+_MIN_COLUMNS = 128
 
 
 @contextmanager
@@ -60,27 +60,28 @@ def _ieee_matmul() -> Iterator[None]:
             backend.fp32_precision = backend_precision
 
 
-def _search(features: Tensor, codebook: Tensor, max_elements: int, min_rows: int = _MIN_ROWS) -> Tensor:
+def _search(features: Tensor, codebook: Tensor, max_elements: int, min_columns: int = _MIN_COLUMNS) -> Tensor:
     center = codebook.mean(dim=0)
     codebook = codebook - center
-    half_norms = torch.linalg.vector_norm(codebook, dim=1).square().mul(0.5)  # (K,)
-    transposed = codebook.t()
+    half_norms = torch.linalg.vector_norm(codebook, dim=1, keepdim=True).square().mul(0.5)  # (K, 1)
     tokens, codes = features.shape[0], codebook.shape[0]
     width = math.ceil(math.sqrt(codes))
     blocks = (codes + width - 1) // width
-    rows = max(1, min(max_elements // (blocks * width), max(min_rows, codebook.shape[1], tokens // 8), tokens))
-    scores = torch.empty((rows, blocks * width), dtype=features.dtype, device=features.device)
-    scores[:, codes:] = math.inf
+    columns = max(1, min(max_elements // (blocks * width), max(min_columns, codebook.shape[1], tokens // 8), tokens))
+    scores = torch.empty((blocks * width * columns,), dtype=features.dtype, device=features.device)
     indices = torch.empty((tokens,), dtype=torch.int64, device=features.device)
-    for start in range(0, tokens, rows):
-        stop = min(start + rows, tokens)
-        chunk = scores[: stop - start]  # (rows, blocks * width), infinite beyond K
+    for start in range(0, tokens, columns):
+        count = min(columns, tokens - start)
+        chunk = scores[: blocks * width * count].view(blocks * width, count)
+        chunk[codes:] = math.inf
+        # codes by tokens: some libraries' products are faster this way round, and minima run along the memory
         # out= also keeps a scripted search out of the reach of an enclosing autocast
-        torch.addmm(half_norms, features[start:stop] - center, transposed, alpha=-1.0, out=chunk[:, :codes])
-        by_block = chunk.view(stop - start, blocks, width)
-        block = by_block.amin(dim=2).argmin(dim=1)  # (rows,)
-        inside = by_block.gather(1, block.view(-1, 1, 1).expand(-1, 1, width)).squeeze(1)  # (rows, width)
-        indices[start:stop] = block * width + inside.argmin(dim=1)
+        shifted = features[start : start + count] - center
+        torch.addmm(half_norms, codebook, shifted.t(), alpha=-1.0, out=chunk[:codes])
+        by_block = chunk.view(blocks, width, count)
+        block = by_block.amin(dim=1).argmin(dim=0)  # (count,)
+        inside = by_block.gather(0, block.view(1, 1, -1).expand(1, width, -1)).squeeze(0)  # (width, count)
+        indices[start : start + count] = block * width + inside.argmin(dim=0)
     # infinite features make all scores alike, the padding's, too
     return indices.clamp_max_(codes - 1)
 
