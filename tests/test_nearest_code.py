@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 
 import pytest
 import torch
@@ -87,8 +88,9 @@ def test_reduced_precision_matrix_products_do_not_reach_the_search():
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="interface of PyTorch 2.9")
-def test_precision_set_by_the_newer_interface_is_overruled_and_restored():
-    backend = torch.backends.cuda.matmul
+@pytest.mark.parametrize("name", ["cuda.matmul", "mkldnn.matmul", "mkldnn.conv"])
+def test_precision_set_by_the_newer_interface_is_overruled_and_restored(name):
+    backend = operator.attrgetter(name)(torch.backends)
     before = backend.fp32_precision
     backend.fp32_precision = "tf32"
     try:

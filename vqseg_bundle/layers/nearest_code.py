@@ -2,7 +2,7 @@
 
 ``argmin_k ||z - c_k||^2 = argmin_k (||c_k||^2 / 2 - z . c_k)``: the norm of ``z`` does not matter to the minimum.
 The codebook's mean is subtracted from both sides first: distances stay, and float32 no longer cancels when a codebook
-sits far from the origin. Tokens go through one preallocated buffer by chunks; the least score is looked for among the
+sits far from the origin. Tokens go through a small buffer by chunks; the least score is looked for among the
 minima of blocks of codes, since a plain minimum is many times faster than one that keeps its place.
 """
 
@@ -14,14 +14,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 __all__ = ["full_precision", "nearest_code"]
 
 # 2**23 float32 scores are 32 MiB: large enough for one matrix product to run at full speed, small on any machine.
 MAX_BUFFER_ELEMENTS = 2**23
-# Fewer tokens get a smaller buffer, down to this many: the first touch of its memory costs as much as its use.
-_MIN_COLUMNS = 128
+# On a CPU this many tokens at a time are fastest: their scores stay in its cache.
+_CPU_COLUMNS = 128
 
 
 @contextmanager
@@ -49,7 +50,8 @@ def _ieee_matmul() -> Iterator[None]:
             torch.set_float32_matmul_precision(precision)
         return
     # the older getter raises once a caller has used this newer interface
-    backends: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    mkldnn = torch.backends.mkldnn
+    backends: list[Any] = [torch.backends.cuda.matmul, mkldnn.matmul, mkldnn.conv]  # type: ignore[attr-defined]
     precisions = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
@@ -60,30 +62,48 @@ def _ieee_matmul() -> Iterator[None]:
             backend.fp32_precision = backend_precision
 
 
-def _search(features: Tensor, codebook: Tensor, max_elements: int, min_columns: int = _MIN_COLUMNS) -> Tensor:
+def _search(features: Tensor, codebook: Tensor, max_elements: int, cpu_columns: int = _CPU_COLUMNS) -> Tensor:
     center = codebook.mean(dim=0)
-    codebook = codebook - center
-    half_norms = torch.linalg.vector_norm(codebook, dim=1, keepdim=True).square().mul(0.5)  # (K, 1)
     tokens, codes = features.shape[0], codebook.shape[0]
     width = math.ceil(math.sqrt(codes))
     blocks = (codes + width - 1) // width
-    columns = max(1, min(max_elements // (blocks * width), max(min_columns, codebook.shape[1], tokens // 8), tokens))
-    scores = torch.empty((blocks * width * columns,), dtype=features.dtype, device=features.device)
+    extended = _extend(codebook - center, blocks * width)
+    wanted = cpu_columns if features.device.type == "cpu" else tokens
+    columns = max(1, min(max_elements // (blocks * width), wanted, tokens))
     indices = torch.empty((tokens,), dtype=torch.int64, device=features.device)
     for start in range(0, tokens, columns):
-        count = min(columns, tokens - start)
-        chunk = scores[: blocks * width * count].view(blocks * width, count)
-        chunk[codes:] = math.inf
-        # codes by tokens: some libraries' products are faster this way round, and minima run along the memory
-        # out= also keeps a scripted search out of the reach of an enclosing autocast
-        shifted = features[start : start + count] - center
-        torch.addmm(half_norms, codebook, shifted.t(), alpha=-1.0, out=chunk[:codes])
-        by_block = chunk.view(blocks, width, count)
-        block = by_block.amin(dim=1).argmin(dim=0)  # (count,)
-        inside = by_block.gather(0, block.view(1, 1, -1).expand(1, width, -1)).squeeze(0)  # (width, count)
-        indices[start : start + count] = block * width + inside.argmin(dim=0)
+        shifted = center - features[start : start + columns]
+        one = torch.ones((shifted.shape[0], 1), dtype=shifted.dtype, device=shifted.device)
+        scores = _product(extended, torch.cat((shifted, one), dim=1))  # (blocks * width, columns)
+        by_block = scores.view(blocks, width, -1)
+        block = by_block.amin(dim=1).argmin(dim=0)  # (columns,)
+        inside = by_block.gather(0, block.view(1, 1, -1).expand(1, width, -1)).squeeze(0)  # (width, columns)
+        indices[start : start + columns] = block * width + inside.argmin(dim=0)
     # infinite features make all scores alike, the padding's, too
     return indices.clamp_max_(codes - 1)
+
+
+def _extend(codebook: Tensor, rows: int) -> Tensor:
+    """Codewords with half their squared norm as one more channel, ``(rows, D + 1)``; rows beyond K are never nearest."""
+    extended = torch.zeros((rows, codebook.shape[1] + 1), dtype=codebook.dtype, device=codebook.device)
+    extended[:, -1] = math.inf
+    extended[: codebook.shape[0], :-1] = codebook
+    extended[: codebook.shape[0], -1] = torch.linalg.vector_norm(codebook, dim=1).square().mul(0.5)
+    return extended
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T``, ``(M, D)`` and ``(N, D)`` to ``(M, N)``.
+
+    On a CPU as a 1 x 1 convolution over channels-last pixels, which is the same sum: oneDNN's convolutions use the
+    whole width of the processor's vectors where the BLAS library's products may use half (MKL on AMD: 2.2 times).
+    """
+    if not torch.jit.is_scripting() and left.device.type == "cpu":
+        pixels = left.view(1, left.shape[0], 1, -1).permute(0, 3, 1, 2)
+        return F.conv2d(pixels, right.view(right.shape[0], -1, 1, 1)).permute(0, 2, 3, 1).view(left.shape[0], -1)
+    result = torch.empty((left.shape[0], right.shape[0]), dtype=left.dtype, device=left.device)
+    # out= keeps a scripted search out of the reach of an enclosing autocast
+    return torch.mm(left, right.t(), out=result)
 
 
 def nearest_code(features: Tensor, codebook: Tensor, max_elements: int = MAX_BUFFER_ELEMENTS) -> Tensor:
