@@ -118,7 +118,9 @@ def _status_bytes(field: str) -> int:
 
 
 def _wake_libraries(device: str) -> None:
-    """Load what the libraries load with their first product and first backward pass: it is not the work's memory."""
+    """Load what the libraries load with their first product, convolution and backward pass: not the work's memory."""
     left = torch.rand(64, 64, device=device, requires_grad=True)
     (left @ left).softmax(dim=1).sum().backward()
     left.detach().argmin(dim=1).sum().item()
+    pixels = left.detach().view(1, 64, 1, 64).permute(0, 3, 1, 2)  # channels last
+    torch.nn.functional.conv2d(pixels, left.detach().view(64, 64, 1, 1)).sum().item()

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS, full_precision
+from vqseg_bundle.layers.nearest_code import (
+    MAX_BUFFER_ELEMENTS,
+    extend_codebook,
+    full_precision,
+    transposed_product,
+)
 
 __all__ = ["code_use_entropy"]
 
-# rows of a chunk that are worked on element by element at a time: 2 MiB at K 16,384
-_BLOCK_ROWS = 32
+# Columns of the gradient's product that are added to the codebook's gradient at a time: bounds a copy of it.
+_ADDED_CODES = 1024
 
 
 class _CodeUseEntropy(torch.autograd.Function):
-    """Forward keeps three vectors; backward recomputes the assignment chunk by chunk, in the same two buffers."""
+    """Forward keeps three vectors; backward recomputes the assignment chunk by chunk. Matrices are codes by tokens."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, codebook: Tensor, temperature: float, rows: int) -> Tensor:
+    def forward(ctx: Any, features: Tensor, codebook: Tensor, temperature: float, columns: int) -> Tensor:
         log_sums, token_entropies = features.new_empty(len(features)), features.new_empty(len(features))
         mean_assignment = features.new_zeros(len(codebook))
-        assignment = _Assignment(features, codebook, rows)
+        distances = _HalfDistances(features, codebook)
         with full_precision(features.device.type):
-            for chunk in assignment.chunks:
-                for part, logits, scratch in assignment.blocks(chunk):
-                    logits.mul_(-1.0 / temperature)
-                    largest = logits.amax(dim=1)
-                    logits.sub_(largest.unsqueeze(1))
-                    weights = torch.exp(logits, out=scratch)  # p times its row's sum
-                    sums = weights.sum(dim=1)
-                    log_sums[part] = largest + sums.log()
-                    token_entropies[part] = sums.log() - torch.linalg.vecdot(weights, logits) / sums
-                    mean_assignment.addmv_(weights.t(), sums.reciprocal())
+            for chunk in distances.chunks(columns):
+                logits = distances.columns(chunk).mul_(-2.0 / temperature)
+                largest = logits.amax(dim=0)
+                logits.sub_(largest)
+                weights = logits.exp()  # p times its column's sum
+                sums = weights.sum(dim=0)
+                log_sums[chunk] = largest + sums.log()
+                mean_assignment.addmv_(weights, sums.reciprocal())
+                token_entropies[chunk] = sums.log() - weights.mul_(logits).sum(dim=0) / sums
         mean_assignment /= len(features)
         ctx.save_for_backward(features, codebook, log_sums, token_entropies, mean_assignment)
-        ctx.temperature, ctx.rows = temperature, rows
+        ctx.temperature, ctx.columns = temperature, columns
         return token_entropies.mean() + torch.special.xlogy(mean_assignment, mean_assignment).sum()
 
     @staticmethod
@@ -48,62 +51,60 @@ class _CodeUseEntropy(torch.autograd.Function):
         log_mean = mean_assignment.clamp_min(torch.finfo(features.dtype).tiny).log()
         grad_features, grad_codebook = torch.empty_like(features), torch.zeros_like(codebook)
         code_weight = torch.zeros_like(mean_assignment)
-        assignment = _Assignment(features, codebook, ctx.rows)
+        distances = _HalfDistances(features, codebook)
         with full_precision(features.device.type):
-            for chunk in assignment.chunks:
-                for part, log_p, scratch in assignment.blocks(chunk):
-                    log_p.mul_(-1.0 / ctx.temperature).sub_(log_sums[part].unsqueeze(1))
-                    p = torch.exp(log_p, out=scratch)
-                    expected = p @ log_mean
-                    # dL/dlogits = p/N * (log mean - E_p[log mean] - log p - H), in place of log p
-                    log_p.neg_().add_(log_mean).sub_((token_entropies[part] + expected).unsqueeze(1)).mul_(p)
-                grad_logits = assignment.matrix(chunk)
-                # its rows sum to zero, so the token's own vector drops out of its gradient
-                torch.mm(grad_logits, assignment.codebook, out=grad_features[chunk])
-                grad_codebook.addmm_(grad_logits.t(), assignment.tokens(chunk))
-                code_weight += grad_logits.sum(dim=0)
-        grad_codebook.addcmul_(code_weight.unsqueeze(1), assignment.codebook, value=-1.0)
+            for chunk in distances.chunks(ctx.columns):
+                log_p = distances.columns(chunk).mul_(-2.0 / ctx.temperature).sub_(log_sums[chunk])
+                p = log_p.exp()
+                expected = log_mean @ p
+                # dL/dlogits = p/N * (log mean - E_p[log mean] - log p - H), in place of log p
+                grad_logits = log_p.neg_().add_(log_mean.unsqueeze(1)).sub_(token_entropies[chunk] + expected).mul_(p)
+                del p
+                # its columns sum to zero, so the token's own vector drops out of its gradient
+                torch.mm(grad_logits.t(), distances.codebook, out=grad_features[chunk])
+                _add_products(grad_codebook, grad_logits, distances.tokens(chunk))
+                code_weight += grad_logits.sum(dim=1)
+        grad_codebook.addcmul_(code_weight.unsqueeze(1), distances.codebook, value=-1.0)
         scale = grad * 2.0 / (ctx.temperature * len(features))
         return grad_features.mul_(scale), grad_codebook.mul_(scale), None, None
 
 
-class _Assignment:
-    """Distances of a chunk of tokens to all codes, in one buffer that the next chunk writes over."""
+class _HalfDistances:
+    """Half the squared distances of all codes to chunks of tokens, up to the token's norm, which a softmax ignores."""
 
-    def __init__(self, features: Tensor, codebook: Tensor, rows: int) -> None:
+    def __init__(self, features: Tensor, codebook: Tensor) -> None:
         # float32 must not cancel when the codebook sits far from the origin
         self._features, self._center = features, codebook.mean(dim=0)
-        self.codebook = codebook - self._center
-        self._norms = torch.linalg.vector_norm(self.codebook, dim=1).square()  # (K,)
-        self.chunks = [slice(start, min(start + rows, len(features))) for start in range(0, len(features), rows)]
-        self._buffer = features.new_empty(min(rows, len(features)), len(codebook))
-        self._scratch = features.new_empty(min(rows, _BLOCK_ROWS), len(codebook))
+        self._extended = extend_codebook(codebook, self._center, len(codebook))  # (K, D + 1)
+
+    @property
+    def codebook(self) -> Tensor:
+        """Centred, ``(K, D)``."""
+        return self._extended[:, :-1]
+
+    def chunks(self, columns: int) -> list[slice]:
+        total = len(self._features)
+        return [slice(start, min(start + columns, total)) for start in range(0, total, columns)]
 
     def tokens(self, chunk: slice) -> Tensor:
+        """Centred, ``(columns, D)``."""
         return self._features[chunk] - self._center
 
-    def matrix(self, chunk: slice) -> Tensor:
-        """The buffer's part for a chunk, ``(rows, K)``."""
-        return self._buffer[: chunk.stop - chunk.start]
+    def columns(self, chunk: slice) -> Tensor:
+        """``(K, columns)``."""
+        tokens = self.tokens(chunk)
+        return transposed_product(self._extended, torch.cat((-tokens, torch.ones_like(tokens[:, :1])), dim=1))
 
-    def blocks(self, chunk: slice) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Squared distances up to the token's own norm, which a softmax does not see, by blocks of few rows.
 
-        One product fills the buffer; what follows element by element stays in the processor's cache.
-
-        Yields:
-            the tokens, their rows of the buffer, and scratch memory of the same size.
-        """
-        matrix = self.matrix(chunk)
-        torch.addmm(self._norms, self.tokens(chunk), self.codebook.t(), alpha=-2.0, out=matrix)
-        start = chunk.start
-        for block in matrix.split(_BLOCK_ROWS):
-            yield slice(start, start + len(block)), block, self._scratch[: len(block)]
-            start += len(block)
+def _add_products(total: Tensor, matrix: Tensor, tokens: Tensor) -> None:
+    """``total += matrix @ tokens``."""
+    transposed = tokens.t().contiguous()
+    for part, rows in zip(total.split(_ADDED_CODES), matrix.split(_ADDED_CODES), strict=True):
+        part += transposed_product(rows, transposed)
 
 
 def code_use_entropy(
-    features: Tensor, codebook: Tensor, temperature: float = 1.0, max_elements: int = MAX_BUFFER_ELEMENTS // 2
+    features: Tensor, codebook: Tensor, temperature: float = 1.0, max_elements: int = MAX_BUFFER_ELEMENTS // 8
 ) -> Tensor:
     r"""Mean entropy of the tokens' soft assignments minus the entropy of their mean assignment.
 
@@ -127,5 +128,5 @@ def code_use_entropy(
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
-    rows = max(1, max_elements // len(codebook))
-    return _CodeUseEntropy.apply(features, codebook, temperature, rows)
+    columns = max(1, max_elements // len(codebook))
+    return _CodeUseEntropy.apply(features, codebook, temperature, columns)

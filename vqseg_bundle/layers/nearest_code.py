@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-__all__ = ["full_precision", "nearest_code"]
+__all__ = ["extend_codebook", "full_precision", "nearest_code", "transposed_product"]
 
 # 2**23 float32 scores are 32 MiB: large enough for one matrix product to run at full speed, small on any machine.
 MAX_BUFFER_ELEMENTS = 2**23
@@ -67,14 +67,14 @@ def _search(features: Tensor, codebook: Tensor, max_elements: int, cpu_columns: 
     tokens, codes = features.shape[0], codebook.shape[0]
     width = math.ceil(math.sqrt(codes))
     blocks = (codes + width - 1) // width
-    extended = _extend(codebook - center, blocks * width)
+    extended = extend_codebook(codebook, center, blocks * width)
     wanted = cpu_columns if features.device.type == "cpu" else tokens
     columns = max(1, min(max_elements // (blocks * width), wanted, tokens))
     indices = torch.empty((tokens,), dtype=torch.int64, device=features.device)
     for start in range(0, tokens, columns):
         shifted = center - features[start : start + columns]
         one = torch.ones((shifted.shape[0], 1), dtype=shifted.dtype, device=shifted.device)
-        scores = _product(extended, torch.cat((shifted, one), dim=1))  # (blocks * width, columns)
+        scores = transposed_product(extended, torch.cat((shifted, one), dim=1))  # (blocks * width, columns)
         by_block = scores.view(blocks, width, -1)
         block = by_block.amin(dim=1).argmin(dim=0)  # (columns,)
         inside = by_block.gather(0, block.view(1, 1, -1).expand(1, width, -1)).squeeze(0)  # (width, columns)
@@ -83,20 +83,34 @@ def _search(features: Tensor, codebook: Tensor, max_elements: int, cpu_columns: 
     return indices.clamp_max_(codes - 1)
 
 
-def _extend(codebook: Tensor, rows: int) -> Tensor:
-    """Codewords with half their squared norm as one more channel, ``(rows, D + 1)``; rows beyond K are never nearest."""
+def extend_codebook(codebook: Tensor, center: Tensor, rows: int) -> Tensor:
+    """Centred codewords and half their squared norm, ``(rows, D + 1)``; rows beyond K are infinitely far.
+
+    Its product with ``(-z, 1)``, z centred alike, is half the squared distance up to the token's own norm.
+
+    Args:
+        codebook: ``(K, D)``.
+        center: subtracted from the codewords, ``(D,)``.
+        rows: at least K.
+    """
     extended = torch.zeros((rows, codebook.shape[1] + 1), dtype=codebook.dtype, device=codebook.device)
     extended[:, -1] = math.inf
-    extended[: codebook.shape[0], :-1] = codebook
-    extended[: codebook.shape[0], -1] = torch.linalg.vector_norm(codebook, dim=1).square().mul(0.5)
+    own = extended[: codebook.shape[0]]
+    own[:, :-1] = codebook
+    own[:, :-1] -= center
+    own[:, -1] = torch.linalg.vector_norm(own[:, :-1], dim=1).square().mul(0.5)
     return extended
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """``left @ right.T``, ``(M, D)`` and ``(N, D)`` to ``(M, N)``.
 
     On a CPU as a 1 x 1 convolution over channels-last pixels, which is the same sum: oneDNN's convolutions use the
     whole width of the processor's vectors where the BLAS library's products may use half (MKL on AMD: 2.2 times).
+
+    Args:
+        left: ``(M, D)``, contiguous.
+        right: ``(N, D)``, contiguous.
     """
     if not torch.jit.is_scripting() and left.device.type == "cpu":
         pixels = left.view(1, left.shape[0], 1, -1).permute(0, 3, 1, 2)

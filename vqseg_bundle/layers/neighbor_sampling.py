@@ -11,6 +11,7 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
@@ -18,8 +19,8 @@ from vqseg_bundle.layers.transition import CodeDistances, neighbor_logits
 
 __all__ = ["draw_neighbors"]
 
-# elements of the buffer of exact rows
-_ROW_ELEMENTS = MAX_BUFFER_ELEMENTS
+# elements of the exact rows that are held at once
+_ROW_ELEMENTS = MAX_BUFFER_ELEMENTS // 4
 # tokens whose blocks of codes are searched, or whose proposals are looked up, at once
 _CHUNK_TOKENS = 4096
 # Proposals cost D a token, a row K D a distinct code. More rounds serve few more tokens; where a first round serves
@@ -84,8 +85,6 @@ def _draw_from_rows(
     size = len(distances)
     width = math.isqrt(size - 1) + 1  # of a block of codes
     rows = max(1, min(len(codes), _ROW_ELEMENTS // size))
-    # zero beyond K, up to whole blocks
-    weights = distances.points.new_zeros(rows, -(-size // width) * width)
     starts = torch.arange(0, len(codes) + rows, rows, device=tokens.device)
     # the only host synchronisation: where each chunk of rows begins among the sorted tokens
     bounds = torch.searchsorted(row_of_token[order], starts).tolist()
@@ -93,7 +92,9 @@ def _draw_from_rows(
     for chunk, (start, stop) in enumerate(itertools.pairwise(bounds)):
         first = chunk * rows
         own = codes[first : first + rows]
-        neighbor_logits(own, distances, temperature, out=weights[: len(own), :size]).exp_()
+        weights = neighbor_logits(own, distances, temperature).exp_()
+        if size % width:
+            weights = F.pad(weights, (0, width - size % width))  # of weight 0: up to whole blocks
         blocks = weights.unflatten(1, (-1, width))  # (rows, blocks, width)
         sums = blocks.sum(dim=2)
         for members in order[start:stop].split(_CHUNK_TOKENS):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vqseg_bundle.layers.nearest_code import full_precision
+from vqseg_bundle.layers.nearest_code import extend_codebook, full_precision, transposed_product
 
 __all__ = [
     "DISTANCES",
@@ -42,26 +42,28 @@ class CodeDistances:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}.")
         codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
         self.distance = distance
+        points = F.normalize(codebook, dim=1) if distance == "cosine" else codebook
         # distances stay, and float32 does not cancel when the codebook sits far from the origin
-        self.points = F.normalize(codebook, dim=1) if distance == "cosine" else codebook - codebook.mean(dim=0)
-        self.norms = torch.linalg.vector_norm(self.points, dim=1).square()  # (K,)
+        self._extended = extend_codebook(points, points.mean(dim=0), len(points))  # (K, D + 1)
+        self.points = self._extended[:, :-1]
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def rows(self, codes: Tensor, out: Tensor | None = None) -> Tensor:
+    def rows(self, codes: Tensor) -> Tensor:
         """Distances from some codes to all.
 
         Args:
             codes: ``(U,)``, int64.
-            out: written to and returned, ``(U, K)``; only where no gradient is wanted.
 
         Returns:
             ``(U, K)``, the codebook's dtype, at least float32.
         """
+        chosen = self._extended[codes]  # (U, D + 1)
+        factors = torch.cat((chosen[:, :-1].neg(), torch.ones_like(chosen[:, :1])), dim=1)
         with full_precision(self.points.device.type):
-            squared = torch.addmm(self.norms, self.points[codes], self.points.t(), alpha=-2.0, out=out)
-        return self._from_squared(squared.add_(self.norms[codes].unsqueeze(1)).clamp_min_(0.0))
+            squared = transposed_product(self._extended, factors.mul_(2.0))  # (K, U), up to the code's own norm
+        return self._from_squared(squared.add_(chosen[:, -1], alpha=2.0).clamp_min_(0.0)).t()
 
     def pairs(self, first: Tensor, second: Tensor) -> Tensor:
         """Distances between codes, one pair after another.
@@ -121,16 +123,13 @@ def log_neighbor_distribution(
     return torch.log_softmax(neighbor_logits(codes, CodeDistances(codebook, distance), temperature), dim=1)
 
 
-def neighbor_logits(
-    codes: Tensor, distances: CodeDistances, temperature: float | Tensor, out: Tensor | None = None
-) -> Tensor:
+def neighbor_logits(codes: Tensor, distances: CodeDistances, temperature: float | Tensor) -> Tensor:
     """Logarithm of the law up to a constant of each row: 0 at the nearest neighbour, minus infinity at ``j = i``.
 
     Args:
         codes: rows wanted, ``(U,)``, int64.
         distances: of the codebook.
         temperature: T > 0, in units of the distance.
-        out: see :meth:`CodeDistances.rows`.
 
     Returns:
         ``(U, K)``.
@@ -140,7 +139,7 @@ def neighbor_logits(
     """
     if len(distances) < 2:
         raise ValueError(f"codebook must hold at least 2 codewords to move between, got {len(distances)}.")
-    rows = distances.rows(codes, out)
+    rows = distances.rows(codes)
     rows.scatter_(1, codes.unsqueeze(1), torch.inf)
     # counted from the nearest neighbour on, so that no temperature can push a whole row to minus infinity
     rows -= rows.detach().amin(dim=1, keepdim=True)
