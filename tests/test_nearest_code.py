@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vqseg_bundle.layers import nearest_code
-from vqseg_bundle.layers.nearest_code import full_precision
+from vqseg_bundle.layers.code_products import full_precision
 
 SIZE, DIM, TOKENS = 16_384, 32, 512
 KINDS = ("random", "clustered", "offset", "far offset")

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vqseg_bundle.layers.nearest_code import (
-    MAX_BUFFER_ELEMENTS,
-    extend_codebook,
-    full_precision,
-    transposed_product,
-)
+from vqseg_bundle.layers.code_products import extend_codebook, full_precision, transposed_product
 
 __all__ = ["code_use_entropy"]
 
+# A chunk's matrix stays in the processor's cache; a product of fewer columns than these would run at half its speed.
+_MATRIX_ELEMENTS = 2**20
+_MIN_COLUMNS = 64
 # Columns of the gradient's product that are added to the codebook's gradient at a time: bounds a copy of it.
 _ADDED_CODES = 1024
 
@@ -104,7 +102,7 @@ def _add_products(total: Tensor, matrix: Tensor, tokens: Tensor) -> None:
 
 
 def code_use_entropy(
-    features: Tensor, codebook: Tensor, temperature: float = 1.0, max_elements: int = MAX_BUFFER_ELEMENTS // 8
+    features: Tensor, codebook: Tensor, temperature: float = 1.0, max_elements: int | None = None
 ) -> Tensor:
     r"""Mean entropy of the tokens' soft assignments minus the entropy of their mean assignment.
 
@@ -118,7 +116,7 @@ def code_use_entropy(
         features: tokens ``(N, D)``.
         codebook: codewords ``(K, D)``, the same dtype.
         temperature: T > 0, in units of squared distance.
-        max_elements: elements of one chunk's matrix.
+        max_elements: elements of one chunk's matrix; None takes 2**20, and at least 64 tokens at a time.
 
     Returns:
         scalar, the inputs' dtype.
@@ -128,5 +126,7 @@ def code_use_entropy(
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
+    if max_elements is None:
+        max_elements = max(_MATRIX_ELEMENTS, _MIN_COLUMNS * len(codebook))
     columns = max(1, max_elements // len(codebook))
     return _CodeUseEntropy.apply(features, codebook, temperature, columns)

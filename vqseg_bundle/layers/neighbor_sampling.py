@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
+from vqseg_bundle.layers.code_products import MAX_BUFFER_ELEMENTS
 from vqseg_bundle.layers.transition import CodeDistances, neighbor_logits
 
 __all__ = ["draw_neighbors"]

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from vqseg_bundle.layers.nearest_code import MAX_BUFFER_ELEMENTS
+from vqseg_bundle.layers.code_products import MAX_BUFFER_ELEMENTS
 from vqseg_bundle.layers.transition import automatic_temperature, log_neighbor_distribution, neighbor_distribution
 
 __all__ = ["dropout_kl_divergence", "perturbed_marginal", "qpm_kl_divergence", "transition_matrix"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vqseg_bundle.layers.nearest_code import extend_codebook, full_precision, transposed_product
+from vqseg_bundle.layers.code_products import extend_codebook, full_precision, transposed_product
 
 __all__ = [
     "DISTANCES",

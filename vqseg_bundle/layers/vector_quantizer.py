@@ -9,8 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vqseg_bundle.layers.code_entropy import code_use_entropy
+from vqseg_bundle.layers.code_products import full_precision
 from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
-from vqseg_bundle.layers.nearest_code import full_precision, nearest_code
+from vqseg_bundle.layers.nearest_code import nearest_code
 
 __all__ = ["VectorQuantizer", "VectorQuantizerOutput", "lookup"]
 
