@@ -65,12 +65,12 @@ def save_scaling_plot(record: Mapping[str, Any], path: Path) -> None:
             panel.set_xscale("log", base=2)
             if quantity == "minimum":
                 panel.set_yscale("log")
-            else:
-                panel.set_ylim(bottom=0.0)
             panel.grid(alpha=0.3)
             if column == 0:
                 panel.set_ylabel(label)
             if row == 1:
                 panel.set_xlabel({"N": "tokens N", "K": "codes K"}[axis])
+    # after both: a limit set on one panel freezes the scale that the other shares
+    panels[1][0].set_ylim(bottom=0.0)
     panels[0][0].legend()
     figure.savefig(path, dpi=90)
