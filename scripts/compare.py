@@ -16,7 +16,7 @@ from scripts.comparing.plan import ComparisonPlan, Run, folder_name
 from scripts.comparing.plan_file import load_plan
 from scripts.comparing.records import FINISHED
 from scripts.comparing.report import collect, write_report
-from scripts.comparing.session import Failure, Machine, PlannedRun, default_machine, execute, survey
+from scripts.comparing.running import Failure, Machine, PlannedRun, default_machine, execute, survey
 from scripts.comparing.settings import check_settings
 
 __all__ = ["main"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from scripts.comparing.plan import ComparisonPlan
 from scripts.comparing.plots import save_plots
 from scripts.comparing.results import RunResult, read_result
-from scripts.comparing.session import PlannedRun
+from scripts.comparing.running import PlannedRun
 from scripts.comparing.table import DatasetTable, build_tables
 from scripts.comparing.text import cases_csv, latex_table, markdown_table, means_csv
 from scripts.documents import write_between_markers
