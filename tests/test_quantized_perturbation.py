@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from perturbation_parts import chi_square_p, draw_each_code, make_codebook, make_generator, neighbor_law
 from scipy import stats
 from torch import Tensor
 
@@ -12,81 +13,42 @@ from vqseg_bundle.layers import (
     QuantizedPerturbation,
     VectorQuantizer,
     automatic_temperature,
-    neighbor_sampling,
     transition_matrix,
 )
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")
 
 
-def _codebook(size: int, width: int = 4, spread: float = 0.7) -> Tensor:
-    return spread * torch.randn(size, width, generator=torch.Generator().manual_seed(size))
-
-
-def _generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _law(codes: np.ndarray, codebook: Tensor, temperature: float, distance: str) -> np.ndarray:
-    """Rows of exp(-d_ij / T) / Z_i, j != i, written out in float64: an independent reference."""
-    codewords = codebook.double().numpy()
-    if distance == "cosine":
-        unit = codewords / np.linalg.norm(codewords, axis=1, keepdims=True)
-        distances = 1.0 - unit[codes] @ unit.T
-    else:
-        distances = ((codewords[codes, None] - codewords) ** 2).sum(axis=2)
-        distances = np.sqrt(distances) if distance == "euclidean" else distances
-    weights = np.exp(-distances / temperature)
-    weights[np.arange(len(codes)), codes] = 0.0
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _chi_square_p(drawn: Tensor, expected: np.ndarray) -> float:
-    """P-value of draws ``(K, N)``, row i from code i, under the law ``(K, K)``; rare codes of a row share a bin."""
-    observed_bins, expected_bins = [], []
-    for codes, row in zip(drawn.numpy(), expected * drawn.shape[1], strict=True):
-        observed = np.bincount(codes, minlength=len(row))
-        rare = row < 8.0
-        if row[rare].sum() < 8.0:  # too few for a bin of their own
-            rare[np.where(rare, np.inf, row).argmin()] = True
-        observed_bins += [*observed[~rare], observed[rare].sum()]
-        expected_bins += [*row[~rare], row[rare].sum()]
-    return stats.chisquare(observed_bins, expected_bins, ddof=len(expected) - 1).pvalue
-
-
-def _draws(perturbation: QuantizedPerturbation, codebook: Tensor, per_code: int = 20_000) -> Tensor:
-    indices = torch.arange(len(codebook)).unsqueeze(1).expand(-1, per_code)
-    return perturbation(indices, codebook, generator=_generator())
-
-
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("temperature", [0.2, 0.5, 1.0, 4.0])
 def test_chi_square_against_the_law_at_32_codes(temperature, distance):
-    codebook = _codebook(32)
-    law = 0.7 * _law(np.arange(32), codebook, temperature, distance) + 0.3 * np.eye(32)
-    drawn = _draws(QuantizedPerturbation(0.7, temperature, distance=distance), codebook)
-    assert _chi_square_p(drawn, law) > 1e-3
+    codebook = make_codebook(32)
+    law = 0.7 * neighbor_law(np.arange(32), codebook, temperature, distance) + 0.3 * np.eye(32)
+    drawn = draw_each_code(QuantizedPerturbation(0.7, temperature, distance=distance), codebook)
+    assert chi_square_p(drawn, law) > 1e-3
 
 
 def test_the_chi_square_test_notices_a_temperature_5_percent_off():
-    codebook = _codebook(32)
-    law = 0.7 * _law(np.arange(32), codebook, 1.05, "squared_euclidean") + 0.3 * np.eye(32)
-    assert _chi_square_p(_draws(QuantizedPerturbation(0.7, 1.0), codebook), law) < 1e-6
+    codebook = make_codebook(32)
+    law = 0.7 * neighbor_law(np.arange(32), codebook, 1.05, "squared_euclidean") + 0.3 * np.eye(32)
+    assert chi_square_p(draw_each_code(QuantizedPerturbation(0.7, 1.0), codebook), law) < 1e-6
 
 
 def test_chi_square_with_the_automatic_temperature():
-    codebook = _codebook(32)
+    codebook = make_codebook(32)
     scale = automatic_temperature(codebook).item()
-    law = _law(np.arange(32), codebook, scale, "squared_euclidean")
-    assert _chi_square_p(_draws(QuantizedPerturbation(1.0, "auto"), codebook), law) > 1e-3
+    law = neighbor_law(np.arange(32), codebook, scale, "squared_euclidean")
+    assert chi_square_p(draw_each_code(QuantizedPerturbation(1.0, "auto"), codebook), law) > 1e-3
 
 
 def _integral_transform(temperature: float, tested_temperature: float) -> np.ndarray:
     """F(j - 1) + V p(j) of 8192 draws at K 16,384, V uniform: uniform itself if draws follow the tested law."""
-    codebook = _codebook(16_384, width=8, spread=1.0)
+    codebook = make_codebook(16_384, width=8, spread=1.0)
     codes = torch.linspace(0, 16_383, 32).long()
-    drawn = QuantizedPerturbation(1.0, temperature)(codes.unsqueeze(1).expand(-1, 256), codebook, _generator()).numpy()
-    law = _law(codes.numpy(), codebook, tested_temperature, "squared_euclidean")
+    drawn = QuantizedPerturbation(1.0, temperature)(
+        codes.unsqueeze(1).expand(-1, 256), codebook, make_generator()
+    ).numpy()
+    law = neighbor_law(codes.numpy(), codebook, tested_temperature, "squared_euclidean")
     rows = np.arange(32)[:, None]
     share = law[rows, drawn]
     return (law.cumsum(axis=1)[rows, drawn] - np.random.default_rng(0).random(share.shape) * share).ravel()
@@ -109,7 +71,7 @@ def test_worked_example_of_the_paper():
     codebook = torch.cat((torch.zeros(1, 3, dtype=torch.float64), axes))
     expected = [0.3, 0.49, 0.105, 0.105]
     assert transition_matrix(codebook, 0.7)[0].tolist() == pytest.approx(expected, abs=1e-12)
-    drawn = QuantizedPerturbation(0.7)(torch.zeros(1, 100_000, dtype=torch.int64), codebook, generator=_generator())
+    drawn = QuantizedPerturbation(0.7)(torch.zeros(1, 100_000, dtype=torch.int64), codebook, generator=make_generator())
     counts = torch.bincount(drawn.flatten(), minlength=4).numpy()
     assert stats.chisquare(counts, 100_000 * np.array(expected)).pvalue > 1e-3
     assert counts[1] / 100_000 == pytest.approx(0.49, abs=0.005)  # three standard errors
@@ -117,8 +79,8 @@ def test_worked_example_of_the_paper():
 
 @pytest.mark.parametrize("mode", ["transition", "shuffle"])
 def test_strength_zero_returns_a_copy_of_the_input(mode):
-    indices = torch.randint(32, (2, 8, 8), generator=_generator())
-    output = QuantizedPerturbation(0.0, mode=mode)(indices, _codebook(32))
+    indices = torch.randint(32, (2, 8, 8), generator=make_generator())
+    output = QuantizedPerturbation(0.0, mode=mode)(indices, make_codebook(32))
     assert torch.equal(output, indices)
     assert output.data_ptr() != indices.data_ptr()
 
@@ -126,8 +88,8 @@ def test_strength_zero_returns_a_copy_of_the_input(mode):
 @pytest.mark.parametrize("temperature", [1e-3, 1.0, 1e3, "auto"])
 @pytest.mark.parametrize("size", [2, 3, 32, 4096])
 def test_strength_one_never_keeps_a_code(size, temperature):
-    indices = torch.randint(size, (2, 50, 50), generator=_generator())
-    output = QuantizedPerturbation(1.0, temperature)(indices, _codebook(size), generator=_generator())
+    indices = torch.randint(size, (2, 50, 50), generator=make_generator())
+    output = QuantizedPerturbation(1.0, temperature)(indices, make_codebook(size), generator=make_generator())
     assert (output != indices).all()
     assert 0 <= output.min() <= output.max() < size
 
@@ -140,29 +102,15 @@ def test_strength_one_never_keeps_a_code_however_running_sums_are_rounded(monkey
 
     monkeypatch.setattr(torch.Tensor, "cumsum", rounded_up_at_zeros)
     indices = torch.arange(5).repeat(1, 200)
-    assert (QuantizedPerturbation(1.0, 10.0)(indices, _codebook(5), generator=_generator()) != indices).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_inversion_by_hand(dtype):
-    weights = torch.tensor([[0.0, 0.0, 0.5, 0.0, 0.5, 0.0], [0.25, 0.0, 0.0, 0.75, 0.0, 0.0]], dtype=dtype)
-    uniform = torch.tensor([0.0, 0.125, 0.5, 0.75, 0.0, 0.125, 0.25, 0.625], dtype=torch.float64)
-    column, rest = neighbor_sampling._invert_running_sum(weights.repeat_interleave(4, dim=0), uniform)
-    assert column.tolist() == [2, 2, 4, 4, 0, 0, 3, 3]
-    assert rest.tolist() == [0.0, 0.25, 0.0, 0.5, 0.0, 0.5, 0.0, 0.5]
-
-
-def test_inversion_at_the_upper_end():
-    weights = torch.tensor([[0.1, 0.7, 0.2, 0.0], [1e-30, 0.0, 0.0, 0.0], [0.0, 0.0, 0.3, 3e4]])
-    column, rest = neighbor_sampling._invert_running_sum(weights, torch.full((3,), 1 - 2**-53).double())
-    assert column.tolist() == [2, 0, 3]
-    assert ((rest >= 0.0) & (rest < 1.0)).all()
+    assert (QuantizedPerturbation(1.0, 10.0)(indices, make_codebook(5), generator=make_generator()) != indices).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1e-30])
 def test_a_row_that_underflows_goes_to_its_nearest_neighbor(temperature):
     codebook = torch.tensor([[0.0], [1e3], [3e3], [7e3]])  # exp(-1e6) is 0 even in float64
-    output = QuantizedPerturbation(1.0, temperature)(torch.arange(4).repeat(1, 50), codebook, generator=_generator())
+    output = QuantizedPerturbation(1.0, temperature)(
+        torch.arange(4).repeat(1, 50), codebook, generator=make_generator()
+    )
     assert output.view(50, 4).unique(dim=0).tolist() == [[1, 0, 1, 2]]
 
 
@@ -172,7 +120,7 @@ def test_one_code_far_from_a_crowd_of_duplicates(distance, temperature):
     codebook = torch.ones(512, 4)
     codebook[1] = torch.tensor([10.0, -10.0, 3.0, 0.0])  # not among the codes that the automatic temperature reads
     indices = torch.ones(1, 1000, dtype=torch.int64)
-    output = QuantizedPerturbation(1.0, temperature, distance=distance)(indices, codebook, generator=_generator())
+    output = QuantizedPerturbation(1.0, temperature, distance=distance)(indices, codebook, generator=make_generator())
     counts = torch.bincount(output.flatten(), minlength=512)
     assert counts[1] == 0
     assert (counts > 0).sum() > 350  # of 511 equally likely ones 1000 draws reach 439 in the mean
@@ -180,8 +128,8 @@ def test_one_code_far_from_a_crowd_of_duplicates(distance, temperature):
 
 @pytest.mark.parametrize("perturb_prob", [0.1, 0.5, 0.7, 0.95])
 def test_share_of_moved_tokens(perturb_prob):
-    indices = torch.randint(32, (4, 100, 100), generator=_generator(1))
-    output = QuantizedPerturbation(perturb_prob)(indices, _codebook(32), generator=_generator())
+    indices = torch.randint(32, (4, 100, 100), generator=make_generator(1))
+    output = QuantizedPerturbation(perturb_prob)(indices, make_codebook(32), generator=make_generator())
     moved = int((output != indices).sum())
     assert stats.binomtest(moved, indices.numel(), perturb_prob).pvalue > 1e-3
 
@@ -189,7 +137,7 @@ def test_share_of_moved_tokens(perturb_prob):
 @pytest.mark.parametrize("mode", ["transition", "shuffle"])
 @pytest.mark.parametrize("shape", [(2, 9, 7), (2, 4, 5, 3)])
 def test_indices_in_indices_out(shape, mode):
-    indices = torch.randint(32, shape, generator=_generator()).transpose(1, 2)
+    indices = torch.randint(32, shape, generator=make_generator()).transpose(1, 2)
     before = indices.clone()
     codebook = VectorQuantizer(2, 32, 4).project_codebook()
     output = QuantizedPerturbation(0.7, mode=mode)(indices, codebook)
@@ -201,66 +149,58 @@ def test_indices_in_indices_out(shape, mode):
 
 @pytest.mark.parametrize("mode", ["transition", "shuffle"])
 def test_the_generator_alone_decides(mode):
-    indices, codebook = torch.randint(32, (2, 16, 16), generator=_generator()), _codebook(32)
+    indices, codebook = torch.randint(32, (2, 16, 16), generator=make_generator()), make_codebook(32)
     perturbation = QuantizedPerturbation(0.7, mode=mode)
     state = torch.get_rng_state()
-    first = perturbation(indices, codebook, generator=_generator(5))
+    first = perturbation(indices, codebook, generator=make_generator(5))
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(3)
-    assert torch.equal(perturbation.eval()(indices, codebook, generator=_generator(5)), first)
-    assert not torch.equal(perturbation(indices, codebook, generator=_generator(6)), first)
+    assert torch.equal(perturbation.eval()(indices, codebook, generator=make_generator(5)), first)
+    assert not torch.equal(perturbation(indices, codebook, generator=make_generator(6)), first)
     assert not torch.equal(perturbation(indices, codebook), perturbation(indices, codebook))
 
 
-def test_chunks_of_rows_change_nothing(monkeypatch):
-    indices, codebook = torch.randint(32, (2, 16, 16), generator=_generator()), _codebook(32)
-    whole = QuantizedPerturbation(0.7)(indices, codebook, generator=_generator())
-    for rows in (1, 5, 31):
-        monkeypatch.setattr(neighbor_sampling, "_ROW_ELEMENTS", rows * 32)
-        assert torch.equal(QuantizedPerturbation(0.7)(indices, codebook, generator=_generator()), whole)
-
-
 def test_autocast_changes_nothing():
-    indices, codebook = torch.randint(512, (2, 16, 16), generator=_generator()), _codebook(512)
-    plain = QuantizedPerturbation(0.7)(indices, codebook, generator=_generator())
+    indices, codebook = torch.randint(512, (2, 16, 16), generator=make_generator()), make_codebook(512)
+    plain = QuantizedPerturbation(0.7)(indices, codebook, generator=make_generator())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(QuantizedPerturbation(0.7)(indices, codebook, generator=_generator()), plain)
+        assert torch.equal(QuantizedPerturbation(0.7)(indices, codebook, generator=make_generator()), plain)
 
 
 def test_65536_codes():
-    indices = torch.randint(65_536, (1, 6, 6), generator=_generator())
-    output = QuantizedPerturbation(1.0, "auto")(indices, _codebook(65_536), generator=_generator())
+    indices = torch.randint(65_536, (1, 6, 6), generator=make_generator())
+    output = QuantizedPerturbation(1.0, "auto")(indices, make_codebook(65_536), generator=make_generator())
     assert (output != indices).all()
 
 
 @pytest.mark.parametrize("mode", ["transition", "shuffle"])
 def test_no_tokens(mode):
-    assert QuantizedPerturbation(0.7, mode=mode)(torch.empty(0, 4, 4).long(), _codebook(8)).shape == (0, 4, 4)
+    assert QuantizedPerturbation(0.7, mode=mode)(torch.empty(0, 4, 4).long(), make_codebook(8)).shape == (0, 4, 4)
 
 
 def test_a_strength_too_small_for_any_token_moves_none():
     indices = torch.arange(16).view(1, 4, 4)
-    assert torch.equal(QuantizedPerturbation(1e-12)(indices, _codebook(16), generator=_generator()), indices)
+    assert torch.equal(QuantizedPerturbation(1e-12)(indices, make_codebook(16), generator=make_generator()), indices)
 
 
 @pytest.mark.parametrize("perturb_prob", [0.1, 0.33, 0.7, 1.0])
 def test_shuffle_trades_exactly_the_share_of_tokens_within_each_image(perturb_prob):
     indices = torch.arange(5 * 63).view(5, 9, 7)  # all distinct, so that every trade shows
-    output = QuantizedPerturbation(perturb_prob, mode="shuffle")(indices, _codebook(8), generator=_generator())
+    output = QuantizedPerturbation(perturb_prob, mode="shuffle")(indices, make_codebook(8), generator=make_generator())
     assert (output != indices).flatten(1).sum(dim=1).tolist() == [round(perturb_prob * 63)] * 5
     assert torch.equal(output.flatten(1).sort(dim=1).values, indices.flatten(1))
 
 
 def test_shuffle_keeps_the_codes_of_each_image():
-    indices = torch.randint(8, (6, 4, 5, 3), generator=_generator())
-    output = QuantizedPerturbation(0.7, mode="shuffle")(indices, _codebook(8), generator=_generator())
+    indices = torch.randint(8, (6, 4, 5, 3), generator=make_generator())
+    output = QuantizedPerturbation(0.7, mode="shuffle")(indices, make_codebook(8), generator=make_generator())
     for before, after in zip(indices, output, strict=True):
         assert torch.equal(torch.bincount(before.flatten(), minlength=8), torch.bincount(after.flatten(), minlength=8))
 
 
 def test_shuffle_picks_places_and_partners_evenly():
     images = torch.arange(6).expand(20_000, 6)
-    output = QuantizedPerturbation(0.5, mode="shuffle")(images, _codebook(8), generator=_generator())
+    output = QuantizedPerturbation(0.5, mode="shuffle")(images, make_codebook(8), generator=make_generator())
     # each place takes part in half the images, and its 10,000 newcomers come from the five others alike
     for place in range(6):
         counts = torch.bincount(output[:, place], minlength=6).double()
@@ -271,7 +211,7 @@ def test_shuffle_picks_places_and_partners_evenly():
 
 def test_shuffle_of_one_token_has_no_partner():
     indices = torch.arange(4).view(1, 2, 2)
-    assert torch.equal(QuantizedPerturbation(0.25, mode="shuffle")(indices, _codebook(8)), indices)
+    assert torch.equal(QuantizedPerturbation(0.25, mode="shuffle")(indices, make_codebook(8)), indices)
 
 
 @pytest.mark.parametrize(("distance", "expected"), [("squared_euclidean", 2.0), ("euclidean", 4 / 3), ("cosine", 0.0)])
@@ -289,9 +229,9 @@ def test_automatic_temperature_reads_the_nearest_two_percent():
 
 
 def test_automatic_temperature_makes_the_draws_independent_of_the_scale():
-    indices, codebook = torch.randint(300, (2, 16, 16), generator=_generator()), _codebook(300)
+    indices, codebook = torch.randint(300, (2, 16, 16), generator=make_generator()), make_codebook(300)
     perturbation = QuantizedPerturbation(0.7, "auto")
-    draws = [perturbation(indices, scale * codebook, generator=_generator()) for scale in (1.0, 1 / 64, 256.0)]
+    draws = [perturbation(indices, scale * codebook, generator=make_generator()) for scale in (1.0, 1 / 64, 256.0)]
     assert torch.equal(draws[0], draws[1])
     assert torch.equal(draws[0], draws[2])
 
@@ -323,22 +263,3 @@ def test_shows_its_settings():
     assert repr(QuantizedPerturbation(0.3, "auto")) == (
         "QuantizedPerturbation(perturb_prob=0.3, temperature=auto, mode=transition, distance=squared_euclidean)"
     )
-
-
-@pytest.mark.parametrize("rounds", [0, 1, 20])
-@pytest.mark.parametrize("temperature", [0.5, 4.0])
-def test_chi_square_whether_by_proposals_or_by_rows(monkeypatch, rounds, temperature):
-    monkeypatch.setattr(neighbor_sampling, "_ROUNDS", rounds)
-    monkeypatch.setattr(neighbor_sampling, "_LEAST_ACCEPTED", 0.0)
-    codebook = _codebook(32)
-    law = _law(np.arange(32), codebook, temperature, "squared_euclidean")
-    assert _chi_square_p(_draws(QuantizedPerturbation(1.0, temperature), codebook), law) > 1e-3
-
-
-@pytest.mark.parametrize(("temperature", "rounds"), [(4.0, 16), (0.001, 1)])
-def test_proposals_stop_where_none_is_accepted(monkeypatch, temperature, rounds):
-    turns = []
-    accept = neighbor_sampling._accept_proposals
-    monkeypatch.setattr(neighbor_sampling, "_accept_proposals", lambda *given: turns.append(1) or accept(*given))
-    _draws(QuantizedPerturbation(1.0, temperature), _codebook(32), per_code=10)
-    assert len(turns) == rounds

@@ -1,0 +1,50 @@
+"""An independent reference of QPM's law, and draws from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from vqseg_bundle.layers import QuantizedPerturbation
+
+
+def make_codebook(size: int, width: int = 4, spread: float = 0.7) -> Tensor:
+    return spread * torch.randn(size, width, generator=torch.Generator().manual_seed(size))
+
+
+def make_generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def neighbor_law(codes: np.ndarray, codebook: Tensor, temperature: float, distance: str) -> np.ndarray:
+    """Rows of exp(-d_ij / T) / Z_i, j != i, written out in float64: an independent reference."""
+    codewords = codebook.double().numpy()
+    if distance == "cosine":
+        unit = codewords / np.linalg.norm(codewords, axis=1, keepdims=True)
+        distances = 1.0 - unit[codes] @ unit.T
+    else:
+        distances = ((codewords[codes, None] - codewords) ** 2).sum(axis=2)
+        distances = np.sqrt(distances) if distance == "euclidean" else distances
+    weights = np.exp(-distances / temperature)
+    weights[np.arange(len(codes)), codes] = 0.0
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def chi_square_p(drawn: Tensor, expected: np.ndarray) -> float:
+    """P-value of draws ``(K, N)``, row i from code i, under the law ``(K, K)``; rare codes of a row share a bin."""
+    observed_bins, expected_bins = [], []
+    for codes, row in zip(drawn.numpy(), expected * drawn.shape[1], strict=True):
+        observed = np.bincount(codes, minlength=len(row))
+        rare = row < 8.0
+        if row[rare].sum() < 8.0:  # too few for a bin of their own
+            rare[np.where(rare, np.inf, row).argmin()] = True
+        observed_bins += [*observed[~rare], observed[rare].sum()]
+        expected_bins += [*row[~rare], row[rare].sum()]
+    return stats.chisquare(observed_bins, expected_bins, ddof=len(expected) - 1).pvalue
+
+
+def draw_each_code(perturbation: QuantizedPerturbation, codebook: Tensor, per_code: int = 20_000) -> Tensor:
+    indices = torch.arange(len(codebook)).unsqueeze(1).expand(-1, per_code)
+    return perturbation(indices, codebook, generator=make_generator())
