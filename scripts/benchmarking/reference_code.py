@@ -86,9 +86,9 @@ def published_entropy(directory: str) -> Callable[[Tensor, Tensor, float], Tenso
     return _import(directory, _QUANTISER_MODULE, _QUANTISER_NAMES).get_entropy_loss
 
 
-def published_network(directory: str, classes: int) -> nn.Module:
-    """Its small network with random weights: DINOv2 ViT-S/14 encoder, 16,384 codes, DPT head."""
-    return _import(directory, _NETWORK_MODULE, _NETWORK_NAMES).MyModel("small", nclass=classes)
+def published_network(directory: str, classes: int, size: str = "small") -> nn.Module:
+    """Its network with random weights: DINOv2 encoder ("small" is ViT-S/14), 16,384 codes, DPT head."""
+    return _import(directory, _NETWORK_MODULE, _NETWORK_NAMES).MyModel(size, nclass=classes)
 
 
 def _import(directory: str, name: str, wanted: tuple[str, ...]) -> Any:

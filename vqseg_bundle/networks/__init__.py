@@ -1,18 +1,31 @@
-"""The VQ-Seg network and what training wraps around it."""
+"""The VQ-Seg networks and what training wraps around them."""
 
+from vqseg_bundle.networks.dinov2_dpt_net import DINOv2DPTNet
+from vqseg_bundle.networks.dinov2_encoder import DINOv2Encoder
+from vqseg_bundle.networks.dpt import DPTDecoder
 from vqseg_bundle.networks.foundation import DINOv2FoundationModel, FoundationModel, build_foundation_model
+from vqseg_bundle.networks.image_reconstructor import ImageReconstructor
+from vqseg_bundle.networks.registry import build_network, describe_network
 from vqseg_bundle.networks.training_module import VQSegOutput, VQSegTrainingModule
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
-from vqseg_bundle.networks.vqseg_net import Encoding, VQSegNet
+from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
+from vqseg_bundle.networks.vqseg_net import VQSegNet
 
 __all__ = [
+    "DINOv2DPTNet",
+    "DINOv2Encoder",
     "DINOv2FoundationModel",
+    "DPTDecoder",
     "Encoding",
     "FoundationModel",
+    "ImageReconstructor",
     "UNetDecoder",
     "UNetEncoder",
+    "VQNetwork",
     "VQSegNet",
     "VQSegOutput",
     "VQSegTrainingModule",
     "build_foundation_model",
+    "build_network",
+    "describe_network",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation, lookup
-from vqseg_bundle.networks.vqseg_net import VQSegNet
+from vqseg_bundle.networks.vq_network import VQNetwork
 
 __all__ = ["VQSegOutput", "VQSegTrainingModule"]
 
@@ -63,7 +63,7 @@ class VQSegTrainingModule(nn.Module):
 
     def __init__(
         self,
-        network: VQSegNet,
+        network: VQNetwork,
         perturbation: QuantizedPerturbation | FeatureDropout | None = None,
         adapter: PostVQFeatureAdapter | None = None,
         perturb_skips: bool = False,

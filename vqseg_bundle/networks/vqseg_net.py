@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import VectorQuantizer
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
+from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 
-__all__ = ["Encoding", "VQSegNet"]
-
-_IMAGE_DECODER = "reconstruction_decoder."
-
-
-class Encoding(NamedTuple):
-    """An image before quantisation.
-
-    Attributes:
-        features: ``(B, D, *S_L)``, what the quantiser sees.
-        skips: the encoder's maps above the deepest, shallow first.
-    """
-
-    features: Tensor
-    skips: list[Tensor]
+__all__ = ["VQSegNet"]
 
 
-class VQSegNet(nn.Module):
+class VQSegNet(VQNetwork):
     """U-Net whose bottleneck is vector quantised, with two decoders in the post-VQ space.
 
     ``forward`` is the deployed path: encoder, quantiser, segmentation decoder; it returns the logits alone. The image
@@ -88,8 +74,7 @@ class VQSegNet(nn.Module):
         quantizer: Mapping[str, Any] | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        self.arguments = {
+        arguments = {
             "spatial_dims": spatial_dims,
             "in_channels": in_channels,
             "out_channels": out_channels,
@@ -104,19 +89,18 @@ class VQSegNet(nn.Module):
             "dropout": dropout,
             "quantizer": dict(quantizer or {}),
         }
+        skips = _checked_skips(channels, strides, skip_connections)
+        super().__init__(arguments, _total_stride(spatial_dims, strides), embedding_dim, channels[0])
         if activation_checkpointing and "batch" in str(norm).lower():
             raise ValueError(
                 f"activation_checkpointing must be off with norm {norm!r}: computing a block again would update its "
                 "running statistics twice. Use instance or group norm."
             )
-        skips = _checked_skips(channels, strides, skip_connections)
-        self.stride = _total_stride(spatial_dims, strides)
         self.encoder = UNetEncoder(
             spatial_dims, in_channels, channels, strides, norm, dropout, activation_checkpointing
         )
         self.code_projection: nn.Module = nn.Identity()
         self.code_expansion: nn.Module = nn.Identity()
-        self.quantizer: VectorQuantizer | None = None
         if num_embeddings is not None:
             convolution = Conv[Conv.CONV, spatial_dims]
             self.code_projection = convolution(channels[-1], embedding_dim, kernel_size=1)
@@ -133,7 +117,6 @@ class VQSegNet(nn.Module):
             dropout,
             activation_checkpointing,
         )
-        self.reconstruction_decoder: UNetDecoder | None = None
         if reconstruction:
             widths = list(reconstruction_channels or channels[:-1])
             if len(widths) != len(strides):
@@ -149,25 +132,6 @@ class VQSegNet(nn.Module):
                 dropout,
                 activation_checkpointing,
             )
-
-    def forward(self, image: Tensor, codebook: Tensor | None = None) -> Tensor:
-        """Logits of the deployed path.
-
-        Args:
-            image: ``(B, in_channels, *S)``.
-            codebook: what :meth:`project_codebook` returned, for callers that run many images with the same weights;
-                None projects it here.
-        """
-        encoding = self.encode(image)
-        bottleneck = encoding.features
-        if self.quantizer is not None:
-            bottleneck = self.quantizer(bottleneck, codebook).quantized
-        return self.decode_segmentation(bottleneck, encoding.skips, list(image.shape[2:]))
-
-    @torch.jit.export
-    def project_codebook(self) -> Tensor | None:
-        """The explicit codewords ``(K, D)``; None without quantiser."""
-        return self.quantizer.project_codebook() if self.quantizer is not None else None
 
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""
@@ -188,36 +152,20 @@ class VQSegNet(nn.Module):
             raise ValueError("this network was built with reconstruction=False and has no image decoder.")
         return _crop(self.reconstruction_decoder(self.code_expansion(quantized), []), size)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights; only the image decoder may be missing on the receiving side.
+    def check_patch_size(self, patch_size: Sequence[int]) -> None:
+        """Refuse patches that the network cannot be trained on.
 
-        A network without image decoder drops exactly that decoder's keys. ``strict=False``, which some loaders set,
-        allows one thing more: weights without image decoder for a network with one (fine-tuning a deployed model).
+        Args:
+            patch_size: one length an axis.
 
         Raises:
-            RuntimeError: any other missing, unexpected or differently shaped entry; a lenient loader must not turn a
-                wrong file into a random network.
+            ValueError: the bottleneck would be a single token, which instance norm cannot normalise.
         """
-        own = self.state_dict()
-        if self.reconstruction_decoder is None:
-            state_dict = {key: value for key, value in state_dict.items() if not key.startswith(_IMAGE_DECODER)}
-        missing = [key for key in own if key not in state_dict]
-        if not strict and missing == [key for key in own if key.startswith(_IMAGE_DECODER)]:
-            missing = []
-        unexpected = [key for key in state_dict if key not in own]
-        misfits = [key for key, value in own.items() if key in state_dict and value.shape != state_dict[key].shape]
-        if missing or unexpected or misfits:
-            raise RuntimeError(
-                "these weights belong to another VQSegNet: "
-                f"{len(missing)} entries missing {missing[:3]}, {len(unexpected)} unexpected {unexpected[:3]}, "
-                f"{len(misfits)} of another shape {misfits[:3]}. Build the network with the arguments that the "
-                "weights were trained with (the model.json beside them holds these)."
+        if all(length <= step for length, step in zip(patch_size, self.stride, strict=True)):
+            raise ValueError(
+                f"patch_size {list(patch_size)} is a single token at the network's total stride {self.stride}: "
+                "give a larger patch_size, or fewer or smaller network_def#strides."
             )
-        return super().load_state_dict(state_dict, strict, assign)
-
-    def deployed_state_dict(self) -> dict[str, Tensor]:
-        """The weights of the deployed path: all but the image decoder's."""
-        return {key: value for key, value in self.state_dict().items() if not key.startswith(_IMAGE_DECODER)}
 
     def _pad(self, image: Tensor) -> Tensor:
         pads: list[int] = []

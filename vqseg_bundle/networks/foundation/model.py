@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-__all__ = ["FoundationModel"]
+__all__ = ["FoundationModel", "scale_to_unit"]
 
 # Images of this many pixels together, after resizing, go through a backbone at once: one of SAM's 1024 x 1024.
 _PIXELS_AT_ONCE = 2**20
@@ -97,7 +97,7 @@ class FoundationModel(nn.Module, ABC):
                 f"depth must be None for 2D images and 1 to D for volumes, got {depth} for shape {tuple(images.shape)}."
             )
         # A plain tensor: MetaTensor's bookkeeping on each of the backbone's operations costs time and serves nothing.
-        scaled = _scale_to_unit(images.as_subclass(torch.Tensor).float())
+        scaled = scale_to_unit(images.as_subclass(torch.Tensor).float())
         if scaled.ndim == 4:
             return self._features_of(scaled)
         slices = _center_slices(scaled, scaled.shape[-1] if depth is None else depth)  # (B * depth, C, H, W)
@@ -127,13 +127,16 @@ class FoundationModel(nn.Module, ABC):
         return normalized.to(next(self.backbone.parameters()).dtype)
 
 
-def _scale_to_unit(images: Tensor) -> Tensor:
-    """Min-max scale each image to [0, 1], as grey unless it has three channels; a constant image becomes 0."""
+def scale_to_unit(images: Tensor) -> Tensor:
+    """Min-max scale each image ``(B, C, *S)``, float32, to [0, 1], as grey unless it has three channels.
+
+    A constant image becomes 0. Scriptable.
+    """
     if images.shape[1] != 3:
         images = images.mean(dim=1, keepdim=True)
-    axes = tuple(range(1, images.ndim))
+    axes = list(range(1, images.ndim))
     low, high = images.amin(axes, keepdim=True), images.amax(axes, keepdim=True)
-    return (images - low) / (high - low).clamp_min(torch.finfo(images.dtype).tiny)
+    return (images - low) / (high - low).clamp_min(1.2e-38)
 
 
 def _center_slices(volumes: Tensor, depth: int) -> Tensor:

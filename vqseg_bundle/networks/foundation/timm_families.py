@@ -21,6 +21,7 @@ __all__ = [
     "DINOv3FoundationModel",
     "MAEFoundationModel",
     "RadDINOFoundationModel",
+    "resize_dinov2_positions",
 ]
 
 # transformers' names of a Dinov2Model's parts, and the official DINOv2's, which are timm's.
@@ -34,6 +35,15 @@ _TRANSFORMERS_NAMES = (
     (r"^layernorm\.", "norm."),
 )
 _QUERY = re.compile(r"attention\.attention\.query\.(weight|bias)$")
+
+
+def resize_dinov2_positions(positions: Tensor, height: int, width: int) -> Tensor:
+    """Fit positions ``(1, channels, side, side)`` to ``(1, channels, height, width)`` as DINOv2's own code does it.
+
+    Bicubic, not antialiased, by the scale factors that the official 0.1 offset on the grid size gives. Scriptable.
+    """
+    factors = [(height + 0.1) / positions.shape[-2], (width + 0.1) / positions.shape[-1]]
+    return F.interpolate(positions, scale_factor=factors, mode="bicubic")
 
 
 class DINOv2FoundationModel(TimmFoundationModel):
@@ -51,8 +61,8 @@ class DINOv2FoundationModel(TimmFoundationModel):
 
     @staticmethod
     def resize_positions(positions: Tensor, grid: int) -> Tensor:
-        """Bicubic, not antialiased, by the scale factor that the official 0.1 offset on the grid size gives."""
-        return F.interpolate(positions, scale_factor=(grid + 0.1) / positions.shape[-1], mode="bicubic")
+        """:func:`resize_dinov2_positions` to a square."""
+        return resize_dinov2_positions(positions, grid, grid)
 
 
 class DINOv2RegistersFoundationModel(DINOv2FoundationModel):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vqseg_bundle.networks.foundation.model import FoundationModel
 from vqseg_bundle.networks.foundation.specification import FoundationSpec
-from vqseg_bundle.networks.foundation.weights import foreign_checkpoint, load_into, read_state
+from vqseg_bundle.networks.foundation.weights import FOUNDATION_KEY, foreign_checkpoint, load_into, read_state
 
 __all__ = ["TimmFoundationModel"]
 
@@ -38,7 +38,7 @@ class TimmFoundationModel(FoundationModel):
     def __init__(self, spec: FoundationSpec, weights: str | Path | None = None, image_size: int | None = None) -> None:
         size = spec.input_size(image_size)
         vit = cast(VisionTransformer, timm.create_model(spec.backbone, pretrained=False, num_classes=0))
-        self._load(vit, spec, weights)
+        self.load_weights(vit, spec, weights)
         self._set_input_size(vit, size)
         super().__init__(
             vit, channels=spec.channels, image_size=size, grid=spec.grid(size), mean=spec.mean, std=spec.std
@@ -54,21 +54,36 @@ class TimmFoundationModel(FoundationModel):
         """Fit positions ``(1, channels, side, side)`` to ``(1, channels, grid, grid)``: bicubic, antialiased."""
         return F.interpolate(positions, size=(grid, grid), mode="bicubic", antialias=True)
 
+    @classmethod
+    def load_weights(
+        cls, vit: VisionTransformer, spec: FoundationSpec, weights: str | Path | None, key: str = FOUNDATION_KEY
+    ) -> None:
+        """Fill one of timm's vision transformers from a file of this family, for models that are not frozen as well.
+
+        Args:
+            vit: timm's ``spec.backbone`` at its native input size.
+            spec: the model.
+            weights: see the class.
+            key: the configuration's key for ``weights``, for messages.
+
+        Raises:
+            ValueError: ``weights`` is not a checkpoint of this model.
+            FileNotFoundError: ``weights`` does not exist, or the download failed.
+        """
+        state = read_state(spec, weights, key)
+        _refuse_other_sizes(state, vit, spec, weights, key)
+        try:
+            converted = cls.convert_names(state, vit)
+        except (KeyError, RuntimeError) as error:
+            reason = f"It lacks {error}." if isinstance(error, KeyError) else str(error)
+            raise foreign_checkpoint(spec, weights, reason, key) from error
+        load_into(vit, converted, spec, weights, key=key)
+
     def extract_features(self, images: Tensor) -> Tensor:
         """Patch tokens after the final layer norm, laid out on the patch grid."""
         vit = cast(VisionTransformer, self.backbone)
         tokens = vit.forward_features(images)[:, vit.num_prefix_tokens :]  # (N, h * w, channels)
         return tokens.transpose(1, 2).unflatten(2, self.grid)
-
-    def _load(self, vit: VisionTransformer, spec: FoundationSpec, weights: str | Path | None) -> None:
-        state = read_state(spec, weights)
-        _refuse_other_sizes(state, vit, spec, weights)
-        try:
-            converted = self.convert_names(state, vit)
-        except (KeyError, RuntimeError) as error:
-            reason = f"It lacks {error}." if isinstance(error, KeyError) else str(error)
-            raise foreign_checkpoint(spec, weights, reason) from error
-        load_into(vit, converted, spec, weights)
 
     def _set_input_size(self, vit: VisionTransformer, image_size: int) -> None:
         """Fix the input size; timm's own resizing of the positions is replaced by the family's."""
@@ -84,17 +99,17 @@ class TimmFoundationModel(FoundationModel):
 
 
 def _refuse_other_sizes(
-    state: Mapping[str, Tensor], vit: VisionTransformer, spec: FoundationSpec, weights: str | Path | None
+    state: Mapping[str, Tensor], vit: VisionTransformer, spec: FoundationSpec, weights: str | Path | None, key: str
 ) -> None:
     """Refuse files of another patch or input size: timm would resample their patch and position embeddings."""
     shapes = {tuple(value.shape) for value in state.values()}
     patch = tuple(vit.patch_embed.proj.weight.shape)
     if patch not in shapes:
-        raise foreign_checkpoint(spec, weights, f"No tensor has the shape {patch} of its patch embedding.")
+        raise foreign_checkpoint(spec, weights, f"No tensor has the shape {patch} of its patch embedding.", key)
     if vit.pos_embed is None:
         return
     cells = vit.patch_embed.num_patches
     if not any(shape[-2:] in {(cells, spec.channels), (cells + 1, spec.channels)} for shape in shapes):
         raise foreign_checkpoint(
-            spec, weights, f"No tensor holds the {cells} positions of its {spec.image_size} input."
+            spec, weights, f"No tensor holds the {cells} positions of its {spec.image_size} input.", key
         )

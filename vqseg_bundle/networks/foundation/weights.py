@@ -17,24 +17,31 @@ from torch import Tensor, nn
 
 from vqseg_bundle.networks.foundation.specification import FoundationSpec
 
-__all__ = ["foreign_checkpoint", "load_into", "read_state"]
+__all__ = ["ENCODER_KEY", "FOUNDATION_KEY", "foreign_checkpoint", "load_into", "read_state"]
+
+FOUNDATION_KEY, ENCODER_KEY = "foundation_weights", "encoder_weights"
+_WITHOUT = {
+    FOUNDATION_KEY: "turn the feature adapter off by foundation_model 'none'",
+    ENCODER_KEY: "start from random weights by --network_def#pretrained false",
+}
 
 
-def read_state(spec: FoundationSpec, weights: str | Path | None) -> dict[str, Tensor]:
+def read_state(spec: FoundationSpec, weights: str | Path | None, key: str = FOUNDATION_KEY) -> dict[str, Tensor]:
     """The tensors of a model's weight file, under the file's own names, on the CPU.
 
     Args:
         spec: the model.
         weights: a file of :func:`torch.save` or safetensors; a training's entry "model" or "state_dict" is looked into.
             ``None`` downloads the file, or takes it from the hub's cache.
+        key: the configuration's key for ``weights``, for messages.
 
     Raises:
         FileNotFoundError: there is no such file, or the download failed.
         ValueError: the file cannot be read, or holds something other than tensors.
     """
-    state = _download(spec) if weights is None else _read(spec, Path(weights))
+    state = _download(spec, key) if weights is None else _read(spec, Path(weights), key)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise foreign_checkpoint(spec, weights, "It holds something other than tensors under names.")
+        raise foreign_checkpoint(spec, weights, "It holds something other than tensors under names.", key)
     return state
 
 
@@ -44,6 +51,7 @@ def load_into(
     spec: FoundationSpec,
     weights: str | Path | None,
     assign: bool = False,
+    key: str = FOUNDATION_KEY,
 ) -> None:
     """Fill ``backbone`` with exactly the tensors of ``state``.
 
@@ -53,6 +61,7 @@ def load_into(
         spec: the model, for messages.
         weights: where ``state`` is from, for messages.
         assign: take the tensors themselves rather than copies, as a model on the meta device has to.
+        key: the configuration's key for ``weights``, for messages.
 
     Raises:
         ValueError: a name is missing or too many, or a shape differs.
@@ -60,25 +69,27 @@ def load_into(
     try:
         backbone.load_state_dict(state, assign=assign)
     except RuntimeError as error:
-        raise foreign_checkpoint(spec, weights, str(error)) from error
+        raise foreign_checkpoint(spec, weights, str(error), key) from error
 
 
-def foreign_checkpoint(spec: FoundationSpec, weights: str | Path | None, reason: str) -> ValueError:
-    """The error of a checkpoint that is not one of ``spec``; ``weights`` and ``reason`` go into its message."""
+def foreign_checkpoint(
+    spec: FoundationSpec, weights: str | Path | None, reason: str, key: str = FOUNDATION_KEY
+) -> ValueError:
+    """The error of a checkpoint that is not one of ``spec``; the other arguments go into its message."""
     origin = "the download" if weights is None else f"'{weights}'"
     return ValueError(
-        f"foundation_weights: {origin} is not a checkpoint of {spec.name}. {_remedy(spec)} {shorten(reason, 300)}"
+        f"{key}: {origin} is not a checkpoint of {spec.name}. {_remedy(spec, key)} {shorten(reason, 300)}"
     )
 
 
-def _read(spec: FoundationSpec, path: Path) -> dict[str, Tensor]:
+def _read(spec: FoundationSpec, path: Path, key: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"foundation_weights: there is no file '{path}'. {_remedy(spec)}")
+        raise FileNotFoundError(f"{key}: there is no file '{path}'. {_remedy(spec, key)}")
     try:
         return load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # a damaged or foreign file fails in as many ways as there are formats
         kind = "a TorchScript archive, which is a program" if _is_torchscript(path) else "damaged or not a checkpoint"
-        raise ValueError(f"foundation_weights: '{path}' is {kind} ({type(error).__name__}). {_remedy(spec)}") from error
+        raise ValueError(f"{key}: '{path}' is {kind} ({type(error).__name__}). {_remedy(spec, key)}") from error
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -88,7 +99,7 @@ def _is_torchscript(path: Path) -> bool:
         return any(Path(name).name == "constants.pkl" for name in archive.namelist())
 
 
-def _download(spec: FoundationSpec) -> dict[str, Tensor]:
+def _download(spec: FoundationSpec, key: str) -> dict[str, Tensor]:
     try:
         if spec.hub is not None:
             return load_state_dict_from_hf(*spec.hub, weights_only=True)
@@ -96,17 +107,14 @@ def _download(spec: FoundationSpec) -> dict[str, Tensor]:
             return torch.hub.load_state_dict_from_url(spec.url, map_location="cpu", weights_only=True)
     except Exception as error:  # the hub client, its transport and the file format each bring errors of their own
         raise FileNotFoundError(
-            f"No foundation_weights file is given, and the weights of {spec.name} could not be downloaded "
-            f"({type(error).__name__}). {_remedy(spec)}"
+            f"No {key} file is given, and the weights of {spec.name} could not be downloaded "
+            f"({type(error).__name__}). {_remedy(spec, key)}"
         ) from error
     raise FileNotFoundError(
-        f"No foundation_weights file is given, and {spec.name} can be downloaded by hand alone. {_remedy(spec)}"
+        f"No {key} file is given, and {spec.name} can be downloaded by hand alone. {_remedy(spec, key)}"
     )
 
 
-def _remedy(spec: FoundationSpec) -> str:
+def _remedy(spec: FoundationSpec, key: str) -> str:
     """What a user can do about missing or wrong weights."""
-    return (
-        f"Download {spec.source} and pass the file by the key foundation_weights, "
-        "or turn the feature adapter off by foundation_model 'none'."
-    )
+    return f"Download {spec.source} and pass the file by the key {key}, or {_WITHOUT[key]}."
