@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.decathlon_download import download_task
 from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
@@ -23,13 +24,18 @@ from vqseg_bundle.data import (
 __all__ = ["main"]
 
 _EPILOG = """layouts:
-  images/x.nii.gz with labels/x.nii.gz (also imagesTr/, labelsTr/ and x_0000.nii.gz); those without label are unlabelled
-  patientNNN/patientNNN_frameNN.nii.gz with ..._gt.nii.gz, as ACDC comes
+  images/x with labels/x, in any format; a DICOM series is a folder images/x/; those without label are unlabelled
+  (also images/ and masks/, imagesTr/ and labelsTr/, x_0000 for x, labels called x_seg, x_mask, x_label, x_gt)
+  labeled/ and unlabeled/, each with images/ (and labels/) as above
+  train-label/, train-unlabel/, val/, test/, each with image/ and mask/: the published VQ-Seg code's; they fix the split
+  patientNNN/patientNNN_frameNN.nii.gz with ..._gt.nii.gz, as ACDC comes, also below training/ and testing/
+  dataset.json of a Medical Segmentation Decathlon task: its training cases
 
 examples:
   python -m scripts.make_datalist --dataset-dir DIR --labeled-count 5 --validation-count 20 --test-count 40
   python -m scripts.make_datalist --dataset-dir ACDC --split-file ACDC/split.json --labeled-count 3 --tuning-count 10 \\
       --labels "background,right ventricle,myocardium,left ventricle"
+  python -m scripts.make_datalist --dataset-dir DIR --decathlon-task Task06_Lung --labeled-count 5 --test-count 20
 """
 
 
@@ -45,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _make(options: argparse.Namespace) -> None:
     root = Path(options.dataset_dir).expanduser()
+    if options.decathlon_task:
+        root = download_task(root, options.decathlon_task)
     output = Path(options.output).expanduser() if options.output else root / "datalist.json"
     if output.exists() and not options.force:
         raise DataError(f"--output {output}: the file exists; give another name, or --force to overwrite it.")
@@ -61,8 +69,14 @@ def _make(options: argparse.Namespace) -> None:
         split_file=read_split_file(Path(options.split_file).expanduser()) if options.split_file else None,
         split_file_validation_as=options.split_file_validation_as,
     )
-    patients = sorted({case.patient for case in cases})
-    splits = split_patients(patients, [case.patient for case in cases if case.label], request)
+    _refuse_beside_fixed(cases, request)
+    if request.split_file:
+        cases = [case for case in cases if not case.split]
+    free = [case for case in cases if not case.split]
+    splits = {split: list[str]() for split in DATALIST_SPLITS}
+    if free:
+        patients = sorted({case.patient for case in free})
+        splits = split_patients(patients, [case.patient for case in free if case.label], request)
     names = _names(options.labels) if options.labels else find_label_names(root, cases)
     datalist = {
         "name": options.name or root.resolve().name,
@@ -85,21 +99,37 @@ def _names(labels: str) -> list[str]:
     return names
 
 
+def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> None:
+    """The folders' own split rules out the options that would draw another."""
+    fixed = {case.split for case in cases} - {""}
+    asked = [
+        f"--{name.replace('_', '-')}"
+        for name, value in vars(request).items()
+        if name.endswith(("_count", "_share")) and value
+    ]
+    if fixed and all(case.split for case in cases) and (asked or request.split_file):
+        raise DataError(f"{', '.join(asked) or '--split-file'}: the folders fix the split; leave it out.")
+    if "test" in fixed and any(option.startswith("--test") for option in asked):
+        raise DataError("--test-count, --test-share: testing/ is the test list already; leave it out.")
+
+
 def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[str, list[dict[str, str]]]:
     """Entries by split; of a patient whose labels are used, cases without one are left out: no patient is in two."""
     by_patient: dict[str, list[FoundCase]] = defaultdict(list)
     for case in cases:
-        by_patient[case.patient].append(case)
+        by_patient["" if case.split else case.patient].append(case)
     entries: dict[str, list[dict[str, str]]] = {}
     for split in DATALIST_SPLITS:
         found = [case for patient in splits[split] for case in by_patient[patient]]
-        if split == "unlabeled":
-            entries[split] = [{"image": case.image, "patient": case.patient} for case in found]
-        else:
-            entries[split] = [
-                {"image": case.image, "label": case.label, "patient": case.patient} for case in found if case.label
-            ]
+        found += [case for case in by_patient[""] if case.split == split]
+        labels = split != "unlabeled"
+        entries[split] = [_entry(case, labels) for case in found if case.label or not labels]
     return entries
+
+
+def _entry(case: FoundCase, with_label: bool) -> dict[str, str]:
+    label = {"label": case.label} if with_label else {}
+    return {"image": case.image, **label, "patient": case.patient, **case.info}
 
 
 def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase]) -> str:
@@ -118,12 +148,13 @@ def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.make_datalist",
-        description="Build a datalist JSON (Decathlon form) from a folder of NIfTI volumes, split by patient.",
+        description="Build a datalist JSON (Decathlon form) from a folder of volumes or 2D images, split by patient.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--dataset-dir", "--dataset_dir", required=True, metavar="DIR", help="folder; see the layouts below")
+    add("--decathlon-task", metavar="NAME", help="download this task, such as Task06_Lung, into DIR (needs a network)")
     add("--output", metavar="FILE", help="datalist to write (default: DIR/datalist.json); paths in it start at DIR")
     add("--force", action="store_true", help="overwrite an existing output")
     add("--name", help="name of the cohort (default: the folder's)")

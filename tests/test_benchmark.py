@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from scripts import benchmark
+from scripts.benchmarking.adapter_step import prepare_adapter_step
 from scripts.benchmarking.bundle_step import WITHOUT_VQ, bundle_parser, prepare_step
 from scripts.benchmarking.cases.entropy import plain_entropy
 from scripts.benchmarking.cases.perturbation import loop_over_codes
@@ -31,7 +33,7 @@ from scripts.benchmarking.reference_code import (
 from scripts.benchmarking.report import markdown_report, show_bytes, show_ratio, show_seconds
 from scripts.benchmarking.runner import RunSettings, expected_seconds, measure
 from scripts.benchmarking.store import case_record, load_case, save_case
-from scripts.benchmarking.timing import interleaved_times
+from scripts.benchmarking.timing import interleaved_times, timed
 from scripts.documents import markers, write_between_markers
 from vqseg_bundle.layers import code_use_entropy, nearest_code
 
@@ -366,6 +368,8 @@ def test_the_command_measures_keeps_and_reports(tmp_path, capsys):
         "memory_limit_gb": 8.0,
         "quick": True,
         "reference_code": False,
+        "foundation_weights": False,
+        "clock": "wall",
     }
     assert document.read_text() == f"{BEGIN}\n\n{(output / 'report.md').read_text()}\n{END}\n"
     assert [line for line in document.read_text().splitlines() if line.startswith("### ")] == [
@@ -402,3 +406,42 @@ def test_the_machine_is_described_without_paths():
     assert "3 threads used" in described["processor"]
     assert f"torch {torch.__version__.split('+')[0]}" in described["packages"]
     assert not any("/" in value for value in itertools.chain(described, described.values()))
+
+
+@pytest.mark.parametrize("mode", ["none", "exact", "cached"])
+def test_a_step_with_adapter_gets_its_targets_in_the_way_that_is_measured(mode):
+    overrides = {
+        "network_def#channels": [2, 2, 2, 2, 4],
+        "network_def#num_embeddings": 16,
+        "patch_size": [32, 32],
+        "foundation_image_size": 28,
+    }
+    step = prepare_adapter_step(overrides, "cpu", mode, None)
+    torch.manual_seed(0)
+    step()
+    trainer = step.__self__
+    assert trainer.state.iteration == 1
+    assert ("foundation_features" in trainer.state.batch) is (mode == "cached")
+    assert (trainer.foundation_model is not None) is (mode != "none")
+    alignment = trainer.state.output["terms"].alignment.item()
+    assert alignment > 0 if mode != "none" else alignment == 0
+
+
+def test_the_processors_clock_counts_work_and_not_waiting():
+    assert timed(partial(time.sleep, 0.2), "cpu", "cpu") < 0.1 < timed(partial(time.sleep, 0.2), "cpu")
+    with pytest.raises(ValueError, match="clock must be one of wall, cpu, got 'sun'"):
+        RunSettings("cpu", 1, 1, 1e9, "sun")
+    with pytest.raises(ValueError, match="clock 'cpu' measures the processor alone, got device 'cuda'"):
+        RunSettings("cuda", 1, 1, 1e9, "cpu")
+
+
+def test_the_report_says_which_clock_was_read():
+    record = a_record()
+    record["options"]["clock"] = "cpu"
+    assert markdown_report({"search": record}).endswith("Begun now; processor time, not time on the wall.")
+
+
+def test_missing_foundation_weights_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(["--cases", "--foundation-weights", "none.pth", "--output", str(tmp_path)])
+    assert "--foundation-weights none.pth: there is no such file; leave it out" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_training_again_puts_the_earlier_run_aside(trained: Trained, tmp_path: P
     (output_dir / "notes.txt").write_text("mine")
     run_here("training", "train.json", **keys(trained.cohort, output_dir, **{**TINY, "max_iterations": 1}))
     (previous,) = output_dir.glob("previous-*")
-    for name in ("model.pt", "model.json", "resume.pt", "config.json", "training.log"):
+    for name in ("model.pt", "model.json", "resume.pt", "config.json", "training.log", "progress.csv", "progress.png"):
         assert (previous / name).read_bytes() == (trained.output_dir / name).read_bytes()
     assert (output_dir / "notes.txt").read_text() == "mine"
     assert read(output_dir / "config.json")["max_iterations"] == 1
@@ -104,6 +104,8 @@ def test_an_interrupted_training_goes_on_from_its_last_epoch(trained: Trained, t
     assert resumed["lr_scheduler"]["last_epoch"] == straight["lr_scheduler"]["last_epoch"] == 6
     assert resumed["teacher"]["n_averaged"] == straight["teacher"]["n_averaged"]
     assert "after iteration 4" in (tmp_path / "training.log").read_text()
+    with (tmp_path / "progress.csv").open(newline="") as file:
+        assert [row["iteration"] for row in csv.DictReader(file)] == ["4", "6"]
     assert not list(tmp_path.glob("previous-*"))
 
 
@@ -211,6 +213,7 @@ def test_a_second_evaluation_and_inference_put_the_first_ones_results_aside(eval
     (aside,) = output_dir.glob("previous-*")
     assert read(aside / "summary.json") == first != read(output_dir / "summary.json")
     assert list((aside / "predictions").rglob("*.nii.gz"))
+    assert (aside / "report.html").is_file()
     assert (output_dir / "model.pt").is_file()
     volumes = {"dataset_dir": str(evaluated.cohort.root / "images"), "output_dir": str(output_dir), "device": "cpu"}
     run_here("run", "inference.json", **volumes)

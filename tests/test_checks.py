@@ -60,7 +60,9 @@ def test_missing_file(cohort: Cohort):
 
 def test_folder_instead_of_file(cohort: Cohort, tmp_path: Path):
     cohort.unlabeled[0]["image"] = str(tmp_path)
-    refused(cohort, "expected a NIfTI file, found a folder", level="headers")
+    refused(
+        cohort, "expected a volume file, or a folder of DICOM slices, found a folder without DICOM", level="headers"
+    )
 
 
 def test_empty_file(cohort: Cohort):
@@ -232,7 +234,7 @@ def test_same_patient_in_two_splits(cohort: Cohort):
 def test_case_listed_twice_in_a_split_is_a_warning(cohort: Cohort):
     twice = dataclasses.replace(cohort, unlabeled=cohort.unlabeled * 2)
     (warning,) = check_cohort(twice, 1, level="headers")
-    assert warning.endswith('b.nii.gz: listed 2 times under "unlabeled".')
+    assert warning.endswith('b.nii.gz: listed 2 times under "unlabeled"; list it once.')
 
 
 def test_warnings_for_identical_images_empty_label_and_constant_image(cohort: Cohort, tmp_path: Path):
@@ -241,9 +243,11 @@ def test_warnings_for_identical_images_empty_label_and_constant_image(cohort: Co
     save(Path(cohort.validation[0]["image"]), np.full(SHAPE, 4, np.int16))
     found = check_cohort(cohort, 1, progress=False)
     assert sorted(warning.replace(f"{tmp_path}{os.sep}", "") for warning in found) == [
-        "a_label.nii.gz: the label is empty (background alone).",
-        "c.nii.gz: all intensities are 4.",
-        "identical images: a.nii.gz, b.nii.gz.",
+        "a_label.nii.gz: the label is empty (background alone); leave it as it is if the structure is absent, "
+        "otherwise correct it.",
+        "c.nii.gz: all intensities are 4; leave the case out, or export it again.",
+        "identical images, labelled and unlabelled: a.nii.gz, b.nii.gz (in training, unlabeled); leave it out of "
+        '"unlabeled".',
     ]
 
 

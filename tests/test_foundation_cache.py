@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import ROOT, TINY, CohortFolder, refused, run_here
+from foundation_parts import PatchMeans
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
@@ -31,20 +32,6 @@ TWO_STEPS_3D = {
 }
 #: a stand-in that sees 4 x 4 patches in a view of 16 pixels
 CACHED = {"foundation_model": "dinov2_vits14", "foundation_image_size": 56, "foundation_features": "cached"}
-
-
-class PatchMeans(networks.FoundationModel):
-    """The mean of each patch of 14 x 14 pixels, in three channels."""
-
-    def __init__(self, image_size: int) -> None:
-        grid = (image_size // 14, image_size // 14)
-        nn.Linear(2, 2)  # draws random numbers, as building a real model does
-        kwargs = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-        super().__init__(nn.AvgPool2d(14), channels=3, image_size=image_size, grid=grid, **kwargs)
-        self.backbone.register_parameter("unused", nn.Parameter(torch.zeros(1), requires_grad=False))
-
-    def extract_features(self, images):
-        return self.backbone(images)
 
 
 @pytest.fixture
@@ -137,6 +124,23 @@ def test_files_go_to_the_output_folder_and_another_run_finds_them(shared_cohort,
     assert built == [56]
     assert sorted(folder.iterdir()) == files
     assert not (tmp_path / "b" / "foundation_features").exists()
+
+
+@pytest.mark.parametrize(("iterations", "mode", "seen"), [(3, "cached", 16), (6, "cached", 16), (3, "exact", 12)])
+def test_the_model_sees_each_slice_once_however_long_the_training(
+    shared_cohort, tmp_path, built, monkeypatch, iterations, mode, seen
+):
+    """4 cases of 4 slices to train on; without the cache 2 labelled and 2 unlabelled views a step."""
+    images: list[int] = []
+    extract = PatchMeans.extract_features
+    monkeypatch.setattr(PatchMeans, "extract_features", lambda *args: images.append(len(args[1])) or extract(*args))
+    settings = {**TWO_STEPS, **CACHED, "foundation_features": mode, "max_iterations": iterations}
+    settings["foundation_feature_dir"] = str(tmp_path / "features")
+    run_here("training", "train.json", **places(shared_cohort, tmp_path / "a"), **settings)
+    assert sum(images) == seen
+    if mode == "cached":
+        run_here("training", "train.json", **places(shared_cohort, tmp_path / "b"), **settings)
+        assert sum(images) == seen
 
 
 def test_other_preprocessing_makes_other_files(shared_cohort, tmp_path, built):

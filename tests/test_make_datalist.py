@@ -272,7 +272,7 @@ def test_unknown_layout_and_missing_folder_are_refused(tmp_path: Path):
     with pytest.raises(DataError, match="gone: expected a folder, found no such folder"):
         find_cases(tmp_path / "gone")
     (tmp_path / "images").mkdir()
-    with pytest.raises(DataError, match=r"images: expected .nii.gz or .nii volumes, found none"):
+    with pytest.raises(DataError, match=r"images: expected volumes, pictures or folders of DICOM slices, found none"):
         find_cases(tmp_path)
 
 

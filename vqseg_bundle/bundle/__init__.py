@@ -13,6 +13,7 @@ from vqseg_bundle.bundle.deployment import (
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
+from vqseg_bundle.bundle.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, open_cohort, start_training
 
@@ -33,6 +34,7 @@ __all__ = [
     "load_model_record",
     "open_cohort",
     "open_model_record",
+    "open_reconstructor",
     "prepare_output_dir",
     "prepare_overrides",
     "running_parser",

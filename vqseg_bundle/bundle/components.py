@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,8 @@ def build_cleanly(components: Sequence[str]) -> None:
         components: ids, such as "network_def", in the order to build them.
 
     Raises:
-        SystemExit: a part refused an argument by a ``ValueError``; the message names the id, or the part ended the run.
+        SystemExit: a part refused an argument by a ``ValueError``, found no file or knows no such argument; the message
+            names the id. Or the part ended the run.
         RuntimeError: a part could not be built for another reason.
     """
     parser = running_parser()
@@ -48,8 +50,8 @@ def build_cleanly(components: Sequence[str]) -> None:
         try:
             parser.get_parsed_content(component)
         except RuntimeError as error:
-            cause = _first_cause(error)
-            if not isinstance(cause, ValueError):
+            cause = _refusal(error)
+            if cause is None:
                 raise
             logger.debug("refused setting", exc_info=True)
             raise SystemExit(f"{component.replace('::', '#')}: {cause}") from error
@@ -60,7 +62,8 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
 
     Args:
         preprocessing: with ``spatial_dims``, ``patch_size`` (one size an axis of the network), ``image_size`` (one to
-            three sizes, or None) and ``spacing`` (one to three numbers in mm, or None).
+            three sizes, or None), ``spacing`` (one to three numbers in mm, or None) and ``intensity_window`` (lowest
+            and highest intensity, or None).
 
     Raises:
         ValueError: a value of another kind, sign or length.
@@ -79,6 +82,9 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
         raise ValueError(f"image_size must hold one to three sizes in voxels, or be None, got {image_size!r}.")
     if spacing is not None and not (_are_positive(spacing, (int, float)) and 1 <= len(spacing) <= 3):
         raise ValueError(f"spacing must hold one to three voxel sizes in mm, or be None, got {spacing!r}.")
+    window = preprocessing.get("intensity_window")
+    if window is not None and not (_are_numbers(window) and len(window) == 2 and window[0] < window[1]):
+        raise ValueError(f"intensity_window must hold two rising intensities, or be None, got {window!r}.")
 
 
 def check_device(device: str) -> None:
@@ -105,7 +111,18 @@ def _are_positive(values: Any, kind: type[int] | tuple[type[int], type[float]]) 
     )
 
 
-def _first_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list | tuple) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
+    )
+
+
+def _refusal(error: BaseException) -> BaseException | None:
+    """The outermost error below MONAI's own that is the user's to mend; what it was raised from is its detail."""
+    cause = error.__cause__
+    while cause is not None:
+        # an overlay may leave arguments behind that are another class's
+        if isinstance(cause, ValueError | FileNotFoundError) or "unexpected keyword argument" in str(cause):
+            return cause
+        cause = cause.__cause__
+    return None

@@ -29,7 +29,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 #: patterns of what an evaluation leaves in its output folder
-EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "predictions", "evaluation*")
+EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "predictions", "evaluation*")
 
 
 def open_model_record(
@@ -57,10 +57,12 @@ def open_model_record(
             raise SystemExit(str(error)) from error
         labels = {int(index): name for index, name in default["labels"].items()}
         return {**default, "labels": labels, "checkpoint": None}
-    return {**exit_cleanly(load_model_record, path), "checkpoint": str(path)}
+    record = exit_cleanly(load_model_record, path)
+    # records of 0.2.0 and before do not have the key
+    return {**record, "preprocessing": {"intensity_window": None, **record["preprocessing"]}, "checkpoint": str(path)}
 
 
-def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> networks.VQSegNet:
+def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> networks.VQNetwork:
     """The network that a record describes, without its image decoder and with random weights.
 
     Args:
@@ -72,7 +74,7 @@ def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> n
     """
     arguments = {**record["network"], "reconstruction": False, "dropout": dropout}
     try:
-        return networks.VQSegNet(**arguments)
+        return networks.build_network(arguments)
     except (TypeError, ValueError) as error:
         raise SystemExit(f"model.json of {record['checkpoint']}, key 'network': {error}") from error
 
@@ -84,7 +86,7 @@ def start_evaluation(
     split: str,
     data_check: str,
     record: Mapping[str, Any],
-    network: networks.VQSegNet,
+    network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
 ) -> None:
     """Check cohort, weights and output folder before the first case, and write down what is about to run.
@@ -122,7 +124,7 @@ def start_inference(
     cases: list[dict[str, str]],
     data_check: str,
     record: Mapping[str, Any],
-    network: networks.VQSegNet,
+    network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
 ) -> None:
     """Check volumes, weights and output folder before the first case.
@@ -159,12 +161,14 @@ def start_inference(
     logger.info("%d volumes, predictions go to %s", len(cases), output_dir)
 
 
-def list_inference_cases(dataset_dir: str | None, output_dir: str) -> list[dict[str, str]]:
+def list_inference_cases(
+    dataset_dir: str | None, output_dir: str, uneven_slices: str = "refuse"
+) -> list[dict[str, str]]:
     """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
-    return exit_cleanly(data.list_volumes, dataset_dir, output_dir) if dataset_dir else []
+    return exit_cleanly(data.list_volumes, dataset_dir, output_dir, uneven_slices) if dataset_dir else []
 
 
-def _check_weights(network: networks.VQSegNet, checkpoint: str) -> None:
+def _check_weights(network: networks.VQNetwork, checkpoint: str) -> None:
     """Load the weights, which the engine would do too late to refuse them with a message.
 
     Raises:

@@ -31,6 +31,8 @@ from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParse
 from monai.bundle.reference_resolver import ReferenceResolver
 from monai.utils import ensure_tuple
 
+from vqseg_bundle.bundle.tracking import adapt_tracking
+
 __all__ = ["exit_cleanly", "prepare_overrides", "running_parser"]
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ def prepare_overrides() -> None:
     if refusals:
         raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
     _set_words(parser, ids, call)
+    adapt_tracking(parser)
     parser.parse(reset=True)
 
 

@@ -30,9 +30,13 @@ RUN_OUTPUTS = (
     "*run.json",
     "metrics*.csv",
     "summary*.json",
+    "report.html",
     "*.log",
     "events.out.tfevents.*",
     "tensorboard",
+    "progress.csv",
+    "progress.png",
+    "codebook",
     "logs",
     "predictions",
 )

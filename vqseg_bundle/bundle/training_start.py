@@ -37,7 +37,7 @@ class DeployedWeights:
         network: the network to deploy, normally the teacher's.
     """
 
-    def __init__(self, network: networks.VQSegNet) -> None:
+    def __init__(self, network: networks.VQNetwork) -> None:
         self.network = network
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -45,9 +45,11 @@ class DeployedWeights:
         return self.network.deployed_state_dict()
 
 
-def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str) -> data.Cohort:
+def open_cohort(
+    dataset_dir: str | None, datalist: str | None, demo_dir: str, uneven_slices: str = "refuse"
+) -> data.Cohort:
     """:func:`vqseg_bundle.data.open_cohort`, ending with its message alone where the input is at fault."""
-    return exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir)
+    return exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir, uneven_slices)
 
 
 def build_foundation_model(
@@ -69,7 +71,7 @@ def start_training(
     data_check: str,
     allow_no_labeled: bool,
     in_channels: int,
-    network: networks.VQSegNet,
+    network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
     unlabeled: Sequence[Mapping[str, str]],
     foundation_model: str,
@@ -88,7 +90,7 @@ def start_training(
         data_check: "full" or "headers".
         allow_no_labeled: accept a cohort without labelled cases (a federated client may have none).
         in_channels: channels every image must have.
-        network: the network to train, for its arguments.
+        network: the network to train, for its sizes.
         preprocessing: what inference must repeat.
         unlabeled: the unlabelled cases that are trained on.
         foundation_model: its name, "none" if the adapter is off.
@@ -98,7 +100,7 @@ def start_training(
         SystemExit: the input is at fault; the message says what and where.
     """
     exit_cleanly(check_writable, output_dir)
-    exit_cleanly(check_patch_size, preprocessing["patch_size"], network.stride)
+    exit_cleanly(network.check_patch_size, preprocessing["patch_size"])
     if checkpoint is not None:
         raise SystemExit(
             f"checkpoint '{checkpoint}' is read by evaluating and inference only. To go on with an interrupted "
@@ -108,7 +110,11 @@ def start_training(
         exit_cleanly(check_resume, Path(output_dir) / "resume.pt", total_iterations, iterations_per_epoch)
         record = exit_cleanly(load_model_record, Path(output_dir) / "model.pt")
         exit_cleanly(
-            check_compatible, record, network=network.arguments, labels=cohort.labels, preprocessing=preprocessing
+            check_compatible,
+            record,
+            network=networks.describe_network(network),
+            labels=cohort.labels,
+            preprocessing=preprocessing,
         )
     if write:
         for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled):
@@ -119,27 +125,11 @@ def start_training(
     log_to_file(Path(output_dir) / "training.log")
     if not resume:
         info = {"cohort": cohort.name}
-        write_model_record(Path(output_dir) / "model.json", network.arguments, cohort.labels, dict(preprocessing), info)
+        described = networks.describe_network(network)
+        write_model_record(Path(output_dir) / "model.json", described, cohort.labels, dict(preprocessing), info)
     prefix = "resumed_" if resume else ""
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)
     _announce(cohort, unlabeled, foundation_model)
-
-
-def check_patch_size(patch_size: Sequence[int], stride: Sequence[int]) -> None:
-    """Refuse patches that the network cannot be trained on.
-
-    Args:
-        patch_size: one length an axis of the network.
-        stride: the network's total stride along each axis.
-
-    Raises:
-        ValueError: the bottleneck would be a single token, which instance norm cannot normalise.
-    """
-    if all(length <= step for length, step in zip(patch_size, stride, strict=True)):
-        raise ValueError(
-            f"patch_size {list(patch_size)} is a single token at the network's total stride {list(stride)}: "
-            "give a larger patch_size, or fewer or smaller network_def#strides."
-        )
 
 
 def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int) -> None:

@@ -1,16 +1,28 @@
 """Cohorts: datalists, checks before training, the embedded demo cohort, and datalists made from folders."""
 
 from .case_names import case_stem
-from .checks import check_cases, check_cohort
+from .checking import (
+    FINDING_KINDS,
+    CheckReport,
+    Finding,
+    FindingKind,
+    check_cases,
+    check_cohort,
+    examine_cohort,
+)
 from .cohort import open_cohort
+from .cohort_slice_axis import cohort_slice_axis
 from .datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .demo_cohort import write_demo_cohort
+from .dicom_seg import check_segment_codes, write_dicom_seg
 from .digest import data_digest
 from .folder_layouts import FoundCase, find_cases, find_label_names
 from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
+from .load_volume import LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
 from .patient_splits import SplitRequest, read_split_file, split_patients
+from .save_dicom_seg import SaveDicomSegd
 from .slice_axis import SliceAxisLastd, choose_slice_axis
 from .slice_features import compute_slice_features, missing_images, slice_features
 from .slice_grid import SliceGrid, SliceGridRule
@@ -23,34 +35,46 @@ from .view_features import (
     sample_features,
 )
 from .volume_folder import list_volumes
-from .volume_io import VolumeHeader, read_header, read_voxels
+from .volume_io import VolumeHeader, read_header, read_voxels, source_files
+from .volume_writer import VolumeWriter
 
 __all__ = [
     "COORDINATE_KEYS",
     "DATALIST_SPLITS",
     "DEMO_LABELS",
     "FEATURES",
+    "FINDING_KINDS",
     "AddTokenCoordinatesd",
+    "CheckReport",
     "Cohort",
     "DataError",
     "DemoCohortConfig",
+    "Finding",
+    "FindingKind",
     "FoundCase",
     "FoundationFeatureStore",
     "JoinTokenCoordinatesd",
+    "LoadVolumed",
     "NameByCased",
     "SampleFoundationFeaturesd",
+    "SaveDicomSegd",
     "SliceAxisLastd",
     "SliceGrid",
     "SliceGridRule",
     "SplitRequest",
     "VolumeHeader",
+    "VolumeReader",
+    "VolumeWriter",
     "case_stem",
     "check_cases",
     "check_cohort",
+    "check_segment_codes",
     "choose_slice_axis",
+    "cohort_slice_axis",
     "compute_slice_features",
     "content_digest",
     "data_digest",
+    "examine_cohort",
     "find_cases",
     "find_label_names",
     "list_volumes",
@@ -64,6 +88,8 @@ __all__ = [
     "read_voxels",
     "sample_features",
     "slice_features",
+    "source_files",
     "split_patients",
     "write_demo_cohort",
+    "write_dicom_seg",
 ]

@@ -15,7 +15,8 @@ _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.gz)?$")
 
 def case_stem(path: str) -> str:
     """Return the file name without ``.nii.gz``, ``.nii`` or another suffix."""
-    name = PurePath(path).name
+    # FOLDER#UID names one DICOM series of a folder
+    name = PurePath(path).name.replace("#", "_").replace("&", "_")
     return _SUFFIX.sub("", name) or name
 
 

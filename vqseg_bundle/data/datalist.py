@@ -2,7 +2,8 @@
 
 ``{"name", "labels": {"0": "background", ...}, "training": [{"image", "label", "patient"?}], "unlabeled", "validation",
 "test"}`` with paths relative to the data folder. The Decathlon knows no ``unlabeled`` and ``validation`` lists and no
-``patient``; its own files, whose ``test`` entries are plain strings, are read as they are.
+``patient``; its own files, whose ``test`` entries are plain strings, are read as they are. ``series`` beside an image
+chooses one of several DICOM series of a folder by its SeriesInstanceUID.
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from .case_names import unique_case_ids
+from .errors import DataError
+from .formats.volume_path import join_volume_path, volume_kind
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "load_datalist"]
 
 DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
-_IMAGE_SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
-
-
-class DataError(ValueError):
-    """The user's data are at fault; the message names the file or key, what was expected, found, and a remedy."""
 
 
 @dataclass(frozen=True)
 class Cohort:
     """The cases of one datalist, by split.
 
-    A case is a dict of strings: ``image`` (absolute path), ``label`` (absolute path; only where the case has one),
+    A case is a dict of strings: ``image`` (absolute path; of one of several DICOM series
+    :func:`~vqseg_bundle.data.formats.join_volume_path` of it), ``label`` (absolute path; only where the case has one),
     ``case`` (an id that no other case of the cohort has) and ``patient`` (the case id where the datalist gives none).
 
     Args:
@@ -57,12 +56,13 @@ class Cohort:
         return {split: getattr(self, split) for split in DATALIST_SPLITS}
 
 
-def load_datalist(datalist: str | Path, dataset_dir: str | Path) -> Cohort:
+def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: bool = False) -> Cohort:
     """Read a datalist file; no image is opened.
 
     Args:
         datalist: path of the JSON file.
         dataset_dir: folder that the paths in it are relative to.
+        accept_uneven: whether DICOM series may have unevenly spaced slices.
 
     Raises:
         DataError: a file or folder is missing, the file is not JSON, or not in the expected form.
@@ -76,6 +76,8 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path) -> Cohort:
         raise DataError(f'{path}: key "training" is missing; expected a list of {{"image", "label"}} entries.')
     cases = {split: _parse_split(content.get(split), split, path, root) for split in DATALIST_SPLITS}
     _name_cases(cases)
+    if accept_uneven:
+        _accept_uneven(cases)
     return Cohort(
         name=str(content.get("name") or path.stem),
         labels=_parse_labels(content.get("labels"), path),
@@ -112,7 +114,7 @@ def _refuse_unknown_lists(content: dict[str, Any], path: Path) -> None:
 
 
 def _looks_like_case(entry: object) -> bool:
-    return isinstance(entry, dict) or (isinstance(entry, str) and entry.lower().endswith(_IMAGE_SUFFIXES))
+    return isinstance(entry, dict) or (isinstance(entry, str) and volume_kind(entry) != "")
 
 
 def _parse_labels(labels: object, path: Path) -> dict[int, str]:
@@ -146,16 +148,18 @@ def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str,
         entry = {"image": entry}
     if not isinstance(entry, dict):
         raise DataError(f'{where}: expected {{"image": path, ...}}, found {_kind(entry)}.')
-    image, label, patient = entry.get("image"), entry.get("label"), entry.get("patient")
+    image, label, patient, series = (entry.get(key) for key in ("image", "label", "patient", "series"))
     if not isinstance(image, str) or not image:
         raise DataError(f'{where}: expected the path of one volume under "image", found {image!r}.')
     if label is not None and not isinstance(label, str):
         raise DataError(f'{where} ({image}): expected the path of one volume under "label", found {_kind(label)}.')
     if patient is not None and not isinstance(patient, str | int):
         raise DataError(f'{where} ({image}): expected an id under "patient", found {_kind(patient)}.')
+    if series is not None and not isinstance(series, str):
+        raise DataError(f'{where} ({image}): expected a SeriesInstanceUID under "series", found {_kind(series)}.')
     if split == "training" and not label:
         raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
-    case = {"image": _absolute(root, image)}
+    case = {"image": join_volume_path(_absolute(root, image), series or "")}
     if label and split != "unlabeled":
         case["label"] = _absolute(root, label)
     if patient is not None and str(patient):
@@ -168,6 +172,12 @@ def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
     for case, name in zip(flat, unique_case_ids([case["image"] for case in flat]), strict=True):
         case["case"] = name
         case.setdefault("patient", name)
+
+
+def _accept_uneven(cases: dict[str, list[dict[str, str]]]) -> None:
+    for case in (case for split in cases.values() for case in split):
+        if volume_kind(case["image"]) == "dicom":
+            case["image"] = join_volume_path(case["image"], accept_uneven=True)
 
 
 def _absolute(root: Path, path: str) -> str:

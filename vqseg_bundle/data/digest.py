@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .datalist import Cohort
+from .volume_io import source_files
 
 __all__ = ["data_digest"]
 
@@ -24,12 +27,18 @@ def data_digest(cohort: Cohort) -> str:
         FileNotFoundError: a file is missing; :func:`check_cohort` says which with a remedy.
     """
     cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
-    files = {case[key] for _, case in cases for key in ("image", "label") if key in case}
-    root = os.path.commonpath([Path(file).parent for file in files]) if files else ""
-    prints = {file: [Path(file).relative_to(root).as_posix(), *_file_print(Path(file))] for file in files}
+    volumes = {case[key] for _, case in cases for key in ("image", "label") if key in case}
+    sources = {volume: source_files(volume) for volume in volumes}
+    root = os.path.commonpath([Path(file).parent for files in sources.values() for file in files]) if sources else ""
+    prints = {volume: _volume_print(files, root) for volume, files in sources.items()}
     listing = sorted([split, prints[case["image"]], prints.get(case.get("label", ""), [])] for split, case in cases)
     content = json.dumps({"labels": list(cohort.labels.values()), "cases": listing})
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _volume_print(files: Sequence[str], root: str) -> list[Any]:
+    """Of a single file as it was before there were volumes of several files, so that digests stay comparable."""
+    return [part for file in files for part in (Path(file).relative_to(root).as_posix(), *_file_print(Path(file)))]
 
 
 def _file_print(path: Path) -> tuple[int, str]:

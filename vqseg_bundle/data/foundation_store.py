@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .slice_grid import SliceGridRule
+from .volume_io import source_files
 
 __all__ = ["FoundationFeatureStore", "content_digest", "load_features", "open_feature_store", "save_features"]
 
@@ -82,11 +83,12 @@ def open_feature_store(
 
 
 def content_digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file, or of all files of a DICOM series."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    for source in source_files(str(path)):
+        with Path(source).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -1,96 +1,110 @@
-"""Read a volume's geometry and voxels; the one place that knows file formats."""
+"""Read a volume's geometry and voxels, whatever its format; the one place that chooses the reader of a path.
+
+All formats end alike: axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is
+a volume of one slice. How a path names a volume: :mod:`vqseg_bundle.data.formats.volume_path`.
+"""
 
 from __future__ import annotations
 
-import gzip
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from PIL.Image import DecompressionBombError
 
-from .datalist import DataError
+from .errors import DataError
+from .formats.arrays import read_array, read_array_header
+from .formats.dicom_series import read_dicom, read_dicom_header, series_files
+from .formats.nifti import read_nifti, read_nifti_header
+from .formats.pictures import read_picture, read_picture_header
+from .formats.volume_header import VolumeHeader
+from .formats.volume_path import parse_volume_path, volume_kind
 
-__all__ = ["VolumeHeader", "read_header", "read_voxels"]
+__all__ = ["VolumeHeader", "read_header", "read_voxels", "source_files"]
 
-_GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its unpacked size, modulo 2 ** 32
-
-
-@dataclass(frozen=True)
-class VolumeHeader:
-    """Geometry of a volume on disk.
-
-    Args:
-        shape: size of every array axis, channels included.
-        affine: 4 x 4 matrix from voxel indices to mm.
-    """
-
-    shape: tuple[int, ...]
-    affine: np.ndarray
-
-    @property
-    def spatial_shape(self) -> tuple[int, ...]:
-        """The first three axes."""
-        return self.shape[:3]
-
-    @property
-    def channels(self) -> int:
-        """Length of the fourth axis, 1 without one."""
-        return self.shape[3] if len(self.shape) > 3 else 1
+_FORMATS = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF, BMP or NPY"
 
 
 def read_header(path: str) -> VolumeHeader:
-    """Read the geometry of a NIfTI volume without its voxels, and see that the file is as long as it should be.
+    """Read the geometry of a volume without its voxels, and see that it is complete as far as its format tells.
 
     Raises:
-        DataError: the file is missing, empty, truncated, or not a NIfTI volume of 3 or 4 dimensions.
+        DataError: the file is missing, empty, truncated, or no volume of 3 dimensions, or 4 with channels; DICOM
+            slices do not make a volume.
     """
     with _readable(path):
-        image = _open(path)
-        header = VolumeHeader(tuple(image.shape), np.asarray(image.affine, dtype=np.float64))
-        _check_length(path, image)
+        header = _read_header(path, _existing_kind(path))
     if len(header.shape) not in (3, 4) or min(header.shape) < 1:
         raise DataError(
             f"{path}: expected a volume of 3 dimensions, or 4 with channels last, found shape {header.shape}."
         )
-    if image.get_data_dtype().kind not in "biuf":
-        raise DataError(f"{path}: expected real numbers as voxels, found type {image.get_data_dtype()}.")
     if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine)) < 1e-12:
         raise DataError(f"{path}: expected an affine with positive, finite voxel spacing, found {_row(header.affine)}.")
     return header
 
 
-def read_voxels(path: str) -> np.ndarray:
+def read_voxels(path: str, is_label: bool = False) -> np.ndarray:
     """Read the voxels in their stored type, or as float32 where the header has an intensity scale.
 
+    Args:
+        path: the volume.
+        is_label: whether it holds class indices; matters for pictures alone, see
+            :func:`vqseg_bundle.data.formats.pictures.read_picture`.
+
     Raises:
-        DataError: the file is missing, empty, truncated or not a NIfTI volume.
+        DataError: the file is missing, empty, truncated, or not readable as what its name says.
     """
     with _readable(path):
-        image = _open(path)
-        if (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0):
-            return image.get_fdata(dtype=np.float32)
-        return np.asanyarray(image.dataobj)
+        kind = _existing_kind(path)
+        if kind == "picture":
+            return read_picture(path, is_label)
+        if kind == "itk":
+            from .formats.itk_files import read_itk  # ITK takes seconds to import
+
+            return read_itk(path)
+        return {"nifti": read_nifti, "dicom": read_dicom, "array": read_array}[kind](path)
 
 
-def _open(path: str) -> Any:
-    file = Path(path)
+def source_files(path: str) -> list[str]:
+    """The files that hold a volume: those of a DICOM series, from the first slice to the last, or the file itself.
+
+    Raises:
+        DataError: DICOM slices do not make a volume.
+    """
+    if volume_kind(path) == "dicom":
+        with _readable(path):
+            return series_files(path)
+    return [path]
+
+
+def _read_header(path: str, kind: str) -> VolumeHeader:
+    if kind == "itk":
+        from .formats.itk_files import read_itk_header  # ITK takes seconds to import
+
+        return read_itk_header(path)
+    readers = {
+        "nifti": read_nifti_header,
+        "dicom": read_dicom_header,
+        "picture": read_picture_header,
+        "array": read_array_header,
+    }
+    return readers[kind](path)
+
+
+def _existing_kind(path: str) -> str:
+    file, kind = parse_volume_path(path).file, volume_kind(path)
     if not file.exists():
         raise DataError(f"{path}: no such file; correct the path in the datalist, or dataset_dir.")
-    if not file.is_file():
-        raise DataError(f"{path}: expected a NIfTI file, found a folder.")
-    if file.stat().st_size == 0:
+    if file.is_file() and file.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; copy it again.")
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(f"{path}: expected a NIfTI file, found {type(image).__name__}.")
-    return image
+    if kind == "" or (file.is_dir() and kind != "dicom"):
+        found = "a folder" if file.is_dir() else f"a file that ends in {''.join(Path(file).suffixes) or 'nothing'}"
+        raise DataError(f"{path}: expected {_FORMATS}, found {found}; convert it.")
+    return kind
 
 
 @contextmanager
@@ -99,26 +113,19 @@ def _readable(path: str) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise DataError(f"{path}: truncated or unreadable ({error}); copy it again.") from error
-
-
-def _check_length(path: str, image: Any) -> None:
-    """Raise EOFError where the file is shorter than its header says."""
-    needed = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
-    found = _unpacked_size(path, needed) if path.lower().endswith(".gz") else Path(path).stat().st_size
-    if found < needed:
-        raise EOFError(f"{needed} bytes expected, {found} found")
-
-
-def _unpacked_size(path: str, expected: int) -> int:
-    with Path(path).open("rb") as file:
-        file.seek(-min(Path(path).stat().st_size, _GZIP_SIZE_BYTES), 2)
-        if int.from_bytes(file.read(), "little") == expected % 2**32:
-            return expected
-    # A sound file packed in several parts has another number there, so only unpacking tells.
-    with gzip.open(path) as packed:
-        return sum(len(block) for block in iter(lambda: packed.read(2**24), b""))
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,  # ITK's
+        SyntaxError,  # Pillow's, of a broken PNG
+        DecompressionBombError,
+        zlib.error,
+        ImageFileError,
+        HeaderDataError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: truncated or unreadable ({reason}); copy it again.") from error
 
 
 def _row(affine: np.ndarray) -> str:

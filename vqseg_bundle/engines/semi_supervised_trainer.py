@@ -31,8 +31,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     mixes the streams of that batch that want it (view, pseudo-label and weak view alike); the student sees the
     labelled batch's strong view and all streams in one pass, and the teacher follows the student. Without unlabelled
     data the same loop trains supervised. ``engine.state.output`` holds MONAI's keys plus "terms" (the named loss
-    terms) and "student" (the student's whole output); batches are never decollated, since labelled and unlabelled ones
-    differ in size.
+    terms), "student" (the student's whole output) and "pseudo_labels" (what the unlabelled streams were trained on,
+    None without them); batches are never decollated, since labelled and unlabelled ones differ in size.
 
     Arguments beyond those of :class:`monai.engines.SupervisedTrainer` (``network`` is the training module there):
 
@@ -185,6 +185,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 views.perturbed if views is not None else None,
             )
             output[Keys.PRED], output["student"] = student.labeled_logits, student
+            output["pseudo_labels"] = views.pseudo if views is not None else None
             self.fire_event(IterationEvents.FORWARD_COMPLETED)
             output["terms"] = self._loss_terms(student, labeled, labels, views, features)
             output[Keys.LOSS] = output["terms"].total

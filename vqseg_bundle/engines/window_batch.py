@@ -24,7 +24,7 @@ def window_batch_size(
 
     Args:
         window: size of a window in voxels.
-        channels: width of the network's first level.
+        channels: width of the first level of a U-Net, or what stands for it in another network.
         device: where the network runs.
         memory_gb: budget in GB (1e9 bytes); None takes a quarter of what is free on a CUDA device, and on a CPU what
             runs fastest.

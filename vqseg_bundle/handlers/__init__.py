@@ -3,8 +3,13 @@
 from vqseg_bundle.handlers.best_model_state import BestModelState
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, compute_case_metrics
 from vqseg_bundle.handlers.codebook_maintenance import CodebookMaintenance
+from vqseg_bundle.handlers.codebook_snapshots import CodebookSnapshots
 from vqseg_bundle.handlers.codebook_usage import CodebookUsage, codebook_perplexity
+from vqseg_bundle.handlers.image_reconstruction import ImageReconstruction
 from vqseg_bundle.handlers.progress_bar import TrainingProgress
+from vqseg_bundle.handlers.progress_picture import ProgressPicture
+from vqseg_bundle.handlers.pseudo_label_confidence import PseudoLabelConfidence
+from vqseg_bundle.handlers.report import EvaluationReport
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint
 from vqseg_bundle.handlers.run_when_completed import RunWhenCompleted
 from vqseg_bundle.handlers.training_output import labeled_prediction, loss_terms
@@ -13,7 +18,12 @@ __all__ = [
     "BestModelState",
     "CaseMetrics",
     "CodebookMaintenance",
+    "CodebookSnapshots",
     "CodebookUsage",
+    "EvaluationReport",
+    "ImageReconstruction",
+    "ProgressPicture",
+    "PseudoLabelConfidence",
     "ResumeCheckpoint",
     "RunWhenCompleted",
     "TrainingProgress",

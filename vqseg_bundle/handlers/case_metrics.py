@@ -20,7 +20,7 @@ from monai.utils import CommonKeys
 from vqseg_bundle.handlers.case_comparison import ClassMetrics, compute_case_metrics
 from vqseg_bundle.handlers.case_report import format_table, summarize, write_report
 
-__all__ = ["CaseMetrics", "ClassMetrics", "compute_case_metrics", "summarize"]
+__all__ = ["CaseMetrics", "ClassMetrics", "compute_case_metrics", "identify_case", "summarize"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ class CaseMetrics:
         output_transform: takes ``engine.state.output``, returns the predictions and the labels, two lists.
             Defaults to the items "pred" and "label" of each case.
 
+    Attributes:
+        results: case name to the metrics of its classes, of the last evaluation; empty on all processes but the first.
+
     Raises:
         ValueError: ``labels`` has a gap or no foreground class.
     """
@@ -60,6 +63,7 @@ class CaseMetrics:
         self.output_dir = Path(output_dir)
         self.labels = dict(labels)
         self.output_transform = output_transform or from_engine([CommonKeys.PRED, CommonKeys.LABEL])
+        self.results: dict[str, list[ClassMetrics]] = {}
         self._cases: dict[str, _Case] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -70,6 +74,7 @@ class CaseMetrics:
 
     def _reset(self, engine: Engine) -> None:
         self._cases = {}
+        self.results = {}
 
     def _update(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -77,7 +82,7 @@ class CaseMetrics:
             raise ValueError(f"CaseMetrics needs the batch as a list of cases (decollate=True), got {type(batch)}.")
         preds, labels = self.output_transform(engine.state.output)
         for item, pred, label in zip(batch, preds, labels, strict=True):
-            name, source = _identify(item)
+            name, source = identify_case(item)
             try:
                 metrics = compute_case_metrics(pred, label, len(self.labels), _spacing(pred, label))
             except ValueError as error:
@@ -95,12 +100,20 @@ class CaseMetrics:
         for share in shares:
             for case in share.values():
                 _add(cases, case, repeatable=True)
-        summary = write_report(self.output_dir, {case.name: case.classes for case in cases.values()}, self.labels)
+        self.results = {case.name: case.classes for case in cases.values()}
+        summary = write_report(self.output_dir, self.results, self.labels)
         logger.info("Metrics of %d cases, in %s:\n%s", len(cases), self.output_dir, format_table(summary))
 
 
-def _identify(item: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the case's name, and what tells two cases of the same name apart."""
+def identify_case(item: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the case's name, and what tells two cases of the same name apart (its file, empty if unknown).
+
+    Args:
+        item: a decollated case with "case", or with "image" as MetaTensor, whose file name is taken.
+
+    Raises:
+        ValueError: it has neither.
+    """
     image = item.get(CommonKeys.IMAGE)
     source = str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
     name = str(item.get("case") or re.sub(r"(\.nii)?\.\w+$", "", Path(source).name))

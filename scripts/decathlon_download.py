@@ -1,0 +1,43 @@
+"""Download a task of the Medical Segmentation Decathlon by MONAI's own downloader."""
+
+from __future__ import annotations
+
+from http.client import HTTPException
+from pathlib import Path
+
+from monai.apps import DecathlonDataset, download_url, extractall
+
+from vqseg_bundle.data import DataError
+
+__all__ = ["download_task"]
+
+
+def download_task(folder: Path, task: str) -> Path:
+    """Download and unpack a task into a folder, unless it is there.
+
+    Args:
+        folder: where the archive and the task's folder go.
+        task: the Decathlon's name of it, such as ``Task06_Lung``.
+
+    Returns:
+        The task's folder, with ``dataset.json`` in it.
+
+    Raises:
+        DataError: the task is unknown, or it cannot be downloaded or written.
+    """
+    if task not in DecathlonDataset.resource:
+        known = ", ".join(sorted(DecathlonDataset.resource))
+        raise DataError(f"--decathlon-task: expected one of {known}, found {task}.")
+    if (folder / task / "dataset.json").is_file():
+        return folder / task
+    source, archive = DecathlonDataset.resource[task], folder / f"{task}.tar"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        download_url(source, archive, hash_val=DecathlonDataset.md5[task])
+        extractall(archive, folder, hash_val=DecathlonDataset.md5[task])
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise DataError(
+            f"--decathlon-task {task}: cannot be downloaded from {source} into {folder} ({error}). Without a network, "
+            "copy the task's folder here by other means and name it with --dataset-dir."
+        ) from error
+    return folder / task

@@ -1,0 +1,110 @@
+"""The same small images in every format that the bundle reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+__all__ = ["RAS_AFFINE", "hounsfield", "write_dicom", "write_picture", "write_volume"]
+
+#: Axes lead to the left, to the back and to the head, as an axial CT's do; turned a little about the first one.
+RAS_AFFINE = np.array(
+    [
+        [-0.8, 0.0, 0.0, 11.0],
+        [0.0, -0.9 * np.cos(0.2), -3.0 * np.sin(0.2), -23.0],
+        [0.0, -0.9 * np.sin(0.2), 3.0 * np.cos(0.2), 5.0],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
+)
+
+
+def hounsfield(shape: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Whole numbers in Hounsfield's range, int16."""
+    return np.random.default_rng(seed).integers(-1000, 1000, tuple(shape)).astype(np.int16)
+
+
+def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray = RAS_AFFINE) -> Path:
+    """Write ``(X, Y, Z)``: the suffix chooses NIfTI, NRRD, MetaImage or NPY; no suffix, a folder of DICOM slices."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.name.endswith((".nii", ".nii.gz")):
+        nib.save(nib.Nifti1Image(voxels, affine), path)
+    elif path.suffix == ".npy":
+        np.save(path, voxels)
+    elif path.suffix:
+        _write_itk(path, voxels, affine)
+    else:
+        write_dicom(path, voxels, affine)
+    return path
+
+
+def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    """Write ``(H, W)`` or ``(H, W, C)`` as the suffix says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".npy":
+        np.save(path, pixels)
+    else:
+        Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def write_dicom(
+    folder: Path, voxels: np.ndarray, affine: np.ndarray = RAS_AFFINE, uid: str | None = None, **attributes: Any
+) -> list[Path]:
+    """Write CT slices with stored values of 1024 more than the voxels, in an order that is not that of their names.
+
+    Args:
+        folder: made if missing.
+        voxels: ``(columns, rows, slices)``, Hounsfield units.
+        affine: to RAS.
+        uid: SeriesInstanceUID.
+        attributes: further attributes of every slice; a list of one value a slice where it is as long.
+
+    Returns:
+        The files, from the first slice to the last.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    uid, count = uid or generate_uid(), voxels.shape[2]
+    names = np.random.default_rng(count).permutation(count)
+    files = []
+    for index in range(count):
+        dataset = Dataset()
+        dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, generate_uid()
+        dataset.SeriesInstanceUID, dataset.Modality = uid, "CT"
+        dataset.InstanceNumber = int(names[index])
+        dataset.ImagePositionPatient = [float(v) for v in lps[:3, 3] + index * lps[:3, 2]]
+        dataset.ImageOrientationPatient = [*(lps[:3, 0] / spacing[0]), *(lps[:3, 1] / spacing[1])]
+        dataset.PixelSpacing = [float(spacing[1]), float(spacing[0])]
+        dataset.SliceThickness = float(spacing[2])
+        dataset.Rows, dataset.Columns = voxels.shape[1], voxels.shape[0]
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+        dataset.PixelData = (voxels[:, :, index].T + 1024).astype(np.uint16).tobytes()
+        for name, value in attributes.items():
+            setattr(dataset, name, value[index] if isinstance(value, list) and len(value) == count else value)
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        files.append(folder / f"IM{names[index]:04d}")
+        dataset.save_as(files[-1], enforce_file_format=True)
+    return files
+
+
+def _write_itk(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    import itk  # takes seconds to import
+
+    image = itk.image_from_array(np.ascontiguousarray(voxels.T))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing)
+    image.SetDirection(itk.matrix_from_array(lps[:3, :3] / spacing))
+    image.SetOrigin(lps[:3, 3])
+    itk.imwrite(image, str(path))

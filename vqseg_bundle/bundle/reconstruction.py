@@ -1,0 +1,64 @@
+"""The image decoder for an evaluation's pictures, which deployed weights do not hold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from vqseg_bundle import networks
+
+__all__ = ["open_reconstructor"]
+
+logger = logging.getLogger(__name__)
+
+_TEACHER = "module."
+
+
+def open_reconstructor(record: Mapping[str, Any], device: str) -> networks.ImageReconstructor | None:
+    """The image decoder that belongs to deployed weights, from the training's ``resume.pt`` beside them.
+
+    That file holds the teacher at the end of the training. It is used only where the deployed weights are this
+    teacher's: with a validation list they may be of an earlier step, whose codes another image decoder reads.
+
+    Args:
+        record: of the weights, with "checkpoint" and "network".
+        device: where to run.
+
+    Returns:
+        None where there is no such file, no image decoder in it, or where it belongs to other weights.
+    """
+    checkpoint = Path(record["checkpoint"])
+    resume = checkpoint.parent / "resume.pt"
+    if not record["network"].get("reconstruction") or not resume.is_file():
+        return None
+    try:
+        teacher = torch.load(resume, map_location="cpu", weights_only=True)["teacher"]
+        network = networks.build_network(record["network"])
+        state = {key.removeprefix(_TEACHER): value for key, value in teacher.items() if key.startswith(_TEACHER)}
+        network.load_state_dict(state)
+        deployed = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        EOFError,
+        UnpicklingError,
+    ) as error:
+        logger.warning("The report goes without reconstructions: %s cannot be used (%s).", resume, error)
+        return None
+    if not _are_equal(network.deployed_state_dict(), deployed):
+        logger.info("The report goes without reconstructions: %s is of another step than %s.", resume, checkpoint)
+        return None
+    return networks.ImageReconstructor(network.eval()).to(torch.device(device))
+
+
+def _are_equal(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())

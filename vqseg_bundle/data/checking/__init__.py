@@ -1,0 +1,16 @@
+"""Checks of a cohort before training, evaluation and inference: lists, headers, voxels, duplicates and outliers."""
+
+from .checks import CHECK_LEVELS, check_cases, check_cohort, examine_cohort
+from .findings import FINDING_KINDS, Finding, FindingKind
+from .report import CheckReport
+
+__all__ = [
+    "CHECK_LEVELS",
+    "FINDING_KINDS",
+    "CheckReport",
+    "Finding",
+    "FindingKind",
+    "check_cases",
+    "check_cohort",
+    "examine_cohort",
+]

@@ -1,0 +1,58 @@
+"""A case with the facts of its files, which all rules look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .facts import Facts, HeaderFacts, ImageFacts, LabelFacts
+
+__all__ = ["CaseFacts", "gather_cases"]
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """A case and what is known of its files; ``None``: no such file, not readable, or not looked at.
+
+    Args:
+        split: the list that names the case, empty for a bare list of cases.
+        image: path of the image.
+        patient: id of the patient, empty if unknown.
+        label: path of the label.
+        image_header: geometry of the image.
+        label_header: geometry of the label.
+        image_voxels: figures about the image.
+        label_voxels: figures about the label.
+    """
+
+    split: str
+    image: str
+    patient: str
+    label: str | None = None
+    image_header: HeaderFacts | None = None
+    label_header: HeaderFacts | None = None
+    image_voxels: ImageFacts | None = None
+    label_voxels: LabelFacts | None = None
+
+
+def gather_cases(
+    splits: Mapping[str, Sequence[Mapping[str, str]]], facts: Mapping[tuple[str, str], Facts]
+) -> list[CaseFacts]:
+    """Put the facts of files to their cases.
+
+    Args:
+        splits: cases, dicts with ``image`` and, where there is one, ``label`` and ``patient``, by split.
+        facts: by path and kind.
+    """
+    found = []
+    for split, cases in splits.items():
+        for case in cases:
+            image, label = case["image"], case.get("label")
+            parts = {
+                "image_header": facts.get((image, "header")),
+                "image_voxels": facts.get((image, "image")),
+                "label_header": facts.get((label, "header")) if label else None,
+                "label_voxels": facts.get((label, "label")) if label else None,
+            }
+            found.append(CaseFacts(split, image, case.get("patient", ""), label, **parts))  # type: ignore[arg-type]
+    return found

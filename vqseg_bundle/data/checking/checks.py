@@ -1,0 +1,194 @@
+"""Refuse a cohort that cannot be trained or evaluated on, before the first step, naming each culprit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..datalist import Cohort, DataError
+from .case_facts import CaseFacts, gather_cases
+from .collect import collect_facts
+from .duplicate_rules import duplicate_findings
+from .facts import Facts
+from .facts_cache import FactsCache, cache_path
+from .findings import FINDING_KINDS, Finding
+from .header_rules import header_findings
+from .list_rules import list_findings
+from .outlier_rules import geometry_outliers, voxel_outliers
+from .report import CheckReport, summarize_cohort
+from .voxel_rules import class_findings, voxel_findings
+
+__all__ = ["CHECK_LEVELS", "check_cases", "check_cohort", "examine_cohort"]
+
+CHECK_LEVELS = ("headers", "full")
+_MOST_PROBLEMS_SHOWN = 20
+_MOST_WARNINGS_SHOWN = 5  # of one code
+
+_Splits = Mapping[str, Sequence[Mapping[str, str]]]
+
+
+def check_cohort(
+    cohort: Cohort,
+    in_channels: int,
+    level: str = "full",
+    allow_no_labeled: bool = False,
+    required_split: str | None = None,
+    progress: bool = True,
+    use_cache: bool = True,
+) -> list[str]:
+    """Check all splits of a cohort: the lists first, then every header, and only if these are sound every voxel.
+
+    Args:
+        cohort: what to check.
+        in_channels: channels that each image must have.
+        level: ``"full"``, or ``"headers"`` to skip the voxels.
+        allow_no_labeled: whether ``training`` may be empty, as at a federated client with unlabelled data alone.
+        required_split: ``"validation"`` or ``"test"``, a split that must have cases, each with a label.
+        progress: whether a bar is shown on a terminal.
+        use_cache: whether files that have not changed since an earlier check are taken from the user's cache folder.
+
+    Returns:
+        Warnings, one a line: findings that do not stop a run. Of each kind the first five, and a count.
+
+    Raises:
+        DataError: at least one problem; the message lists up to 20 and counts the others.
+        ValueError: ``level`` or ``required_split`` is none of the above.
+    """
+    report = examine_cohort(
+        cohort, in_channels, level, allow_no_labeled, required_split, progress, use_cache, stop_early=True
+    )
+    _raise_if_any(report.errors)
+    return _warning_lines(report.warnings)
+
+
+def examine_cohort(
+    cohort: Cohort,
+    in_channels: int,
+    level: str = "full",
+    allow_no_labeled: bool = False,
+    required_split: str | None = None,
+    progress: bool = True,
+    use_cache: bool = True,
+    stop_early: bool = False,
+) -> CheckReport:
+    """Check all splits of a cohort and report everything, errors included.
+
+    Args:
+        cohort: as for :func:`check_cohort`, like the next six.
+        in_channels: as above.
+        level: as above.
+        allow_no_labeled: as above.
+        required_split: as above.
+        progress: as above.
+        use_cache: as above.
+        stop_early: whether voxels are left unread where lists or headers have errors.
+
+    Raises:
+        ValueError: ``level`` or ``required_split`` is unknown.
+    """
+    _require_known("level", level, CHECK_LEVELS)
+    if required_split is not None:
+        _require_known("required_split", required_split, ("validation", "test"))
+    found = list_findings(cohort, allow_no_labeled, required_split)
+    splits = cohort.splits()
+    cases, problems = _examine_files(splits, cohort.labels, in_channels, level, progress, use_cache, stop_early, found)
+    found = found + problems + geometry_outliers(cases)
+    if any(case.image_voxels or case.label_voxels for case in cases):
+        found += class_findings(cases, cohort.labels, cohort.source) + voxel_outliers(cases, cohort.labels)
+    return CheckReport(cohort.source, level, _sorted(found), summarize_cohort(cohort.name, cases, cohort.labels))
+
+
+def check_cases(
+    cases: Sequence[Mapping[str, str]],
+    labels: dict[int, str],
+    in_channels: int,
+    level: str = "full",
+    progress: bool = False,
+    use_cache: bool = True,
+) -> list[str]:
+    """Check the files of a bare list of cases, such as MONAI Label passes, each for itself.
+
+    Args:
+        cases: dicts with ``image`` and, where there is one, ``label``; other keys are not read.
+        labels: class index to class name.
+        in_channels: channels that each image must have.
+        level: ``"full"``, or ``"headers"`` to skip the voxels.
+        progress: whether a bar is shown on a terminal.
+        use_cache: as for :func:`check_cohort`.
+
+    Returns:
+        Warnings, as for :func:`check_cohort`.
+
+    Raises:
+        DataError: at least one problem, as for :func:`check_cohort`.
+        ValueError: ``level`` is unknown.
+    """
+    _require_known("level", level, CHECK_LEVELS)
+    _, found = _examine_files({"": cases}, labels, in_channels, level, progress, use_cache, True, [])
+    _raise_if_any([finding for finding in found if finding.severity == "error"])
+    return _warning_lines(_sorted(found))
+
+
+def _examine_files(
+    splits: _Splits,
+    labels: Mapping[int, str],
+    in_channels: int,
+    level: str,
+    progress: bool,
+    use_cache: bool,
+    stop_early: bool,
+    earlier: Sequence[Finding],
+) -> tuple[list[CaseFacts], list[Finding]]:
+    """Read what the level asks for and apply the rules about single cases and about duplicates."""
+    files = [
+        (case[key], key) for cases in splits.values() for case in cases for key in ("image", "label") if key in case
+    ]
+    cache = FactsCache(cache_path(file for file, _ in files) if use_cache and files else None)
+    facts: dict[tuple[str, str], Facts] = {}
+    headers, found = collect_facts(((file, "header") for file, _ in files), cache, progress, "checking headers")
+    facts.update(headers)
+    cases = gather_cases(splits, facts)
+    found += header_findings(cases, in_channels)
+    has_errors = any(finding.severity == "error" for finding in [*earlier, *found])
+    if level == "full" and not (stop_early and has_errors):
+        readable = [(file, kind) for file, kind in files if (file, "header") in headers]
+        voxels, problems = collect_facts(readable, cache, progress, "checking voxels")
+        facts.update(voxels)
+        cases = gather_cases(splits, facts)
+        found += problems + voxel_findings(cases, labels) + duplicate_findings(cases)
+    cache.save()
+    return cases, found
+
+
+def _sorted(findings: Iterable[Finding]) -> list[Finding]:
+    order = {code: place for place, code in enumerate(FINDING_KINDS)}
+    return sorted(findings, key=lambda finding: (finding.severity != "error", order[finding.code]))
+
+
+def _warning_lines(findings: Sequence[Finding]) -> list[str]:
+    seen: Counter[str] = Counter()
+    lines = []
+    for finding in findings:
+        seen[finding.code] += 1
+        if seen[finding.code] <= _MOST_WARNINGS_SHOWN:
+            lines.append(finding.message)
+    for code, count in seen.items():
+        if count > _MOST_WARNINGS_SHOWN:
+            more, meaning = count - _MOST_WARNINGS_SHOWN, FINDING_KINDS[code].meaning
+            lines.append(f"... and {more} more of this kind: {meaning}; `python -m scripts.check_data` lists all.")
+    return lines
+
+
+def _raise_if_any(problems: Sequence[Finding]) -> None:
+    if not problems:
+        return
+    more = len(problems) - _MOST_PROBLEMS_SHOWN
+    lines = [f"- {problem.message}" for problem in problems[:_MOST_PROBLEMS_SHOWN]]
+    lines += [f"... and {more} more."] if more > 0 else []
+    found = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise DataError("\n".join([f"The data have {found}:", *lines]))
+
+
+def _require_known(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}.")

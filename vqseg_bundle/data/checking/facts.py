@@ -1,0 +1,188 @@
+"""What the checks remember of a file: its geometry, and figures about its voxels that depend on nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from ..datalist import DataError
+from ..volume_io import VolumeHeader, read_header, read_voxels
+
+__all__ = ["HeaderFacts", "ImageFacts", "LabelFacts", "facts_from_json", "facts_to_json", "read_facts"]
+
+_BLOCK = 2**20
+_MOST_VALUES_KEPT = 256
+_MOST_VOXELS_SAMPLED = 2**19
+
+
+@dataclass(frozen=True)
+class HeaderFacts:
+    """Geometry of a file.
+
+    Args:
+        shape: size of every array axis, channels included.
+        affine: 16 numbers, row by row, from voxel indices to mm.
+    """
+
+    shape: tuple[int, ...]
+    affine: tuple[float, ...]
+
+    @property
+    def header(self) -> VolumeHeader:
+        """The same as the reader's own type, for its rules of what an axis is."""
+        return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4))
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Length of a voxel along each spatial axis, mm."""
+        return tuple(float(v) for v in np.linalg.norm(self.header.affine[:3, :3], axis=0))
+
+    @property
+    def axis_codes(self) -> str:
+        """Where the axes lead, such as ``"RAS"``: to the patient's right, front and head."""
+        return "".join(nib.aff2axcodes(self.header.affine))
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Figures about an image's voxels.
+
+    Args:
+        size: number of voxels, over all channels.
+        not_finite: how many of them are NaN or infinite; if any, the figures below are zero or empty.
+        low: smallest intensity.
+        high: largest intensity.
+        spread: distance of the 0.5 and 99.5 percentiles, of half a million voxels at most.
+        digest: SHA-256 of shape and voxels as float32, so that the stored type does not matter.
+    """
+
+    size: int
+    not_finite: int
+    low: float = 0.0
+    high: float = 0.0
+    spread: float = 0.0
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class LabelFacts:
+    """Figures about a label's voxels.
+
+    Args:
+        size: number of voxels.
+        num_values: number of different values.
+        counts: the smallest 256 values and how many voxels have each; NaN is ``None``.
+        whole: whether all values are whole numbers.
+        digest: as for images.
+    """
+
+    size: int
+    num_values: int
+    counts: tuple[tuple[float | None, int], ...]
+    whole: bool
+    digest: str
+
+
+Facts = HeaderFacts | ImageFacts | LabelFacts
+_TYPES: dict[str, type[HeaderFacts] | type[ImageFacts] | type[LabelFacts]] = {
+    "header": HeaderFacts,
+    "image": ImageFacts,
+    "label": LabelFacts,
+}
+
+
+def read_facts(path: str, kind: str) -> Facts:
+    """Read a file's ``"header"``, or its voxels as an ``"image"`` or a ``"label"``.
+
+    Raises:
+        DataError: the file cannot be read, or a packed one does not fit its checksum.
+    """
+    if kind == "header":
+        header = read_header(path)
+        return HeaderFacts(tuple(map(int, header.shape)), tuple(float(v) for v in np.ravel(header.affine)))
+    voxels = read_voxels(path, is_label=kind == "label")
+    _check_packing(path)
+    return _image_facts(voxels) if kind == "image" else _label_facts(voxels)
+
+
+def facts_to_json(facts: Facts) -> dict[str, Any]:
+    """Facts as JSON can hold them."""
+    return asdict(facts)
+
+
+def facts_from_json(kind: str, content: Mapping[str, Any]) -> Facts:
+    """The inverse of :func:`facts_to_json`.
+
+    Raises:
+        TypeError: the content is not that of such facts.
+        ValueError: as TypeError.
+    """
+    values = dict(content)
+    for key in ("shape", "affine"):
+        if key in values:
+            values[key] = tuple(values[key])
+    if "counts" in values:
+        values["counts"] = tuple((value, int(count)) for value, count in values["counts"])
+    return _TYPES[kind](**values)
+
+
+def _check_packing(path: str) -> None:
+    """Unpack to the end, where the checksum is, which readers that know the volume's length never reach.
+
+    Raises:
+        DataError: the content is not what was packed.
+    """
+    if not path.lower().endswith(".gz"):
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(_BLOCK):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: truncated or unreadable ({error}); copy it again.") from error
+
+
+def _image_facts(voxels: np.ndarray) -> ImageFacts:
+    low, high = float(voxels.min()), float(voxels.max())
+    if not np.isfinite([low, high]).all():
+        return ImageFacts(voxels.size, int(voxels.size - np.isfinite(voxels).sum()))
+    sample = voxels.ravel(order="K")[:: math.ceil(voxels.size / _MOST_VOXELS_SAMPLED)]
+    bottom, top = np.percentile(sample.astype(np.float64), [0.5, 99.5])
+    return ImageFacts(voxels.size, 0, low, high, float(top - bottom), _digest(voxels))
+
+
+def _label_facts(voxels: np.ndarray) -> LabelFacts:
+    values, counts = _count_values(voxels)
+    kept = [
+        (None if math.isnan(value) else float(value), int(count))
+        for value, count in zip(values[:_MOST_VALUES_KEPT], counts, strict=False)
+    ]
+    whole = bool(np.isfinite(values).all() and (values == np.floor(values)).all())
+    return LabelFacts(voxels.size, len(values), tuple(kept), whole, _digest(voxels))
+
+
+def _count_values(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values in rising order and how often each occurs; small integers are counted without sorting them."""
+    flat = voxels.ravel(order="K")
+    if flat.dtype.kind in "bu" and flat.dtype.itemsize <= 2:
+        counts = np.bincount(flat)
+        values = np.flatnonzero(counts)
+        return values, counts[values]
+    return np.unique(flat, return_counts=True)
+
+
+def _digest(voxels: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{voxels.shape}".encode())
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(voxels.T, dtype=np.float32)
+    # plus zero, so that -0 and 0 are one value
+    digest.update((single + 0).data)
+    return digest.hexdigest()

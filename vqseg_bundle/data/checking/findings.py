@@ -1,0 +1,163 @@
+"""What a data check can find: a catalogue of codes, each with its severity, meaning and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["FINDING_KINDS", "Finding", "FindingKind", "file_list"]
+
+_MOST_FILES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class FindingKind:
+    """What all findings of one code have in common.
+
+    Args:
+        severity: ``"error"`` stops a run, ``"warning"`` does not.
+        meaning: what is wrong, one line.
+        remedy: what to do about it.
+    """
+
+    severity: str
+    meaning: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with the data.
+
+    Args:
+        code: key of :data:`FINDING_KINDS`.
+        files: the files concerned, the first one being what to look at first.
+        text: what was found, with the file or key that it was found in; no full stop.
+        expected: what should be there.
+        found: what is there.
+        remedy: what to do; the code's own remedy if empty.
+    """
+
+    code: str
+    files: tuple[str, ...]
+    text: str
+    expected: str
+    found: str
+    remedy: str = ""
+
+    @property
+    def severity(self) -> str:
+        """``"error"`` or ``"warning"``."""
+        return FINDING_KINDS[self.code].severity
+
+    @property
+    def advice(self) -> str:
+        """What to do: the finding's own remedy, else that of its code."""
+        return self.remedy or FINDING_KINDS[self.code].remedy
+
+    @property
+    def message(self) -> str:
+        """One sentence: what was found and what to do."""
+        return f"{self.text}; {self.advice}."
+
+
+def file_list(files: Sequence[str]) -> str:
+    """Name the first files and count the others."""
+    more = len(files) - _MOST_FILES_SHOWN
+    return ", ".join(files[:_MOST_FILES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _error(meaning: str, remedy: str) -> FindingKind:
+    return FindingKind("error", meaning, remedy)
+
+
+def _warning(meaning: str, remedy: str) -> FindingKind:
+    return FindingKind("warning", meaning, remedy)
+
+
+#: By code, in the order in which findings are shown.
+FINDING_KINDS: dict[str, FindingKind] = {
+    "no_cases": _error("the datalist names no cases", "list some"),
+    "no_labeled_cases": _error("there is nothing to learn labels from", 'list labelled cases under "training"'),
+    "evaluation_split": _error(
+        "the split to evaluate is empty, or a case of it has no label",
+        "list labelled cases under it, or set evaluation_split to a split that has them",
+    ),
+    "missing_file": _error("a file is not there", "correct the path in the datalist, or dataset_dir"),
+    "empty_file": _error("a file has no content", "copy it again"),
+    "unreadable_file": _error(
+        "a file is truncated, damaged, or no volume that can be read", "copy it again, or convert it"
+    ),
+    "invalid_spacing": _error(
+        "a header's voxel spacing is zero, negative or not a number", "correct the header, or export the volume again"
+    ),
+    "wrong_channels": _error(
+        "an image has not in_channels channels, or a label more than one",
+        "convert the file, or set in_channels if the network has that many",
+    ),
+    "image_as_label": _error("an entry names the same file as image and label", "correct the entry"),
+    "shape_mismatch": _error(
+        "image and label differ in shape", "resample the label to the image, or correct the pairing"
+    ),
+    "label_flipped": _error(
+        "a label's axes run the other way than its image's",
+        "if the voxels do match, copy the image's header to the label; otherwise reorient the label",
+    ),
+    "affine_mismatch": _error(
+        "image and label lie in different places", "if the voxels do match, copy the image's header to the label"
+    ),
+    "not_finite": _error(
+        "an image has NaN or infinite intensities", "replace them, by the background's value for example"
+    ),
+    "label_values": _error('a label holds values outside "labels"', 'correct the file, or name the class in "labels"'),
+    "label_not_whole": _error(
+        "a label holds values that are not whole numbers",
+        "resample labels with nearest neighbours, and correct the file",
+    ),
+    "image_in_two_splits": _error("one file is listed in two splits", "a case may be in one split alone"),
+    "patient_in_two_splits": _error(
+        "a patient is both learnt from and evaluated on", "keep all cases of a patient in one split"
+    ),
+    "leaked_image": _error(
+        "files of identical voxels are both learnt from and evaluated on", "leave all but one of them out"
+    ),
+    "conflicting_labels": _warning(
+        "identical images have different annotations", "keep the one whose label is right, leave the others out"
+    ),
+    "labeled_and_unlabeled": _warning(
+        "an unlabelled image is identical to a labelled one", 'leave it out of "unlabeled"'
+    ),
+    "identical_images": _warning("images of different names hold the same voxels", "keep one of them"),
+    "listed_twice": _warning("a file is listed more than once in a split", "list it once"),
+    "identical_labels": _warning(
+        "one annotation stands for different images", "look at both with their images: one may be a wrong copy"
+    ),
+    "constant_image": _warning("an image has one intensity throughout", "leave the case out, or export it again"),
+    "empty_label": _warning(
+        "a label has no foreground", "leave it as it is if the structure is absent, otherwise correct it"
+    ),
+    "unused_class": _warning(
+        'a class of "labels" is in no label', 'take it out of "labels", or label cases that have it'
+    ),
+    "missing_class": _warning("a class that nearly all labels have is absent", "look at the label"),
+    "label_share_outlier": _warning("a structure is far larger or smaller than in other labels", "look at the label"),
+    "shape_outlier": _warning("an image is far larger or smaller than the others", "see whether it belongs here"),
+    "single_slice": _warning("an image is a single slice, the others have many", "see whether it belongs here"),
+    "spacing_outlier": _warning(
+        "voxels are far larger or smaller than in the other images", "see whether the header's unit is mm"
+    ),
+    "anisotropy_outlier": _warning(
+        "voxels are far more, or less, elongated than in the other images", "set spacing, or leave the case out"
+    ),
+    "orientation_outlier": _warning(
+        "axes run in other directions than in most images", "reorient the image and its label like the others"
+    ),
+    "intensity_outlier": _warning(
+        "the intensity range is of another order of magnitude than in most images",
+        "no matter to images that are normalised one by one; see whether their units agree",
+    ),
+    "not_hounsfield": _warning(
+        "an image has no negative intensities, while most have those of air in CT",
+        "apply the rescale slope and intercept, so that all are in Hounsfield units",
+    ),
+}

@@ -1,0 +1,142 @@
+"""Rules about the lists themselves; no file is opened."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..datalist import Cohort
+from .findings import Finding, file_list
+
+__all__ = ["LEARNED_SPLITS", "list_findings"]
+
+#: Splits that a network learns from; frames of one patient may be in both.
+LEARNED_SPLITS = ("training", "unlabeled")
+
+
+def list_findings(cohort: Cohort, allow_no_labeled: bool, required_split: str | None) -> list[Finding]:
+    """Find lists that lack cases, and files and patients that are listed where they must not be.
+
+    Args:
+        cohort: the lists.
+        allow_no_labeled: whether ``training`` may be empty.
+        required_split: a split that must have cases, each with a label, or ``None``.
+    """
+    return [
+        *_lacking(cohort, allow_no_labeled, required_split),
+        *_images_as_labels(cohort),
+        *_files_in_two_splits(cohort),
+        *_listed_twice(cohort),
+        *_shared_labels(cohort),
+    ]
+
+
+def _lacking(cohort: Cohort, allow_no_labeled: bool, required_split: str | None) -> list[Finding]:
+    source, found = cohort.source, []
+    if not cohort.training and not allow_no_labeled:
+        text = f'{source}: no labelled cases; "training" needs at least one image with its label'
+        found.append(Finding("no_labeled_cases", (source,), text, "labelled cases", "none"))
+    if not any(cohort.splits().values()):
+        found.append(Finding("no_cases", (source,), f"{source}: no cases at all", "cases", "none"))
+    if required_split is None:
+        return found
+    cases = cohort.splits()[required_split]
+    is_split, expected = f'evaluation_split is "{required_split}"', "labelled cases"
+    remedy = f'list labelled cases under "{required_split}", or set evaluation_split to a split that has them'
+    if not cases:
+        text = f"{source}: {is_split}, which is empty"
+        found.append(Finding("evaluation_split", (source,), text, expected, "none", remedy))
+    for case in cases:
+        if "label" not in case:
+            text = f"{case['image']}: no label, but {is_split}"
+            found.append(Finding("evaluation_split", (case["image"],), text, expected, "no label", remedy))
+    return found
+
+
+def _images_as_labels(cohort: Cohort) -> list[Finding]:
+    return [
+        Finding(
+            "image_as_label",
+            (case["label"],),
+            f"{case['label']}: named as the label of {case['image']}, which is the same file",
+            "a file of class indices",
+            "the image itself",
+        )
+        for cases in cohort.splits().values()
+        for case in cases
+        if "label" in case and _resolved(case["image"]) == _resolved(case["label"])
+    ]
+
+
+def _files_in_two_splits(cohort: Cohort) -> list[Finding]:
+    images, patients, files = _splits_by(cohort, "image"), _splits_by(cohort, "patient"), _files_by_patient(cohort)
+    found, seen = [], set()
+    for image, splits in images.items():
+        if len(set(splits)) > 1:
+            text = f"{image}: listed under {_and(splits)}"
+            found.append(Finding("image_in_two_splits", (image,), text, "one split", _and(splits)))
+            seen.add(image)
+    for patient, splits in patients.items():
+        if len(set(splits)) > 1 and not set(splits) <= set(LEARNED_SPLITS) and not set(files[patient]) & seen:
+            paths = tuple(files[patient])
+            text = f'patient "{patient}" is in {_and(splits)} ({file_list(paths)})'
+            found.append(Finding("patient_in_two_splits", paths, text, "one split", _and(splits)))
+    return found
+
+
+def _listed_twice(cohort: Cohort) -> list[Finding]:
+    return [
+        Finding(
+            "listed_twice",
+            (image,),
+            f'{image}: listed {len(splits)} times under "{splits[0]}"',
+            "listed once",
+            f"{len(splits)} times",
+        )
+        for image, splits in _splits_by(cohort, "image").items()
+        if len(splits) > 1 and len(set(splits)) == 1
+    ]
+
+
+def _shared_labels(cohort: Cohort) -> list[Finding]:
+    images: dict[str, dict[str, None]] = defaultdict(dict)
+    for cases in cohort.splits().values():
+        for case in cases:
+            if "label" in case:
+                images[_resolved(case["label"])][_resolved(case["image"])] = None
+    return [
+        Finding(
+            "identical_labels",
+            (label, *of),
+            f"{label}: named as the label of {len(of)} images ({file_list(list(of))})",
+            "a label of its own for each image",
+            f"one for {len(of)} images",
+        )
+        for label, of in images.items()
+        if len(of) > 1
+    ]
+
+
+def _splits_by(cohort: Cohort, key: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for split, cases in cohort.splits().items():
+        for case in cases:
+            found[_resolved(case[key]) if key == "image" else case[key]].append(split)
+    return dict(found)
+
+
+def _files_by_patient(cohort: Cohort) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for cases in cohort.splits().values():
+        for case in cases:
+            found[case["patient"]].add(_resolved(case["image"]))
+    return {patient: sorted(files) for patient, files in found.items()}
+
+
+def _resolved(path: str) -> str:
+    return str(Path(path).resolve())
+
+
+def _and(splits: Iterable[str]) -> str:
+    return " and ".join(f'"{split}"' for split in dict.fromkeys(splits))

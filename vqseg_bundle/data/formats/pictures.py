@@ -1,0 +1,99 @@
+"""2D images (PNG, JPEG, TIFF, BMP) as volumes of one slice, by Pillow: rows, columns, 1 and, in colour, 3 channels.
+
+They know no millimetres: the affine is the identity, a pixel a unit.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import PILReader
+from PIL import Image
+
+from ..errors import DataError
+from .volume_header import VolumeHeader
+
+__all__ = ["read_picture", "read_picture_header"]
+
+_GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
+_COLOR = ("RGB", "RGBA")
+_LOSSY = (".jpg", ".jpeg")
+
+
+def read_picture_header(path: str) -> VolumeHeader:
+    """Read the size; an alpha channel is not counted.
+
+    Raises:
+        DataError: several pages, or colours of another kind than grey, RGB and RGBA.
+        OSError: the file is broken.
+    """
+    with Image.open(path) as image:
+        _check_mode(path, image)
+        shape = (image.height, image.width, 1, *([3] if image.mode in _COLOR else []))
+    return VolumeHeader(shape, np.eye(4))
+
+
+def read_picture(path: str, is_label: bool = False) -> np.ndarray:
+    """Read ``(H, W, 1)``, or ``(H, W, 1, 3)`` in colour, in the stored type.
+
+    Args:
+        path: the file.
+        is_label: whether it is a mask: a palette's indices are the classes, and of a mask of 0 and 255, as pictures
+            often have it, 255 becomes 1.
+
+    Raises:
+        DataError: see :func:`read_picture_header`; an alpha channel that is not opaque; an image with a palette of
+            colours; a mask in colour, or one that JPEG has blurred.
+        OSError: the file is broken.
+    """
+    reader = PILReader(lambda image: _to_plain(path, image, is_label), reverse_indexing=False)
+    pixels, _ = reader.get_data(reader.read(path))
+    pixels = np.expand_dims(np.asarray(pixels), 2)
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8)
+    return _class_indices(path, pixels) if is_label else pixels
+
+
+def _check_mode(path: str, image: Any) -> None:
+    pages = getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise DataError(
+            f"{path}: expected one picture, found {pages} pages; save a volume as NIfTI, or each as a file."
+        )
+    if image.mode not in (*_GREY, *_COLOR):
+        raise DataError(f"{path}: expected grey or RGB pixels, found Pillow's mode {image.mode}; convert the picture.")
+
+
+def _to_plain(path: str, image: Any, is_label: bool) -> Any:
+    """Without alpha and, for an image, without palette."""
+    _check_mode(path, image)
+    if image.mode in ("LA", "RGBA"):
+        lowest = image.getchannel("A").getextrema()[0]
+        if lowest < 255:
+            raise DataError(
+                f"{path}: expected an opaque picture, found an alpha channel down to {lowest}; save it without one."
+            )
+        return image.convert("L" if image.mode == "LA" else "RGB")
+    if image.mode == "P" and not is_label:
+        colors = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
+        if (colors != colors[:, :1]).any():
+            raise DataError(f"{path}: expected grey or RGB pixels, found a palette of colours; convert the picture.")
+        return image.convert("L")
+    return image
+
+
+def _class_indices(path: str, pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim > 3:
+        raise DataError(
+            f"{path}: expected a mask of class indices (0, 1, 2, ...), found a picture in colour; save one value a "
+            "pixel, 0 for the background."
+        )
+    if Path(path).suffix.lower() in _LOSSY:
+        raise DataError(f"{path}: expected a lossless mask, found JPEG, which blurs class indices; save it as PNG.")
+    if pixels.max() == 255 and np.isin(pixels, (0, 255)).all():
+        warnings.warn("Masks of 0 and 255 are found: 255 is read as class 1.", stacklevel=2)
+        return (pixels > 0).astype(np.uint8)
+    return pixels

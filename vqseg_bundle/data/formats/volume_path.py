@@ -1,0 +1,80 @@
+"""Which kind of volume a path names, and how it names one DICOM series of a folder.
+
+The path of a volume is that of its file, or of the folder of its DICOM slices. ``FOLDER#UID`` is the series of that
+SeriesInstanceUID where a folder holds several; ``FOLDER#uneven`` or ``FOLDER#UID&uneven`` is read although its slices
+are not evenly spaced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["VOLUME_KINDS", "VolumePath", "accepts_uneven", "join_volume_path", "parse_volume_path", "volume_kind"]
+
+#: file name suffixes, in lower case, by kind of volume; DICOM files may have others, or none
+VOLUME_KINDS: dict[str, tuple[str, ...]] = {
+    "nifti": (".nii", ".nii.gz"),
+    "itk": (".nrrd", ".nhdr", ".mha", ".mhd"),
+    "dicom": (".dcm", ".dicom", ".ima"),
+    "picture": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+    "array": (".npy",),
+}
+_UNEVEN = "uneven"
+
+
+@dataclass(frozen=True)
+class VolumePath:
+    """Where a volume lies.
+
+    Args:
+        file: a file, or a folder of DICOM slices.
+        series_uid: SeriesInstanceUID of the series that is meant; empty: the only one.
+        accept_uneven: whether slices may be unevenly spaced, as if they were not.
+    """
+
+    file: Path
+    series_uid: str = ""
+    accept_uneven: bool = False
+
+    def __str__(self) -> str:
+        marks = [mark for mark in (self.series_uid, _UNEVEN if self.accept_uneven else "") if mark]
+        return f"{self.file}#{'&'.join(marks)}" if marks else str(self.file)
+
+
+def parse_volume_path(path: str | Path) -> VolumePath:
+    """Split a path into place, series and mark; a ``#`` in the name of a file that exists is part of the name."""
+    text = str(path)
+    place, mark, choice = text.rpartition("#")
+    if not mark or "/" in choice or Path(text).exists():
+        return VolumePath(Path(text))
+    marks = choice.split("&")
+    uid = "".join(mark for mark in marks if mark != _UNEVEN)
+    return VolumePath(Path(place), uid, _UNEVEN in marks)
+
+
+def join_volume_path(path: str | Path, series_uid: str = "", accept_uneven: bool = False) -> str:
+    """The path with a series chosen or uneven slices accepted; what it already says stays."""
+    parsed = parse_volume_path(path)
+    return str(VolumePath(parsed.file, series_uid or parsed.series_uid, accept_uneven or parsed.accept_uneven))
+
+
+def volume_kind(path: str | Path) -> str:
+    """A key of :data:`VOLUME_KINDS` by the name alone, "dicom" for a folder; empty if there is none."""
+    file = parse_volume_path(path).file
+    name = file.name.lower()
+    for kind, suffixes in VOLUME_KINDS.items():
+        if name.endswith(suffixes):
+            return kind
+    return "dicom" if file.is_dir() else ""
+
+
+def accepts_uneven(uneven_slices: str) -> bool:
+    """Whether the key ``uneven_slices`` says "accept".
+
+    Raises:
+        ValueError: it says neither that nor "refuse".
+    """
+    if uneven_slices not in ("refuse", "accept"):
+        raise ValueError(f'uneven_slices must be "refuse" or "accept", got {uneven_slices!r}.')
+    return uneven_slices == "accept"

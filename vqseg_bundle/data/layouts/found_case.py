@@ -1,0 +1,59 @@
+"""A case in a folder, and how its patient is found in its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import DataError
+
+__all__ = ["FoundCase", "patient_of", "some"]
+
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FoundCase:
+    """A volume in a folder.
+
+    Args:
+        image: path relative to the folder, with forward slashes.
+        label: path of its label, empty where there is none.
+        patient: whom it shows.
+        split: the list it must go to where the folder says so, else empty.
+        info: what else the folder tells of it, kept in the datalist as information.
+    """
+
+    image: str
+    label: str
+    patient: str
+    split: str = ""
+    info: Mapping[str, str] = field(default_factory=dict)
+
+
+def patient_of(name: str, pattern: str | None) -> str:
+    """What the pattern finds in a case's name: the first group that matches, or all of the match without groups.
+
+    Args:
+        name: the case's name.
+        pattern: regular expression; ``None``: the name is the patient.
+
+    Raises:
+        DataError: the pattern is no regular expression, or does not match.
+    """
+    if pattern is None:
+        return name
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise DataError(f'--patient-pattern "{pattern}": expected a regular expression: {error}.') from error
+    if match is None:
+        raise DataError(f'--patient-pattern "{pattern}": expected to match every case name, found none in {name}.')
+    return next((group for group in match.groups() if group), match[0])
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(names[:_MOST_SHOWN]) + more

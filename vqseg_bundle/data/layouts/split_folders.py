@@ -1,0 +1,78 @@
+"""Folders that say which cases are labelled: ``labeled/`` and ``unlabeled/``, or those of the published VQ-Seg code.
+
+The latter's ``train-label/``, ``train-unlabel/``, ``val/`` and ``test/`` fix every case's list. Each holds ``image/``
+and ``mask/`` (or another pair of folders); masks in ``unlabeled/`` and ``train-unlabel/`` are not read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import DataError
+from .found_case import FoundCase, some
+from .pairs import find_pairs, pair_folders
+
+__all__ = ["find_split_folders"]
+
+_UNLABELED = "unlabeled"
+_PUBLISHED = {"train-label": "training", "train-unlabel": _UNLABELED, "val": "validation", "test": "test"}
+_NEED_LABELS = ("training", "validation")
+_ACDC_SLICE = re.compile(r"^(patient\d+)_")
+
+
+def find_split_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
+    """Cases in the order of the folders; empty where there are none of these folders.
+
+    Slices of ACDC (``patient001_...``) belong to that patient; other cases are patients of their own unless the pattern
+    says more.
+
+    Raises:
+        DataError: a folder holds no images, a case of ``train-label/`` or ``val/`` has no mask, or as
+            :func:`~vqseg_bundle.data.layouts.pairs.find_pairs`.
+    """
+    if (root / "train-label").is_dir():
+        found = {
+            split: _find(root, part, patient_pattern) for part, split in _PUBLISHED.items() if (root / part).is_dir()
+        }
+        return [_fixed(root, case, split) for split, cases in found.items() for case in cases]
+    if (root / "labeled").is_dir():
+        cases = _find(root, "labeled", patient_pattern)
+        bare = _find(root, _UNLABELED, patient_pattern) if (root / _UNLABELED).is_dir() else []
+        return _told_apart(cases, [replace(case, label="") for case in bare])
+    return []
+
+
+def _find(root: Path, part: str, pattern: str | None) -> list[FoundCase]:
+    pair = pair_folders(root / part)
+    if pair is None:
+        raise DataError(f"{root / part}: expected a folder images/ or image/ in it, found none.")
+    cases = find_pairs(root / part, *pair, pattern)
+    return [
+        replace(case, image=f"{part}/{case.image}", label=f"{part}/{case.label}" if case.label else "")
+        for case in cases
+    ]
+
+
+def _fixed(root: Path, case: FoundCase, split: str) -> FoundCase:
+    if split in _NEED_LABELS and not case.label:
+        raise DataError(f"{root / case.image}: expected a mask of the same name beside {split} images, found none.")
+    slice_of = _ACDC_SLICE.match(case.patient)
+    return replace(
+        case,
+        split=split,
+        label="" if split == _UNLABELED else case.label,
+        patient=slice_of[1] if slice_of else case.patient,
+    )
+
+
+def _told_apart(labeled: list[FoundCase], unlabeled: list[FoundCase]) -> list[FoundCase]:
+    """Refuse names that both folders have: they may be one image, or a patient in two lists."""
+    twice = sorted({case.patient for case in labeled} & {case.patient for case in unlabeled})
+    if twice:
+        raise DataError(
+            f"labeled/ and unlabeled/: the same case or patient in both: {some(twice)}; keep it in one of them, or "
+            "rename different ones."
+        )
+    return labeled + unlabeled

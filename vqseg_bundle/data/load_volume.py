@@ -1,0 +1,89 @@
+"""LoadImaged for every format: a MONAI reader that chooses by the kind of path, and the transform that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection, PathLike
+from monai.data import ImageReader, NibabelReader
+from monai.transforms import LoadImaged
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from .formats.volume_path import volume_kind
+from .volume_io import read_header, read_voxels
+
+__all__ = ["LoadVolumed", "VolumeReader"]
+
+
+class VolumeReader(ImageReader):
+    """Read NIfTI by MONAI's NibabelReader, and all that :mod:`vqseg_bundle.data.volume_io` knows besides.
+
+    Args:
+        is_label: see :func:`~vqseg_bundle.data.read_voxels`.
+    """
+
+    def __init__(self, is_label: bool = False) -> None:
+        super().__init__()
+        self.is_label = is_label
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Whether all paths are of a kind that is known."""
+        return all(volume_kind(str(name)) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> str:
+        """The one path; reading it is left to :meth:`get_data`.
+
+        Raises:
+            ValueError: there are several.
+        """
+        paths = ensure_tuple(data)
+        if len(paths) != 1:
+            raise ValueError(f"expected one path a volume, found {len(paths)}; join channels to one file.")
+        return str(paths[0])
+
+    def get_data(self, img: str) -> tuple[np.ndarray, dict]:
+        """Voxels ``(X, Y, Z)`` or ``(X, Y, Z, C)``, and what a MetaTensor needs to know of them.
+
+        Args:
+            img: what :meth:`read` returned.
+
+        Raises:
+            DataError: see :func:`~vqseg_bundle.data.read_voxels`.
+        """
+        if volume_kind(img) == "nifti":
+            reader = NibabelReader()
+            return reader.get_data(reader.read(Path(img)))
+        header, voxels = read_header(img), read_voxels(img, self.is_label)
+        meta = {
+            MetaKeys.AFFINE: header.affine,
+            MetaKeys.ORIGINAL_AFFINE: header.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(header.spatial_shape),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if voxels.ndim > 3 else float("nan"),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+        }
+        return voxels, meta
+
+
+class LoadVolumed(LoadImaged):
+    """MONAI's LoadImaged with :class:`VolumeReader` and no other: MONAI would try its other readers where one refuses.
+
+    Args:
+        keys: paths, see :mod:`vqseg_bundle.data.formats.volume_path`; they become float32 MetaTensors.
+        is_label: whether they hold class indices, see :func:`~vqseg_bundle.data.read_voxels`.
+        allow_missing_keys: skip keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, is_label: bool = False, allow_missing_keys: bool = False) -> None:
+        self.reader = VolumeReader(is_label)
+        super().__init__(keys, reader=self.reader, allow_missing_keys=allow_missing_keys)  # type: ignore[arg-type]
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        """Load every key.
+
+        Raises:
+            DataError: see :func:`~vqseg_bundle.data.read_voxels`.
+        """
+        return super().__call__(data, reader or self.reader)

@@ -1,0 +1,169 @@
+"""The picture of a training's progress, a panel each for losses, Dice, pseudo-labels, codebook and time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+__all__ = ["best_epoch", "draw_progress", "save_progress"]
+
+Rows = Sequence[Mapping[str, float]]
+
+_LOSS = "loss_"
+_COLUMNS = 2
+_PANEL_INCHES = (4.6, 2.7)
+_DOTS_PER_INCH = 90
+#: Of up to this many epochs, each is marked by a point: a line of one point cannot be seen.
+_MARKED_EPOCHS = 30
+
+
+def save_progress(rows: Rows, path: str | Path) -> None:
+    """Draw the rows of a :class:`~vqseg_bundle.handlers.progress_table.ProgressTable` into a PNG file.
+
+    The file is replaced in one step.
+
+    Args:
+        rows: at least one.
+        path: the file.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draw_progress(rows).savefig(partial, dpi=_DOTS_PER_INCH, format="png")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def draw_progress(rows: Rows) -> Figure:
+    """A figure with the losses above, and a small panel for everything else that at least one row tells about.
+
+    Args:
+        rows: see :func:`save_progress`.
+    """
+    known = {name for row in rows for name in row}
+    small = [draw for draw, wanted in _PANELS if any(name.startswith(wanted) for name in known)]
+    lines = 1 + math.ceil(len(small) / _COLUMNS)
+    width, height = _PANEL_INCHES
+    tall = lines * height
+    figure = Figure(figsize=(_COLUMNS * width, tall))
+    # by hand: an automatic layout draws everything twice, each epoch
+    grid = figure.add_gridspec(lines, _COLUMNS, wspace=0.34, hspace=0.42)
+    grid.update(left=0.085, right=0.93, bottom=0.5 / tall, top=1.0 - 0.6 / tall)
+    panels = [figure.add_subplot(grid[1 + index // _COLUMNS, index % _COLUMNS]) for index in range(len(small))]
+    for panel, draw in zip([figure.add_subplot(grid[0, :]), *panels], [_draw_losses, *small], strict=True):
+        draw(panel, rows)
+        panel.set_xlabel("epoch", fontsize="small")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.grid(alpha=0.25)
+    last = rows[-1]
+    title = f"epoch {last['epoch']:.0f}, iteration {last['iteration']:,.0f}"
+    figure.suptitle(title, y=1.0 - 0.1 / tall, va="top", fontsize="medium")
+    return figure
+
+
+def best_epoch(rows: Rows) -> Mapping[str, float] | None:
+    """The row with the highest validation Dice, the first of equal ones; None without validation.
+
+    Args:
+        rows: see :func:`save_progress`.
+    """
+    validated = [row for row in rows if "val_mean_dice" in row]
+    return max(validated, key=lambda row: row["val_mean_dice"], default=None)
+
+
+def _draw_losses(panel: Any, rows: Rows) -> None:
+    """Terms above zero on a logarithmic axis; others, such as the negative entropy, on a linear one beside it."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith(_LOSS))
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    panel.set_title("loss, mean of the epoch", fontsize="medium")
+    positive = [name for name in names if min(values[name]) > 0.0]
+    # a term that is switched off is zero throughout
+    signed = [name for name in names if name not in positive and any(value != 0.0 for value in values[name])]
+    for name in positive:
+        style = {"color": "black", "linewidth": 1.8} if name == "loss_total" else {}
+        _line(panel, rows, name, _term(name), **style)
+    if positive:
+        panel.set_yscale("log")
+    if signed:
+        beside = panel.twinx()
+        for name, color in zip(signed, itertools.cycle(("tab:pink", "tab:olive", "tab:brown")), strict=False):
+            _line(beside, rows, name, _term(name), linestyle="--", color=color)
+            panel.plot([], [], linestyle="--", color=color, label=f"{_term(name)} (right)")
+    left, bottom, width, height = panel.get_position().bounds
+    panel.set_position((left, bottom, 0.78 * width, height))
+    if positive or signed:
+        panel.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1.09, 0.5), frameon=False)
+
+
+def _draw_dice(panel: Any, rows: Rows) -> None:
+    _line(panel, rows, "train_mean_dice", "training (student, patches)", color="tab:grey")
+    _line(panel, rows, "val_mean_dice", "validation (teacher, volumes)", color="tab:blue")
+    best = best_epoch(rows)
+    if best is not None:
+        score = best["val_mean_dice"]
+        label = f"best {score:.3f}, epoch {best['epoch']:.0f}"
+        panel.plot(best["epoch"], score, "*", color="tab:red", markersize=12, label=label, zorder=3)
+    panel.set_ylim(0.0, 1.0)
+    panel.set_title("mean Dice of the foreground", fontsize="medium")
+    panel.legend(fontsize="x-small", framealpha=0.6)
+
+
+def _draw_pseudo_labels(panel: Any, rows: Rows) -> None:
+    _line(panel, rows, "pseudo_label_confidence", "mean confidence", color="tab:purple")
+    _line(panel, rows, "pseudo_label_share", "share above the threshold", color="tab:orange")
+    panel.set_ylim(0.0, 1.02)
+    panel.set_title("pseudo-labels", fontsize="medium")
+    panel.legend(fontsize="x-small", framealpha=0.6)
+
+
+def _draw_codebook(panel: Any, rows: Rows) -> None:
+    _line(panel, rows, "codebook_usage", "codes in use, share", color="tab:green")
+    panel.set_ylim(0.0, 1.02)
+    panel.set_ylabel("share of the codes in use", color="tab:green", fontsize="small")
+    beside = panel.twinx()
+    _line(beside, rows, "codebook_perplexity", "perplexity", color="tab:brown")
+    beside.set_ylim(bottom=0.0)
+    beside.set_ylabel("perplexity", color="tab:brown", fontsize="small")
+    panel.set_title("codebook", fontsize="medium")
+
+
+def _draw_time(panel: Any, rows: Rows) -> None:
+    _line(panel, rows, "seconds", "training", color="tab:grey")
+    _line(panel, rows, "validation_seconds", "validation", color="tab:blue")
+    panel.set_ylim(bottom=0.0)
+    panel.set_ylabel("seconds an epoch", fontsize="small")
+    beside = panel.twinx()
+    _line(beside, rows, "learning_rate", "learning rate", color="tab:cyan")
+    beside.set_ylim(bottom=0.0)
+    beside.set_ylabel("learning rate", color="tab:cyan", fontsize="small")
+    beside.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    panel.set_title("time and learning rate", fontsize="medium")
+    panel.legend(fontsize="x-small", loc="lower left", framealpha=0.6)
+
+
+#: small panels, and what a row's names begin with that have one
+_PANELS: tuple[tuple[Callable[[Any, Rows], None], tuple[str, ...]], ...] = (
+    (_draw_dice, ("train_mean_dice", "val_mean_dice")),
+    (_draw_pseudo_labels, ("pseudo_label_",)),
+    (_draw_codebook, ("codebook_",)),
+    (_draw_time, ("seconds", "learning_rate")),
+)
+
+
+def _term(name: str) -> str:
+    return name.removeprefix(_LOSS).replace("_", " ")
+
+
+def _line(panel: Any, rows: Rows, name: str, label: str, **style: Any) -> None:
+    points = [(row["epoch"], row[name]) for row in rows if name in row]
+    if points:
+        marker = "o" if len(points) <= _MARKED_EPOCHS else None
+        panel.plot(*zip(*points, strict=True), marker=marker, markersize=3, label=label, **style)

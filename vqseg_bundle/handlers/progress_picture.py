@@ -1,0 +1,101 @@
+"""A training that can be looked at while it runs: ``progress.csv`` and ``progress.png``, renewed after each epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from vqseg_bundle.handlers.progress_figure import save_progress
+from vqseg_bundle.handlers.progress_table import ProgressTable
+
+__all__ = ["ProgressPicture"]
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressPicture:
+    """Write a row and redraw the picture after each epoch.
+
+    A row holds epoch, iteration, the mean of each loss term over the epoch, all metrics of the trainer, those of the
+    validation where one ran in that epoch, the learning rate and the seconds that either took. A resumed training goes
+    on with the rows of ``progress.csv`` up to the iteration that it resumes from. Files that cannot be written (or
+    read) are one warning; the training goes on.
+
+    Put it after the handlers that validate and measure, and before the resume checkpoint: a row too many is dropped on
+    resuming, a missing one would leave a gap.
+
+    Args:
+        folder: where the two files go.
+        validator: the evaluator that validates, or None.
+    """
+
+    def __init__(self, folder: str | Path, validator: Engine | None = None) -> None:
+        self.table = ProgressTable(Path(folder) / "progress.csv")
+        self.picture = Path(folder) / "progress.png"
+        self.validator = validator
+        self._sums: dict[str, Tensor] = {}
+        self._validation: dict[str, float] = {}
+        self._started = self._warned = False
+
+    def attach(self, engine: Engine) -> None:
+        """Follow a semi-supervised trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_terms)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._end)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._note_validation)
+
+    def _start_epoch(self, engine: Engine) -> None:
+        if not self._started:
+            self._started = True
+            # only now has a resumed engine its place
+            if engine.state.iteration > 0:
+                self._careful(self.table.read, engine.state.iteration)
+        self._sums, self._validation = {}, {}
+
+    def _add_terms(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        # no .item(): on a GPU each would wait for the step to end
+        for name, value in output["terms"]._asdict().items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+
+    def _note_validation(self, engine: Engine) -> None:
+        self._validation = {name: float(value) for name, value in engine.state.metrics.items()}
+        self._validation["validation_seconds"] = float(engine.state.times["COMPLETED"] or 0.0)
+
+    def _end_epoch(self, engine: Engine) -> None:
+        state: Any = engine.state
+        steps = (state.iteration - 1) % state.epoch_length + 1
+        row = {"epoch": float(state.epoch), "iteration": float(state.iteration)}
+        row["learning_rate"] = float(engine.optimizer.param_groups[0]["lr"])  # type: ignore[attr-defined]
+        row["seconds"] = float(state.times["EPOCH_COMPLETED"])
+        row.update({f"loss_{name}": value.item() / steps for name, value in self._sums.items()})
+        row.update({name: float(value) for name, value in state.metrics.items()})
+        self.table.rows.append(row | self._validation)
+        self._validation = {}
+        self._save()
+
+    def _end(self, engine: Engine) -> None:
+        # a validation after the last epoch, where val_interval left that one out
+        if self.table.rows and self._validation:
+            self.table.rows[-1].update(self._validation)
+            self._save()
+
+    def _save(self) -> None:
+        self._careful(self.table.write)
+        self._careful(save_progress, self.table.rows, self.picture)
+
+    def _careful(self, function: Callable[..., None], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:  # whatever a disk or a drawing library comes up with, a picture is not worth a run
+            if not self._warned:
+                logger.warning("The training goes on without its picture in %s: %s", self.picture.parent, error)
+            self._warned = True

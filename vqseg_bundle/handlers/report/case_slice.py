@@ -1,0 +1,177 @@
+"""The slice of a case that the report shows, turned as a reader expects it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+
+__all__ = ["CaseSlice", "cut_slice"]
+
+# two spacings closer than this are the same, as where the network's slices are chosen
+_SAME_SPACING = 1.01
+_LARGEST_SIDE = 320
+_MARGIN = 3.0
+_SMALLEST_WINDOW = 96
+
+
+class CaseSlice(NamedTuple):
+    """One slice, rows downwards and columns to the right.
+
+    Attributes:
+        image: intensities, uint8 ``(rows, columns)``.
+        label: class indices of the ground truth.
+        pred: class indices of the prediction.
+        reconstruction: what the image decoder made of the image, uint8, or None.
+        row_to_column: height of a pixel over its width, both in mm.
+        number: the slice's number along its axis, from 1.
+        slices: how many there are.
+        sides: letters of the patient's side at the left and at the upper edge, such as ("R", "A"); empty where the
+            file holds no orientation.
+        cut: whether it is a part of the slice, around the foreground.
+    """
+
+    image: np.ndarray
+    label: np.ndarray
+    pred: np.ndarray
+    reconstruction: np.ndarray | None
+    row_to_column: float
+    number: int
+    slices: int
+    sides: tuple[str, str]
+    cut: bool
+
+
+def cut_slice(
+    image: torch.Tensor,
+    label: MetaTensor,
+    pred: torch.Tensor,
+    reconstruction: torch.Tensor | None = None,
+    slice_axis: int | str = "auto",
+) -> CaseSlice:
+    """Take the slice with the most labelled foreground; without any, the most predicted, else the middle one.
+
+    Patient's right is at the left and anterior at the top of axial slices, superior at the top of the others. Where the
+    affine is the identity, which stands for no orientation, the first axis of a volume points to the right and the
+    second down; a single slice is a picture, its rows first. A foreground smaller than a third of the slice is shown in
+    a part of it.
+
+    Args:
+        image: ``(C, *S)`` of 2 or 3 axes; the first channel is shown, from its 0.5 to its 99.5 percentile.
+        label: class indices ``(1, *S)``, with the affine of the grid.
+        pred: class indices ``(1, *S)``.
+        reconstruction: ``(C, *S)``, shown in the window of ``image``.
+        slice_axis: 0, 1, 2 or "auto", the coarsest axis.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    volumes = [volume for volume in (image, label, pred, reconstruction) if volume is not None]
+    if any(volume.shape[1:] != label.shape[1:] for volume in volumes):
+        raise ValueError(f"image, label and pred must lie on one grid, got {[tuple(v.shape) for v in volumes]}.")
+    dims = label.ndim - 1
+    affine = label.affine.cpu().numpy().astype(np.float64)
+    spacing = [float(size) for size in affine_to_spacing(affine, r=dims)]
+    arrays = [_first_channel(volume) for volume in volumes]
+    axis, number, count = _choose(arrays[1], arrays[2], spacing, slice_axis)
+    if axis is not None:
+        arrays = [np.take(array, number, axis=axis) for array in arrays]
+    shown, sides, sizes = _upright(arrays, affine, axis, dims, spacing, count == 1)
+    low, high = np.percentile(shown[0], [0.5, 99.5])
+    window, cut = _window(shown[1] + shown[2] > 0, sizes)
+    shown = [array[window] for array in shown]
+    return CaseSlice(
+        _shrink(_to_bytes(shown[0], low, high), "area"),
+        _shrink(shown[1].astype(np.uint8), "nearest"),
+        _shrink(shown[2].astype(np.uint8), "nearest"),
+        _shrink(_to_bytes(shown[3], low, high), "area") if len(shown) > 3 else None,
+        sizes[0] / sizes[1],
+        number + 1,
+        count,
+        sides,
+        cut,
+    )
+
+
+def _first_channel(volume: torch.Tensor) -> np.ndarray:
+    plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    return plain[0].detach().float().cpu().numpy()
+
+
+def _choose(
+    label: np.ndarray, pred: np.ndarray, spacing: Sequence[float], slice_axis: int | str
+) -> tuple[int | None, int, int]:
+    """Axis to slice along (None for an image), index of the slice and number of slices."""
+    if label.ndim == 2:
+        return None, 0, 1
+    if slice_axis == "auto":
+        slice_axis = int(np.flatnonzero(np.asarray(spacing) * _SAME_SPACING >= max(spacing))[-1])
+    axis = int(slice_axis)
+    others = tuple(other for other in range(3) if other != axis)
+    for classes in (label, pred):
+        areas = (classes > 0).sum(axis=others)
+        if areas.any():
+            return axis, int(areas.argmax()), label.shape[axis]
+    return axis, label.shape[axis] // 2, label.shape[axis]
+
+
+def _upright(
+    arrays: Sequence[np.ndarray],
+    affine: np.ndarray,
+    axis: int | None,
+    dims: int,
+    spacing: Sequence[float],
+    pictures: bool,
+) -> tuple[list[np.ndarray], tuple[str, str], tuple[float, float]]:
+    """Rows, columns; the patient's sides at the left and upper edge; height and width of a pixel, mm."""
+    first, second = (0, 1) if axis is None else [other for other in range(3) if other != axis]
+    if dims == 2 or (pictures and np.allclose(affine, np.eye(4))):
+        return list(arrays), ("", ""), (spacing[first], spacing[second])
+    if np.allclose(affine, np.eye(4)):
+        return [array.T for array in arrays], ("", ""), (spacing[second], spacing[first])
+    directions = nib.orientations.io_orientation(affine)
+    (column, column_flip), (row, row_flip) = directions[first], directions[second]
+    if column > row:
+        first, second = second, first
+        column, column_flip, row, row_flip = row, row_flip, column, column_flip
+        arrays = [array.T for array in arrays]
+    # towards the right, the back and the feet: the other way round than RAS+
+    turned = [array[:: -int(column_flip), :: -int(row_flip)].T for array in arrays]
+    return turned, ("RA"[int(column)], "AS"[int(row) - 1]), (spacing[second], spacing[first])
+
+
+def _window(foreground: np.ndarray, sizes: tuple[float, float]) -> tuple[tuple[slice, slice], bool]:
+    """The part to show, and whether it is one."""
+    whole = (slice(0, foreground.shape[0]), slice(0, foreground.shape[1]))
+    if not foreground.any():
+        return whole, False
+    bounds = [np.flatnonzero(foreground.any(axis=1 - axis))[[0, -1]] for axis in (0, 1)]
+    length = _MARGIN * max((high - low + 1) * size for (low, high), size in zip(bounds, sizes, strict=True))
+    window = []
+    for (low, high), size, full in zip(bounds, sizes, foreground.shape, strict=True):
+        wanted = min(full, max(math.ceil(length / size), _SMALLEST_WINDOW))
+        start = int(np.clip((low + high + 1 - wanted) // 2, 0, full - wanted))
+        window.append(slice(start, start + wanted))
+    return (window[0], window[1]), (window[0], window[1]) != whole
+
+
+def _to_bytes(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    if high <= low:
+        return np.zeros(image.shape, np.uint8)
+    return np.round(255 * np.clip((image - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def _shrink(image: np.ndarray, mode: str) -> np.ndarray:
+    scale = _LARGEST_SIDE / max(image.shape)
+    if scale >= 1:
+        return np.ascontiguousarray(image)
+    size = [max(1, round(length * scale)) for length in image.shape]
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).float()[None, None]
+    return F.interpolate(tensor, size, mode=mode)[0, 0].round().byte().numpy()

@@ -1,0 +1,111 @@
+"""Writes the evaluation as one page, ``report.html``, that opens in any browser without a network."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.utils import CommonKeys
+
+from vqseg_bundle.handlers.case_metrics import CaseMetrics, identify_case
+from vqseg_bundle.handlers.report.case_slice import CaseSlice, cut_slice
+from vqseg_bundle.handlers.report.page import Records, render_page
+
+__all__ = ["EvaluationReport"]
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluationReport:
+    """Ignite handler that writes ``report.html`` beside the files of :class:`~vqseg_bundle.handlers.CaseMetrics`.
+
+    It reads the decollated output of a MONAI evaluator after its postprocessing: "image", "pred" and, where there is
+    one, "reconstruction", all inverted to the image's own grid, and "label" as it lies on disk. One slice of each case
+    is kept until the end, at most 320 x 320 pixels. A case without a label has no part in the report. The page names
+    the command, versions and digest of ``evaluation_run.json`` and ``evaluation_config.json`` in the same folder and
+    of the training's ``run.json`` beside the weights, as far as they are there.
+
+    Args:
+        metrics: the evaluation's metrics; attach it before this handler.
+        cohort: name of the cohort.
+        split: name of its part, such as "test".
+        model: the weights' record, with "checkpoint", "network" and "preprocessing".
+        slice_axis: axis to show slices along: 0, 1, 2 or "auto", the coarsest.
+        examples: how many best, median and worst cases to show, each.
+
+    Raises:
+        ValueError: ``examples`` is negative.
+    """
+
+    def __init__(
+        self,
+        metrics: CaseMetrics,
+        cohort: str,
+        split: str,
+        model: Mapping[str, Any],
+        slice_axis: int | str = "auto",
+        examples: int = 3,
+    ) -> None:
+        if examples < 0:
+            raise ValueError(f"examples must be at least 0, got {examples}.")
+        self.metrics = metrics
+        self.cohort = cohort
+        self.split = split
+        self.model = dict(model)
+        self.slice_axis = slice_axis
+        self.examples = examples
+        self._slices: dict[str, CaseSlice] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler with an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def _reset(self, engine: Engine) -> None:
+        self._slices = {}
+
+    def _update(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        for item, found in zip(batch, output, strict=True):
+            label = found.get(CommonKeys.LABEL)
+            if isinstance(label, MetaTensor):
+                name, _ = identify_case(item)
+                image, pred = found[CommonKeys.IMAGE], found[CommonKeys.PRED]
+                self._slices[name] = cut_slice(image, label, pred, found.get("reconstruction"), self.slice_axis)
+
+    def _finish(self, engine: Engine) -> None:
+        slices = self._slices
+        if dist.is_initialized():
+            shares: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(shares, slices)
+            slices = {name: shown for share in shares for name, shown in share.items()}
+            if dist.get_rank() != 0:
+                return
+        folder = self.metrics.output_dir
+        records = Records(
+            run=_read_json(folder / "evaluation_run.json"),
+            config=_read_json(folder / "evaluation_config.json"),
+            training=_read_json(Path(self.model["checkpoint"]).parent / "run.json"),
+        )
+        title = f"{self.cohort}, {self.split} split"
+        path = folder / "report.html"
+        page = render_page(title, self.metrics.results, self.metrics.labels, slices, self.model, records, self.examples)
+        path.write_text(page, encoding="utf-8")
+        logger.info("Report with tables and pictures: %s (open it in a browser)", path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The record, empty where there is none: the report must not fail for want of it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

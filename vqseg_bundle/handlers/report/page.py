@@ -1,0 +1,221 @@
+"""Puts the results of an evaluation into the report's template; jinja2 escapes every name."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from vqseg_bundle.handlers.case_comparison import METRICS, ClassMetrics
+from vqseg_bundle.handlers.case_report import summarize
+from vqseg_bundle.handlers.report.case_slice import CaseSlice
+from vqseg_bundle.handlers.report.intervals import RESAMPLES, Interval, bootstrap_intervals
+from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_case, draw_distribution
+
+__all__ = ["Records", "choose_examples", "render_page"]
+
+_TITLES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95 (mm)", "asd_mm": "ASD (mm)"}
+_DECIMALS = {"dice": 3, "jaccard": 3, "hd95_mm": 2, "asd_mm": 2}
+
+Results = Mapping[str, Sequence[ClassMetrics]]
+
+
+class Records(NamedTuple):
+    """What is needed to repeat an evaluation; an empty one is left out of the page.
+
+    Attributes:
+        run: ``evaluation_run.json``.
+        config: ``evaluation_config.json``.
+        training: ``run.json`` of the training.
+    """
+
+    run: Mapping[str, Any]
+    config: Mapping[str, Any]
+    training: Mapping[str, Any]
+
+
+def render_page(
+    title: str,
+    results: Results,
+    labels: Mapping[int, str],
+    slices: Mapping[str, CaseSlice],
+    model: Mapping[str, Any],
+    records: Records,
+    examples: int,
+) -> str:
+    """The whole page as HTML.
+
+    Args:
+        title: cohort and split.
+        results: case name to the metrics of each foreground class.
+        labels: class index to name, background included.
+        slices: case name to the slice to show; a case may lack one.
+        model: the weights' record.
+        records: how the evaluation was run.
+        examples: how many best, median and worst cases to show, each.
+    """
+    folder = Path(__file__).parent
+    templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates.filters["shell"] = shlex.join
+    names = [labels[index] for index in sorted(labels)[1:]]
+    colors = class_colors(len(names))
+    anchors = {name: f"case-{position}" for position, name in enumerate(sorted(results), start=1)}
+    return templates.get_template("page.html.jinja").render(
+        title=title,
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        script=Markup((folder / "page.js").read_text(encoding="utf-8")),
+        classes=list(zip(names, colors, strict=True)),
+        metrics=_TITLES,
+        resamples=RESAMPLES,
+        summary=_summary_rows(results, labels, colors),
+        counts=summarize(results.values(), labels)["status_counts"],
+        distributions=_distributions(results, names, colors, anchors),
+        groups=_example_groups(results, labels, slices, colors, anchors, examples),
+        has_reconstruction=any(shown.reconstruction is not None for shown in slices.values()),
+        cases=[_case_row(name, results[name], anchors[name]) for name in sorted(results)],
+        facts=_facts(model, len(results)),
+        records=records,
+        config=json.dumps(records.config, indent=2) if records.config else "",
+    )
+
+
+def choose_examples(results: Results, examples: int) -> dict[str, list[str]]:
+    """Names of the best, the median and the worst cases by mean Dice over classes, best first; none twice.
+
+    Cases in which every class is absent have no Dice and are left out. Of two cases of one Dice the name decides.
+
+    Args:
+        results: case name to the metrics of each class.
+        examples: how many of each; fewer where there are fewer than three times as many cases.
+    """
+    ranked = {name: _mean_dice(rows) for name, rows in results.items()}
+    order = sorted((name for name in ranked if not math.isnan(ranked[name])), key=lambda name: (-ranked[name], name))
+    if examples == 0 or not order:
+        return {}
+    if len(order) < 3:
+        return {"Best": order[:1], "Worst": order[1:]} if order[1:] else {"The one case": order}
+    count = min(examples, len(order) // 3)
+    middle = (len(order) - count) // 2
+    return {"Best": order[:count], "Median": order[middle : middle + count], "Worst": order[-count:]}
+
+
+def _mean_dice(rows: Sequence[ClassMetrics]) -> float:
+    counted = [row.dice for row in rows if not math.isnan(row.dice)]
+    return float(np.mean(counted)) if counted else math.nan
+
+
+def _format(value: float | None, metric: str) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{_DECIMALS[metric]}f}"
+
+
+def _summary_rows(results: Results, labels: Mapping[int, str], colors: Sequence[str]) -> list[dict[str, Any]]:
+    """A row a class, and one of all where there are several: mean, standard deviation and interval of each metric."""
+    summary = summarize(results.values(), labels)
+    entries = [{**entry, "color": color} for entry, color in zip(summary["classes"], colors, strict=True)]
+    whole = {
+        **summary["overall"],
+        "name": "mean of the classes",
+        "color": "",
+        "status_counts": summary["status_counts"],
+    }
+    intervals = {metric: _intervals(results, metric, len(entries)) for metric in METRICS}
+    rows = [
+        {
+            "name": entry["name"],
+            "color": entry["color"],
+            "n": entry["dice"]["n"],
+            "counts": entry["status_counts"],
+            "cells": [_summary_cell(entry[metric], intervals[metric][position], metric) for metric in METRICS],
+        }
+        for position, entry in enumerate([*entries, whole])
+    ]
+    return rows if len(entries) > 1 else rows[:1]
+
+
+def _intervals(results: Results, metric: str, classes: int) -> list[Interval]:
+    rows = [[getattr(row, metric) for row in results[name]] for name in sorted(results)]
+    return bootstrap_intervals(np.array(rows, dtype=np.float64).reshape(len(rows), classes))
+
+
+def _summary_cell(statistics: Mapping[str, Any], interval: Interval, metric: str) -> dict[str, str]:
+    bounds = "" if math.isnan(interval.low) else f"{_format(interval.low, metric)} to {_format(interval.high, metric)}"
+    return {"mean": _format(statistics["mean"], metric), "std": _format(statistics["std"], metric), "interval": bounds}
+
+
+def _distributions(
+    results: Results, names: Sequence[str], colors: Sequence[str], anchors: Mapping[str, str]
+) -> dict[str, Markup]:
+    drawn = {}
+    for metric, limits in (("dice", (0.0, 1.0)), ("hd95_mm", (0.0, None))):
+        values = {
+            name: [
+                Dot(getattr(rows[position], metric), rows[position].status == "ok", f"#{anchors[case]}")
+                for case, rows in results.items()
+                if rows[position].status != "absent"
+            ]
+            for position, name in enumerate(names)
+        }
+        drawn[_TITLES[metric]] = draw_distribution(values, colors, _TITLES[metric], limits)
+    return drawn
+
+
+def _example_groups(
+    results: Results,
+    labels: Mapping[int, str],
+    slices: Mapping[str, CaseSlice],
+    colors: Sequence[str],
+    anchors: Mapping[str, str],
+    examples: int,
+) -> dict[str, list[dict[str, Any]]]:
+    return {
+        group: [
+            {
+                "name": name,
+                "anchor": anchors[name],
+                "shown": slices[name],
+                "picture": draw_case(slices[name], colors),
+                "classes": [
+                    (labels[row.class_index], colors[row.class_index - 1], _words(row)) for row in results[name]
+                ],
+            }
+            for name in names
+            if name in slices
+        ]
+        for group, names in choose_examples(results, examples).items()
+    }
+
+
+def _words(row: ClassMetrics) -> str:
+    if row.status == "ok":
+        return f"Dice {row.dice:.3f}, HD95 {row.hd95_mm:.2f} mm"
+    return "in neither" if row.status == "absent" else row.status
+
+
+def _case_row(name: str, rows: Sequence[ClassMetrics], anchor: str) -> dict[str, Any]:
+    """Texts of a case's row with the numbers to sort by; an absent class has none."""
+    mean = _mean_dice(rows)
+    cells = [{"text": _format(mean, "dice"), "value": "" if math.isnan(mean) else mean, "status": "ok"}]
+    for row in rows:
+        for metric in ("dice", "hd95_mm"):
+            value = getattr(row, metric)
+            text = row.status if row.status != "ok" and metric == "dice" else _format(value, metric)
+            cells.append({"text": text, "value": "" if math.isnan(value) else value, "status": row.status})
+    return {"name": name, "anchor": anchor, "cells": cells}
+
+
+def _facts(model: Mapping[str, Any], cases: int) -> dict[str, str]:
+    network, preprocessing = model["network"], model["preprocessing"]
+    codes = network.get("num_embeddings")
+    return {
+        "Cases": str(cases),
+        "Weights": str(model["checkpoint"]),
+        "Network": f"{preprocessing['spatial_dims']}D, " + (f"{codes} codes" if codes else "without quantisation"),
+        "Patch": " x ".join(map(str, preprocessing.get("patch_size") or ["whole image"])),
+    }

@@ -1,0 +1,177 @@
+"""Pictures of the report as inline SVG: a case's slice with its contours, and the distribution of a metric."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vqseg_bundle.handlers.report.case_slice import CaseSlice
+
+__all__ = ["Dot", "class_colors", "draw_case", "draw_distribution"]
+
+_COLORS = ("#e4572e", "#2f8fd0", "#f2a900", "#2fae74", "#9467d6", "#e26aa8", "#12a5a5", "#a8622d", "#8fa31e", "#6b7a8f")
+_WIDTH_INCHES = 4.6
+_TITLE_INCHES = 0.22
+#: height of a picture over its width; very long slices would leave the others no room
+_TALLEST = 1.6
+_INK, _FAINT = "#27313b", "#d5dbe1"
+
+
+class Dot(NamedTuple):
+    """A case's value in a distribution.
+
+    Attributes:
+        value: the metric.
+        scored: whether prediction and label both have the class; where not, the value is the worst possible one.
+        anchor: where a click leads, "#..." within the page.
+    """
+
+    value: float
+    scored: bool
+    anchor: str
+
+
+def class_colors(count: int) -> list[str]:
+    """Distinct colours that show on white and on grey images alike.
+
+    Args:
+        count: how many, one a foreground class.
+    """
+    more = [_turned_hue(index) for index in range(max(0, count - len(_COLORS)))]
+    return [*_COLORS, *more][:count]
+
+
+def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
+    """Image, ground truth, prediction and, where there is one, reconstruction beside each other.
+
+    The ground truth is a contour in the class's colour; the prediction is filled, below the truth's contour in white.
+
+    Args:
+        shown: the slice.
+        colors: of the foreground classes, in order.
+    """
+    titles = ["Image", "Ground truth", "Prediction"] + (["Reconstruction"] if shown.reconstruction is not None else [])
+    across, down = (3, 1) if len(titles) == 3 else (2, 2)
+    rows, columns = shown.image.shape
+    ratio = min(_TALLEST, rows * shown.row_to_column / columns)
+    width, height = _WIDTH_INCHES, down * (_WIDTH_INCHES / across * ratio + _TITLE_INCHES)
+    figure = Figure(figsize=(width, height), facecolor="none")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    gap = down * _TITLE_INCHES / (height - down * _TITLE_INCHES)
+    figure.subplots_adjust(0, 0, 1, 1 - _TITLE_INCHES / height, wspace=0.03, hspace=gap)
+    for panel, title in zip(panels, titles, strict=True):
+        picture = shown.reconstruction if title == "Reconstruction" else shown.image
+        panel.imshow(picture, cmap="gray", vmin=0, vmax=255, aspect=shown.row_to_column, interpolation="none")
+        panel.set_title(title, fontsize=9, color=_INK, pad=3)
+        panel.set_axis_off()
+    _outline(panels[1], shown.label, colors, linewidths=1.3)
+    _fill(panels[2], shown.pred, colors)
+    _outline(panels[2], shown.label, ["white"] * len(colors), linewidths=1.0)
+    shade = {"facecolor": "black", "alpha": 0.5, "pad": 1.2, "linewidth": 0}
+    for text, place in zip(shown.sides, ((0.05, 0.5), (0.5, 0.94)), strict=True):
+        if text:
+            style = {"transform": panels[0].transAxes, "color": "white", "bbox": shade, "fontsize": 6.5}
+            panels[0].text(*place, text, ha="center", va="center", **style)
+    return _to_svg(figure)
+
+
+def draw_distribution(
+    values: Mapping[str, Sequence[Dot]], colors: Sequence[str], metric: str, limits: tuple[float, float | None]
+) -> Markup:
+    """A box (quartiles, median, whiskers of 1.5 interquartile ranges) and every case as a dot, a row a class.
+
+    A cross is a case whose structure was missed or hallucinated.
+
+    Args:
+        values: class name to its cases.
+        colors: of the classes, in order.
+        metric: what the axis is called.
+        limits: of the axis; None leaves the upper one to the data.
+    """
+    count = len(values)
+    height = 0.42 * count + 0.62
+    figure = Figure(figsize=(5.6, height), facecolor="none")
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.22, right=0.97, top=1 - 0.08 / height, bottom=0.5 / height)
+    rng = np.random.default_rng(0)
+    for row, (dots, color) in enumerate(zip(values.values(), colors, strict=True)):
+        numbers = [dot.value for dot in dots]
+        if numbers:
+            _draw_box(axes, numbers, row, color)
+        for scored, marker in ((True, "o"), (False, "x")):
+            chosen = [dot for dot in dots if dot.scored is scored]
+            if chosen:
+                heights = row + rng.uniform(-0.16, 0.16, len(chosen))
+                style: dict[str, Any] = {"facecolors": color, "edgecolors": "white"} if scored else {"c": color}
+                places = [dot.value for dot in chosen]
+                points = axes.scatter(places, heights, s=13, marker=marker, zorder=3, alpha=0.8, **style)
+                points.set(linewidths=0.5 if scored else 1.2, urls=[dot.anchor for dot in chosen], clip_on=False)
+    axes.set_yticks(range(count), [_shortened(name) for name in values], fontsize=8, color=_INK, parse_math=False)
+    axes.set_ylim(count - 0.5, -0.5)
+    axes.set_xlim(*limits)
+    axes.set_xlabel(metric, fontsize=8, color=_INK)
+    axes.tick_params(axis="x", labelsize=7.5, color=_FAINT, labelcolor=_INK)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=_FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.patch.set_alpha(0)
+    return _to_svg(figure)
+
+
+def _draw_box(axes: Axes, numbers: Sequence[float], row: int, color: str) -> None:
+    style = {"color": color, "linewidth": 1.1}
+    axes.boxplot(
+        [numbers],
+        positions=[row],
+        widths=0.55,
+        orientation="horizontal",
+        showfliers=False,
+        patch_artist=True,
+        manage_ticks=False,
+        boxprops={"facecolor": color + "26", "edgecolor": color, "linewidth": 1.1},
+        medianprops={"color": _INK, "linewidth": 1.8, "zorder": 4},
+        whiskerprops=style,
+        capprops=style,
+    )
+
+
+def _outline(axes: Axes, classes: np.ndarray, colors: Sequence[str], linewidths: float) -> None:
+    for index, color in enumerate(colors, start=1):
+        mask = classes == index
+        if mask.any() and not mask.all():
+            axes.contour(mask, levels=[0.5], colors=[color], linewidths=linewidths)
+
+
+def _fill(axes: Axes, classes: np.ndarray, colors: Sequence[str]) -> None:
+    for index, color in enumerate(colors, start=1):
+        mask = classes == index
+        if mask.any():
+            axes.contourf(mask, levels=[0.5, 1.5], colors=[color], alpha=0.55)
+
+
+def _shortened(name: str, longest: int = 20) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+
+
+def _turned_hue(index: int) -> str:
+    hue = math.modf(0.05 + index * (math.sqrt(5) - 1) / 2)[0]
+    return mpl.colors.to_hex(colorsys.hsv_to_rgb(hue, 0.75, 0.7 if index % 2 else 0.9))
+
+
+def _to_svg(figure: Figure) -> Markup:
+    """The figure's ``<svg>`` element; matplotlib escapes the texts in it."""
+    text = io.StringIO()
+    without = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vqseg_bundle"}):
+        figure.savefig(text, format="svg", metadata=without, transparent=True)
+    return Markup(text.getvalue()[text.getvalue().index("<svg") :])
