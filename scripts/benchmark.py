@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from scripts.benchmarking.apart import measure_apart
+from scripts.benchmarking.cases.adapter import ADAPTER
 from scripts.benchmarking.cases.entropy import ENTROPY
 from scripts.benchmarking.cases.inference import INFERENCE
 from scripts.benchmarking.cases.operations import SCALING, VOLUME
@@ -27,6 +28,7 @@ from scripts.benchmarking.reference_code import check_reference_code
 from scripts.benchmarking.report import markdown_report
 from scripts.benchmarking.runner import RunSettings, expected_seconds
 from scripts.benchmarking.store import case_record, load_case, save_case
+from scripts.benchmarking.timing import CLOCKS
 from scripts.documents import write_between_markers
 
 __all__ = ["CASES", "main"]
@@ -40,6 +42,7 @@ CASES: dict[str, CaseDefinition] = {
     "entropy": ENTROPY,
     "step": STEP_2D,
     "step-3d": STEP_3D,
+    "adapter": ADAPTER,
     "inference": INFERENCE,
     "volume": VOLUME,
     "scaling": SCALING,
@@ -63,10 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        settings = RunSettings(options.device, options.threads, options.repeats, options.memory_limit * 1e9)
+        settings = RunSettings(
+            options.device, options.threads, options.repeats, options.memory_limit * 1e9, options.clock
+        )
         if options.reference_code:
             check_reference_code(options.reference_code)
         _check_device(options.device)
+        if options.foundation_weights:
+            _check_weights(Path(options.foundation_weights))
         torch.set_num_threads(settings.threads)
         output = Path(options.output)
         _measure_cases(options, settings, output)
@@ -80,8 +87,13 @@ def _check_device(device: str) -> None:
         raise ValueError(f"--device is {device}, but PyTorch finds no CUDA device; use --device cpu.")
 
 
+def _check_weights(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"--foundation-weights {path}: there is no such file; leave it out for random weights.")
+
+
 def _measure_cases(options: argparse.Namespace, settings: RunSettings, output: Path) -> None:
-    plan = Plan(options.device, options.quick, options.reference_code)
+    plan = Plan(options.device, options.quick, options.reference_code, options.foundation_weights)
     comparisons = {case: CASES[case].build(plan) for case in options.cases}
     total = sum(expected_seconds(each, settings) for each in comparisons.values())
     # the total is a rough guess for two cores, the time left follows the machine's own pace
@@ -108,6 +120,8 @@ def _shown_options(options: argparse.Namespace) -> dict[str, Any]:
         "memory_limit_gb": options.memory_limit,
         "quick": options.quick,
         "reference_code": bool(options.reference_code),
+        "foundation_weights": bool(options.foundation_weights),
+        "clock": options.clock,
     }
 
 
@@ -155,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
         help="contenders that need more are skipped (default: 8)",
     )
     add("--reference-code", metavar="DIR", help="checkout of the published VQ-Seg code, to measure it, too")
+    add("--foundation-weights", metavar="FILE", help="DINOv2 ViT-S/14's checkpoint (default: random weights)")
+    add(
+        "--clock",
+        choices=list(CLOCKS),
+        default="wall",
+        help="cpu: processor time of the process, on a machine that is busy with other work (default: wall)",
+    )
     add("--output", default="outputs/benchmark", metavar="DIR", help="folder of the results (default: %(default)s)")
     add("--write", metavar="FILE", help="document whose part between the benchmark markers becomes the report")
     add("--quick", action="store_true", help="tiny sizes, to see that everything runs")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from scripts.benchmarking.published_step import PublishedPerturbation, Published
 from vqseg_bundle.engines import STRONG, SemiSupervisedTrainer
 from vqseg_bundle.losses import VQSegTargets
 
-__all__ = ["CLASSES", "WITHOUT_VQ", "bundle_parser", "prepare_step"]
+__all__ = ["CLASSES", "WITHOUT_VQ", "bundle_parser", "prepare_step", "trainer_step"]
 
 #: Classes of the segmentation, background included.
 CLASSES = 4
@@ -61,19 +61,36 @@ def prepare_step(
     if reference_code:
         network.quantizer = PublishedQuantizer(reference_code, network.quantizer).to(device)
         training_module.perturbation = PublishedPerturbation(reference_code, network.quantizer, part("perturb_prob"))
+    labeled = [_labeled_batch(part("labeled_batch_size"), part("patch_size"))]
+    return trainer_step(parser, device, labeled, [_batch(part("unlabeled_batch_size"), part("patch_size"))])
+
+
+def trainer_step(
+    parser: ConfigParser, device: str, labeled: Iterable[Mapping[str, Any]], unlabeled: Iterable[Mapping[str, Any]]
+) -> Callable[[], None]:
+    """The trainer of a configuration, without handlers; each call of what is returned is one iteration.
+
+    Args:
+        parser: the configuration.
+        device: "cpu" or "cuda".
+        labeled: batches with "image", "label" and the strong view.
+        unlabeled: batches with "image" and the strong view.
+    """
+    part = parser.get_parsed_content
     trainer = SemiSupervisedTrainer(
         device=torch.device(device),
         max_epochs=1,
         epoch_length=_ENDLESS,
-        train_data_loader=[_labeled_batch(part("labeled_batch_size"), part("patch_size"))],
-        unlabeled_data_loader=[_batch(part("unlabeled_batch_size"), part("patch_size"))],
+        train_data_loader=labeled,
+        unlabeled_data_loader=unlabeled,
         network=part("trained"),
-        student=network,
+        student=part("network"),
         teacher=part("teacher"),
         loss_function=part("loss"),
         targets=VQSegTargets,
         optimizer=part("optimizer"),
         mixer=part("train#mixer"),
+        foundation_model=part("foundation"),
         max_grad_norm=part("train#trainer#max_grad_norm"),
         generator=torch.Generator(device).manual_seed(0),
         amp=part("amp"),

@@ -24,11 +24,13 @@ class Plan:
         device: "cpu" or "cuda".
         quick: tiny sizes, to see that everything runs.
         reference_code: folder of a checkout of the published VQ-Seg code, or None.
+        foundation_weights: checkpoint of DINOv2 ViT-S/14; None takes random weights.
     """
 
     device: str = "cpu"
     quick: bool = False
     reference_code: str | None = None
+    foundation_weights: str | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def _section(record: Mapping[str, Any], plot: str | None) -> str:
     parts = [f"### {record['title']}", record["note"], "\n".join([_HEADER, _RULE, *rows])]
     if plot:
         parts.append(f"![Time and memory over N and K]({plot})")
-    return "\n\n".join([*parts, f"Begun {record['moment']}."])
+    clock = "; processor time, not time on the wall" if record["options"].get("clock") == "cpu" else ""
+    return "\n\n".join([*parts, f"Begun {record['moment']}{clock}."])
 
 
 def _machines(records: Mapping[str, Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scripts.benchmarking.comparison import MEASURED, Comparison, Contender, Result
 from scripts.benchmarking.memory import ChildReading, measure_in_child
-from scripts.benchmarking.timing import interleaved_times
+from scripts.benchmarking.timing import CLOCKS, interleaved_times
 
 __all__ = ["RunSettings", "expected_seconds", "measure"]
 
@@ -26,15 +26,17 @@ class RunSettings:
         threads: PyTorch's threads, at least 1.
         repeats: most counted rounds of a comparison, at least 1; slow comparisons get fewer.
         memory_limit: bytes that one contender may need; one that needs more is skipped.
+        clock: "wall", or "cpu" for the process's own processor time, on a machine that is busy with other work.
 
     Raises:
-        ValueError: a number outside what is said above.
+        ValueError: a number or clock outside what is said above, or the processor's clock for another device.
     """
 
     device: str
     threads: int
     repeats: int
     memory_limit: float
+    clock: str = "wall"
 
     def __post_init__(self) -> None:
         if self.threads < 1 or self.repeats < 1 or not self.memory_limit > 0:
@@ -42,6 +44,10 @@ class RunSettings:
                 "threads and repeats must be at least 1 and the memory limit positive, "
                 f"got {self.threads}, {self.repeats} and {self.memory_limit:g}."
             )
+        if self.clock not in CLOCKS:
+            raise ValueError(f"clock must be one of {', '.join(CLOCKS)}, got '{self.clock}'.")
+        if self.clock != "wall" and self.device != "cpu":
+            raise ValueError(f"clock '{self.clock}' measures the processor alone, got device '{self.device}'.")
 
 
 def measure(comparison: Comparison, settings: RunSettings, advance: Callable[[float], None]) -> list[Result]:
@@ -67,6 +73,7 @@ def measure(comparison: Comparison, settings: RunSettings, advance: Callable[[fl
         settings.device,
         _rounds(contenders, settings),
         lambda name: advance(expected[name]),
+        settings.clock,
     )
     return [_result(contender, reasons[contender.name], readings, times) for contender in contenders]
 
