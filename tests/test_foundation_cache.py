@@ -145,7 +145,7 @@ def test_the_model_sees_each_slice_once_however_long_the_training(
 
 def test_other_preprocessing_makes_other_files(shared_cohort, tmp_path, built):
     settings = {**TWO_STEPS, **CACHED, "foundation_feature_dir": str(tmp_path / "shared")}
-    for change in ({}, {"image_size": [24, 24]}, {"image_transforms#3#upper": 90.0}):
+    for change in ({}, {"image_size": [24, 24]}, {"image_transforms#4#upper": 90.0}):
         overrides = {**settings, **change}
         run_here("training", "train.json", **places(shared_cohort, tmp_path / "out"), **overrides)
     assert len(list((tmp_path / "shared").iterdir())) == 12

@@ -133,7 +133,7 @@ def test_a_place_tells_as_much_as_the_other_volumes_share():
     turned = same.roll(1, dims=1)
     volumes = [SlicePatches(torch.zeros(2, 2, 2), {TRAINED: keys}, keys, (2, 2)) for keys in (same, same, turned)]
     rows = {row.name: row for row in measure_slices(volumes, TRAINED, PatchInfoNCELoss(), 6, 0).rows}
-    # the other two tell the first and the second one place and the next, equally loud: half a hit; the third a wrong one
+    # the others tell the first and the second one place and the next, equally loud: half a hit; the third a wrong one
     assert rows[POSITION].in_slice == pytest.approx((0.5 + 0.5 + 0.0) / 3)
     # among six slices, each with the two keys that are equally near
     assert rows[POSITION].in_batch == pytest.approx(2 / 3 * 1 / 12)
