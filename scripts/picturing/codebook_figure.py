@@ -55,7 +55,7 @@ def save_codebook_figure(
     """
     rows = -(-len(history) // _COLUMNS)
     figure = Figure(figsize=(9.0, 2.7 * rows + 3.1), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[2.7 * rows, 3.1])
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[2.7 * rows, 3.1]).ravel()
     _draw_evolution(above, history, places)
     above.suptitle(f"codebook during training, {_METHODS[method]}; codes in use blue, the others grey", fontsize=10)
     panels = below.subplots(1, _COLUMNS if tokens is not None else 2, squeeze=False)[0]

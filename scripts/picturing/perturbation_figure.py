@@ -48,7 +48,8 @@ def save_perturbation_figure(
     width = max(9.0, 1.5 * columns)
     tile = width / columns
     figure = Figure(figsize=(width, 3.2 + len(METHODS) * (tile + 0.3)), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[3.2, len(METHODS) * (tile + 0.3)])
+    heights = [3.2, len(METHODS) * (tile + 0.3)]
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).ravel()
     left, right = above.subplots(1, 2)
     _draw_radius(left, strengths, curves)
     _draw_dice(right, results, case)
