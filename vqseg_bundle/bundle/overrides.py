@@ -143,7 +143,8 @@ def _read_call(workflow: ConfigWorkflow, frame: FrameType) -> _Call:
     arguments = inspect.getargvalues(frame)
     given: dict[str, Any] = arguments.locals[arguments.keywords or "kwargs"]
     stored: dict[str, Any] = {}
-    for source in ensure_tuple(arguments.locals["args_file"] or {}):
+    args_file = arguments.locals["args_file"] or ()
+    for source in [args_file] if isinstance(args_file, dict) else ensure_tuple(args_file):
         stored.update(source if isinstance(source, dict) else ConfigParser.load_config_file(source))
     # MONAI merges a key that starts with "+" into the one without it
     ids = [ReferenceResolver.normalize_id(key).removeprefix("+") for key in {**stored, **given}]
