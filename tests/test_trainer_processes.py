@@ -10,12 +10,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from ignite.engine import Engine
 from monai.transforms import CutMix
 from torch.nn.parallel import DistributedDataParallel
 from training_parts import TinyFoundationModel, labeled_batches, make_student, make_trainer, unlabeled_batches
 
 from vqseg_bundle.engines import STRONG_2, StudentPseudoLabeler
-from vqseg_bundle.handlers import CodebookMaintenance
+from vqseg_bundle.handlers import CodebookMaintenance, CodebookUsage, ResumeCheckpoint
 from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation
 from vqseg_bundle.losses import PseudoLabelLoss, VQSegLoss
 from vqseg_bundle.networks import VQSegTrainingModule
@@ -38,11 +39,13 @@ def _train_on_one_rank(rank: int, folder: str) -> None:
             train_data_loader=labeled_batches(seed=10 + rank),
             unlabeled_data_loader=unlabeled_batches(seed=20 + rank),
             mixer=CutMix(batch_size=3),
-            train_handlers=[maintenance],
+            train_handlers=[maintenance, CodebookUsage(student.quantizer)],
         )
         trainer.run()
-        _save(trainer, Path(folder) / f"{codebook_type}{rank}.pt")
+        _save(trainer, Path(folder) / f"{codebook_type}{rank}.pt", maintenance)
     _train_unimatch(rank, Path(folder) / f"unimatch{rank}.pt")
+    _train_with_batch_norm(rank, Path(folder) / f"batch_norm{rank}.pt")
+    _resume(rank, Path(folder))
     dist.barrier()
     idist.finalize()
 
@@ -71,8 +74,39 @@ def _train_unimatch(rank: int, path: Path) -> None:
     _save(trainer, path)
 
 
-def _save(trainer: Any, path: Path) -> None:
+def _train_with_batch_norm(rank: int, path: Path) -> None:
+    student = make_student(norm="batch")
+    trainer = make_trainer(
+        student,
+        network=DistributedDataParallel(VQSegTrainingModule(student, QuantizedPerturbation())),
+        train_data_loader=[{**batch, "strong": batch["strong"] + rank} for batch in labeled_batches(seed=10 + rank)],
+        unlabeled_data_loader=unlabeled_batches(seed=20 + rank),
+    )
+    trainer.run()
+    _save(trainer, path)
+
+
+def _resume(rank: int, folder: Path) -> None:
+    """What a process draws after it was interrupted, and what it would have drawn."""
+    drawn = []
+    for resume in (False, True):
+        engine: Any = Engine(lambda engine, batch: None)
+        engine.generator = torch.Generator().manual_seed(rank)
+        ResumeCheckpoint(folder / "resume.pt", {}, resume).attach(engine)
+        torch.manual_seed(10 + rank if not resume else 0)
+        if resume:
+            engine.generator.manual_seed(0)
+        engine.run([0], max_epochs=1)
+        drawn.append(torch.stack([torch.rand(()), torch.rand((), generator=engine.generator)]))
+        dist.barrier()
+    torch.save(drawn, folder / f"drawn{rank}.pt")
+
+
+def _save(trainer: Any, path: Path, maintenance: CodebookMaintenance | None = None) -> None:
+    metrics = trainer.state.metrics
     record = {
+        "idle": maintenance.idle if maintenance is not None else torch.zeros(0),
+        "codes": {name: metrics[name] for name in ("codebook_usage", "codebook_perplexity") if name in metrics},
         "student": trainer.student.state_dict(),
         "teacher": trainer.teacher.state_dict(),
         "steps": trainer.state.iteration,
@@ -84,13 +118,28 @@ def _save(trainer: Any, path: Path) -> None:
 @pytest.mark.timeout(240)
 def test_two_processes_train_one_student(tmp_path):
     mp.spawn(_train_on_one_rank, args=(str(tmp_path),), nprocs=2)
-    for method in ("mapped", "ema", "unimatch"):
+    for method in ("mapped", "ema", "unimatch", "batch_norm"):
         first, second = (torch.load(tmp_path / f"{method}{rank}.pt", weights_only=True) for rank in range(2))
         assert first["steps"] == second["steps"] == 3
         assert first["loss"] != second["loss"]  # each saw its own data
-        changes = {"num_embeddings": None} if method == "unimatch" else {"quantizer": {"codebook_type": method}}
+        assert torch.equal(first["idle"], second["idle"])
+        assert first["codes"] == second["codes"]
+        assert len(first["codes"]) == (2 if method in ("mapped", "ema") else 0)
+        changes = {
+            "unimatch": {"num_embeddings": None},
+            "batch_norm": {"norm": "batch"},
+            "mapped": {},
+            "ema": {"quantizer": {"codebook_type": "ema"}},
+        }[method]
         weight = "encoder.stages.2.conv1.conv.weight"
         assert not torch.equal(first["student"][weight], make_student(**changes).state_dict()[weight])
         for model in ("student", "teacher"):
             for key, value in first[model].items():
                 assert torch.equal(value, second[model][key]), (method, model, key)
+    statistics = [key for key in first["teacher"] if key.endswith("running_mean")]  # of the last method
+    assert len(statistics) > 0
+    assert all(first["teacher"][key].abs().max() > 0 for key in statistics)
+    drawn = [torch.load(tmp_path / f"drawn{rank}.pt", weights_only=True) for rank in range(2)]
+    for before, after in drawn:
+        assert torch.equal(before, after)
+    assert not (drawn[0][1] == drawn[1][1]).any()

@@ -13,6 +13,7 @@ from vqseg_bundle.bundle.deployment import (
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
+from vqseg_bundle.bundle.processes import join_processes, run_together
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, open_cohort, start_training
@@ -30,6 +31,7 @@ __all__ = [
     "check_writable",
     "exit_cleanly",
     "find_checkpoint",
+    "join_processes",
     "list_inference_cases",
     "load_model_record",
     "open_cohort",
@@ -37,6 +39,7 @@ __all__ = [
     "open_reconstructor",
     "prepare_output_dir",
     "prepare_overrides",
+    "run_together",
     "running_parser",
     "start_evaluation",
     "start_inference",

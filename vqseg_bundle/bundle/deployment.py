@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
@@ -88,8 +89,11 @@ def start_evaluation(
     record: Mapping[str, Any],
     network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
+    write: bool = True,
 ) -> None:
     """Check cohort, weights and output folder before the first case, and write down what is about to run.
+
+    Of several processes one checks the cohort and writes, the others wait for it.
 
     Args:
         device: where to run.
@@ -100,6 +104,7 @@ def start_evaluation(
         record: of the weights.
         network: what the weights are to be loaded into.
         preprocessing: what this evaluation would do to the images; must be what the weights were trained with.
+        write: whether this process checks the cohort and writes (rank 0).
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.
@@ -107,14 +112,17 @@ def start_evaluation(
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(_check_weights, network, record["checkpoint"])
-    in_channels = record["network"]["in_channels"]
-    for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split):
-        logger.warning(warning)
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
-    put_aside(output_dir, EVALUATION_OUTPUTS)
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    log_to_file(Path(output_dir) / "evaluation.log")
-    write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
+    if write:
+        in_channels = record["network"]["in_channels"]
+        for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split):
+            logger.warning(warning)
+        put_aside(output_dir, EVALUATION_OUTPUTS)
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        log_to_file(Path(output_dir) / "evaluation.log")
+        write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
 
 
 def start_inference(
@@ -133,7 +141,7 @@ def start_inference(
         device: where to run.
         bundle_root: the bundle's folder.
         output_dir: where predictions go; earlier ones that would be overwritten are put aside.
-        cases: the volumes.
+        cases: the volumes; without any, nothing is prepared for them.
         data_check: "full" or "headers".
         record: of the weights.
         network: what the weights are to be loaded into.
@@ -149,7 +157,9 @@ def start_inference(
     exit_cleanly(_check_weights, network, record["checkpoint"])
     exit_cleanly(check_compatible, record, preprocessing=preprocessing)
     if not cases:
-        raise SystemExit("dataset_dir is not given: name a folder of volumes, or one volume.")
+        # monai.bundle.load initializes a workflow to take its network alone; a run without volumes ends in the config
+        logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
+        return
     for warning in exit_cleanly(
         data.check_cases, cases, record["labels"], record["network"]["in_channels"], data_check, True
     ):
@@ -176,5 +186,5 @@ def _check_weights(network: networks.VQNetwork, checkpoint: str) -> None:
     """
     try:
         network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (RuntimeError, EOFError, AttributeError, TypeError, UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, AttributeError, TypeError, UnpicklingError) as error:
         raise ValueError(f"{checkpoint}: {error}") from error

@@ -159,7 +159,7 @@ def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int) -
 
 
 def log_to_file(path: Path) -> None:
-    """Send the log to a file as well.
+    """Send the log to a file as well; once, however often it is called.
 
     Args:
         path: the file, appended to.
@@ -167,8 +167,10 @@ def log_to_file(path: Path) -> None:
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # MONAI's StatsHandler cuts its named loggers off the root
-    for name in (None, *STATS_LOGGERS):
-        logging.getLogger(name).addHandler(handler)
+    for logger_ in map(logging.getLogger, (None, *STATS_LOGGERS)):
+        # MONAI's federated client initializes a workflow twice
+        if not any(getattr(other, "baseFilename", None) == handler.baseFilename for other in logger_.handlers):
+            logger_.addHandler(handler)
 
 
 def _announce(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]], foundation_model: str) -> None:

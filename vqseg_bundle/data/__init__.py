@@ -22,7 +22,9 @@ from .foundation_store import FoundationFeatureStore, content_digest, open_featu
 from .load_volume import LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
 from .patient_splits import SplitRequest, read_split_file, split_patients
+from .process_share import process_share
 from .save_dicom_seg import SaveDicomSegd
+from .shared_sampler import SharedRandomSampler
 from .slice_axis import SliceAxisLastd, choose_slice_axis
 from .slice_features import compute_slice_features, missing_images, slice_features
 from .slice_grid import SliceGrid, SliceGridRule
@@ -58,6 +60,7 @@ __all__ = [
     "NameByCased",
     "SampleFoundationFeaturesd",
     "SaveDicomSegd",
+    "SharedRandomSampler",
     "SliceAxisLastd",
     "SliceGrid",
     "SliceGridRule",
@@ -83,6 +86,7 @@ __all__ = [
     "missing_images",
     "open_cohort",
     "open_feature_store",
+    "process_share",
     "read_header",
     "read_split_file",
     "read_voxels",

@@ -13,6 +13,7 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
+from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from vqseg_bundle.engines.ema_teacher import EMATeacher
@@ -49,6 +50,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         foundation_depth: token slices of a volume that the foundation model is asked for; None asks for all slices.
         mixer: MONAI's CutMix for the unlabelled batch, or None.
         max_iterations: budget; see :func:`~vqseg_bundle.engines.iteration_budget`.
+        total_iterations: length of the whole training, where ``run`` is called for one part of it after the other
+            (federated rounds); None is that budget.
         ramp_up_share: share of the training over which the unlabelled terms come in, in [0, 1].
         max_grad_norm: gradients are clipped to this norm; None leaves them.
         generator: randomness of the perturbation, on the training device; it seeds the mixer, too. None leaves both to
@@ -72,6 +75,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         foundation_depth: int | None = None,
         mixer: CutMix | None = None,
         max_iterations: int | None = None,
+        total_iterations: int | None = None,
         ramp_up_share: float = 0.0,
         max_grad_norm: float | None = None,
         generator: torch.Generator | None = None,
@@ -83,6 +87,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             raise ValueError(f"ramp_up_share must lie in [0, 1], got {ramp_up_share}.")
         if max_grad_norm is not None and not max_grad_norm > 0:
             raise ValueError(f"max_grad_norm must be positive or None, got {max_grad_norm}.")
+        if total_iterations is not None and total_iterations < 1:
+            raise ValueError(f"total_iterations must be at least 1, got {total_iterations}.")
         streams = parse_streams(unlabeled_streams)
         super().__init__(amp=amp, amp_kwargs=amp_kwargs, decollate=False, **kwargs)
         self.student = student
@@ -100,7 +106,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # a disabled one makes every step the same code; MONAI's own, None without AMP, stays unused
         scaled = self.amp and self.state.device.type == "cuda"
         self.loss_scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)
-        self.total_iterations = iteration_budget(self.state.max_epochs, self.state.epoch_length, max_iterations)
+        budget = iteration_budget(self.state.max_epochs, self.state.epoch_length, max_iterations)
+        self.total_iterations = budget if total_iterations is None else total_iterations
         self._unlabeled_batches: Iterator[Mapping[str, Any]] | None = None
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.EPOCH_STARTED, self._seed_mixer)
@@ -112,12 +119,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return max(self.state.iteration - 1, 0) / self.total_iterations
 
     def state_dict(self) -> OrderedDict:
-        """Ignite's state, the length of the training, and the states of loss scaler and generator."""
+        """Ignite's state, the length of the training, and the state of the loss scaler; no random state."""
         state = super().state_dict()
         state["total_iterations"] = self.total_iterations
         state["loss_scaler"] = self.loss_scaler.state_dict()
-        if self.generator is not None:
-            state["generator"] = self.generator.get_state()
         return state
 
     def load_state_dict(self, state_dict: Mapping) -> None:
@@ -136,15 +141,17 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         super().load_state_dict(state_dict)
         if self.loss_scaler.is_enabled() and state_dict.get("loss_scaler"):
             self.loss_scaler.load_state_dict(state_dict["loss_scaler"])
-        # of several processes, the first one's state was saved; the others must not draw the same
-        if self.generator is not None and "generator" in state_dict and idist.get_rank() == 0:
-            self.generator.set_state(state_dict["generator"])
 
     def _start(self, engine: Engine) -> None:
         if self.state.iteration == 0:
             # weights may have been loaded into the student after the teacher was copied from it
             self.teacher.n_averaged.zero_()
             self.teacher.update_parameters(self.student)
+        for loader in (self.data_loader, self.unlabeled_data_loader):
+            sampler: Any = getattr(loader, "sampler", None)
+            # PyTorch's name, of samplers whose order is the same on every process
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(self.state.epoch)
         if self.unlabeled_data_loader is not None:
             self._unlabeled_batches = endless_batches(self.unlabeled_data_loader)
         if self.state.iteration >= self.total_iterations:
@@ -191,6 +198,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             output[Keys.LOSS] = output["terms"].total
             self.fire_event(IterationEvents.LOSS_COMPLETED)
         self._step(output[Keys.LOSS])
+        if idist.get_world_size() > 1:
+            # each process has normalised its own batch: the teachers would drift apart
+            distribute_bn(self.student, idist.get_world_size(), reduce=True)
         self.teacher.update_parameters(self.student)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output  # handlers may have put another one there

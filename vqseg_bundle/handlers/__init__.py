@@ -10,6 +10,7 @@ from vqseg_bundle.handlers.progress_bar import TrainingProgress
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.pseudo_label_confidence import PseudoLabelConfidence
 from vqseg_bundle.handlers.report import EvaluationReport
+from vqseg_bundle.handlers.restart_teacher import RestartTeacher
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint
 from vqseg_bundle.handlers.run_when_completed import RunWhenCompleted
 from vqseg_bundle.handlers.training_output import labeled_prediction, loss_terms
@@ -24,6 +25,7 @@ __all__ = [
     "ImageReconstruction",
     "ProgressPicture",
     "PseudoLabelConfidence",
+    "RestartTeacher",
     "ResumeCheckpoint",
     "RunWhenCompleted",
     "TrainingProgress",

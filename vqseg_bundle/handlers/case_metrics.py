@@ -100,7 +100,8 @@ class CaseMetrics:
         for share in shares:
             for case in share.values():
                 _add(cases, case, repeatable=True)
-        self.results = {case.name: case.classes for case in cases.values()}
+        # in one order however they were divided over processes, so that means are equal to the last digit
+        self.results = {name: cases[name].classes for name in sorted(cases)}
         summary = write_report(self.output_dir, self.results, self.labels)
         logger.info("Metrics of %d cases, in %s:\n%s", len(cases), self.output_dir, format_table(summary))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -37,10 +38,10 @@ class _CodeUseEntropy(torch.autograd.Function):
                 log_sums[chunk] = largest + sums.log()
                 mean_assignment.addmv_(weights, sums.reciprocal())
                 token_entropies[chunk] = sums.log() - weights.mul_(logits).sum(dim=0) / sums
-        mean_assignment /= len(features)
+        mean_assignment, share = _over_processes(mean_assignment, len(features))
         ctx.save_for_backward(features, codebook, log_sums, token_entropies, mean_assignment)
-        ctx.temperature, ctx.columns = temperature, columns
-        return token_entropies.mean() + torch.special.xlogy(mean_assignment, mean_assignment).sum()
+        ctx.temperature, ctx.columns, ctx.share = temperature, columns, share
+        return token_entropies.sum() / share + torch.special.xlogy(mean_assignment, mean_assignment).sum()
 
     @staticmethod
     @once_differentiable
@@ -63,8 +64,21 @@ class _CodeUseEntropy(torch.autograd.Function):
                 _add_products(grad_codebook, grad_logits, distances.tokens(chunk))
                 code_weight += grad_logits.sum(dim=1)
         grad_codebook.addcmul_(code_weight.unsqueeze(1), distances.codebook, value=-1.0)
-        scale = grad * 2.0 / (ctx.temperature * len(features))
+        scale = grad * 2.0 / (ctx.temperature * ctx.share)
         return grad_features.mul_(scale), grad_codebook.mul_(scale), None, None
+
+
+def _over_processes(assignment: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+    """Mean assignment of the tokens of all processes, and how many tokens a process has on average.
+
+    DistributedDataParallel averages gradients: divided by that number, they sum to those of all tokens together.
+    """
+    processes = 1
+    sums = torch.cat((assignment, assignment.new_tensor([tokens])))
+    if dist.is_available() and dist.is_initialized():
+        processes = dist.get_world_size()
+        dist.all_reduce(sums)
+    return sums[:-1] / sums[-1], sums[-1] / processes
 
 
 class _HalfDistances:
@@ -110,7 +124,9 @@ def code_use_entropy(
               L = \frac1N \sum_n H(p_n) - H\Bigl(\frac1N \sum_n p_n\Bigr)
 
     The value lies in ``[-log K, 0]``; low means confident tokens spread over many codes. Equal to the plain formula
-    in value and gradient; the plain formula keeps about six ``N x K`` matrices.
+    in value and gradient; the plain formula keeps about six ``N x K`` matrices. Of several processes that train
+    together, the mean assignment is that of all their tokens, and the mean of their values and of their gradients is
+    that of all tokens in one process.
 
     Args:
         features: tokens ``(N, D)``.

@@ -2,6 +2,7 @@
 
 from vqseg_bundle.losses.alignment import PatchInfoNCELoss
 from vqseg_bundle.losses.mean_squared import MeanSquaredConsistencyLoss, UncertaintyMaskedConsistencyLoss
+from vqseg_bundle.losses.pooled_dice import PooledDiceLoss
 from vqseg_bundle.losses.pseudo_label import PseudoLabelLoss
 from vqseg_bundle.losses.segmentation import SegmentationLoss
 from vqseg_bundle.losses.vqseg_loss import LossTerms, VQSegLoss, VQSegTargets
@@ -10,6 +11,7 @@ __all__ = [
     "LossTerms",
     "MeanSquaredConsistencyLoss",
     "PatchInfoNCELoss",
+    "PooledDiceLoss",
     "PseudoLabelLoss",
     "SegmentationLoss",
     "UncertaintyMaskedConsistencyLoss",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+
+from vqseg_bundle.losses.process_sum import sum_over_processes
 
 __all__ = ["MeanSquaredConsistencyLoss", "UncertaintyMaskedConsistencyLoss"]
 
@@ -35,8 +38,8 @@ class UncertaintyMaskedConsistencyLoss(nn.Module):
     .. math:: L = \frac{\sum_v [u_v < H] \, \lVert p_v - \hat p_v \rVert^2}{C \sum_v [u_v < H]}, \qquad
               H = (h_0 + (1 - h_0)\, r) \ln C
 
-    The published code, for two classes, divides by twice the kept voxels and has ln 2; here both follow C. The loss is
-    0 where no voxel is kept.
+    The published code, for two classes, divides by twice the kept voxels and has ln 2; here both follow C. The sums run
+    over the batches of all processes that train together. The loss is 0 where no voxel is kept.
 
     Args:
         initial_share: :math:`h_0` in [0, 1], the share of the largest entropy that the threshold starts at.
@@ -78,4 +81,6 @@ class UncertaintyMaskedConsistencyLoss(nn.Module):
         threshold = (self.initial_share + (1.0 - self.initial_share) * ramp) * math.log(classes)
         certain = (entropy < threshold).unsqueeze(1)
         squared = (logits.float().softmax(dim=1) - probabilities).square()
-        return (certain * squared).sum() / (classes * certain.sum().clamp_min(1))
+        sums = torch.stack(((certain * squared).sum(), certain.sum().to(squared.dtype)))
+        error, kept = sum_over_processes(sums)
+        return error / (classes * kept.clamp_min(1))

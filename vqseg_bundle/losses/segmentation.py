@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from monai.losses import MaskedDiceLoss
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
+
+from vqseg_bundle.losses.pooled_dice import PooledDiceLoss
 
 __all__ = ["SegmentationLoss"]
 
@@ -15,7 +16,7 @@ class SegmentationLoss(nn.Module):
     r"""Cross-entropy over the voxels that a mask keeps, plus a weighted soft Dice loss over the same voxels.
 
     Cross-entropy is averaged over all voxels, kept or not, as UniMatch does: few confident voxels weigh little.
-    Dice pools the batch, so that a slice without an organ does not count against it.
+    Dice pools the batch of all processes, so that a slice without an organ does not count against it.
 
     Args:
         lambda_dice: weight of the Dice term; 0 is the paper's cross-entropy alone.
@@ -49,15 +50,13 @@ class SegmentationLoss(nn.Module):
             raise ValueError("lambda_dice and lambda_cross_entropy must not both be 0.")
         self.lambda_dice = lambda_dice
         self.lambda_cross_entropy = lambda_cross_entropy
-        self.dice = MaskedDiceLoss(
-            include_background=include_background, softmax=True, squared_pred=squared_dice, batch=True
-        )
+        self.dice = PooledDiceLoss(include_background, squared_dice)
 
     def extra_repr(self) -> str:
         """The settings, for ``print(module)``."""
         return (
             f"lambda_dice={self.lambda_dice}, lambda_cross_entropy={self.lambda_cross_entropy}, "
-            f"include_background={self.dice.include_background}, squared_dice={self.dice.squared_pred}"
+            f"include_background={self.dice.include_background}, squared_dice={self.dice.squared}"
         )
 
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,0 +1,78 @@
+"""Joins the processes that torchrun has started, and says so when one of them is lost."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import ignite.distributed as idist
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine
+
+__all__ = ["join_processes", "run_together"]
+
+#: what torchrun tells a process
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def join_processes(timeout_minutes: float) -> None:
+    """Join this process's group: NCCL where there is CUDA, else gloo.
+
+    Args:
+        timeout_minutes: how long one process waits for another before it gives up. The first process checks the cohort
+            while the others wait, so that it must be longer than that check.
+
+    Raises:
+        SystemExit: not started by torchrun, more processes than CUDA devices, or a timeout that is not positive.
+    """
+    missing = [
+        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
+    if missing:
+        raise SystemExit(
+            f"a configuration for several processes was run without torchrun ({', '.join(missing)} not set). Start it "
+            "by 'torchrun --standalone --nnodes=1 --nproc_per_node=N -m monai.bundle run ...', or leave the multi_gpu "
+            "overlay out of --config_file."
+        )
+    is_number = isinstance(timeout_minutes, int | float) and not isinstance(timeout_minutes, bool)
+    if not (is_number and timeout_minutes > 0):
+        raise SystemExit(f"process_timeout_minutes must be a positive number, got {timeout_minutes!r}.")
+    local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if torch.cuda.is_available() and local >= devices:
+        raise SystemExit(
+            f"process {local} of this machine has no GPU of its own: PyTorch finds {devices}. Start torchrun with "
+            f"--nproc_per_node={devices} or fewer."
+        )
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    idist.initialize(backend, timeout=timedelta(minutes=timeout_minutes))
+
+
+def run_together(engine: Engine) -> None:
+    """Run an engine of several processes, with a clear end where another process has died or answers no more.
+
+    An error of this process's own is raised as it is.
+
+    Args:
+        engine: the trainer or evaluator.
+
+    Raises:
+        SystemExit: another process was lost; the message says when, and what to do.
+    """
+    try:
+        engine.run()
+    except RuntimeError as error:
+        if not _is_lost_process(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise SystemExit(
+            f"process {idist.get_rank()} of {idist.get_world_size()} stops in iteration {engine.state.iteration}: "
+            f"another process has ended or has not answered in time ({reason}). Its own error, or how it ended, is in "
+            "the output of torchrun: killed by signal 9 mostly is too little memory. A training goes on after its last "
+            "whole epoch with the same command and --resume true."
+        ) from error
+
+
+def _is_lost_process(error: RuntimeError) -> bool:
+    # gloo raises plain errors that name its source files, NCCL raises PyTorch's own
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()

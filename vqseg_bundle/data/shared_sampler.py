@@ -1,0 +1,67 @@
+"""One random order of a data set, dealt to several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from itertools import islice
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+__all__ = ["SharedRandomSampler"]
+
+
+class SharedRandomSampler(Sampler[int]):
+    """Deal one random order to all processes, a sample to each in turn.
+
+    The order goes through the data set again and again, shuffled anew each time, as PyTorch's ``RandomSampler`` does.
+    Batch number n of B samples of each of W processes therefore holds, together, the samples of batch number n of one
+    process with B x W samples, whatever the size of the data set: none is padded, repeated or left out.
+
+    Args:
+        data_source: the data set, the same on every process.
+        num_samples: samples that this process draws.
+        rank: this process, from 0.
+        num_processes: of how many.
+        seed: of the order, the same on every process.
+
+    Raises:
+        ValueError: no data, a negative count, or ``rank`` is not one of the processes.
+    """
+
+    def __init__(
+        self, data_source: Sized, num_samples: int, rank: int = 0, num_processes: int = 1, seed: int = 0
+    ) -> None:
+        if len(data_source) == 0:
+            raise ValueError("data_source must hold at least one sample, got none.")
+        if num_samples < 0:
+            raise ValueError(f"num_samples must not be negative, got {num_samples}.")
+        if not 0 <= rank < num_processes:
+            raise ValueError(f"rank must lie in [0, num_processes), got {rank} of {num_processes}.")
+        self.data_source = data_source
+        self.num_samples = num_samples
+        self.rank = rank
+        self.num_processes = num_processes
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order from now on, so that a resumed training does not see the first samples again.
+
+        Args:
+            epoch: the epoch that the training goes on after, 0 at its start.
+        """
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        return islice(self._order(), self.rank, self.num_samples * self.num_processes, self.num_processes)
+
+    def _order(self) -> Iterator[int]:
+        numbers = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(numbers[0] >> 1))
+        while True:
+            yield from torch.randperm(len(self.data_source), generator=generator).tolist()
