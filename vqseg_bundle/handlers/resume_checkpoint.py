@@ -47,7 +47,7 @@ class _RandomStates:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        # a file of version 0.4 or before holds the first process's state alone
+        # a file of version 0.3 or before holds the first process's state alone
         states = state.get("processes", [state])
         if rank >= len(states):
             return
