@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -57,7 +56,7 @@ examples:
   python -m scripts.benchmark --cases search qpm --reference-code VQ-Seg
   python -m scripts.benchmark --cases --write docs/performance.md
 
-vector-quantize-pytorch, faiss and matplotlib are measured and used where they are installed: pip install .[bench]
+vector-quantize-pytorch and faiss are measured where they are installed: pip install .[bench]
 """
 
 
@@ -139,14 +138,11 @@ def _write_report(output: Path, document: Path | None) -> None:
 
 
 def _plot(records: dict[str, dict[str, Any]], path: Path) -> str | None:
-    """Name of the plot's file; None where there is nothing to plot or nothing to plot with."""
+    """Name of the plot's file; None where there is nothing to plot."""
     if "scaling" not in records:
         return None
-    with contextlib.suppress(ImportError):
-        save_scaling_plot(records["scaling"], path)
-        return path.name
-    print("no plot: matplotlib is not installed")
-    return None
+    save_scaling_plot(records["scaling"], path)
+    return path.name
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,11 +32,11 @@ _EPILOG = """output:
 
 examples:
   python -m scripts.compare --plan plans/demo.yaml
-  python -m scripts.compare --plan plans/two_cores.yaml --dataset-dir "ACDC, 3 patients=ACDC" --dry-run
+  python -m scripts.compare --plan plans/two_cores.yaml --dataset-dir ACDC-3=ACDC --dry-run
   python -m scripts.compare --plan plans/two_cores.yaml --methods VQ-Seg --seeds 0
   python -m scripts.compare --plan plans/two_cores.yaml --report --write docs/comparison.md
 
-Plots need matplotlib: pip install .[bench]. The form of a plan: plans/plan.schema.json.
+The form of a plan: plans/plan.schema.json.
 """
 _INTERRUPTED = 130
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,8 +75,6 @@ def _check_places(output: Path, figure: Path | None, force: bool) -> None:
     for option, path in (("--output", output), ("--figure", figure)):
         if path is not None and path.exists() and not force:
             raise ValueError(f"{option} {path}: there is one already; name another file, or overwrite it by --force.")
-    if figure is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--figure needs matplotlib: pip install matplotlib")
 
 
 def _cases(run: TrainedRun, options: argparse.Namespace) -> list[dict[str, str]]:

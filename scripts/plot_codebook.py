@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _draw(options)
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "sklearn":
+            raise
         parser.exit(2, f"{parser.prog}: error: --method tsne needs scikit-learn: pip install scikit-learn\n")
 
 

@@ -168,7 +168,6 @@ def test_the_latex_table_has_as_many_cells_as_columns(tmp_path):
 
 
 def test_every_file_is_written_and_the_document_gets_its_part(tmp_path):
-    pytest.importorskip("matplotlib")
     results = [
         a_result(tmp_path, name, seed, evaluation(f"{name}{seed}")) for name in ("base", "ours") for seed in (0, 1)
     ]
@@ -194,7 +193,6 @@ def test_every_file_is_written_and_the_document_gets_its_part(tmp_path):
 
 
 def test_sweeps_of_one_axis_are_the_lines_of_one_plot(tmp_path):
-    pytest.importorskip("matplotlib")
     points = {
         "QPM eps 0.3": SweepPoint("QPM", "strength", 0.3),
         "QPM eps 0.5": SweepPoint("QPM", "strength", 0.5),

@@ -17,10 +17,11 @@ from torch.utils.tensorboard import SummaryWriter
 from scripts import measure_alignment
 from scripts.alignment.loss_course import loss_course, read_scalar
 from scripts.alignment.measure import CHANCE, POSITION, SHUFFLED, measure_slices
-from scripts.alignment.picture import centered, colors
+from scripts.alignment.picture import centered
 from scripts.alignment.retrieval import as_patches, retrieved, shuffled
 from scripts.alignment.trained_run import TRAINED, UNTRAINED
 from scripts.alignment.views import SlicePatches, ViewFeatures
+from scripts.picturing.principal_colors import principal_colors
 from vqseg_bundle import networks
 from vqseg_bundle.layers import PostVQFeatureAdapter
 from vqseg_bundle.losses import PatchInfoNCELoss
@@ -182,7 +183,7 @@ def test_like_features_have_like_colours():
     features = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 3, 2, 0, 0, 0])
     reference = centered(features)
     assert reference.mean(dim=0).abs().max() < 1e-6
-    first, same, other = colors(reference, [centered(7 * features), -reference])
+    first, same, other = principal_colors(reference, [centered(7 * features), -reference])
     torch.testing.assert_close(same, first)
     assert not torch.allclose(other, same, atol=0.1)
     assert (first.min().item(), first.max().item()) == (0, 1)

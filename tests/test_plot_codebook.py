@@ -13,7 +13,8 @@ from bundle_runs import Trained
 
 from scripts.picturing.codebook_figure import sorted_shares
 from scripts.picturing.codebook_history import Snapshot, load_history, project_codes
-from scripts.picturing.token_map import code_colors, map_tokens
+from scripts.picturing.principal_colors import principal_colors
+from scripts.picturing.token_map import map_tokens
 from scripts.picturing.trained_network import load_case, open_trained
 from scripts.plot_codebook import main
 
@@ -60,7 +61,7 @@ def test_near_codes_have_near_colours() -> None:
     generator = torch.Generator().manual_seed(0)
     codebook = torch.randn(50, 8, generator=generator)
     codebook[1] = codebook[0] + 1e-4
-    colors = code_colors(codebook)
+    colors = principal_colors(codebook)[0].numpy()
     assert colors.shape == (50, 3)
     assert colors.min() >= 0
     assert colors.max() <= 1

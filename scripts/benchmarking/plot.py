@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from scripts.benchmarking.comparison import MEASURED
 
 __all__ = ["curves", "save_scaling_plot"]
@@ -45,12 +47,7 @@ def save_scaling_plot(record: Mapping[str, Any], path: Path) -> None:
     Args:
         record: of the case "scaling".
         path: PNG file.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
     for row, (quantity, (label, scale)) in enumerate(_QUANTITIES.items()):

@@ -1,9 +1,11 @@
-"""Plots of a comparison; matplotlib is imported where it is used, since it is optional."""
+"""Plots of a comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from scripts.comparing.plan import folder_name
 from scripts.comparing.table import DatasetTable, Row
@@ -29,9 +31,6 @@ def save_plots(table: DatasetTable, reference: str | None, folder: Path, prefix:
 
     Returns:
         names of the files.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     dataset = folder_name(table.name)
     saved = []
@@ -75,8 +74,6 @@ def _save_points(
     rows: Sequence[Row], points: Sequence[Sequence[float]], title: str, path: Path, zero: bool = False
 ) -> None:
     """Each row's points beside each other on a line of their own, their mean as a bar across."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.0, 1.2 + 0.4 * len(rows)), layout="constrained")
     panel = figure.subplots()
     for position, values in enumerate(points):
@@ -92,8 +89,6 @@ def _save_points(
 
 
 def _save_sweep(table: DatasetTable, axis: str, path: Path) -> None:
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")
     panel = figure.subplots()
     lines = sweep_lines(table, axis)

@@ -81,11 +81,8 @@ def write_report(plan: ComparisonPlan, results: Sequence[RunResult], output: Pat
 def _plots(
     plan: ComparisonPlan, tables: Sequence[DatasetTable], folder: Path, prefix: str = ""
 ) -> dict[str, list[str]]:
-    """Names of the plots by dataset; none where matplotlib is not installed."""
-    try:
-        return {table.name: save_plots(table, plan.reference, folder, prefix) for table in tables}
-    except ImportError:
-        return {}
+    """Names of the plots by dataset."""
+    return {table.name: save_plots(table, plan.reference, folder, prefix) for table in tables}
 
 
 def _markdown(plan: ComparisonPlan, tables: Sequence[DatasetTable], plots: dict[str, list[str]], level: int = 1) -> str:

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scripts.picturing.principal_colors import principal_colors
 from scripts.picturing.trained_network import Case, TrainedNetwork
 
-__all__ = ["TokenMap", "code_colors", "map_tokens"]
-
-# colours span the codes but for the outermost at each end
-_QUANTILE = 0.02
+__all__ = ["TokenMap", "map_tokens"]
 
 
 class TokenMap(NamedTuple):
@@ -49,24 +47,8 @@ def map_tokens(trained: TrainedNetwork, case: Case, number: int) -> TokenMap:
     if offset is not None:
         image, pixels = image[..., offset], pixels[..., offset]
         indices = indices[..., offset // trained.network.stride[2]]
-    colors = code_colors(trained.quantizer.project_codebook())
-    return TokenMap(image[0].numpy(), pixels.numpy(), indices.numpy(), colors)
-
-
-def code_colors(codebook: Tensor) -> np.ndarray:
-    """Colours in which near codes look alike: their first three principal components are red, green and blue.
-
-    Args:
-        codebook: ``(K, D)``, K and D at least 3.
-
-    Returns:
-        ``(K, 3)`` in [0, 1].
-    """
-    centered = codebook.float() - codebook.float().mean(dim=0)
-    components = torch.linalg.svd(centered, full_matrices=False).Vh[:3]
-    places = centered @ components.T
-    low, high = places.quantile(_QUANTILE, dim=0), places.quantile(1.0 - _QUANTILE, dim=0)
-    return ((places - low) / (high - low).clamp_min(torch.finfo(low.dtype).tiny)).clamp(0.0, 1.0).numpy()
+    colors = principal_colors(trained.quantizer.project_codebook().float())[0]
+    return TokenMap(image[0].numpy(), pixels.numpy(), indices.numpy(), colors.numpy())
 
 
 def _is_2d(trained: TrainedNetwork) -> bool:

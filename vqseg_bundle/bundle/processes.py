@@ -26,9 +26,7 @@ def join_processes(timeout_minutes: float) -> None:
     Raises:
         SystemExit: not started by torchrun, more processes than CUDA devices, or a timeout that is not positive.
     """
-    missing = [
-        name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
-    ]
+    missing = [name for name in _TORCHRUN if name not in os.environ]
     if missing:
         raise SystemExit(
             f"a configuration for several processes was run without torchrun ({', '.join(missing)} not set). Start it "
