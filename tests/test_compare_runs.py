@@ -220,9 +220,14 @@ def test_control_c_says_how_to_go_on(comparison, capsys):
         wait_until((comparison.notes / "begun").exists)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # a shell that runs the tests in the background has them ignore the signal
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(SystemExit, match="130"):
-        comparison.run(before=lambda run: "sleep 300")
+    try:
+        with pytest.raises(SystemExit, match="130"):
+            comparison.run(before=lambda run: "sleep 300")
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert "interrupted; the same command goes on from here" in capsys.readouterr().err
     assert list(comparison.output.rglob("finished.json")) == []
 
