@@ -82,6 +82,33 @@ def test_output_and_what_a_handler_makes_of_it():
     assert torch.equal(output["image"], labeled_batches()[0][STRONG])
 
 
+def test_the_loaders_do_not_run_under_autocast():
+    seen: list[bool] = []
+
+    class Batches:
+        def __init__(self, batches: list) -> None:
+            self.batches = batches
+
+        def __len__(self) -> int:
+            return len(self.batches)
+
+        def __iter__(self):
+            for batch in self.batches:
+                seen.append(torch.is_autocast_enabled("cpu"))
+                yield batch
+
+    trainer = make_trainer(
+        epoch_length=2,
+        amp=True,
+        train_data_loader=Batches(labeled_batches()),
+        unlabeled_data_loader=Batches(unlabeled_batches()),
+    )
+    trainer.run()
+    assert len(seen) >= 4
+    assert not any(seen)
+    assert trainer.state.output["pred"].dtype == torch.bfloat16
+
+
 def test_labelled_images_without_strong_view_are_used_as_they_are():
     batches = [{"image": batch["image"], "label": batch["label"]} for batch in labeled_batches()]
     trainer = make_trainer(epoch_length=1, train_data_loader=batches)

@@ -180,8 +180,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.state.output = output
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
+        # read before autocast, which on the CPU would reach the loader's transforms
+        unlabeled = self._next_unlabeled()
         with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
-            views = self._unlabeled_views()
+            views = self._arrange_views(unlabeled) if unlabeled is not None else None
             features = self._foundation_features(batchdata, len(labeled), views)
             student = self.inferer(
                 labeled,
@@ -205,7 +207,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output  # handlers may have put another one there
 
-    def _unlabeled_views(self) -> UnlabeledViews | None:
+    def _next_unlabeled(self) -> dict[str, Tensor] | None:
         if self._unlabeled_batches is None:
             return None
         batch = next(self._unlabeled_batches)
@@ -216,7 +218,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 f"the unlabelled batches must hold {', '.join(names)} for unlabeled_streams, {', '.join(missing)} is "
                 f"missing from {', '.join(map(str, batch))}; add the transforms that make it."
             )
-        views = {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch}
+        return {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch}
+
+    def _arrange_views(self, views: dict[str, Tensor]) -> UnlabeledViews:
         pseudo = self.pseudo_labeler.pseudo_label(views[Keys.IMAGE], self.generator)
         return arrange_streams(views, pseudo, self.streams, self.mixer)
 
