@@ -14,6 +14,7 @@ from published_parts import grey_image, published_state
 from torch import Tensor
 
 from scripts import convert_checkpoint
+from scripts.converting.parity import Comparison, nearer_codes
 from scripts.converting.published_checkpoint import ConversionError, convert, read_published
 
 #: of the converted state, recorded when the published code gave the same: all codes, logits within 4.2e-7
@@ -178,6 +179,40 @@ def test_other_sizes_are_refused(state: dict[str, Tensor]) -> None:
         convert(without)
     with pytest.raises(ConversionError, match=r"encoder small: .*1 unexpected \['head\.extra'\]"):
         convert({**bare, "head.extra": torch.zeros(1)})
+
+
+def test_a_code_that_float32_rounds_away_is_told_from_a_wrong_one() -> None:
+    far = 375.0  # where float32 has steps of 3e-5, so that the squared distances of codes 0 and 1 are equal in it
+    features = torch.tensor([[far**0.5, 0.0], [far**0.5, 0.0], [0.0, 1.0]])
+    codewords = torch.tensor([[0.0, 0.0], [2e-7, 0.0], [0.0, 1.0]])
+    plain = features.square().sum(1, keepdim=True) + codewords.square().sum(1) - 2 * features @ codewords.T
+    assert plain[0, 0] == plain[0, 1]
+    ours, theirs = torch.tensor([1, 0, 2]), torch.tensor([0, 1, 2])
+    assert nearer_codes(features, codewords, ours, theirs) == 1
+
+
+@pytest.mark.parametrize(
+    "differing, nearer, difference, agree",
+    [(0, 0, 1e-6, True), (0, 0, 2e-4, False), (2, 2, 5e-3, True), (2, 1, 1e-6, False)],
+)
+def test_the_proof_accepts_other_codes_only_where_ours_are_nearer(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    differing: int,
+    nearer: int,
+    difference: float,
+    agree: bool,
+) -> None:
+    found = Comparison((28, 28), 8, 5, differing, nearer, largest_logit=1.0, largest_difference=difference)
+    monkeypatch.setattr(convert_checkpoint, "compare", lambda *arguments: [found])
+    if agree:
+        convert_checkpoint.main(["--reference-code", "x"])
+    else:
+        with pytest.raises(SystemExit, match="2"):
+            convert_checkpoint.main(["--reference-code", "x"])
+    told = capsys.readouterr()
+    assert ("they differ: expected equal codes" in told.err) is not agree
+    assert (f"ours nearer in float64 for {nearer}" in told.out) is (differing > 0)
 
 
 def test_the_proof_wants_a_checkout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

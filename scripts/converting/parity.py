@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from scripts.benchmarking.reference_code import published_network
 from scripts.converting.published_checkpoint import convert, find_encoder, read_published
 
-__all__ = ["IMAGE_SIZES", "Comparison", "compare", "random_checkpoint"]
+__all__ = ["IMAGE_SIZES", "Comparison", "compare", "nearer_codes", "random_checkpoint"]
 
 #: its training's size, its validation's, DINOv2's own, and one that is not square
 IMAGE_SIZES = ((224, 224), (504, 504), (518, 518), (224, 280))
@@ -28,6 +28,8 @@ class Comparison(NamedTuple):
         tokens: their number.
         distinct_codes: codes that the published network picked.
         differing_codes: tokens for which ours picked another one.
+        nearer_codes: how many of these are nearer to the published network's own features, in float64: there the
+            published search has rounded to a farther one.
         largest_logit: of the published network, absolute.
         largest_difference: between the logits of both, absolute.
     """
@@ -36,6 +38,7 @@ class Comparison(NamedTuple):
     tokens: int
     distinct_codes: int
     differing_codes: int
+    nearer_codes: int
     largest_logit: float
     largest_difference: float
 
@@ -70,6 +73,20 @@ def random_checkpoint(reference_code: str, path: Path, classes: int = 4, seed: i
     torch.save(network.state_dict(), path)
 
 
+def nearer_codes(features: Tensor, codewords: Tensor, ours: Tensor, theirs: Tensor) -> int:
+    """For how many tokens our code is strictly nearer than theirs, in float64.
+
+    Args:
+        features: of the tokens, ``(N, D)``.
+        codewords: ``(K, D)``.
+        ours: indices ``(N,)``.
+        theirs: indices ``(N,)``.
+    """
+    tokens, words = features.double(), codewords.double()
+    distances = [(tokens - words[indices]).square().sum(dim=1) for indices in (ours, theirs)]
+    return int((distances[0] < distances[1]).sum())
+
+
 def compare(reference_code: str, checkpoint: Path | None = None, images: int = 2, seed: int = 0) -> list[Comparison]:
     """Run the published network and its conversion on the same random images, in float32 on the CPU.
 
@@ -89,6 +106,7 @@ def compare(reference_code: str, checkpoint: Path | None = None, images: int = 2
         state = read_published(checkpoint)
     published = _published(reference_code, state)
     converted = convert(state)
+    codewords = converted.get_submodule("quantizer.codebook").get_buffer("basis")
     generator = torch.Generator().manual_seed(seed)
     mean = torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1)
@@ -97,14 +115,15 @@ def compare(reference_code: str, checkpoint: Path | None = None, images: int = 2
         grey = torch.rand(images, 1, *size, generator=generator)
         # images that span [0, 1], as 8-bit ones over 255 do: the published code takes them as they are
         grey = (grey - grey.amin((1, 2, 3), True)) / (grey.amax((1, 2, 3), True) - grey.amin((1, 2, 3), True))
-        theirs, their_codes = _run(published, "model.vq", lambda output: output[1], (grey - mean) / std)
-        ours, our_codes = _run(converted, "quantizer", lambda output: output.indices, grey)
+        theirs, features, their_codes = _run(published, "model.vq", lambda output: output[1], (grey - mean) / std)
+        ours, _, our_codes = _run(converted, "quantizer", lambda output: output.indices, grey)
         comparisons.append(
             Comparison(
                 size=size,
-                tokens=their_codes.numel(),
+                tokens=len(their_codes),
                 distinct_codes=len(their_codes.unique()),
-                differing_codes=int((their_codes.flatten() != our_codes.flatten()).sum()),
+                differing_codes=int((their_codes != our_codes).sum()),
+                nearer_codes=nearer_codes(features.flatten(0, -2), codewords, our_codes, their_codes),
                 largest_logit=theirs.abs().max().item(),
                 largest_difference=(theirs - ours).abs().max().item(),
             )
@@ -119,13 +138,19 @@ def _published(reference_code: str, state: Mapping[str, Tensor]) -> nn.Module:
     return network.eval()
 
 
-def _run(network: nn.Module, quantizer: str, indices: Callable[[Any], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and codes."""
-    codes: list[Tensor] = []
-    hook = network.get_submodule(quantizer).register_forward_hook(lambda *args: codes.append(indices(args[-1])))
+def _run(
+    network: nn.Module, quantizer: str, indices: Callable[[Any], Tensor], images: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, what the quantiser was given, and the codes ``(N,)``."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        seen.append((inputs[0], indices(output).flatten()))
+
+    hook = network.get_submodule(quantizer).register_forward_hook(keep)
     try:
         with torch.no_grad():
             logits = network(images)
     finally:
         hook.remove()
-    return logits, torch.cat(codes)
+    return logits, *seen[0]
