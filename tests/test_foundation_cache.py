@@ -126,6 +126,14 @@ def test_files_go_to_the_output_folder_and_another_run_finds_them(shared_cohort,
     assert not (tmp_path / "b" / "foundation_features").exists()
 
 
+def test_an_input_beyond_the_native_size_is_kept(shared_cohort, tmp_path, built):
+    """A view that is the whole slice gets as fine a grid from the cache as without it; DINOv2's native side is 37."""
+    settings = {**TWO_STEPS, **CACHED, "patch_size": [32, 32], "foundation_image_size": 14 * 40}
+    run_here("training", "train.json", **places(shared_cohort, tmp_path), **settings)
+    files = (tmp_path / "foundation_features").iterdir()
+    assert {np.load(file).shape for file in files} == {(4, 3, 40, 40)}
+
+
 @pytest.mark.parametrize(("iterations", "mode", "seen"), [(3, "cached", 16), (6, "cached", 16), (3, "exact", 12)])
 def test_the_model_sees_each_slice_once_however_long_the_training(
     shared_cohort, tmp_path, built, monkeypatch, iterations, mode, seen

@@ -38,8 +38,8 @@ def cache_foundation_features(
     """Compute what is missing of the features of all training slices; several processes share the work.
 
     The slices get models of their own, of inputs so large that a patch spans what it spans in a view, up to the input
-    that the model was trained with. Random states are left as they are, so that a training draws the same views with
-    and without.
+    that the model was trained with or, where that is larger, a view's. Random states are left as they are, so that a
+    training draws the same views with and without.
 
     Args:
         foundation_features: "cached"; anything else is refused, as "exact" does not come here.
@@ -62,7 +62,8 @@ def cache_foundation_features(
     exit_cleanly(_check_settings, foundation_features, limit_gb)
     token = foundation.image_size // foundation.grid[0]
     patch = preprocessing["patch_size"]
-    largest = networks.foundation.FOUNDATION_SPECS[name].image_size
+    # a view's own input may be larger than the native one
+    largest = max(networks.foundation.FOUNDATION_SPECS[name].image_size, foundation.image_size)
     rule = data.SliceGridRule((patch[0], patch[1]), foundation.grid, largest // token)
     made_by = {
         "preprocessing": dict(preprocessing),
