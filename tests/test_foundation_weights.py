@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,6 +163,27 @@ def test_image_size_must_be_a_multiple_of_the_patch_size(image_size):
         match=f"positive multiple of the patch size 14 of dinov2_vits14, or None .* 518, got {image_size}: set",
     ):
         build_foundation_model("dinov2_vits14", "unused.pth", image_size=image_size)
+
+
+@pytest.mark.parametrize("name", ["sam_vit_b", "medsam_vit_b"])
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "segment_anything", None)
+    with pytest.raises(ValueError, match=f"{name} needs the package segment-anything.*pip install segment-anything"):
+        build_foundation_model(name, "unused.pth")
+
+
+def test_no_other_package_of_foundation_models_is_needed():
+    code = (
+        "import sys; missing = ['segment_anything', 'transformers', 'open_clip']; "
+        "sys.modules |= dict.fromkeys(missing); "
+        "from vqseg_bundle.networks import foundation; "
+        "foundation.build_foundation_model('rad_dino', 'unused.pth')"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert result.stderr.splitlines()[-1].startswith(
+        "FileNotFoundError: foundation_weights: there is no file 'unused.pth'"
+    )
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

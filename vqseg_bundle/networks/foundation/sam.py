@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT
 from torch import Tensor, nn
 
 from vqseg_bundle.networks.foundation.model import FoundationModel
 from vqseg_bundle.networks.foundation.specification import FoundationSpec
 from vqseg_bundle.networks.foundation.weights import load_into, read_state
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import ImageEncoderViT
 
 __all__ = ["SAMFoundationModel"]
 
@@ -37,14 +38,14 @@ class SAMFoundationModel(FoundationModel):
         image_size: side of the square input in pixels, a multiple of 16. Defaults to 1024.
 
     Raises:
-        ValueError: ``image_size`` is no multiple of the patch size, or ``weights`` is not a checkpoint of this model.
+        ValueError: ``image_size`` is no multiple of the patch size, ``weights`` is not a checkpoint of this model, or
+            the package segment-anything is not installed.
         FileNotFoundError: ``weights`` does not exist, or the download failed.
     """
 
     def __init__(self, spec: FoundationSpec, weights: str | Path | None = None, image_size: int | None = None) -> None:
         size = spec.input_size(image_size)
-        with torch.device("meta"):  # the decoder is never needed, and the encoder takes the file's tensors
-            encoder = cast(ImageEncoderViT, sam_model_registry[spec.backbone]().image_encoder)
+        encoder = _empty_encoder(spec)
         state = read_state(spec, weights)
         state = {key.removeprefix(_PREFIX): value.float() for key, value in state.items() if key.startswith(_PREFIX)}
         load_into(encoder, state, spec, weights, assign=True)
@@ -56,6 +57,19 @@ class SAMFoundationModel(FoundationModel):
     def extract_features(self, images: Tensor) -> Tensor:
         """The image embedding."""
         return self.backbone(images)
+
+
+def _empty_encoder(spec: FoundationSpec) -> ImageEncoderViT:
+    """The encoder without memory for its weights: it takes the file's tensors, and the decoder is never needed."""
+    try:  # here, so that what is deployed imports without the package
+        from segment_anything import sam_model_registry
+    except ImportError as error:
+        raise ValueError(
+            f"foundation_model {spec.name} needs the package segment-anything, which is not installed: "
+            "pip install segment-anything, or choose another foundation_model."
+        ) from error
+    with torch.device("meta"):
+        return cast("ImageEncoderViT", sam_model_registry[spec.backbone]().image_encoder)
 
 
 def _resize_positions(encoder: ImageEncoderViT, grid: tuple[int, int]) -> None:
