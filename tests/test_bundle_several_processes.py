@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs PyTo
 
 # each process leaves what it holds after the last step; with more codes than tokens some are revived at every step
 OVERLAY = {
-    "train#handlers#1#patience": 1,
-    "train#handlers#1#interval": 1,
+    "codebook_maintenance#patience": 1,
+    "codebook_maintenance#interval": 1,
     "kept": "$torch.save({'teacher': @teacher.module.state_dict(), 'student': @network.state_dict(), "
     "'validated': len(@validate#dataset#data), 'random': torch.get_rng_state(), "
     "'world': torch.distributed.get_world_size()}, os.path.join(@output_dir, 'kept_' + str(@rank) + '.tensors'))",

@@ -68,8 +68,6 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
             config[key] = None
     config |= {key: run.record["preprocessing"].get(key) for key in _PREPROCESSING}
     config["labels"] = _expression(run.record["labels"])
-    # MONAI Label trains without dataset_dir: the demo cohort's images have no place in that
-    config["unlabeled_data"] = "$[] if @demo else @cohort.unlabeled" if run.config["unlabeled_data"] else []
     config["same_labels"] = (
         "$@cohort.labels == @labels or sys.exit('the cohort has the labels ' + str(@cohort.labels) + ', this bundle is "
         "of a model with ' + str(@labels) + ': give a cohort with the same by dataset_dir or datalist.')"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vqseg_bundle.bundle.cohort_source import open_cohort
 from vqseg_bundle.bundle.components import build_cleanly, check_device, check_preprocessing, check_settings
 from vqseg_bundle.bundle.deployment import (
     build_deployed_network,
@@ -16,7 +17,7 @@ from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, runni
 from vqseg_bundle.bundle.processes import join_processes, run_together
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
-from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, open_cohort, start_training
+from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, start_training
 
 __all__ = [
     "DeployedWeights",

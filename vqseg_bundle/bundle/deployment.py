@@ -6,15 +6,13 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
-from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record
+from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, load_weights
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, put_aside, write_run_record
 from vqseg_bundle.bundle.training_start import log_to_file
@@ -111,7 +109,7 @@ def start_evaluation(
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
-    exit_cleanly(_check_weights, network, record["checkpoint"])
+    exit_cleanly(load_weights, network, record["checkpoint"])
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
     if write:
         in_channels = record["network"]["in_channels"]
@@ -154,7 +152,7 @@ def start_inference(
     exit_cleanly(check_writable, output_dir)
     if record["checkpoint"] is None:
         exit_cleanly(find_checkpoint, None, None, bundle_root)
-    exit_cleanly(_check_weights, network, record["checkpoint"])
+    exit_cleanly(load_weights, network, record["checkpoint"])
     exit_cleanly(check_compatible, record, preprocessing=preprocessing)
     if not cases:
         # monai.bundle.load initializes a workflow to take its network alone; a run without volumes ends in the config
@@ -176,15 +174,3 @@ def list_inference_cases(
 ) -> list[dict[str, str]]:
     """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
     return exit_cleanly(data.list_volumes, dataset_dir, output_dir, uneven_slices) if dataset_dir else []
-
-
-def _check_weights(network: networks.VQNetwork, checkpoint: str) -> None:
-    """Load the weights, which the engine would do too late to refuse them with a message.
-
-    Raises:
-        ValueError: the file holds no weights, or those of another network.
-    """
-    try:
-        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (RuntimeError, EOFError, OSError, AttributeError, TypeError, UnpicklingError) as error:
-        raise ValueError(f"{checkpoint}: {error}") from error

@@ -11,15 +11,20 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
+import torch
+
+from vqseg_bundle.networks import VQNetwork
 
 __all__ = [
     "SCHEMA_VERSION",
     "check_compatible",
     "find_checkpoint",
     "load_model_record",
+    "load_weights",
     "write_json",
     "write_model_record",
 ]
@@ -96,6 +101,22 @@ def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
             raise ValueError(f"{path}: key '{section}' must hold a JSON object, got {record.get(section)!r}.")
     record["labels"] = _integer_keys(record["labels"], f"{path}: key 'labels'")
     return record
+
+
+def load_weights(network: VQNetwork, checkpoint: str | Path) -> None:
+    """Load weights where a misfit can be refused with a message; a MONAI engine would do it too late for that.
+
+    Args:
+        network: takes the weights; with an image decoder, which they may lack.
+        checkpoint: path of the weights.
+
+    Raises:
+        ValueError: the file holds no weights, or those of another network.
+    """
+    try:
+        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True), strict=False)
+    except (RuntimeError, EOFError, OSError, AttributeError, TypeError, UnpicklingError) as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
 
 
 def find_checkpoint(checkpoint: str | None, output_dir: str | None, bundle_root: str) -> Path:

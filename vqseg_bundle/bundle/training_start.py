@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.model_record import check_compatible, load_model_record, write_model_record
+from vqseg_bundle.bundle.model_record import check_compatible, load_model_record, load_weights, write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 
@@ -20,7 +20,6 @@ __all__ = [
     "DeployedWeights",
     "build_foundation_model",
     "log_to_file",
-    "open_cohort",
     "start_training",
 ]
 
@@ -43,13 +42,6 @@ class DeployedWeights:
     def state_dict(self) -> dict[str, Tensor]:
         """A plain state dict of the deployed path."""
         return self.network.deployed_state_dict()
-
-
-def open_cohort(
-    dataset_dir: str | None, datalist: str | None, demo_dir: str, uneven_slices: str = "refuse"
-) -> data.Cohort:
-    """:func:`vqseg_bundle.data.open_cohort`, ending with its message alone where the input is at fault."""
-    return exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir, uneven_slices)
 
 
 def build_foundation_model(
@@ -78,6 +70,8 @@ def start_training(
     write: bool,
 ) -> None:
     """Check everything that can be checked before the first step, and write down what is about to run.
+
+    A training in place on listed cases, MONAI Label's, goes on from the weights in place: they are loaded.
 
     Args:
         output_dir: where the weights go.
@@ -108,6 +102,8 @@ def start_training(
         )
     if resume:
         exit_cleanly(check_resume, Path(output_dir) / "resume.pt", total_iterations, iterations_per_epoch)
+    goes_on = in_place and cohort.listed and not resume
+    if resume or goes_on:
         record = exit_cleanly(load_model_record, Path(output_dir) / "model.pt")
         exit_cleanly(
             check_compatible,
@@ -116,6 +112,9 @@ def start_training(
             labels=cohort.labels,
             preprocessing=preprocessing,
         )
+    if goes_on:
+        # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
+        exit_cleanly(load_weights, network, Path(output_dir) / "model.pt")
     if write:
         for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled):
             logger.warning(warning)

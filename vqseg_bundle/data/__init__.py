@@ -19,6 +19,7 @@ from .dicom_seg import check_segment_codes, write_dicom_seg
 from .digest import data_digest
 from .folder_layouts import FoundCase, find_cases, find_label_names
 from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
+from .listed_cases import find_other_images, open_listed_cases
 from .load_volume import LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
 from .patient_splits import SplitRequest, read_split_file, split_patients
@@ -80,12 +81,14 @@ __all__ = [
     "examine_cohort",
     "find_cases",
     "find_label_names",
+    "find_other_images",
     "list_volumes",
     "load_datalist",
     "make_demo_volume",
     "missing_images",
     "open_cohort",
     "open_feature_store",
+    "open_listed_cases",
     "process_share",
     "read_header",
     "read_split_file",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from .case_names import unique_case_ids
 from .errors import DataError
 from .formats.volume_path import join_volume_path, volume_kind
 
-__all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "load_datalist"]
+__all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
 
 DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
 _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
@@ -40,7 +41,8 @@ class Cohort:
         unlabeled: cases without labels; a label in the datalist is left out.
         validation: cases to choose the model by.
         test: cases to report on, with or without labels.
-        source: the datalist's path.
+        source: the datalist's path, or the id that the configuration lists the training cases under.
+        listed: whether the configuration lists all cases, and no datalist does.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Cohort:
     validation: list[dict[str, str]] = field(default_factory=list)
     test: list[dict[str, str]] = field(default_factory=list)
     source: str = ""
+    listed: bool = False
 
     def splits(self) -> dict[str, list[dict[str, str]]]:
         """Return the case lists by the name they have in the datalist, empty ones included."""
@@ -74,16 +77,33 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
     _refuse_unknown_lists(content, path)
     if "training" not in content and "unlabeled" not in content:
         raise DataError(f'{path}: key "training" is missing; expected a list of {{"image", "label"}} entries.')
-    cases = {split: _parse_split(content.get(split), split, path, root) for split in DATALIST_SPLITS}
-    _name_cases(cases)
+    cases = _parse_splits(content, str(path), root)
     if accept_uneven:
         _accept_uneven(cases)
     return Cohort(
         name=str(content.get("name") or path.stem),
         labels=_parse_labels(content.get("labels"), path),
         source=str(path),
+        listed=False,
         **cases,
     )
+
+
+def cohort_of_lists(
+    lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
+) -> Cohort:
+    """A cohort whose cases are at hand already, in the form that a datalist has them in.
+
+    Args:
+        lists: split to its cases; splits that are left out are empty. Relative paths start at the working directory.
+        labels: class index to class name.
+        name: name of the cohort.
+        source: where the lists come from, for messages.
+
+    Raises:
+        DataError: an entry is no case.
+    """
+    return Cohort(name, dict(labels), **_parse_splits(lists, source, Path.cwd()), source=source, listed=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -135,12 +155,18 @@ def _parse_labels(labels: object, path: Path) -> dict[int, str]:
     return names
 
 
-def _parse_split(entries: object, split: str, path: Path, root: Path) -> list[dict[str, str]]:
+def _parse_splits(lists: Mapping[str, Any], source: str, root: Path) -> dict[str, list[dict[str, str]]]:
+    cases = {split: _parse_split(lists.get(split), split, source, root) for split in DATALIST_SPLITS}
+    _name_cases(cases)
+    return cases
+
+
+def _parse_split(entries: object, split: str, source: str, root: Path) -> list[dict[str, str]]:
     if entries is None:
         return []
     if not isinstance(entries, list):
-        raise DataError(f'{path}: key "{split}": expected a list of cases, found {_kind(entries)}.')
-    return [_parse_entry(entry, f'{path}: "{split}" entry {i}', split, root) for i, entry in enumerate(entries)]
+        raise DataError(f'{source}: key "{split}": expected a list of cases, found {_kind(entries)}.')
+    return [_parse_entry(entry, f'{source}: "{split}" entry {i}', split, root) for i, entry in enumerate(entries)]
 
 
 def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str, str]:

@@ -1,0 +1,75 @@
+"""Which cases a training or evaluation is about: a datalist's, or those that the configuration lists by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from vqseg_bundle import data
+from vqseg_bundle.bundle.model_record import load_model_record
+from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+
+__all__ = ["open_cohort"]
+
+
+def open_cohort(
+    dataset_dir: str | None,
+    datalist: str | None,
+    demo_dir: str,
+    uneven_slices: str = "refuse",
+    lists: Mapping[str, str] | None = None,
+    bundle_root: str = ".",
+) -> data.Cohort:
+    """The cohort, ending with a message alone where the input is at fault.
+
+    Where the running configuration holds a list of training cases, as MONAI Label puts one there, the cohort is that of
+    its lists (:func:`vqseg_bundle.data.open_listed_cases`) with the classes of the bundle's own model; where a datalist
+    is named all the same, its classes and its other cases stay. Else see :func:`vqseg_bundle.data.open_cohort`.
+
+    Args:
+        dataset_dir: folder of the volumes, or None.
+        datalist: datalist file, or None.
+        demo_dir: folder that receives the demo cohort.
+        uneven_slices: "refuse" or "accept" DICOM series whose slices are not evenly spaced.
+        lists: split to the id under which the configuration may hold a list of cases, such as ``{"training":
+            "train#dataset#data"}``. Ids and no references: normally what they hold refers to the cohort.
+        bundle_root: the bundle's folder.
+
+    Raises:
+        SystemExit: there is no such cohort, or a list of cases and no model that says what their classes are.
+    """
+    given = _given_lists(lists or {})
+    if "training" in given and not (dataset_dir or datalist):
+        return exit_cleanly(_open_listed, given, (lists or {})["training"], bundle_root)
+    cohort = exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir, uneven_slices)
+    if "training" not in given:
+        return cohort
+    splits = {**cohort.splits(), **given}
+    return replace(
+        exit_cleanly(data.open_listed_cases, splits, cohort.labels, cohort.name, cohort.source), listed=False
+    )
+
+
+def _given_lists(lists: Mapping[str, str]) -> dict[str, list[Any]]:
+    if not lists:
+        return {}
+    parser = running_parser()
+    found = {split: parser.get(id_) for split, id_ in lists.items()}
+    return {split: cases for split, cases in found.items() if isinstance(cases, list)}
+
+
+def _open_listed(given: Mapping[str, list[Any]], source: str, bundle_root: str) -> data.Cohort:
+    source = source.replace(ReferenceResolver.sep, "#")
+    weights = Path(bundle_root) / "models" / "model.pt"
+    try:
+        labels = load_model_record(weights)["labels"]
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{source} is a list of cases, whose classes would be those of the model in bundle_root; {error} Or name "
+            "the cases and their classes in a datalist, with the key datalist."
+        ) from error
+    return data.open_listed_cases(given, labels, Path(bundle_root).resolve().name, source)
