@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import highdicom as hd
 import nibabel as nib
 import numpy as np
 import pydicom
 from monai.data.utils import orientation_ras_lps
+from monai.utils import optional_import
 from pydicom.errors import InvalidDicomError
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -22,8 +22,11 @@ from .errors import DataError
 
 __all__ = ["check_segment_codes", "write_dicom_seg"]
 
+# MONAI Label's server has a pydicom that highdicom does not work with; nothing is written there
+hd, _ = optional_import("highdicom")
+
 #: what a segment is called where its label has no code: true of any structure, and says no more than that
-_GENERAL = codes.SCT.AnatomicalStructure
+_GENERAL = Code("91723000", "SCT", "Anatomical Structure")
 _NAME = "vqseg_bundle"
 _SERIES_NUMBER = 1000  # behind the scanner's own series
 _LONGEST_LABEL = 64  # value representation LO

@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import pydicom
 from monai.data.utils import orientation_ras_lps
-from pydicom.pixels import apply_rescale
 
 from ..errors import DataError
 from .dicom_slices import DicomSlice, choose_slices
 from .volume_header import VolumeHeader
 from .volume_path import parse_volume_path
+
+try:
+    from pydicom.pixels import apply_rescale
+except ImportError:  # pydicom 2, which MONAI Label's server needs
+    from pydicom.pixel_data_handlers.util import apply_modality_lut as apply_rescale  # type: ignore[no-redef]
 
 __all__ = ["read_dicom", "read_dicom_header", "series_files"]
 
