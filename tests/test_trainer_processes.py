@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ignite.distributed as idist
@@ -17,7 +18,7 @@ from training_parts import TinyFoundationModel, labeled_batches, make_student, m
 
 from vqseg_bundle.engines import STRONG_2, StudentPseudoLabeler
 from vqseg_bundle.handlers import CodebookMaintenance, CodebookUsage, ResumeCheckpoint
-from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation
+from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation, VectorQuantizer
 from vqseg_bundle.losses import PseudoLabelLoss, VQSegLoss
 from vqseg_bundle.networks import VQSegTrainingModule
 
@@ -43,11 +44,24 @@ def _train_on_one_rank(rank: int, folder: str) -> None:
         )
         trainer.run()
         _save(trainer, Path(folder) / f"{codebook_type}{rank}.pt", maintenance)
+    _revive(rank, Path(folder) / f"revived{rank}.pt")
     _train_unimatch(rank, Path(folder) / f"unimatch{rank}.pt")
     _train_with_batch_norm(rank, Path(folder) / f"batch_norm{rank}.pt")
     _resume(rank, Path(folder))
     dist.barrier()
     idist.finalize()
+
+
+def _revive(rank: int, path: Path) -> None:
+    """All eight codes onto the tokens of both processes, which are 1 to 4 on the first, 101 to 104 on the second."""
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(2, 8, 1, codebook_type="ema")
+    tokens = torch.arange(1.0, 5.0).view(1, 1, 2, 2) + 100 * rank
+    output = {"student": SimpleNamespace(features=tokens, indices=torch.zeros(1, 2, 2, dtype=torch.int64))}
+    engine = Engine(lambda engine, batch: output)
+    CodebookMaintenance(quantizer, 10, patience=1, interval=1, max_share=1.0).attach(engine)
+    engine.run([0])
+    torch.save(quantizer.project_codebook(), path)
 
 
 def _train_unimatch(rank: int, path: Path) -> None:
@@ -136,6 +150,11 @@ def test_two_processes_train_one_student(tmp_path):
         for model in ("student", "teacher"):
             for key, value in first[model].items():
                 assert torch.equal(value, second[model][key]), (method, model, key)
+    revived = [torch.load(tmp_path / f"revived{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.equal(*revived)
+    found = set(revived[0][1:].flatten().tolist())  # the first code is in use
+    assert len(found) == 7
+    assert found < {1.0, 2.0, 3.0, 4.0, 101.0, 102.0, 103.0, 104.0}
     statistics = [key for key in first["teacher"] if key.endswith("running_mean")]  # of the last method
     assert len(statistics) > 0
     assert all(first["teacher"][key].abs().max() > 0 for key in statistics)

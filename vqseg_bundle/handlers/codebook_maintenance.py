@@ -18,8 +18,9 @@ class CodebookMaintenance:
     """Update the codebook after each step and give codes that nobody picks a new place.
 
     A code is dead when no token of any process picked it for ``patience`` iterations. Every ``interval`` iterations at
-    most ``max_share`` of the codebook is revived on tokens of the current batch, drawn at random. Nothing is revived
-    over the last part of the training, so that the teacher's average settles on what the student ends with.
+    most ``max_share`` of the codebook is revived on tokens of the current batches of all processes, drawn at random.
+    Nothing is revived over the last part of the training, so that the teacher's average settles on what the student
+    ends with.
 
     Args:
         quantizer: the student's quantiser; None (a network without one) does nothing.
@@ -91,15 +92,18 @@ class CodebookMaintenance:
 
     def _revive(self, features: Tensor) -> None:
         dead = (self.idle >= self.patience).nonzero().squeeze(1)
-        tokens = features.movedim(1, -1).flatten(0, -2).float()
-        count = min(len(dead), max(1, round(self.max_share * len(self.idle))), len(tokens))
+        tokens = features.movedim(1, -1).flatten(0, -2).float()  # as many on each process
+        world = idist.get_world_size()
+        count = min(len(dead), max(1, round(self.max_share * len(self.idle))), world * len(tokens))
         if count == 0:
             return
         order = torch.randperm(len(dead), generator=self.generator)[:count]
-        chosen = torch.randperm(len(tokens), generator=self.generator)[:count]
-        places = tokens[chosen.to(tokens.device)]
-        if idist.get_world_size() > 1:
-            dist.broadcast(places, src=0)
+        chosen = torch.randperm(world * len(tokens), generator=self.generator)[:count]
+        process, token = chosen // len(tokens), chosen % len(tokens)
+        own = (process == idist.get_rank()).unsqueeze(1).to(tokens.device)
+        places = torch.where(own, tokens[token.to(tokens.device)], 0.0)
+        if world > 1:
+            dist.all_reduce(places)
         codes = dead[order.to(dead.device)]
         self.quantizer.revive(codes, places)
         self.idle[codes] = 0
