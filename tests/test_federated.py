@@ -46,8 +46,9 @@ def _client(name: str, folder: Path) -> MonaiAlgo:
         local_epochs=1,
         send_weight_diff=False,
         config_train_filename=CONFIGS,
-        config_evaluate_filename=None,
+        config_evaluate_filename=["configs/train.json", "configs/federated_evaluate.json"],
         train_kwargs={**settings, **places},
+        eval_kwargs={**TINY, **places, "bundle_root": str(ROOT)},
     )
     client.initialize(extra={ExtraItems.CLIENT_NAME: name})
     return client
@@ -128,7 +129,12 @@ def test_the_average_is_evaluated_as_any_model(federation: Federation) -> None:
     (out / "model.json").write_text((federation.folder / "out_labeled" / "model.json").read_text())
     places = {"dataset_dir": str(federation.folder / "labeled"), "output_dir": str(out), "device": "cpu"}
     run_here("evaluating", "train.json", "evaluate.json", **places)
-    assert json.loads((out / "summary.json").read_text())["num_cases"] == 2
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["num_cases"] == 2
+    written = set((federation.folder / "out_labeled").iterdir())
+    found = client.evaluate(ExchangeObject(weights=federation.averages[-1])).metrics
+    assert found["val_mean_dice"] == pytest.approx(summary["overall"]["dice"]["mean"], abs=1e-5)
+    assert set((federation.folder / "out_labeled").iterdir()) == written
 
 
 def test_a_log_line_is_written_once(federation: Federation) -> None:
