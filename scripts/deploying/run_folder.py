@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vqseg_bundle.bundle import build_deployed_network, load_model_record
+from vqseg_bundle.bundle import build_deployed_network, load_model_record, load_weights
 from vqseg_bundle.networks import VQNetwork
 
 __all__ = ["DeploymentError", "FinishedRun", "load_network", "open_run"]
@@ -79,11 +79,9 @@ def load_network(checkpoint: Path) -> VQNetwork:
     """
     try:
         network = build_deployed_network({**load_model_record(checkpoint), "checkpoint": str(checkpoint)})
-        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        load_weights(network, checkpoint)
     except (SystemExit, ValueError, FileNotFoundError) as error:
         raise DeploymentError(str(error)) from error
-    except _BROKEN as error:
-        raise DeploymentError(f"{checkpoint}: {error}") from error
     return network
 
 

@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.inferers import Inferer
 from torch import Tensor
 
-from vqseg_bundle.bundle import build_deployed_network, load_model_record
+from vqseg_bundle.bundle import build_deployed_network, load_model_record, load_weights
 from vqseg_bundle.layers import VectorQuantizer
 from vqseg_bundle.networks import VQNetwork
 
@@ -77,10 +76,7 @@ def open_trained(checkpoint: Path) -> TrainedNetwork:
     network = build_deployed_network(record).eval()
     if network.quantizer is None:
         raise ValueError(f"{checkpoint}: this network has no codebook (num_embeddings is None); train one that has.")
-    try:
-        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True))
-    except (RuntimeError, EOFError, AttributeError, TypeError, UnpicklingError) as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
+    load_weights(network, checkpoint)
     config = ConfigParser.load_config_files([str(_CONFIGS / name) for name in ("train.json", "evaluate.json")])
     config |= {"model_record": record, "network_def": network, "device": "cpu", "amp": False}
     config["picture_transforms"] = {

@@ -12,7 +12,13 @@ from vqseg_bundle.bundle.deployment import (
     start_inference,
 )
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
-from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, write_model_record
+from vqseg_bundle.bundle.model_record import (
+    check_compatible,
+    find_checkpoint,
+    load_model_record,
+    load_weights,
+    write_model_record,
+)
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
 from vqseg_bundle.bundle.processes import join_processes, run_together
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
@@ -35,6 +41,7 @@ __all__ = [
     "join_processes",
     "list_inference_cases",
     "load_model_record",
+    "load_weights",
     "open_cohort",
     "open_model_record",
     "open_reconstructor",

@@ -109,7 +109,7 @@ def start_evaluation(
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
-    exit_cleanly(load_weights, network, record["checkpoint"])
+    exit_cleanly(_check_weights, network, record)
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
     if write:
         in_channels = record["network"]["in_channels"]
@@ -152,7 +152,7 @@ def start_inference(
     exit_cleanly(check_writable, output_dir)
     if record["checkpoint"] is None:
         exit_cleanly(find_checkpoint, None, None, bundle_root)
-    exit_cleanly(load_weights, network, record["checkpoint"])
+    exit_cleanly(_check_weights, network, record)
     exit_cleanly(check_compatible, record, preprocessing=preprocessing)
     if not cases:
         # monai.bundle.load initializes a workflow to take its network alone; a run without volumes ends in the config
@@ -174,3 +174,10 @@ def list_inference_cases(
 ) -> list[dict[str, str]]:
     """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
     return exit_cleanly(data.list_volumes, dataset_dir, output_dir, uneven_slices) if dataset_dir else []
+
+
+def _check_weights(network: networks.VQNetwork, record: Mapping[str, Any]) -> None:
+    """Load the weights, which the engine would do too late to refuse them with a message; say what they warn of."""
+    load_weights(network, record["checkpoint"])
+    if "warning" in record["info"]:
+        logger.warning("%s: %s", record["checkpoint"], record["info"]["warning"])

@@ -121,7 +121,7 @@ def write_run_record(
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": _readable(command),
         "data_digest": cohort_digest,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(Path(__file__).resolve().parents[2]),
         "platform": platform.platform(),
         "versions": {
             "python": platform.python_version(),
@@ -182,13 +182,26 @@ def _readable(command: Sequence[str]) -> list[str]:
     return list(command)
 
 
-def _git_commit() -> str | None:
-    """Return the commit of the bundle's checkout, with "-dirty" after it if files differ; None if it is none."""
-    root = Path(__file__).resolve().parents[2]
+def git_commit(root: Path) -> str | None:
+    """Return the commit of the bundle's checkout; None if it is none.
+
+    Args:
+        root: the bundle's folder.
+
+    Returns:
+        the commit, with "-dirty" after it if files differ, other than the weights, which a training into models/
+        replaces.
+    """
     if not (root / ".git").exists():
         return None
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)models")
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -76,7 +76,8 @@ def start_training(
     Args:
         output_dir: where the weights go.
         checkpoint: must be None; training starts anew or resumes.
-        in_place: whether that is the bundle's own folder, whose weights stay until new ones replace them.
+        in_place: whether that is the bundle's own folder, whose weights stay until new ones replace them, if they are
+            of the same kind.
         resume: whether an interrupted run goes on.
         total_iterations: length of the training.
         iterations_per_epoch: iterations of a whole epoch.
@@ -100,35 +101,41 @@ def start_training(
             f"checkpoint '{checkpoint}' is read by evaluating and inference only. To go on with an interrupted "
             "training give its output_dir and --resume true."
         )
+    described: dict[str, Any] = {
+        "network": networks.describe_network(network),
+        "labels": cohort.labels,
+        "preprocessing": dict(preprocessing),
+    }
     if resume:
         exit_cleanly(check_resume, Path(output_dir) / "resume.pt", total_iterations, iterations_per_epoch)
     goes_on = in_place and cohort.listed and not resume
     if resume or goes_on:
         record = exit_cleanly(load_model_record, Path(output_dir) / "model.pt")
-        exit_cleanly(
-            check_compatible,
-            record,
-            network=networks.describe_network(network),
-            labels=cohort.labels,
-            preprocessing=preprocessing,
-        )
+        exit_cleanly(check_compatible, record, **described)
     if goes_on:
         # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
         exit_cleanly(load_weights, network, Path(output_dir) / "model.pt")
     if write:
         for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled):
             logger.warning(warning)
-    exit_cleanly(prepare_output_dir, output_dir, resume, in_place)
+    exit_cleanly(prepare_output_dir, output_dir, resume, in_place and _fits(Path(output_dir), described))
     if not write:
         return
     log_to_file(Path(output_dir) / "training.log")
     if not resume:
-        info = {"cohort": cohort.name}
-        described = networks.describe_network(network)
-        write_model_record(Path(output_dir) / "model.json", described, cohort.labels, dict(preprocessing), info)
+        write_model_record(Path(output_dir) / "model.json", **described, info={"cohort": cohort.name})
     prefix = "resumed_" if resume else ""
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)
     _announce(cohort, unlabeled, foundation_model)
+
+
+def _fits(folder: Path, described: Mapping[str, Mapping[Any, Any]]) -> bool:
+    """Whether a folder's weights are such as this training's record, which takes their record's place, describes."""
+    try:
+        check_compatible(load_model_record(folder / "model.pt"), **described)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int) -> None:
