@@ -1,0 +1,168 @@
+"""Every command in a fenced block of README.md, docs/ and models/README.md runs as it is written there.
+
+A block starts in the folder of the bundle, after the blocks before it. Names for the reader's own data stand for small
+made data (``document_places.GIVEN``), trainings take two steps (``document_fences.SHORT_TRAINING``). A block that
+cannot be run says why on the line before it: ``<!-- not run: REASON -->``. The default tests run the commands in this
+process and leave out ``LONG``; the slow one has a shell run the blocks, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundle_runs import ROOT, process_kept
+from document_fences import LANGUAGES, SHORT_TRAINING, Fence, commands, read_fences, shortened
+from document_places import GIVEN, with_places
+
+#: the two whose data and trainings the others go on with come first
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "models" / "README.md"]
+FIRST = DOCUMENTS[:2]
+FENCES = [fence for document in DOCUMENTS for fence in read_fences(document)]
+
+#: commands with one of these in a word take too long for the default tests, which run their like elsewhere
+LONG = ("torchrun", "train_3d.json", "train_dinov2.json", "task06_lung.json", "cached", "measure_alignment", "onnx")
+
+#: what makes Python blocks short
+CHANGED = {'"federated_rounds": 20': f'"federated_rounds": 2, **{SHORT_TRAINING}'}
+
+_SHIM = """#!{python} -S
+import os, sys
+sys.path.insert(0, {tests!r})
+from document_fences import shortened
+os.execv({python!r}, [{python!r}, *{before!r}, *shortened(sys.argv[1:])])
+"""
+
+
+class Checkout:
+    """A copy of the bundle in which the blocks of documents are run, each command once.
+
+    Args:
+        root: where to make it.
+        whole: have a shell run the shell blocks, in place of this process without the long commands.
+    """
+
+    def __init__(self, root: Path, whole: bool) -> None:
+        self.root, self._whole = root, whole
+        self._done: set[Path] = set()
+        self._commands: list[list[str]] = []
+        for name in ("configs", "scripts", "vqseg_bundle"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("LICENSE", "metadata.json"):
+            shutil.copy(ROOT / name, root)
+        if whole:
+            self._write_shims(root / "bin")
+
+    def run(self, document: Path) -> None:
+        """Run the blocks of a document, unless it is done."""
+        if document in self._done:
+            return
+        self._done.add(document)
+        names: dict[str, Any] = {}
+        for fence in read_fences(document):
+            if fence.reason is None and fence.language in ("sh", "python"):
+                self._run_fence(fence, with_places(fence.text, self.root), names)
+
+    def _run_fence(self, fence: Fence, text: str, names: dict[str, Any]) -> None:
+        with pytest.MonkeyPatch.context() as patch, process_kept():
+            patch.chdir(self.root)
+            try:
+                if fence.language == "python":
+                    for written, changed in CHANGED.items():
+                        text = text.replace(written, changed)
+                    exec(compile(text, fence.place, "exec"), names)
+                elif self._whole:
+                    self._run_in_shell(text)
+                else:
+                    for words in commands(text):
+                        self._run_here(words, patch)
+            except (Exception, SystemExit) as error:
+                raise AssertionError(f"{fence.place} does not run as written: {error}\n{text}") from error
+
+    def _run_here(self, words: list[str], patch: pytest.MonkeyPatch) -> None:
+        if words[0] == "cd":
+            patch.chdir(words[1])
+        elif words not in self._commands and not any(long in word for word in words for long in LONG):
+            self._commands.append(words)
+            if words[:2] != ["python", "-m"]:
+                raise ValueError(f"expected cd, python -m, or a command of LONG, found {' '.join(words[:2])}")
+            module, *arguments = shortened(words)[2:]
+            patch.setattr(sys, "argv", [module, *arguments])
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of modules that are imported already
+                    runpy.run_module(module, run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                if end.code:
+                    raise
+
+    def _run_in_shell(self, text: str) -> None:
+        path = os.pathsep.join([str(self.root / "bin"), os.environ["PATH"]])
+        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        command = ["bash", "-euo", "pipefail", "-c", text]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+
+    def _write_shims(self, folder: Path) -> None:
+        folder.mkdir()
+        for name, before in (("python", ()), ("torchrun", ("-m", "torch.distributed.run"))):
+            text = _SHIM.format(python=sys.executable, tests=str(ROOT / "tests"), before=before)
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """After the blocks of the first documents."""
+    checkout = Checkout(tmp_path_factory.mktemp("documents") / "bundle", whole=False)
+    for document in FIRST:
+        checkout.run(document)
+    yield checkout
+    shutil.rmtree(checkout.root)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_commands_run_as_written(checkout: Checkout, document: Path) -> None:
+    checkout.run(document)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_blocks_run_whole_in_a_shell(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "bundle", whole=True)
+    for document in DOCUMENTS:
+        checkout.run(document)
+
+
+@pytest.mark.parametrize("fence", FENCES, ids=lambda fence: fence.place)
+def test_a_block_says_what_it_is_and_holds_it(fence: Fence) -> None:
+    assert fence.language in LANGUAGES, f"{fence.place}: expected one of {LANGUAGES} after the backticks"
+    if fence.language == "json":
+        json.loads(fence.text)
+    if fence.language == "text":
+        words = {line.split()[0] for line in fence.text.splitlines() if line.split()}
+        assert not words & {"cd", "git", "pip", "python", "sh", "torchrun"}, f"{fence.place}: holds a command"
+
+
+def test_nothing_is_kept_for_blocks_that_are_gone() -> None:
+    text = "".join(fence.text for fence in FENCES if fence.reason is None)
+    assert not [word for word in (*LONG, *GIVEN, *CHANGED) if word not in text]
+
+
+def test_a_new_block_must_run_or_say_why_not(checkout: Checkout, tmp_path: Path) -> None:
+    block = "```sh\npython -m scripts.check_data --datalist STUDY/datalist.json  # of your own\n```\n"
+    (tmp_path / "excused.md").write_text(f"# New\n\n<!-- not run: of another page -->\n{block}")
+    checkout.run(tmp_path / "excused.md")
+    (tmp_path / "new.md").write_text(f"# New\n\n{block}")
+    with pytest.raises(AssertionError, match=r"/new\.md, line 3 does not run as written: 2\npython -m scripts\.check"):
+        checkout.run(tmp_path / "new.md")
