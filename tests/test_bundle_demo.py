@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from bundle_runs import ROOT, Result, run_command
 
+from vqseg_bundle.bundle.run_record import git_commit
+
 FILES = ("configs", "vqseg_bundle", "metadata.json", ".gitignore", "pyproject.toml", "LICENSE")
+MODELS = ("README.md", "model.json", "model.pt")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -34,6 +37,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, root / name)
+    (root / "models").mkdir()
+    for name in MODELS:
+        shutil.copy(ROOT / "models" / name, root / "models")
     git(root, "init", "--quiet")
     git(root, "add", ".")
     git(root, "commit", "--quiet", "--message", "all")
@@ -60,12 +66,21 @@ def test_without_output_dir_everything_goes_where_bundles_keep_it(checkout: Path
     assert {path.name for path in checkout.iterdir()} == {*FILES, ".git", "models", "eval", "data"}
 
 
-def test_training_does_not_dirty_the_checkout(checkout: Path, trained_there: Result) -> None:
-    assert git(checkout, "status", "--porcelain") == ""
-    assert (
-        git(checkout, "rev-parse", "HEAD").strip()
-        == json.loads((checkout / "models" / "run.json").read_text())["git_commit"]
-    )
+def test_training_changes_the_shipped_weights_alone_and_puts_them_aside(checkout: Path, trained_there: Result) -> None:
+    changed = git(checkout, "status", "--porcelain").splitlines()
+    assert sorted(changed) == [" M models/model.json", " M models/model.pt"]
+    (previous,) = (checkout / "models").glob("previous-*")
+    for name in ("model.json", "model.pt"):
+        assert (previous / name).read_bytes() == (ROOT / "models" / name).read_bytes()
+
+
+def test_the_record_names_the_commit_whatever_the_weights_are(checkout: Path, trained_there: Result) -> None:
+    commit = git(checkout, "rev-parse", "HEAD").strip()
+    assert json.loads((checkout / "models" / "run.json").read_text())["git_commit"] == commit
+    assert git_commit(checkout) == commit
+    (checkout / "LICENSE").write_text("other")
+    assert git_commit(checkout) == f"{commit}-dirty"
+    git(checkout, "checkout", "--quiet", "LICENSE")
 
 
 @pytest.mark.slow

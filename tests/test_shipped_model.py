@@ -1,0 +1,41 @@
+"""models/model.pt, which comes with the bundle: what it is, and that it does what the metadata says of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from bundle_runs import CONFIGS, ROOT, Trained, run_here
+
+from vqseg_bundle.data import write_demo_cohort
+
+METADATA = json.loads((CONFIGS / "metadata.json").read_text())
+MODELS = ROOT / "models"
+#: the Model Zoo's, for one file
+LARGEST_FILE = 25e6
+
+
+def test_it_fits_the_zoos_size_rule_and_the_metadata() -> None:
+    assert (MODELS / "model.pt").stat().st_size < LARGEST_FILE
+    record = json.loads((MODELS / "model.json").read_text())
+    assert record["labels"] == METADATA["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert "synthetic" in record["info"]["warning"]
+    assert "must not be used on patients" in METADATA["intended_use"]
+
+
+def test_out_of_the_box_it_has_the_figures_of_the_metadata(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    places = {"dataset_dir": str(write_demo_cohort(tmp_path / "demo")), "output_dir": str(tmp_path / "out")}
+    with caplog.at_level(logging.WARNING):
+        run_here("evaluating", "train.json", "evaluate.json", **places, device="cpu")
+    assert "model.pt: trained on synthetic volumes" in caplog.text
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    stated = METADATA["eval_metrics"]["test"]
+    assert summary["num_cases"] == stated["cases"]
+    for name in ("dice", "jaccard"):
+        assert summary["overall"][name]["mean"] == pytest.approx(stated[name], abs=2e-3)
+
+
+def test_its_warning_does_not_stick_to_other_weights(trained: Trained) -> None:
+    assert json.loads((trained.output_dir / "model.json").read_text())["info"] == {"cohort": "nested"}
