@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import zipfile
 from pathlib import Path
 
 import pytest
 from bundle_runs import CONFIGS, ROOT, Trained, run_here
+from deployment_parts import pass_zoo_check
 
+from scripts.pack_bundle import pack_bundle
 from vqseg_bundle.data import write_demo_cohort
 
 METADATA = json.loads((CONFIGS / "metadata.json").read_text())
@@ -35,6 +38,26 @@ def test_out_of_the_box_it_has_the_figures_of_the_metadata(tmp_path: Path, caplo
     assert summary["num_cases"] == stated["cases"]
     for name in ("dice", "jaccard"):
         assert summary["overall"][name]["mean"] == pytest.approx(stated[name], abs=2e-3)
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This bundle as the zoo packs it."""
+    folder = tmp_path_factory.mktemp("zoo")
+    with zipfile.ZipFile(pack_bundle(ROOT, folder)) as archive:
+        archive.extractall(folder)
+    return folder / ROOT.resolve().name
+
+
+def test_the_packed_bundle_holds_it_and_nothing_of_this_checkout(unpacked: Path) -> None:
+    assert (unpacked / "models" / "model.pt").read_bytes() == (MODELS / "model.pt").read_bytes()
+    assert not {path.name for path in unpacked.iterdir()} & {".git", ".venv", "data", "eval", "runs", "tests"}
+    assert max(path.stat().st_size for path in unpacked.rglob("*")) < LARGEST_FILE
+
+
+@pytest.mark.parametrize("mode", ["min", "regular", "full"])
+def test_the_model_zoos_own_check_passes(unpacked: Path, mode: str) -> None:
+    pass_zoo_check(unpacked, mode)
 
 
 def test_its_warning_does_not_stick_to_other_weights(trained: Trained) -> None:
