@@ -8,6 +8,7 @@ process and leave out ``LONG``; the slow one has a shell run the blocks, whole.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -30,7 +31,16 @@ FIRST = DOCUMENTS[:2]
 FENCES = [fence for document in DOCUMENTS for fence in read_fences(document)]
 
 #: commands with one of these in a word take too long for the default tests, which run their like elsewhere
-LONG = ("torchrun", "train_3d.json", "train_dinov2.json", "task06_lung.json", "cached", "measure_alignment", "onnx")
+LONG = (
+    "torchrun",
+    "train_3d.json",
+    "train_dinov2.json",
+    "task06_lung.json",
+    "cached",
+    "measure_alignment",
+    "ckpt_export",
+    "onnx",
+)
 
 #: what makes Python blocks short
 CHANGED = {'"federated_rounds": 20': f'"federated_rounds": 2, **{SHORT_TRAINING}'}
@@ -97,6 +107,7 @@ class Checkout:
                 raise ValueError(f"expected cd, python -m, or a command of LONG, found {' '.join(words[:2])}")
             module, *arguments = shortened(words)[2:]
             patch.setattr(sys, "argv", [module, *arguments])
+            gc.collect()  # finalizers of the command before must not run amid this one
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of modules that are imported already
