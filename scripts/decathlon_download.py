@@ -6,6 +6,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from monai.apps import DecathlonDataset, download_url, extractall
+from monai.apps.utils import HashCheckError
 
 from vqseg_bundle.data import DataError
 
@@ -33,8 +34,13 @@ def download_task(folder: Path, task: str) -> Path:
     source, archive = DecathlonDataset.resource[task], folder / f"{task}.tar"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        download_url(source, archive, hash_val=DecathlonDataset.md5[task])
-        extractall(archive, folder, hash_val=DecathlonDataset.md5[task])
+        download_url(source, archive, hash_val=DecathlonDataset.md5[task], hash_type="md5")
+        extractall(archive, folder, hash_val=DecathlonDataset.md5[task], hash_type="md5")
+    except HashCheckError as error:
+        raise DataError(
+            f"--decathlon-task {task}: expected an archive of MD5 {DecathlonDataset.md5[task]}, found another one "
+            f"({error}). Delete {archive} if it is there, and download it again."
+        ) from error
     except (OSError, RuntimeError, HTTPException) as error:
         raise DataError(
             f"--decathlon-task {task}: cannot be downloaded from {source} into {folder} ({error}). Without a network, "

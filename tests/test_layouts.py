@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import tarfile
 import urllib.error
 from pathlib import Path
 
 import numpy as np
 import pytest
 from format_parts import hounsfield, write_dicom, write_picture, write_volume
+from monai.apps import DecathlonDataset
 
 from scripts import decathlon_download
 from scripts.make_datalist import main
@@ -172,6 +175,38 @@ def test_a_task_that_cannot_be_downloaded_says_what_to_do(
         with pytest.raises(SystemExit, match=r"^2$"):
             main(["--dataset-dir", str(tmp_path), "--decathlon-task", task])
         assert message in capsys.readouterr().err
+
+
+def test_a_task_is_downloaded_once_and_becomes_a_datalist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """MONAI's downloader, from a file in the network's place."""
+    task = tmp_path / "made" / "Task06_Lung"
+    for index in range(3):
+        write_volume(task / f"imagesTr/lung_{index}.nii.gz", hounsfield(SHAPE, index))
+        write_volume(task / f"labelsTr/lung_{index}.nii.gz", np.ones(SHAPE, np.uint8))
+    entries = [{key: f"./{key}sTr/lung_{index}.nii.gz" for key in ("image", "label")} for index in range(3)]
+    content = {"name": "Lung", "labels": {"0": "background", "1": "cancer"}, "training": entries, "test": []}
+    (task / "dataset.json").write_text(json.dumps(content))
+    archive = tmp_path / "made" / "Task06_Lung.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(task, task.name)
+    monkeypatch.setitem(DecathlonDataset.resource, "Task06_Lung", archive.as_uri())
+    options = ("--dataset-dir", str(tmp_path / "got"), "--decathlon-task", "Task06_Lung", "--labeled-count", "1")
+    monkeypatch.setitem(DecathlonDataset.md5, "Task06_Lung", "0" * 32)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([*options])
+    assert f"Task06_Lung: expected an archive of MD5 {'0' * 32}, found another one" in capsys.readouterr().err
+    digest = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(DecathlonDataset.md5, "Task06_Lung", digest)
+    main([*options])
+    got = tmp_path / "got" / "Task06_Lung"
+    datalist = json.loads((got / "datalist.json").read_text())
+    assert [len(datalist[split]) for split in ("training", "unlabeled")] == [1, 2]
+    assert datalist["labels"] == content["labels"]
+    assert check_cohort(load_datalist(got / "datalist.json", got), 1, "headers", progress=False) == []
+    archive.unlink()
+    main([*options, "--force"])
 
 
 def test_a_patient_pattern_may_have_alternatives(tmp_path: Path):
