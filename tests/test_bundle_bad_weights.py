@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_runs import CohortFolder, Trained, refused
+from bundle_runs import CohortFolder, Trained, refused, run_here
 
 EVALUATION = ("train.json", "evaluate.json")
 
@@ -70,16 +70,32 @@ def test_an_evaluation_with_other_labels_is_refused(cohort: CohortFolder, traine
 
 
 def test_an_evaluation_split_needs_labels(cohort: CohortFolder, trained: Trained, tmp_path: Path) -> None:
-    del cohort.datalist["test"][0]["label"]
+    for entry in cohort.datalist["test"]:
+        del entry["label"]
     cohort.datalist["validation"] = []
     cohort.save()
     places = {"dataset_dir": str(cohort.root), "checkpoint": str(trained.output_dir / "model.pt")}
-    message = r'case_5\.nii\.gz: no label, but evaluation_split is "test"'
+    message = r'datalist\.json: evaluation_split is "test", of which none of 2 cases has a label; list labelled'
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places)
     message = r'evaluation_split is "validation", which is empty'
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places, evaluation_split="validation")
     message = r"must be one of validation, test, got 'training'"
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places, evaluation_split="training")
+
+
+def test_cases_without_label_are_left_out_of_an_evaluation(
+    cohort: CohortFolder, trained: Trained, tmp_path: Path
+) -> None:
+    del cohort.datalist["test"][1]["label"]
+    cohort.save()
+    places = {"dataset_dir": str(cohort.root), "output_dir": str(tmp_path), "device": "cpu"}
+    run_here("evaluating", *EVALUATION, **places, checkpoint=str(trained.output_dir / "model.pt"))
+    assert json.loads((tmp_path / "summary.json").read_text())["num_cases"] == 1
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["case_5_pred.nii.gz"]
+    log = (tmp_path / "evaluation.log").read_text()
+    assert 'evaluation_split is "test", of which 1 case has no label and cannot be evaluated' in log
+    assert "turned.nii.gz; label it; to segment it all the same, use configs/inference.json" in log
+    assert "1, and 1 without a label left out" in (tmp_path / "report.html").read_text()
 
 
 def test_inference_refuses_a_folder_without_volumes(trained: Trained, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -55,13 +57,14 @@ def run(cohort: CohortFolder, *options: object) -> int:
 
 def volumes_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
-    original = facts.read_voxels
+    for name in ("read_voxels", "read_classes"):
+        original = getattr(facts, name)
 
-    def counted(path: str, is_label: bool) -> np.ndarray:
-        read.append(Path(path).name)
-        return original(path, is_label)
+        def counted(path: str, original: Callable[[str], Any] = original) -> Any:
+            read.append(Path(path).name)
+            return original(path)
 
-    monkeypatch.setattr(facts, "read_voxels", counted)
+        monkeypatch.setattr(facts, name, counted)
     return read
 
 

@@ -122,7 +122,16 @@ def test_required_split_is_empty(cohort: Cohort):
 
 def test_required_split_without_label(cohort: Cohort):
     cohort.validation[0].pop("label")
-    refused(cohort, r'c.nii.gz: no label, but evaluation_split is "validation"', required_split="validation")
+    message = r'list.json: evaluation_split is "validation", of which none of 1 cases has a label; list labelled cases'
+    refused(cohort, message, required_split="validation")
+
+
+def test_cases_to_evaluate_without_label_are_left_out_with_a_warning(cohort: Cohort):
+    bare = {**cohort.unlabeled[0], "case": "bare", "patient": "bare"}
+    mixed = dataclasses.replace(cohort, test=[*cohort.test, *cohort.validation, bare], unlabeled=[], validation=[])
+    (warning,) = check_cohort(mixed, 1, required_split="test", progress=False)
+    assert 'evaluation_split is "test", of which 1 case has no label and cannot be evaluated' in warning
+    assert "b.nii.gz; label it; to segment it all the same, use configs/inference.json." in warning
 
 
 def test_wrong_channels_4d_included(cohort: Cohort, tmp_path: Path):

@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from bundle_runs import CohortFolder, make_volumes
+from format_parts import write_picture
 
 from vqseg_bundle.data import FINDING_KINDS, CheckReport, DataError, check_cohort, examine_cohort, load_datalist
 
@@ -160,6 +161,13 @@ def conflicting_labels(folder: CohortFolder) -> None:
     shutil.copy(folder.root / IMAGES[2], folder.root / IMAGES[5])
 
 
+def mask_of_255(folder: CohortFolder) -> None:
+    voxels = np.asarray(nib.load(folder.root / IMAGES[1]).dataobj)[:, :, 2]
+    write_picture(folder.root / "images/p.png", np.clip(voxels + 50, 0, 255).astype(np.uint8))
+    write_picture(folder.root / "labels/p.png", (voxels > 50).astype(np.uint8) * 255)
+    folder.datalist["training"].append({"image": "images/p.png", "label": "labels/p.png"})
+
+
 def without_class(folder: CohortFolder) -> None:
     rewrite(folder, LABELS[4], lambda voxels: np.minimum(voxels, 1))
 
@@ -220,6 +228,7 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("unknown value", put(LABELS[1], value=7), "label_values", LABELS[1]),
     ("fraction", put(LABELS[1], value=0.5), "label_not_whole", LABELS[1]),
     ("empty label", reshaped(LABELS[1], np.zeros_like), "empty_label", LABELS[1]),
+    ("mask of 255", mask_of_255, "mask_of_255", "labels/p.png"),
     ("unused class", unused_class, "unused_class", "datalist.json"),
     ("absent class", without_class, "missing_class", LABELS[4]),
     ("small structure", small_structure, "label_share_outlier", LABELS[4]),
@@ -261,7 +270,7 @@ def test_a_planted_fault_is_found_in_its_file(
 
 
 def test_faults_of_every_kind_are_planted():
-    elsewhere = {"no_cases", "no_labeled_cases", "evaluation_split"}  # tests/test_checks.py
+    elsewhere = {"no_cases", "no_labeled_cases", "evaluation_split", "not_evaluated"}  # tests/test_checks.py
     assert {fault[2] for fault in FAULTS} | elsewhere == set(FINDING_KINDS)
 
 

@@ -12,7 +12,15 @@ from format_parts import RAS_AFFINE, hounsfield, write_picture, write_volume
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, SaveImaged
 from PIL import Image
 
-from vqseg_bundle.data import DataError, LoadVolumed, VolumeReader, read_header, read_voxels, source_files
+from vqseg_bundle.data import (
+    DataError,
+    LoadVolumed,
+    VolumeReader,
+    read_classes,
+    read_header,
+    read_voxels,
+    source_files,
+)
 from vqseg_bundle.data.formats import accepts_uneven, join_volume_path, parse_volume_path, volume_kind
 
 SHAPE = (7, 6, 5)
@@ -87,17 +95,19 @@ def test_alpha_is_dropped_where_it_is_opaque(tmp_path: Path):
         read_voxels(path)
 
 
-def test_a_mask_of_0_and_255_is_read_as_0_and_1_and_says_so(tmp_path: Path):
+def test_a_mask_of_0_and_255_is_read_as_0_and_1(tmp_path: Path):
     pixels = np.zeros((4, 5), np.uint8)
     pixels[1:3] = 255
     path = str(write_picture(tmp_path / "a.png", pixels))
-    with pytest.warns(UserWarning, match="255 is read as class 1"):
-        found = read_voxels(path, is_label=True)
-    np.testing.assert_array_equal(found[..., 0], pixels // 255)
+    classes, mapped = read_classes(path)
+    assert mapped
+    np.testing.assert_array_equal(classes[..., 0], pixels // 255)
+    np.testing.assert_array_equal(read_voxels(path, is_label=True), classes)
     np.testing.assert_array_equal(read_voxels(path)[..., 0], pixels)
     pixels[0] = 2
     write_picture(tmp_path / "a.png", pixels)
-    assert read_voxels(path, is_label=True).max() == 255
+    classes, mapped = read_classes(path)
+    assert (classes.max(), mapped) == (255, False)
 
 
 def test_the_indices_of_a_palette_are_classes_but_no_intensities(tmp_path: Path):

@@ -66,12 +66,12 @@ def assert_finite(parser: ConfigParser) -> None:
     assert all(math.isfinite(value.item()) for value in terms.values()), terms
 
 
-def assert_on_grid(prediction: Path, image: Path) -> np.ndarray:
+def assert_on_grid(prediction: Path, image: Path, classes: int = 3) -> np.ndarray:
     found, header = nib.load(prediction), read_header(str(image))
     assert found.shape == header.spatial_shape
     np.testing.assert_allclose(found.affine, header.affine, atol=1e-5)
     values = np.asanyarray(found.dataobj)
-    assert set(np.unique(values)) <= {0, 1, 2}
+    assert set(np.unique(values)) <= set(range(classes))
     return values
 
 
@@ -137,6 +137,7 @@ def test_colour_pictures_with_masks_of_0_and_255(tmp_path: Path) -> None:
     run_here("inference", "inference.json", **where, checkpoint=str(tmp_path / "out/model.pt"), device="cpu")
     found = assert_on_grid(tmp_path / "inferred/predictions/3_pred.nii.gz", tmp_path / "images/3.png")
     assert found.max() <= 1
+    assert "255 is read as class 1 in 3 masks of 0 and 255: " in (tmp_path / "out/training.log").read_text()
 
 
 def test_an_intensity_window_is_recorded_and_repeated(tmp_path: Path) -> None:
@@ -176,8 +177,10 @@ def test_real_data_train_as_they_are(tmp_path: Path, name: str) -> None:
     datalist.write_text(json.dumps({**content, **few}))
     where = {**keys(DATA / name, tmp_path / "out"), "datalist": str(datalist)}
     assert_finite(run_here("training", "train.json", **where, **TWO_STEPS, image_size=[64, 64]))
-    run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
-    assert len(list((tmp_path / "out/predictions").glob("*.nii.gz"))) == len(few["test"])
+    evaluation = run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
+    for case in evaluation.get_parsed_content("cohort").test:
+        prediction = tmp_path / "out/predictions" / f"{case['case']}_pred.nii.gz"
+        assert_on_grid(prediction, Path(case["image"]), len(content["labels"]))
     if name == "covid_ct" and (DATA / "lung_ct_dicom").is_dir():
         series = {**keys(DATA / "lung_ct_dicom", tmp_path / "ct"), "checkpoint": str(tmp_path / "out/model.pt")}
         parser = run_here("inference", "inference.json", **series, device="cpu")

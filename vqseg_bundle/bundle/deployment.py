@@ -113,11 +113,12 @@ def start_evaluation(
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
     if write:
         in_channels = record["network"]["in_channels"]
-        for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split):
-            logger.warning(warning)
+        found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split)
         put_aside(output_dir, EVALUATION_OUTPUTS)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         log_to_file(Path(output_dir) / "evaluation.log")
+        for warning in found:
+            logger.warning(warning)
         write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
@@ -158,14 +159,14 @@ def start_inference(
         # monai.bundle.load initializes a workflow to take its network alone; a run without volumes ends in the config
         logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
         return
-    for warning in exit_cleanly(
-        data.check_cases, cases, record["labels"], record["network"]["in_channels"], data_check, True
-    ):
-        logger.warning(warning)
+    in_channels = record["network"]["in_channels"]
+    found = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True)
     if any((Path(output_dir) / f"{case['case']}_pred.nii.gz").exists() for case in cases):
         put_aside(Path(output_dir).parent, (Path(output_dir).name,))
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     log_to_file(Path(output_dir) / "inference.log")
+    for warning in found:
+        logger.warning(warning)
     logger.info("%d volumes, predictions go to %s", len(cases), output_dir)
 
 

@@ -115,13 +115,13 @@ def start_training(
     if goes_on:
         # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
         exit_cleanly(load_weights, network, Path(output_dir) / "model.pt")
-    if write:
-        for warning in exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled):
-            logger.warning(warning)
+    found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled) if write else []
     exit_cleanly(prepare_output_dir, output_dir, resume, in_place and _fits(Path(output_dir), described))
     if not write:
         return
     log_to_file(Path(output_dir) / "training.log")
+    for warning in found:
+        logger.warning(warning)
     if not resume:
         write_model_record(Path(output_dir) / "model.json", **described, info={"cohort": cohort.name})
     prefix = "resumed_" if resume else ""

@@ -38,7 +38,7 @@ from .view_features import (
     sample_features,
 )
 from .volume_folder import list_volumes
-from .volume_io import VolumeHeader, read_header, read_voxels, source_files
+from .volume_io import VolumeHeader, read_classes, read_header, read_voxels, source_files
 from .volume_writer import VolumeWriter
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "open_feature_store",
     "open_listed_cases",
     "process_share",
+    "read_classes",
     "read_header",
     "read_split_file",
     "read_voxels",

@@ -20,11 +20,11 @@ from .errors import DataError
 from .formats.arrays import read_array, read_array_header
 from .formats.dicom_series import read_dicom, read_dicom_header, series_files
 from .formats.nifti import read_nifti, read_nifti_header
-from .formats.pictures import read_picture, read_picture_header
+from .formats.pictures import read_mask, read_picture, read_picture_header
 from .formats.volume_header import VolumeHeader
 from .formats.volume_path import parse_volume_path, volume_kind
 
-__all__ = ["VolumeHeader", "read_header", "read_voxels", "source_files"]
+__all__ = ["VolumeHeader", "read_classes", "read_header", "read_voxels", "source_files"]
 
 _FORMATS = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF, BMP or NPY"
 
@@ -52,21 +52,38 @@ def read_voxels(path: str, is_label: bool = False) -> np.ndarray:
 
     Args:
         path: the volume.
-        is_label: whether it holds class indices; matters for pictures alone, see
-            :func:`vqseg_bundle.data.formats.pictures.read_picture`.
+        is_label: whether it holds class indices; matters for pictures alone, see :func:`read_classes`.
 
     Raises:
         DataError: the file is missing, empty, truncated, or not readable as what its name says.
     """
+    if is_label:
+        return read_classes(path)[0]
     with _readable(path):
         kind = _existing_kind(path)
         if kind == "picture":
-            return read_picture(path, is_label)
+            return read_picture(path)
         if kind == "itk":
             from .formats.itk_files import read_itk  # ITK takes seconds to import
 
             return read_itk(path)
         return {"nifti": read_nifti, "dicom": read_dicom, "array": read_array}[kind](path)
+
+
+def read_classes(path: str) -> tuple[np.ndarray, bool]:
+    """Read the voxels of a label in their stored type.
+
+    Returns:
+        The classes, and whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
+
+    Raises:
+        DataError: as for :func:`read_voxels`; a mask in colour, or one that JPEG has blurred.
+    """
+    if volume_kind(path) != "picture":
+        return read_voxels(path), False
+    with _readable(path):
+        _existing_kind(path)
+        return read_mask(path)
 
 
 def source_files(path: str) -> list[str]:

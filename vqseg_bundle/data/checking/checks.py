@@ -43,7 +43,7 @@ def check_cohort(
         in_channels: channels that each image must have.
         level: ``"full"``, or ``"headers"`` to skip the voxels.
         allow_no_labeled: whether ``training`` may be empty, as at a federated client with unlabelled data alone.
-        required_split: ``"validation"`` or ``"test"``, a split that must have cases, each with a label.
+        required_split: ``"validation"`` or ``"test"``, a split that must have labelled cases.
         progress: whether a bar is shown on a terminal.
         use_cache: whether files that have not changed since an earlier check are taken from the user's cache folder.
 

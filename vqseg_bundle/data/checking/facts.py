@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from ..datalist import DataError
-from ..volume_io import VolumeHeader, read_header, read_voxels
+from ..volume_io import VolumeHeader, read_classes, read_header, read_voxels
 
 __all__ = ["HeaderFacts", "ImageFacts", "LabelFacts", "facts_from_json", "facts_to_json", "read_facts"]
 
@@ -82,6 +82,7 @@ class LabelFacts:
         counts: the smallest 256 values and how many voxels have each; NaN is ``None``.
         whole: whether all values are whole numbers.
         digest: as for images.
+        mapped: whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
     """
 
     size: int
@@ -89,6 +90,7 @@ class LabelFacts:
     counts: tuple[tuple[float | None, int], ...]
     whole: bool
     digest: str
+    mapped: bool = False
 
 
 Facts = HeaderFacts | ImageFacts | LabelFacts
@@ -108,9 +110,9 @@ def read_facts(path: str, kind: str) -> Facts:
     if kind == "header":
         header = read_header(path)
         return HeaderFacts(tuple(map(int, header.shape)), tuple(float(v) for v in np.ravel(header.affine)))
-    voxels = read_voxels(path, is_label=kind == "label")
+    voxels, mapped = read_classes(path) if kind == "label" else (read_voxels(path), False)
     _check_packing(path)
-    return _image_facts(voxels) if kind == "image" else _label_facts(voxels)
+    return _image_facts(voxels) if kind == "image" else _label_facts(voxels, mapped)
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
@@ -159,14 +161,14 @@ def _image_facts(voxels: np.ndarray) -> ImageFacts:
     return ImageFacts(voxels.size, 0, low, high, float(top - bottom), _digest(voxels))
 
 
-def _label_facts(voxels: np.ndarray) -> LabelFacts:
+def _label_facts(voxels: np.ndarray, mapped: bool) -> LabelFacts:
     values, counts = _count_values(voxels)
     kept = [
         (None if math.isnan(value) else float(value), int(count))
         for value, count in zip(values[:_MOST_VALUES_KEPT], counts, strict=False)
     ]
     whole = bool(np.isfinite(values).all() and (values == np.floor(values)).all())
-    return LabelFacts(voxels.size, len(values), tuple(kept), whole, _digest(voxels))
+    return LabelFacts(voxels.size, len(values), tuple(kept), whole, _digest(voxels), mapped)
 
 
 def _count_values(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -80,7 +80,7 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "no_cases": _error("the datalist names no cases", "list some"),
     "no_labeled_cases": _error("there is nothing to learn labels from", 'list labelled cases under "training"'),
     "evaluation_split": _error(
-        "the split to evaluate is empty, or a case of it has no label",
+        "the split to evaluate has no labelled case",
         "list labelled cases under it, or set evaluation_split to a split that has them",
     ),
     "missing_file": _error("a file is not there", "correct the path in the datalist, or dataset_dir"),
@@ -121,6 +121,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "leaked_image": _error(
         "files of identical voxels are both learnt from and evaluated on", "leave all but one of them out"
     ),
+    "not_evaluated": _warning(
+        "a case of the split to evaluate has no label: it is left out",
+        "label it; to segment it all the same, use configs/inference.json",
+    ),
     "conflicting_labels": _warning(
         "identical images have different annotations", "keep the one whose label is right, leave the others out"
     ),
@@ -133,6 +137,9 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "one annotation stands for different images", "look at both with their images: one may be a wrong copy"
     ),
     "constant_image": _warning("an image has one intensity throughout", "leave the case out, or export it again"),
+    "mask_of_255": _warning(
+        "a picture's mask holds 0 and 255: 255 is read as class 1", "save class indices if it means another class"
+    ),
     "empty_label": _warning(
         "a label has no foreground", "leave it as it is if the structure is absent, otherwise correct it"
     ),

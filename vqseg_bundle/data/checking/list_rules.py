@@ -21,7 +21,7 @@ def list_findings(cohort: Cohort, allow_no_labeled: bool, required_split: str | 
     Args:
         cohort: the lists.
         allow_no_labeled: whether ``training`` may be empty.
-        required_split: a split that must have cases, each with a label, or ``None``.
+        required_split: a split that must have labelled cases, or ``None``.
     """
     return [
         *_lacking(cohort, allow_no_labeled, required_split),
@@ -42,15 +42,17 @@ def _lacking(cohort: Cohort, allow_no_labeled: bool, required_split: str | None)
     if required_split is None:
         return found
     cases = cohort.splits()[required_split]
+    bare = tuple(case["image"] for case in cases if "label" not in case)
     is_split, expected = f'evaluation_split is "{required_split}"', "labelled cases"
-    remedy = f'list labelled cases under "{required_split}", or set evaluation_split to a split that has them'
-    if not cases:
-        text = f"{source}: {is_split}, which is empty"
+    if len(bare) == len(cases):
+        what = f"of which none of {len(cases)} cases has a label" if cases else "which is empty"
+        remedy = f'list labelled cases under "{required_split}", or set evaluation_split to a split that has them'
+        text = f"{source}: {is_split}, {what}"
         found.append(Finding("evaluation_split", (source,), text, expected, "none", remedy))
-    for case in cases:
-        if "label" not in case:
-            text = f"{case['image']}: no label, but {is_split}"
-            found.append(Finding("evaluation_split", (case["image"],), text, expected, "no label", remedy))
+    elif bare:
+        without = "1 case has" if len(bare) == 1 else f"{len(bare)} cases have"
+        text = f"{source}: {is_split}, of which {without} no label and cannot be evaluated: {file_list(bare)}"
+        found.append(Finding("not_evaluated", bare, text, expected, f"{len(bare)} of {len(cases)} without"))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from .case_facts import CaseFacts
 from .facts import ImageFacts, LabelFacts
-from .findings import Finding
+from .findings import Finding, file_list
 
 __all__ = ["class_findings", "voxel_findings"]
 
@@ -26,7 +26,7 @@ def voxel_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str]) -> lis
     for case in cases:
         for finding in _case_findings(case, labels):
             found[finding.code, finding.files[0]] = finding
-    return list(found.values())
+    return [*found.values(), *_mapped_masks(cases)]
 
 
 def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
@@ -53,6 +53,17 @@ def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source
                     text = f"{file}: class {shown} is absent, {holders} of {len(foreground)} labels have it"
                     found.append(Finding("missing_class", (file,), text, f"class {shown}", "none of it"))
     return found
+
+
+def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
+    """One finding for all: it is a note about how files are read."""
+    masks = {case.label: case.label_voxels for case in cases if case.label and case.label_voxels}
+    files = tuple(file for file, facts in masks.items() if facts.mapped)
+    if not files:
+        return []
+    count = f"{len(files)} mask{'s' if len(files) > 1 else ''} of 0 and 255"
+    text = f"255 is read as class 1 in {count}: {file_list(files)}"
+    return [Finding("mask_of_255", files, text, "class indices 0, 1, ...", "0 and 255")]
 
 
 def _case_findings(case: CaseFacts, labels: Mapping[int, str]) -> Iterator[Finding]:

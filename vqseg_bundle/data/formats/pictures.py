@@ -5,7 +5,6 @@ They know no millimetres: the affine is the identity, a pixel a unit.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from PIL import Image
 from ..errors import DataError
 from .volume_header import VolumeHeader
 
-__all__ = ["read_picture", "read_picture_header"]
+__all__ = ["read_mask", "read_picture", "read_picture_header"]
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
 _COLOR = ("RGB", "RGBA")
@@ -36,25 +35,45 @@ def read_picture_header(path: str) -> VolumeHeader:
     return VolumeHeader(shape, np.eye(4))
 
 
-def read_picture(path: str, is_label: bool = False) -> np.ndarray:
+def read_picture(path: str) -> np.ndarray:
     """Read ``(H, W, 1)``, or ``(H, W, 1, 3)`` in colour, in the stored type.
 
-    Args:
-        path: the file.
-        is_label: whether it is a mask: a palette's indices are the classes, and of a mask of 0 and 255, as pictures
-            often have it, 255 becomes 1.
-
     Raises:
-        DataError: see :func:`read_picture_header`; an alpha channel that is not opaque; an image with a palette of
-            colours; a mask in colour, or one that JPEG has blurred.
+        DataError: see :func:`read_picture_header`; an alpha channel that is not opaque; a palette of colours.
         OSError: the file is broken.
     """
+    return _pixels(path, is_label=False)
+
+
+def read_mask(path: str) -> tuple[np.ndarray, bool]:
+    """Read class indices ``(H, W, 1)``; a palette's indices are the classes.
+
+    Returns:
+        The classes, and whether 255 was read as class 1: so it is in a mask of 0 and 255, as pictures often have it.
+
+    Raises:
+        DataError: see :func:`read_picture_header`; a mask in colour, or one that JPEG has blurred; an alpha channel
+            that is not opaque.
+        OSError: the file is broken.
+    """
+    pixels = _pixels(path, is_label=True)
+    if pixels.ndim > 3:
+        raise DataError(
+            f"{path}: expected a mask of class indices (0, 1, 2, ...), found a picture in colour; save one value a "
+            "pixel, 0 for the background."
+        )
+    if Path(path).suffix.lower() in _LOSSY:
+        raise DataError(f"{path}: expected a lossless mask, found JPEG, which blurs class indices; save it as PNG.")
+    if pixels.max() == 255 and np.isin(pixels, (0, 255)).all():
+        return (pixels > 0).astype(np.uint8), True
+    return pixels, False
+
+
+def _pixels(path: str, is_label: bool) -> np.ndarray:
     reader = PILReader(lambda image: _to_plain(path, image, is_label), reverse_indexing=False)
     pixels, _ = reader.get_data(reader.read(path))
     pixels = np.expand_dims(np.asarray(pixels), 2)
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8)
-    return _class_indices(path, pixels) if is_label else pixels
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
 def _check_mode(path: str, image: Any) -> None:
@@ -83,17 +102,3 @@ def _to_plain(path: str, image: Any, is_label: bool) -> Any:
             raise DataError(f"{path}: expected grey or RGB pixels, found a palette of colours; convert the picture.")
         return image.convert("L")
     return image
-
-
-def _class_indices(path: str, pixels: np.ndarray) -> np.ndarray:
-    if pixels.ndim > 3:
-        raise DataError(
-            f"{path}: expected a mask of class indices (0, 1, 2, ...), found a picture in colour; save one value a "
-            "pixel, 0 for the background."
-        )
-    if Path(path).suffix.lower() in _LOSSY:
-        raise DataError(f"{path}: expected a lossless mask, found JPEG, which blurs class indices; save it as PNG.")
-    if pixels.max() == 255 and np.isin(pixels, (0, 255)).all():
-        warnings.warn("Masks of 0 and 255 are found: 255 is read as class 1.", stacklevel=2)
-        return (pixels > 0).astype(np.uint8)
-    return pixels

@@ -38,6 +38,7 @@ class EvaluationReport:
         model: the weights' record, with "checkpoint", "network" and "preprocessing".
         slice_axis: axis to show slices along: 0, 1, 2 or "auto", the coarsest.
         examples: how many best, median and worst cases to show, each.
+        left_out: how many cases of the split are not evaluated, for want of a label.
 
     Raises:
         ValueError: ``examples`` is negative.
@@ -51,6 +52,7 @@ class EvaluationReport:
         model: Mapping[str, Any],
         slice_axis: int | str = "auto",
         examples: int = 3,
+        left_out: int = 0,
     ) -> None:
         if examples < 0:
             raise ValueError(f"examples must be at least 0, got {examples}.")
@@ -60,6 +62,7 @@ class EvaluationReport:
         self.model = dict(model)
         self.slice_axis = slice_axis
         self.examples = examples
+        self.left_out = left_out
         self._slices: dict[str, CaseSlice] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -97,7 +100,8 @@ class EvaluationReport:
         )
         title = f"{self.cohort}, {self.split} split"
         path = folder / "report.html"
-        page = render_page(title, self.metrics.results, self.metrics.labels, slices, self.model, records, self.examples)
+        results, labels = self.metrics.results, self.metrics.labels
+        page = render_page(title, results, labels, slices, self.model, records, self.examples, self.left_out)
         path.write_text(page, encoding="utf-8")
         logger.info("Report with tables and pictures: %s (open it in a browser)", path)
 

@@ -49,6 +49,7 @@ def render_page(
     model: Mapping[str, Any],
     records: Records,
     examples: int,
+    left_out: int = 0,
 ) -> str:
     """The whole page as HTML.
 
@@ -60,10 +61,11 @@ def render_page(
         model: the weights' record.
         records: how the evaluation was run.
         examples: how many best, median and worst cases to show, each.
+        left_out: how many cases were not evaluated, for want of a label.
     """
     folder = Path(__file__).parent
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    templates.filters["shell"] = shlex.join
+    templates.filters["shell"] = _quote
     names = [labels[index] for index in sorted(labels)[1:]]
     colors = class_colors(len(names))
     anchors = {name: f"case-{position}" for position, name in enumerate(sorted(results), start=1)}
@@ -80,7 +82,7 @@ def render_page(
         groups=_example_groups(results, labels, slices, colors, anchors, examples),
         has_reconstruction=any(shown.reconstruction is not None for shown in slices.values()),
         cases=[_case_row(name, results[name], anchors[name]) for name in sorted(results)],
-        facts=_facts(model, len(results)),
+        facts=_facts(model, len(results), left_out),
         records=records,
         config=json.dumps(records.config, indent=2) if records.config else "",
     )
@@ -210,11 +212,17 @@ def _case_row(name: str, rows: Sequence[ClassMetrics], anchor: str) -> dict[str,
     return {"name": name, "anchor": anchor, "cells": cells}
 
 
-def _facts(model: Mapping[str, Any], cases: int) -> dict[str, str]:
+def _quote(word: str) -> str:
+    """The word as a shell takes it; with single quotes in it, in double ones, which are easier to read."""
+    plain = "'" in word and not set(word) & set('"$`\\!')
+    return f'"{word}"' if plain else shlex.quote(word)
+
+
+def _facts(model: Mapping[str, Any], cases: int, left_out: int) -> dict[str, str]:
     network, preprocessing = model["network"], model["preprocessing"]
     codes = network.get("num_embeddings")
     return {
-        "Cases": str(cases),
+        "Cases": f"{cases}, and {left_out} without a label left out" if left_out else str(cases),
         "Weights": str(model["checkpoint"]),
         "Network": f"{preprocessing['spatial_dims']}D, " + (f"{codes} codes" if codes else "without quantisation"),
         "Patch": " x ".join(map(str, preprocessing.get("patch_size") or ["whole image"])),
