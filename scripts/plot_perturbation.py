@@ -68,7 +68,8 @@ def _draw(options: argparse.Namespace) -> None:
         results = sweep(trained, case, strengths, temperature, options.draws, options.seed, options.dropout_mode)
         for result in results:
             print(f"{result.method} {result.strength:g}: Dice {np.mean(result.dice):.3f}")
-        save_perturbation_figure(output, _CURVE, curves, case, results, number)
+        classes = list(trained.labels.values())[1:]
+        save_perturbation_figure(output, _CURVE, curves, case, results, number, classes)
     print(f"wrote {output}")
 
 

@@ -63,7 +63,7 @@ def save_codebook_figure(
     if tokens is None:
         _draw_course(panels[1], history)
     else:
-        panels[1].imshow(tokens.image.T, cmap="gray", origin="lower")
+        _draw_image(panels[1], tokens)
         panels[1].set_title(title, fontsize=9)
         _draw_tokens(panels[2], tokens)
         for panel in panels[1:]:
@@ -116,13 +116,19 @@ def _draw_course(panel: Any, history: Sequence[Snapshot]) -> None:
     panel.legend(fontsize=7)
 
 
+def _draw_image(panel: Any, tokens: TokenMap) -> np.ndarray:
+    image = tokens.view.show(tokens.image)
+    panel.imshow(image, cmap="gray", aspect=tokens.view.aspect)
+    return image
+
+
 def _draw_tokens(panel: Any, tokens: TokenMap) -> None:
-    panel.imshow(tokens.image.T, cmap="gray", origin="lower")
-    overlay = tokens.colors[tokens.indices]  # (H, W, 3)
-    panel.imshow(overlay.transpose(1, 0, 2), alpha=0.65, origin="lower", interpolation="nearest")
-    height, width = tokens.image.shape
-    down, across = (-(-size // count) for size, count in zip(tokens.image.shape, tokens.tokens.shape, strict=True))
-    panel.vlines(np.arange(down, height, down) - 0.5, -0.5, width - 0.5, color="white", linewidth=0.3)
-    panel.hlines(np.arange(across, width, across) - 0.5, -0.5, height - 0.5, color="white", linewidth=0.3)
-    count = len(np.unique(tokens.tokens))
-    panel.set_title(f"its {tokens.tokens.size} tokens, {count} codes", fontsize=9)
+    height, width = _draw_image(panel, tokens).shape
+    places = tokens.view.show(tokens.places)
+    codes = tokens.tokens.ravel()
+    panel.imshow(tokens.colors[codes[places]], alpha=0.65, aspect=tokens.view.aspect, interpolation="nearest")
+    rows, columns = (np.flatnonzero(np.diff(line)) + 0.5 for line in (places[:, 0], places[0]))
+    panel.hlines(rows, -0.5, width - 0.5, color="white", linewidth=0.3)
+    panel.vlines(columns, -0.5, height - 0.5, color="white", linewidth=0.3)
+    shown = np.unique(places)
+    panel.set_title(f"its {len(shown)} tokens, {len(np.unique(codes[shown]))} codes", fontsize=9)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scripts.picturing.principal_colors import principal_colors
+from scripts.picturing.slice_view import SliceView
 from scripts.picturing.trained_network import Case, TrainedNetwork
 
 __all__ = ["TokenMap", "map_tokens"]
@@ -19,15 +20,22 @@ class TokenMap(NamedTuple):
 
     Attributes:
         image: ``(H, W)``, the first channel.
-        indices: code of each pixel's token, ``(H, W)``, int64.
+        places: number of each pixel's token, ``(H, W)``, int64.
         tokens: codes of the tokens, ``(h, w)``.
         colors: of each code, ``(K, 3)`` in [0, 1].
+        view: how the slice is shown.
     """
 
     image: np.ndarray
-    indices: np.ndarray
+    places: np.ndarray
     tokens: np.ndarray
     colors: np.ndarray
+    view: SliceView
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Code of each pixel's token, ``(H, W)``."""
+        return self.tokens.ravel()[self.places]
 
 
 @torch.no_grad()
@@ -39,26 +47,28 @@ def map_tokens(trained: TrainedNetwork, case: Case, number: int) -> TokenMap:
         case: the volume.
         number: the slice, along the last axis.
     """
-    image, offset = (case.image[..., number], None) if _is_2d(trained) else _patch(trained, case.image, number)
-    indices = trained.quantizer(trained.network.encode(image[None]).features).indices[0]
-    pixels = indices
-    for axis, stride in enumerate(trained.network.stride):
-        pixels = pixels.repeat_interleave(stride, dim=axis).narrow(axis, 0, image.shape[1 + axis])
+    image, offset, view = case.image[..., number], None, case.view
+    if not _is_2d(trained):
+        image, offset, starts = _patch(trained, case.image, number)
+        view = view.within(starts, trained.patch_size)
+    tokens = trained.quantizer(trained.network.encode(image[None]).features).indices[0]
     if offset is not None:
-        image, pixels = image[..., offset], pixels[..., offset]
-        indices = indices[..., offset // trained.network.stride[2]]
+        image, tokens = image[..., offset], tokens[..., offset // trained.network.stride[2]]
+    places = torch.arange(tokens.numel()).reshape(tokens.shape)
+    for axis, (stride, size) in enumerate(zip(trained.network.stride[:2], image.shape[1:], strict=True)):
+        places = places.repeat_interleave(stride, dim=axis).narrow(axis, 0, size)
     colors = principal_colors(trained.quantizer.project_codebook().float())[0]
-    return TokenMap(image[0].numpy(), pixels.numpy(), indices.numpy(), colors.numpy())
+    return TokenMap(image[0].numpy(), places.numpy(), tokens.numpy(), colors.numpy(), view)
 
 
 def _is_2d(trained: TrainedNetwork) -> bool:
     return len(trained.network.stride) == 2
 
 
-def _patch(trained: TrainedNetwork, volume: Tensor, number: int) -> tuple[Tensor, int]:
-    """A patch around the slice, in the middle of the other axes; and where in it the slice lies."""
+def _patch(trained: TrainedNetwork, volume: Tensor, number: int) -> tuple[Tensor, int, list[int]]:
+    """A patch around the slice, in the middle of the other axes; where in it the slice lies, and where it starts."""
     starts = [(size - length) // 2 for size, length in zip(volume.shape[1:], trained.patch_size, strict=True)]
     starts[2] = min(max(0, number - trained.patch_size[2] // 2), volume.shape[3] - trained.patch_size[2])
     for axis, (start, length) in enumerate(zip(starts, trained.patch_size, strict=True)):
         volume = volume.narrow(1 + axis, start, length)
-    return volume, number - starts[2]
+    return volume, number - starts[2], starts

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
+from scripts.picturing.slice_view import SliceView, view_slices
 from vqseg_bundle.bundle import build_deployed_network, load_model_record, load_weights
 from vqseg_bundle.layers import VectorQuantizer
 from vqseg_bundle.networks import VQNetwork
@@ -53,11 +55,13 @@ class Case(NamedTuple):
         name: the file's.
         image: ``(C, *S)``, float32.
         label: class indices ``(*S)``, int64, or None.
+        view: how its slices are shown.
     """
 
     name: str
     image: Tensor
     label: Tensor | None
+    view: SliceView
 
 
 def open_trained(checkpoint: Path) -> TrainedNetwork:
@@ -116,12 +120,13 @@ def load_case(trained: TrainedNetwork, image: Path, label: Path | None) -> Case:
         while error.__cause__ is not None:
             error = error.__cause__  # type: ignore[assignment]
         raise ValueError(f"{' with '.join(map(str, paths.values()))}: cannot be loaded ({error}).") from error
-    volume = torch.as_tensor(loaded["image"]).float()
+    image_loaded: MetaTensor = loaded["image"]
+    volume, view = image_loaded.as_tensor().float(), view_slices(image_loaded)
     channels = trained.network.arguments["in_channels"]
     if len(volume) != channels:
         raise ValueError(f"--image {image}: expected {channels} channels as in training, found {len(volume)}.")
     if label is None:
-        return Case(image.name, volume, None)
+        return Case(image.name, volume, None, view)
     classes = torch.as_tensor(loaded["label"])[0].long()
     if classes.shape != volume.shape[1:]:
         raise ValueError(
@@ -132,7 +137,7 @@ def load_case(trained: TrainedNetwork, image: Path, label: Path | None) -> Case:
         raise ValueError(
             f"--label {label}: expected classes 0 to {len(trained.labels) - 1}, found {int(classes.max())}."
         )
-    return Case(image.name, volume, classes)
+    return Case(image.name, volume, classes, view)
 
 
 def display_slice(case: Case, number: int | None) -> int:

@@ -9,7 +9,7 @@ from vqseg_bundle.handlers.image_reconstruction import ImageReconstruction
 from vqseg_bundle.handlers.progress_bar import TrainingProgress
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.pseudo_label_confidence import PseudoLabelConfidence
-from vqseg_bundle.handlers.report import EvaluationReport
+from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.restart_teacher import RestartTeacher
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint
 from vqseg_bundle.handlers.run_when_completed import RunWhenCompleted
@@ -29,8 +29,11 @@ __all__ = [
     "ResumeCheckpoint",
     "RunWhenCompleted",
     "TrainingProgress",
+    "Upright",
+    "class_colors",
     "codebook_perplexity",
     "compute_case_metrics",
+    "find_upright",
     "labeled_prediction",
     "loss_terms",
 ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 
 __all__ = ["best_epoch", "draw_progress", "save_progress"]
 
@@ -55,7 +55,7 @@ def draw_progress(rows: Rows) -> Figure:
     tall = lines * height
     figure = Figure(figsize=(_COLUMNS * width, tall))
     # by hand: an automatic layout draws everything twice, each epoch
-    grid = figure.add_gridspec(lines, _COLUMNS, wspace=0.34, hspace=0.42)
+    grid = figure.add_gridspec(lines, _COLUMNS, wspace=0.42, hspace=0.42)
     grid.update(left=0.085, right=0.93, bottom=0.5 / tall, top=1.0 - 0.6 / tall)
     panels = [figure.add_subplot(grid[1 + index // _COLUMNS, index % _COLUMNS]) for index in range(len(small))]
     for panel, draw in zip([figure.add_subplot(grid[0, :]), *panels], [_draw_losses, *small], strict=True):
@@ -92,6 +92,9 @@ def _draw_losses(panel: Any, rows: Rows) -> None:
         _line(panel, rows, name, _term(name), **style)
     if positive:
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
     if signed:
         beside = panel.twinx()
         for name, color in zip(signed, itertools.cycle(("tab:pink", "tab:olive", "tab:brown")), strict=False):

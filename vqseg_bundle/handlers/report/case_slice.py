@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
+
+from vqseg_bundle.handlers.report.upright import find_upright
 
 __all__ = ["CaseSlice", "cut_slice"]
 
@@ -83,7 +84,8 @@ def cut_slice(
     axis, number, count = _choose(arrays[1], arrays[2], spacing, slice_axis)
     if axis is not None:
         arrays = [np.take(array, number, axis=axis) for array in arrays]
-    shown, sides, sizes = _upright(arrays, affine, axis, dims, spacing, count == 1)
+    upright = find_upright(affine, axis, not np.allclose(affine, np.eye(4)), picture=count == 1)
+    shown, sizes = [upright.turn(array) for array in arrays], upright.sizes
     low, high = np.percentile(shown[0], [0.5, 99.5])
     window, cut = _window(shown[1] + shown[2] > 0, sizes)
     shown = [array[window] for array in shown]
@@ -95,7 +97,7 @@ def cut_slice(
         sizes[0] / sizes[1],
         number + 1,
         count,
-        sides,
+        upright.sides,
         cut,
     )
 
@@ -120,31 +122,6 @@ def _choose(
         if areas.any():
             return axis, int(areas.argmax()), label.shape[axis]
     return axis, label.shape[axis] // 2, label.shape[axis]
-
-
-def _upright(
-    arrays: Sequence[np.ndarray],
-    affine: np.ndarray,
-    axis: int | None,
-    dims: int,
-    spacing: Sequence[float],
-    pictures: bool,
-) -> tuple[list[np.ndarray], tuple[str, str], tuple[float, float]]:
-    """Rows, columns; the patient's sides at the left and upper edge; height and width of a pixel, mm."""
-    first, second = (0, 1) if axis is None else [other for other in range(3) if other != axis]
-    if dims == 2 or (pictures and np.allclose(affine, np.eye(4))):
-        return list(arrays), ("", ""), (spacing[first], spacing[second])
-    if np.allclose(affine, np.eye(4)):
-        return [array.T for array in arrays], ("", ""), (spacing[second], spacing[first])
-    directions = nib.orientations.io_orientation(affine)
-    (column, column_flip), (row, row_flip) = directions[first], directions[second]
-    if column > row:
-        first, second = second, first
-        column, column_flip, row, row_flip = row, row_flip, column, column_flip
-        arrays = [array.T for array in arrays]
-    # towards the right, the back and the feet: the other way round than RAS+
-    turned = [array[:: -int(column_flip), :: -int(row_flip)].T for array in arrays]
-    return turned, ("RA"[int(column)], "AS"[int(row) - 1]), (spacing[second], spacing[first])
 
 
 def _window(foreground: np.ndarray, sizes: tuple[float, float]) -> tuple[tuple[slice, slice], bool]:

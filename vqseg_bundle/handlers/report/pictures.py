@@ -77,9 +77,9 @@ def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
     _fill(panels[2], shown.pred, colors)
     _outline(panels[2], shown.label, ["white"] * len(colors), linewidths=1.0)
     shade = {"facecolor": "black", "alpha": 0.5, "pad": 1.2, "linewidth": 0}
-    for text, place in zip(shown.sides, ((0.05, 0.5), (0.5, 0.94)), strict=True):
+    for text, place in zip(shown.sides, ((0.06, 0.5), (0.5, 0.93)), strict=True):
         if text:
-            style = {"transform": panels[0].transAxes, "color": "white", "bbox": shade, "fontsize": 6.5}
+            style = {"transform": panels[0].transAxes, "color": "white", "bbox": shade, "fontsize": 8.5}
             panels[0].text(*place, text, ha="center", va="center", **style)
     return _to_svg(figure)
 
