@@ -144,6 +144,12 @@ def test_output_below_a_file_is_refused(shared_cohort: CohortFolder, tmp_path: P
     refused(tmp_path / "file" / "out", message, "training", "train.json", dataset_dir=str(shared_cohort.root), **TINY)
 
 
+def test_a_path_that_monai_would_change_is_refused(cohort: CohortFolder, tmp_path: Path) -> None:
+    cohort.root.rename(tmp_path / "scan #1")
+    message = r"--dataset_dir: expected a path without #, which MONAI would read as ::, found '.*scan #1'. Rename"
+    refused(tmp_path / "out", message, "training", "train.json", dataset_dir=str(tmp_path / "scan #1"), **TINY)
+
+
 def test_identical_images_are_a_warning(cohort: CohortFolder, tmp_path: Path) -> None:
     shutil.copy(cohort.root / "images" / "case_2.nii.gz", cohort.root / "images" / "case_3.nii.gz")
     settings = {**TINY, "max_iterations": 1, "dataset_dir": str(cohort.root), "output_dir": str(tmp_path)}

@@ -217,12 +217,12 @@ def test_the_page_shows_the_numbers_of_the_summary(tmp_path: Path) -> None:
 
 def test_the_command_can_be_pasted_and_records_are_shown(tmp_path: Path) -> None:
     (tmp_path / "evaluation_run.json").write_text(
-        '{"command": ["python", "-m", "x", "[1,2]"], "git_commit": "abc123", "data_digest": "d1g", '
+        '{"command": ["python", "-m", "x", "[1,2]", "a=\'b\'"], "git_commit": "abc123", "data_digest": "d1g", '
         '"versions": {"torch": "9.9", "vqseg_bundle": "7"}}'
     )
     (tmp_path / "evaluation_config.json").write_text('{"key": "</pre><b>value</b>"}')
     texts = Page(evaluate(tmp_path, CASES)).texts
-    assert "python -m x '[1,2]'" in texts
+    assert {"python", "-m", "x", "'[1,2]'", "\"a='b'\""} <= set(texts)
     assert {"abc123", "d1g"} <= set(texts)
     assert any('"key": "</pre><b>value</b>"' in text for text in texts)
 
@@ -270,7 +270,7 @@ def test_the_evaluation_command_writes_the_report(evaluated: Trained) -> None:
     page = Page((evaluated.output_dir / "report.html").read_text(encoding="utf-8"))
     texts = {text.strip() for text in page.texts}
     assert {"case_5", "turned", "shell", "core", "nested, test split"} <= texts
-    assert any("evaluating" in text and "configs/evaluate.json" in text for text in texts)
+    assert {"evaluating", "\"['configs/train.json','configs/evaluate.json']\""} <= texts
 
 
 def test_the_image_decoder_is_used_with_the_weights_it_belongs_to_alone(trained: Trained, tmp_path: Path) -> None:

@@ -78,6 +78,17 @@ def test_a_colour_picture_has_three_channels(tmp_path: Path, name: str):
     np.testing.assert_array_equal(load(path)[..., 0].numpy(), np.moveaxis(pixels, -1, 0))
 
 
+def test_a_flat_nifti_is_a_volume_of_one_slice(tmp_path: Path):
+    pixels = hounsfield((9, 7))
+    path = str(tmp_path / "flat.nii.gz")
+    nib.save(nib.Nifti1Image(pixels, np.diag([0.5, 0.5, 2.0, 1.0])), path)
+    assert read_header(path).shape == (9, 7, 1)
+    np.testing.assert_array_equal(read_voxels(path)[..., 0], pixels)
+    loaded = LoadVolumed("image")({"image": path})["image"]
+    assert loaded.shape == (9, 7, 1)
+    np.testing.assert_allclose(loaded.affine, np.diag([0.5, 0.5, 2.0, 1.0]))
+
+
 def test_sixteen_bits_stay(tmp_path: Path):
     pixels = np.array([[0, 300], [65535, 256]], np.uint16)
     np.testing.assert_array_equal(read_voxels(str(write_picture(tmp_path / "a.png", pixels)))[..., 0], pixels)

@@ -16,7 +16,7 @@ from monai.apps import DecathlonDataset
 
 from scripts import decathlon_download
 from scripts.make_datalist import main
-from vqseg_bundle.data import DataError, check_cohort, find_cases, load_datalist
+from vqseg_bundle.data import DataError, check_cohort, find_cases, list_volumes, load_datalist
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (6, 5, 4)
@@ -86,6 +86,37 @@ def test_labels_may_be_called_after_what_they_are(tmp_path: Path):
     assert datalist_of(tmp_path)["labels"] == {"0": "background", "1": "label_1"}
     write_picture(tmp_path / "masks/a_mask.png", mask(0))
     with pytest.raises(DataError, match=r"expected one label an image, found a_mask.png for a, too"):
+        find_cases(tmp_path)
+
+
+def test_files_in_folders_below_are_told_apart_by_them(tmp_path: Path):
+    for patient in ("p1", "p2"):
+        write_volume(tmp_path / f"images/{patient}/day 1/scan_image.nii.gz", hounsfield(SHAPE))
+        write_volume(tmp_path / f"labels/{patient}/day 1/scan_label.nii.gz", np.ones(SHAPE, np.uint8))
+    found = {case.image: (case.label, case.patient) for case in find_cases(tmp_path, "^(p.)_")}
+    assert found == {
+        f"images/{patient}/day 1/scan_image.nii.gz": (f"labels/{patient}/day 1/scan_label.nii.gz", patient)
+        for patient in ("p1", "p2")
+    }
+    assert [case.patient for case in find_cases(tmp_path)] == ["p1_day 1_scan", "p2_day 1_scan"]
+
+
+def test_labels_among_images_are_refused(tmp_path: Path):
+    for name in ("a", "a_seg"):
+        write_volume(tmp_path / f"images/{name}.nii.gz", hounsfield(SHAPE))
+    with pytest.raises(DataError, match=r"a_seg.nii.gz: expected images alone, .* label of a.nii.gz; put labels into"):
+        find_cases(tmp_path)
+    assert [case["case"] for case in list_volumes(tmp_path / "images")] == ["a"]
+
+
+def test_other_folders_are_listed(tmp_path: Path):
+    (tmp_path / "Images").mkdir()
+    with pytest.raises(
+        DataError, match=r"found Images/\. Name the folder that holds them, rename folders so, or write"
+    ):
+        find_cases(tmp_path)
+    (tmp_path / "Images").rmdir()
+    with pytest.raises(DataError, match=r"found nothing\. Name the folder"):
         find_cases(tmp_path)
 
 

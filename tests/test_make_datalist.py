@@ -255,7 +255,9 @@ def test_labeled_patient_of_the_split_file_needs_a_label(acdc: Path, capsys: pyt
 
 def test_label_without_image_is_refused(pairs: Path):
     save(pairs / "labels/odd.nii.gz", 1, classes=2)
-    with pytest.raises(DataError, match="no image in images/ of the same name for label odd; rename them alike"):
+    with pytest.raises(
+        DataError, match=r"found none in images/ for odd\.nii\.gz \(images are called .*\); rename them alike"
+    ):
         find_cases(pairs)
 
 
@@ -267,7 +269,7 @@ def test_channels_in_separate_files_are_refused(tmp_path: Path):
 
 
 def test_unknown_layout_and_missing_folder_are_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"expected images/ and labels/, imagesTr/ .* found none of them"):
+    with pytest.raises(DataError, match=r"expected images/ and labels/, imagesTr/ .* found nothing\. Name the folder"):
         find_cases(tmp_path)
     with pytest.raises(DataError, match="gone: expected a folder, found no such folder"):
         find_cases(tmp_path / "gone")

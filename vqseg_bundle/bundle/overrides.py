@@ -39,16 +39,18 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_PATHS = ("dataset_dir", "datalist", "output_dir", "checkpoint")
 _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
 
 
 class _Call(NamedTuple):
-    """What ``create_workflow`` was given: the ids to override, those given as None, and the config files."""
+    """What ``create_workflow`` was given: the ids to override, those given as None, paths, and the config files."""
 
     workflow: ConfigWorkflow
     config_files: tuple[str, ...]
     ids: list[str]
     none_ids: list[str]
+    paths: dict[str, str]
 
 
 def prepare_overrides() -> None:
@@ -73,6 +75,7 @@ def prepare_overrides() -> None:
     parser = call.workflow.parser
     declared = ConfigParser(ConfigParser.load_config_files(call.config_files))
     ids = [id_ for id_ in call.ids if not _passes(id_, type(call.workflow))]
+    _refuse_marked_paths(call)
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]
     if _from_command_line() and call.workflow.run_id not in parser:
         refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
@@ -81,6 +84,16 @@ def prepare_overrides() -> None:
     _set_words(parser, ids, call)
     adapt_tracking(parser)
     parser.parse(reset=True)
+
+
+def _refuse_marked_paths(call: _Call) -> None:
+    """MONAI takes every ``#`` in a text for the separator of ids and writes ``::`` in its place."""
+    for key, value in call.paths.items():
+        if "#" in value:
+            raise SystemExit(
+                f"--{key}: expected a path without #, which MONAI would read as ::, found '{value}'. Rename the "
+                "folder, or give a link to it."
+            )
 
 
 def running_parser() -> ConfigParser:
@@ -150,7 +163,8 @@ def _read_call(workflow: ConfigWorkflow, frame: FrameType) -> _Call:
     ids = [ReferenceResolver.normalize_id(key).removeprefix("+") for key in {**stored, **given}]
     none_ids = [ReferenceResolver.normalize_id(key) for key, value in given.items() if value is None]
     config_file = arguments.locals["config_file"] or stored.get("config_file")
-    return _Call(workflow, ensure_tuple(config_file), ids, none_ids if _from_command_line() else [])
+    paths = {key: value for key, value in {**stored, **given}.items() if key in _PATHS and isinstance(value, str)}
+    return _Call(workflow, ensure_tuple(config_file), ids, none_ids if _from_command_line() else [], paths)
 
 
 def _from_command_line() -> bool:

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
 
-__all__ = ["case_stem", "unique_case_ids"]
+__all__ = ["case_stem", "image_of_label", "unique_case_ids"]
 
 # A suffix starts with a letter, so that the dots of a DICOM identifier such as 1.2.840.10008 stay in the name.
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.gz)?$")
+
+_LABEL_ENDING = re.compile(r"_(seg|mask|label|gt|segmentation)$")
 
 
 def case_stem(path: str) -> str:
@@ -18,6 +20,15 @@ def case_stem(path: str) -> str:
     # FOLDER#UID names one DICOM series of a folder
     name = PurePath(path).name.replace("#", "_").replace("&", "_")
     return _SUFFIX.sub("", name) or name
+
+
+def image_of_label(name: str) -> str:
+    """What the image of a label is called, without ``_seg``, ``_mask``, ``_label``, ``_gt`` or ``_segmentation``.
+
+    Args:
+        name: see :func:`case_stem`.
+    """
+    return _LABEL_ENDING.sub("", name)
 
 
 def unique_case_ids(paths: Sequence[str]) -> list[str]:

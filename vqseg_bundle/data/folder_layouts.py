@@ -19,6 +19,7 @@ from .layouts import (
     pair_folders,
     read_decathlon_labels,
 )
+from .layouts.found_case import some
 from .volume_io import read_voxels
 
 __all__ = ["FoundCase", "find_cases", "find_label_names"]
@@ -43,10 +44,12 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])
     cases = cases or find_split_folders(dataset_dir, patient_pattern) or find_acdc(dataset_dir)
     if not cases:
+        entries = sorted(dataset_dir.iterdir())
+        names = some([f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]) or "nothing"
         raise DataError(
             f"dataset_dir {dataset_dir}: expected images/ and labels/, imagesTr/ and labelsTr/, labeled/ and "
-            "unlabeled/, train-label/ and train-unlabel/, or ACDC's patientNNN/patientNNN_frameNN.nii.gz; found none "
-            "of them."
+            "unlabeled/, train-label/ and train-unlabel/, or ACDC's patientNNN/patientNNN_frameNN.nii.gz; found "
+            f"{names}. Name the folder that holds them, rename folders so, or write a datalist by hand: docs/README.md."
         )
     return cases
 
@@ -62,7 +65,10 @@ def find_label_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]
         return named
     paths = [str(dataset_dir / case.label) for case in cases if case.label]
     if not paths:
-        raise DataError(f"dataset_dir {dataset_dir}: expected at least one label, found none.")
+        raise DataError(
+            f"dataset_dir {dataset_dir}: expected at least one label, found none; put labels into labels/, or name the "
+            'classes with --labels "background,name,...".'
+        )
     with ThreadPoolExecutor(2) as pool:
         bar = tqdm(pool.map(_values, paths), "reading labels", len(paths), unit="file", disable=None)
         found = {float(value) for values in bar for value in values}
@@ -70,8 +76,9 @@ def find_label_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]
     if found | {0.0} != {float(index) for index in range(count)}:
         shown = ", ".join(f"{value:g}" for value in sorted(found)[:10])
         raise DataError(
-            f"dataset_dir {dataset_dir}: expected label values 0, 1, 2, ... without gaps, found {shown}; correct the "
-            'files, or name the classes with --labels "background,name,...".'
+            f"dataset_dir {dataset_dir}: expected label values 0, 1, 2, ... without gaps, found {shown}; write "
+            "labels with such values, or, where a class between is merely absent, name all with --labels "
+            '"background,name,...".'
         )
     return ["background", *(f"label_{index}" for index in range(1, count))]
 

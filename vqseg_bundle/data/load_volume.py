@@ -55,7 +55,9 @@ class VolumeReader(ImageReader):
         """
         if volume_kind(img) == "nifti":
             reader = NibabelReader()
-            return reader.get_data(reader.read(Path(img)))
+            image = reader.read(Path(img))
+            if len(image.shape) > 2:
+                return reader.get_data(image)
         header, voxels = read_header(img), read_voxels(img, self.is_label)
         meta = {
             MetaKeys.AFFINE: header.affine,

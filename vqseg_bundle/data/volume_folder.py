@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from .case_names import unique_case_ids
+from .case_names import case_stem, image_of_label, unique_case_ids
 from .errors import DataError
 from .formats import VOLUME_KINDS, accepts_uneven, join_volume_path, list_series, volume_kind
 
 __all__ = ["list_series_paths", "list_volumes"]
+
+logger = logging.getLogger(__name__)
 
 _FLAT_KINDS = ("picture", "array")
 
@@ -17,8 +20,9 @@ _FLAT_KINDS = ("picture", "array")
 def list_volumes(
     dataset_dir: str | Path, output_dir: str | Path | None = None, uneven_slices: str = "refuse"
 ) -> list[dict[str, str]]:
-    """Every volume in a folder and the folders below it; hidden ones and an output folder's are left out.
+    """Every volume in a folder and the folders below it; hidden ones, labels and an output folder's are left out.
 
+    A label is what lies beside another volume and is called as one of it, such as ``x_gt.nii.gz`` beside ``x.nii.gz``.
     Each DICOM series is a volume, for its files see :func:`~vqseg_bundle.data.source_files`. Pictures and NPY arrays
     count where there is nothing else: beside volumes they are previews.
 
@@ -37,7 +41,7 @@ def list_volumes(
     """
     accept, root = accepts_uneven(uneven_slices), Path(dataset_dir)
     if root.is_dir():
-        paths = _without_previews(list(_walk(root, _output_folders(root, output_dir))))
+        paths = _without_labels(_without_previews(list(_walk(root, _output_folders(root, output_dir)))))
     elif root.is_file():
         paths = [str(root.absolute())] if volume_kind(root) else []
     else:
@@ -84,6 +88,19 @@ def _walk(folder: Path, left_out: set[Path]) -> Iterator[str]:
 def _without_previews(paths: list[str]) -> list[str]:
     volumes = [path for path in paths if volume_kind(path) not in _FLAT_KINDS]
     return volumes or paths
+
+
+def _without_labels(paths: list[str]) -> list[str]:
+    places = {(PurePath(path).parent, case_stem(path)): path for path in paths}
+    labels = []
+    for (folder, name), path in places.items():
+        if image_of_label(name) != name and (folder, image_of_label(name)) in places:
+            labels.append(path)
+    if labels:
+        logger.info(
+            "%d files are called as labels of files beside them and left out, such as %s", len(labels), labels[0]
+        )
+    return [path for path in paths if path not in set(labels)]
 
 
 def _output_folders(root: Path, output_dir: str | Path | None) -> set[Path]:

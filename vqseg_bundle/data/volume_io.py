@@ -40,7 +40,8 @@ def read_header(path: str) -> VolumeHeader:
         header = _read_header(path, _existing_kind(path))
     if len(header.shape) not in (3, 4) or min(header.shape) < 1:
         raise DataError(
-            f"{path}: expected a volume of 3 dimensions, or 4 with channels last, found shape {header.shape}."
+            f"{path}: expected an image of 2 or 3 dimensions, or 4 with channels last, found shape {header.shape}; "
+            "save it anew, without further axes and with at least a voxel along each."
         )
     if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine)) < 1e-12:
         raise DataError(f"{path}: expected an affine with positive, finite voxel spacing, found {_row(header.affine)}.")

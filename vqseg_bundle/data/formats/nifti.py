@@ -1,4 +1,4 @@
-"""NIfTI volumes, by nibabel."""
+"""NIfTI volumes, by nibabel; an image of two axes becomes a volume of one slice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def read_nifti_header(path: str) -> VolumeHeader:
         OSError: the file is truncated or broken; nibabel's own errors, too.
     """
     image = _open(path)
-    header = VolumeHeader(tuple(image.shape), np.asarray(image.affine, dtype=np.float64))
+    header = VolumeHeader(_volume_shape(image), np.asarray(image.affine, dtype=np.float64))
     _check_length(path, image)
     if image.get_data_dtype().kind not in "biuf":
         raise DataError(f"{path}: expected real numbers as voxels, found type {image.get_data_dtype()}.")
@@ -41,8 +41,12 @@ def read_nifti(path: str) -> np.ndarray:
     """
     image = _open(path)
     if (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0):
-        return image.get_fdata(dtype=np.float32)
-    return np.asanyarray(image.dataobj)
+        return image.get_fdata(dtype=np.float32).reshape(_volume_shape(image))
+    return np.asanyarray(image.dataobj).reshape(_volume_shape(image))
+
+
+def _volume_shape(image: Any) -> tuple[int, ...]:
+    return (*image.shape, 1) if len(image.shape) == 2 else tuple(image.shape)
 
 
 def _open(path: str) -> Any:

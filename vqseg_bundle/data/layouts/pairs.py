@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..case_names import case_stem
+from ..case_names import case_stem, image_of_label
 from ..errors import DataError
 from ..formats import list_series, volume_kind
 from ..volume_folder import list_series_paths
@@ -16,7 +16,7 @@ __all__ = ["find_pairs", "pair_folders"]
 
 _FOLDER_PAIRS = (("images", "labels"), ("images", "masks"), ("imagesTr", "labelsTr"), ("image", "mask"))
 _CHANNEL = re.compile(r"_(\d{4})$")
-_LABEL_ENDING = re.compile(r"_(seg|mask|label|gt|segmentation)$")
+_IMAGE_ENDING = re.compile(r"_(image|img)$")
 
 
 def pair_folders(root: Path) -> tuple[str, str] | None:
@@ -28,21 +28,28 @@ def pair_folders(root: Path) -> tuple[str, str] | None:
 def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None) -> list[FoundCase]:
     """Cases by name; those without label have an empty one.
 
-    ``x_0000`` is nnU-Net's name of the first channel of ``x``; a label may be called ``x_seg``, ``x_mask``,
+    A file in a folder below has the folder's name before its own: ``a/b.nii.gz`` is ``a_b``. ``x_0000`` is nnU-Net's
+    name of the first channel of ``x``; an image may be called ``x_image`` or ``x_img``, a label ``x_seg``, ``x_mask``,
     ``x_label``, ``x_gt`` or ``x_segmentation``.
 
     Raises:
-        DataError: a folder is empty, two files have one name, a label lacks its image, or the pattern does not match.
+        DataError: a folder is empty, two files have one name, a label lies among the images or lacks its image, or the
+            pattern does not match.
     """
-    image_by_name = _volumes(root / images)
+    image_by_name = _rename_images(_volumes(root / images))
     if not image_by_name:
-        raise DataError(f"{root / images}: expected volumes, pictures or folders of DICOM slices, found none.")
+        raise DataError(
+            f"{root / images}: expected volumes, pictures or folders of DICOM slices, found none; put the images there."
+        )
+    _refuse_labels_among(image_by_name)
     label_by_name = _volumes(root / labels) if (root / labels).is_dir() else {}
     label_by_name = _rename_labels(label_by_name, image_by_name)
     orphans = sorted(set(label_by_name) - set(image_by_name))
     if orphans:
+        files = some([label_by_name[name].relative_to(root / labels).as_posix() for name in orphans])
         raise DataError(
-            f"{root / labels}: no image in {images}/ of the same name for label {some(orphans)}; rename them alike."
+            f"{root / labels}: expected each label to be called as its image, found none in {images}/ for {files} "
+            f"(images are called {some(sorted(image_by_name))}); rename them alike, or take the labels out."
         )
     return [
         FoundCase(
@@ -54,14 +61,30 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
     ]
 
 
+def _rename_images(images: dict[str, Path]) -> dict[str, Path]:
+    renamed = {_IMAGE_ENDING.sub("", name): path for name, path in images.items()}
+    return renamed if len(renamed) == len(images) else images
+
+
 def _rename_labels(labels: dict[str, Path], images: dict[str, Path]) -> dict[str, Path]:
     renamed: dict[str, Path] = {}
     for label, path in labels.items():
-        name = label if label in images else _LABEL_ENDING.sub("", label)
+        name = label if label in images else image_of_label(label)
         if name in renamed:
             raise DataError(f"{path}: expected one label an image, found {renamed[name].name} for {name}, too.")
         renamed[name] = path
     return renamed
+
+
+def _refuse_labels_among(images: dict[str, Path]) -> None:
+    """Labels that lie beside their images would be taken for images without label."""
+    for name, path in images.items():
+        if image_of_label(name) != name and image_of_label(name) in images:
+            other = images[image_of_label(name)].name
+            raise DataError(
+                f"{path}: expected images alone, found what is called as the label of {other}; put labels into a "
+                "folder labels/ beside the images' folder."
+            )
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
@@ -86,8 +109,21 @@ def _named_volumes(folder: Path) -> Iterator[tuple[str, Path]]:
     for entry in entries:
         if entry.is_dir():
             yield from _named_series(entry)
+            yield from _named_below(entry)
         elif volume_kind(entry):
             yield case_stem(entry.name), entry
+
+
+def _named_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Other volumes below a folder, by all that leads to them: a/b.png is a_b."""
+    for file in sorted(folder.rglob("*")):
+        inner = file.relative_to(folder.parent)
+        if (
+            file.is_file()
+            and volume_kind(file) not in ("", "dicom")
+            and not any(p.startswith(".") for p in inner.parts)
+        ):
+            yield case_stem(inner.as_posix().replace("/", "_")), file
 
 
 def _named_series(folder: Path) -> Iterator[tuple[str, Path]]:
