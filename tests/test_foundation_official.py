@@ -14,6 +14,7 @@ def test_every_model_is_compared():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", OFFICIAL_MODELS)
 def test_features_at_the_native_size_are_the_official_ones(name, tmp_path):
     assert largest_difference(name, tmp_path) < 1e-4
