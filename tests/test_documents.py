@@ -45,10 +45,17 @@ LONG = (
 #: what makes Python blocks short
 CHANGED = {'"federated_rounds": 20': f'"federated_rounds": 2, **{SHORT_TRAINING}'}
 
+#: each command once, in its folder: a later document repeats what an earlier one has written
 _SHIM = """#!{python} -S
 import os, sys
 sys.path.insert(0, {tests!r})
 from document_fences import shortened
+words = repr([os.getcwd(), *sys.argv])
+with open({done!r}, "a+") as done:
+    done.seek(0)
+    if words in done.read().splitlines():
+        sys.exit()
+    done.write(words + "\\n")
 os.execv({python!r}, [{python!r}, *{before!r}, *shortened(sys.argv[1:])])
 """
 
@@ -127,7 +134,8 @@ class Checkout:
     def _write_shims(self, folder: Path) -> None:
         folder.mkdir()
         for name, before in (("python", ()), ("torchrun", ("-m", "torch.distributed.run"))):
-            text = _SHIM.format(python=sys.executable, tests=str(ROOT / "tests"), before=before)
+            done = str(self.root / "bin" / "done")
+            text = _SHIM.format(python=sys.executable, tests=str(ROOT / "tests"), before=before, done=done)
             (folder / name).write_text(text)
             (folder / name).chmod(0o755)
 
