@@ -23,7 +23,7 @@ SHORT_TRAINING = {
 }
 _FENCE = re.compile(r"^```(?P<language>\S*)[^\n]*\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
-_REASON = re.compile(r"<!-- not run: (.+?) -->\n\Z", re.DOTALL)
+_REASON = re.compile(r"<!-- not run: ((?:(?!-->).)+) -->\n\Z", re.DOTALL)
 
 
 class Fence(NamedTuple):

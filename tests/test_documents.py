@@ -178,6 +178,12 @@ def test_nothing_is_kept_for_blocks_that_are_gone() -> None:
     assert not [word for word in (*LONG, *GIVEN, *CHANGED) if word not in text]
 
 
+def test_a_reason_is_the_block_s_own(tmp_path: Path) -> None:
+    block = "```text\n1\n```\n"
+    (tmp_path / "page.md").write_text(f"<!-- not run: first -->\n{block}<!-- not run: second -->\n{block}\n{block}")
+    assert [fence.reason for fence in read_fences(tmp_path / "page.md")] == ["first", "second", None]
+
+
 def test_a_new_block_must_run_or_say_why_not(checkout: Checkout, tmp_path: Path) -> None:
     block = "```sh\npython -m scripts.check_data --datalist STUDY/datalist.json  # of your own\n```\n"
     (tmp_path / "excused.md").write_text(f"# New\n\n<!-- not run: of another page -->\n{block}")

@@ -2,6 +2,7 @@
 
 from vqseg_bundle.layers.code_entropy import code_use_entropy
 from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
+from vqseg_bundle.layers.exact_instance_norm import keep_instance_norm_exact
 from vqseg_bundle.layers.feature_adapter import PostVQFeatureAdapter
 from vqseg_bundle.layers.feature_dropout import FeatureDropout
 from vqseg_bundle.layers.nearest_code import nearest_code
@@ -26,6 +27,7 @@ __all__ = [
     "automatic_temperature",
     "code_use_entropy",
     "dropout_kl_divergence",
+    "keep_instance_norm_exact",
     "lookup",
     "nearest_code",
     "perturbed_marginal",

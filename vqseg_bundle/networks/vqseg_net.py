@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from vqseg_bundle.layers import VectorQuantizer
+from vqseg_bundle.layers import VectorQuantizer, keep_instance_norm_exact
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
 from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 
@@ -132,6 +132,7 @@ class VQSegNet(VQNetwork):
                 dropout,
                 activation_checkpointing,
             )
+        keep_instance_norm_exact(self)
 
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""
