@@ -37,7 +37,6 @@ LONG = (
     "train_dinov2.json",
     "task06_lung.json",
     "cached",
-    "measure_alignment",
     "ckpt_export",
     "onnx",
 )
