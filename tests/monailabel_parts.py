@@ -20,7 +20,10 @@ from urllib.request import Request, urlopen
 
 from bundle_runs import ROOT
 
-__all__ = ["Client", "environment", "install_app", "serving"]
+__all__ = ["APP", "INSTALL", "START", "Client", "document_block", "environment", "install_app", "serving"]
+
+#: how the blocks of docs/monai-label.md begin that are run
+INSTALL, APP, START = "python3 -m venv", "monailabel apps", "monailabel start_server"
 
 _DOCUMENT = ROOT / "docs" / "monai-label.md"
 _START_SECONDS, _TASK_SECONDS = 300, 3600
@@ -30,14 +33,14 @@ def environment() -> Path:
     """The ``bin`` folder of the server's environment, which the document's first block makes where it is missing."""
     folder = ROOT / ".venv-monailabel"
     if not (folder / "installed").exists():
-        subprocess.run(["sh", "-e", "-c", _block("python -m venv")], cwd=ROOT, check=True)
+        subprocess.run(["sh", "-e", "-c", document_block(INSTALL)], cwd=ROOT, check=True)
         (folder / "installed").touch()
     return folder / "bin"
 
 
 def install_app(folder: Path, bundle: str) -> Path:
     """MONAI Label's application with a bundle that lies in ``folder``, by the document's second block."""
-    block = _block("monailabel apps").replace("hippocampus", bundle)
+    block = document_block(APP).replace("hippocampus", bundle)
     subprocess.run(["sh", "-e", "-c", block], cwd=folder, env=_variables(), check=True, capture_output=True)
     return folder / "apps" / "monaibundle" / "model" / bundle
 
@@ -48,7 +51,7 @@ def serving(folder: Path, bundle: str, studies: Path, log: Path) -> Iterator[Cli
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    block = _block("monailabel start_server").replace("hippocampus", bundle)
+    block = document_block(START).replace("hippocampus", bundle)
     block = "exec " + block.replace("STUDIES", shlex.quote(str(studies))).replace("8000", port)
     with log.open("w") as file:
         server = subprocess.Popen(
@@ -125,7 +128,7 @@ class Client:
             return answer.read()
 
 
-def _block(start: str) -> str:
+def document_block(start: str) -> str:
     """The one block of the document that starts with these words."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", _DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     (found,) = (block for block in blocks if block.startswith(start))

@@ -24,6 +24,7 @@ import pytest
 from bundle_runs import ROOT, process_kept
 from document_fences import LANGUAGES, SHORT_TRAINING, Fence, commands, read_fences, shortened
 from document_places import GIVEN, with_places
+from monailabel_parts import APP, INSTALL, START, document_block
 
 #: the two whose data and trainings the others go on with come first
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "models" / "README.md"]
@@ -175,6 +176,11 @@ def test_a_block_says_what_it_is_and_holds_it(fence: Fence) -> None:
 def test_nothing_is_kept_for_blocks_that_are_gone() -> None:
     text = "".join(fence.text for fence in FENCES if fence.reason is None)
     assert not [word for word in (*LONG, *GIVEN, *CHANGED) if word not in text]
+
+
+@pytest.mark.parametrize("start", [INSTALL, APP, START])
+def test_monai_label_s_page_has_the_blocks_that_its_tests_run(start: str) -> None:
+    assert document_block(start).count("\n") >= 2
 
 
 def test_a_reason_is_the_block_s_own(tmp_path: Path) -> None:
