@@ -17,6 +17,7 @@ class Step(NamedTuple):
 
     features: Tensor
     indices: Tensor
+    quantized_skips: tuple[Step, ...] = ()
 
 
 def _quantizer(codebook_type: str = "ema", num_embeddings: int = 4) -> VectorQuantizer:
@@ -148,7 +149,7 @@ def _train(
 @pytest.mark.parametrize("codebook_type", ["ema", "mapped"])
 def test_dead_codes_are_revived_after_patience_and_live_ones_stay(codebook_type):
     quantizer = _quantizer(codebook_type)
-    handler = CodebookMaintenance(quantizer, total_iterations=100, patience=3, interval=1, max_share=1.0)
+    handler = CodebookMaintenance([quantizer], total_iterations=100, patience=3, interval=1, max_share=1.0)
     moves = _train(quantizer, handler, codes=[1, 3, 1, 3], iterations=4)
     assert moves[:2] == [[], []]
     assert moves[2] == [0, 2]
@@ -161,7 +162,7 @@ def test_dead_codes_are_revived_after_patience_and_live_ones_stay(codebook_type)
 
 def test_revived_codes_take_tokens_from_then_on():
     quantizer = _quantizer("mapped")
-    handler = CodebookMaintenance(quantizer, total_iterations=100, patience=1, interval=1, max_share=1.0)
+    handler = CodebookMaintenance([quantizer], total_iterations=100, patience=1, interval=1, max_share=1.0)
     _train(quantizer, handler, codes=[1], iterations=1, spread=30)
     far = torch.arange(60.0).view(1, 2, 1, 30) + 100.0
     used = quantizer(far).indices.unique().tolist()
@@ -172,14 +173,14 @@ def test_revived_codes_take_tokens_from_then_on():
 @pytest.mark.parametrize(("max_share", "revived"), [(0.1, 2), (0.25, 5), (0.001, 1), (1.0, 19)])
 def test_at_most_max_share_is_revived_at_once(max_share, revived):
     quantizer = _quantizer(num_embeddings=20)
-    handler = CodebookMaintenance(quantizer, total_iterations=100, patience=1, interval=1, max_share=max_share)
+    handler = CodebookMaintenance([quantizer], total_iterations=100, patience=1, interval=1, max_share=max_share)
     moves = _train(quantizer, handler, codes=[0], iterations=1, spread=40)
     assert len([code for code in moves[0] if code != 0]) == revived
 
 
 def test_not_more_codes_are_revived_than_there_are_tokens():
     quantizer = _quantizer(num_embeddings=20)
-    handler = CodebookMaintenance(quantizer, total_iterations=100, patience=1, interval=1, max_share=1.0)
+    handler = CodebookMaintenance([quantizer], total_iterations=100, patience=1, interval=1, max_share=1.0)
     moves = _train(quantizer, handler, codes=[0, 0, 0], iterations=1)
     assert len(moves[0]) == 3
 
@@ -187,7 +188,7 @@ def test_not_more_codes_are_revived_than_there_are_tokens():
 def test_revivals_come_at_intervals_and_stop_for_good():
     quantizer = _quantizer(num_embeddings=40)
     handler = CodebookMaintenance(
-        quantizer, total_iterations=10, patience=1, interval=2, max_share=0.05, stop_share=0.6
+        [quantizer], total_iterations=10, patience=1, interval=2, max_share=0.05, stop_share=0.6
     )
     moves = _train(quantizer, handler, codes=[0], iterations=10, spread=50)
     assert [len([code for code in moved if code != 0]) for moved in moves] == [0, 2, 0, 2, 0, 2, 0, 0, 0, 0]
@@ -196,14 +197,14 @@ def test_revivals_come_at_intervals_and_stop_for_good():
 @pytest.mark.parametrize("changes", [{"patience": 0}, {"stop_share": 0.0}])
 def test_reviving_can_be_switched_off(changes):
     quantizer = _quantizer("mapped")
-    handler = CodebookMaintenance(quantizer, total_iterations=10, interval=1, **({"patience": 1} | changes))
+    handler = CodebookMaintenance([quantizer], total_iterations=10, interval=1, **({"patience": 1} | changes))
     assert _train(quantizer, handler, codes=[0], iterations=5) == [[]] * 5
 
 
 def test_the_draw_is_that_of_the_seed():
     def codewords(seed: int) -> Tensor:
         quantizer = _quantizer(num_embeddings=20)
-        handler = CodebookMaintenance(quantizer, 100, patience=1, interval=1, max_share=0.2, seed=seed)
+        handler = CodebookMaintenance([quantizer], 100, patience=1, interval=1, max_share=0.2, seed=seed)
         _train(quantizer, handler, codes=[0], iterations=2, spread=40)
         return quantizer.project_codebook()
 
@@ -218,15 +219,31 @@ def test_ema_codewords_follow_the_tokens_each_step():
     engine = Engine(
         lambda engine, batch: {"student": Step(torch.ones(1, 2, 1, 3), torch.zeros(1, 1, 3, dtype=torch.int64))}
     )
-    CodebookMaintenance(quantizer, total_iterations=10).attach(engine)
+    CodebookMaintenance([quantizer], total_iterations=10).attach(engine)
     engine.run([0])
     torch.testing.assert_close(quantizer.project_codebook()[0], (0.99 * start[0] + 0.03) / 1.02)
     assert torch.equal(quantizer.project_codebook()[1:], start[1:])
 
 
+def test_each_quantiser_has_dead_codes_of_its_own_and_follows_its_own_tokens():
+    bottleneck, skip = _quantizer(), _quantizer()
+    ones, twos = torch.ones(1, 2, 1, 3), torch.full((1, 2, 1, 5), 2.0)
+    quantised_skip = Step(twos, torch.full((1, 1, 5), 3))
+    step = Step(ones, torch.zeros(1, 1, 3, dtype=torch.int64), (quantised_skip,))
+    handler = CodebookMaintenance([bottleneck, skip], total_iterations=10, patience=2, interval=2, max_share=1.0)
+    engine = Engine(lambda engine, batch: {"student": step})
+    handler.attach(engine)
+    engine.run([0])
+    assert handler.idle.tolist() == [[0, 1, 1, 1], [1, 1, 1, 0]]
+    engine.run([0, 0])
+    assert (bottleneck.project_codebook()[1:] == 1.0).all()
+    assert (skip.project_codebook()[:3] == 2.0).all()
+    assert handler.idle.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_a_network_without_quantiser_needs_no_maintenance():
     engine = Engine(lambda engine, batch: {"student": None})
-    CodebookMaintenance(None, total_iterations=10).attach(engine)
+    CodebookMaintenance([], total_iterations=10).attach(engine)
     engine.run([0])
     assert engine.state.iteration == 1
 
@@ -243,4 +260,4 @@ def test_a_network_without_quantiser_needs_no_maintenance():
 )
 def test_arguments_are_checked(changes, message):
     with pytest.raises(ValueError, match=message):
-        CodebookMaintenance(nn.Identity(), 10, **changes)
+        CodebookMaintenance([nn.Identity()], 10, **changes)

@@ -88,7 +88,7 @@ def _train(method: str, world: int, labeled: Any, unlabeled: Any) -> dict[str, A
         loss_function=VQSegLoss(
             lambda_reconstruction=0.1, lambda_entropy=0.1, segmentation_loss=segmentation, consistency_loss=consistency
         ),
-        train_handlers=[CodebookMaintenance(student.quantizer, total_iterations=STEPS)],
+        train_handlers=[CodebookMaintenance(student.quantizers(), total_iterations=STEPS)],
     )
     losses: list[Tensor] = []
     trainer.add_event_handler(

@@ -31,7 +31,7 @@ def _train_on_one_rank(rank: int, folder: str) -> None:
             quantizer={"normalize": True, "codebook_type": codebook_type, "entropy_temperature": 0.1}
         )
         module = VQSegTrainingModule(student, QuantizedPerturbation(), PostVQFeatureAdapter(2, 5, 7))
-        maintenance = CodebookMaintenance(student.quantizer, total_iterations=10, patience=1, interval=1)
+        maintenance = CodebookMaintenance(student.quantizers(), total_iterations=10, patience=1, interval=1)
         trainer = make_trainer(
             student,
             network=DistributedDataParallel(module),
@@ -57,9 +57,10 @@ def _revive(rank: int, path: Path) -> None:
     torch.manual_seed(0)
     quantizer = VectorQuantizer(2, 8, 1, codebook_type="ema")
     tokens = torch.arange(1.0, 5.0).view(1, 1, 2, 2) + 100 * rank
-    output = {"student": SimpleNamespace(features=tokens, indices=torch.zeros(1, 2, 2, dtype=torch.int64))}
+    indices = torch.zeros(1, 2, 2, dtype=torch.int64)
+    output = {"student": SimpleNamespace(features=tokens, indices=indices, quantized_skips=[])}
     engine = Engine(lambda engine, batch: output)
-    CodebookMaintenance(quantizer, 10, patience=1, interval=1, max_share=1.0).attach(engine)
+    CodebookMaintenance([quantizer], 10, patience=1, interval=1, max_share=1.0).attach(engine)
     engine.run([0])
     torch.save(quantizer.project_codebook(), path)
 

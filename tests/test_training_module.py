@@ -11,13 +11,17 @@ from vqseg_bundle.networks import VQSegOutput
 
 
 def _assert_equal_outputs(left: VQSegOutput, right: VQSegOutput) -> None:
-    for name, value in left._asdict().items():
-        assert torch.equal(value, getattr(right, name)), name
+    assert len(left.quantized_skips) == len(right.quantized_skips)
+    pairs = [(left, right), *zip(left.quantized_skips, right.quantized_skips, strict=True)]
+    for one, other in pairs:
+        for name, value in one._asdict().items():
+            assert name == "quantized_skips" or torch.equal(value, getattr(other, name)), name
 
 
 def test_every_field_has_the_documented_shape():
     output = make_module(Shift(), adapter=True)(*make_images(), grid=(3, 4))
-    shapes = {name: tuple(value.shape) for name, value in output._asdict().items()}
+    assert output.quantized_skips == []
+    shapes = {name: tuple(value.shape) for name, value in output._asdict().items() if name != "quantized_skips"}
     assert shapes == {
         "labeled_logits": (2, 3, 16, 16),
         "unlabeled_logits": (3, 3, 16, 16),
@@ -116,6 +120,27 @@ def test_perturbed_features_have_the_value_of_the_new_codeword():
     torch.testing.assert_close(output.reconstruction[2:], module.network.decode_image(moved, [16, 16]))
 
 
+def test_a_quantised_skip_connection_is_perturbed_by_a_draw_of_its_own_on_unlabelled_images_alone():
+    shift, (labeled, unlabeled) = Shift(), make_images()
+    module = make_module(shift, skip_connections=(False, "quantized"), quantizer={"entropy_temperature": 0.1})
+    output = module(labeled, unlabeled)
+    network, (skip,) = module.network, output.quantized_skips
+    stage = network.skip_stages[1]
+    assert [tuple(value.shape) for value in skip] == [(5, 5, 8, 8), (5, 8, 8), (16, 5)]
+    assert not any(value.requires_grad for value in skip)
+    assert torch.equal(skip.features, stage.projection(network.encode(torch.cat((labeled, unlabeled))).skips[1]))
+    assert [tuple(call[0].shape) for call in shift.calls] == [(3, 4, 4), (3, 8, 8)]
+    codes = [torch.cat((indices[:2], (indices[2:] + 1) % 16)) for indices in (output.indices, skip.indices)]
+    seen = stage.expansion(lookup(codes[1], skip.codebook))
+    expected = network.decode_segmentation(lookup(codes[0], output.codebook), [seen, seen], [16, 16])
+    torch.testing.assert_close(torch.cat((output.labeled_logits, output.unlabeled_logits)), expected)
+    losses = [
+        quantizer(value.features)[2:] for quantizer, value in zip(network.quantizers(), (output, skip), strict=True)
+    ]
+    torch.testing.assert_close(output.commitment_loss, losses[0][0] + losses[1][0])
+    torch.testing.assert_close(output.entropy_loss, losses[0][1] + losses[1][1])
+
+
 def test_the_adapter_sees_the_clean_features_of_both_batches():
     labeled, unlabeled = make_images()
     clean = make_module(adapter=True)(labeled, unlabeled, (3, 3))
@@ -189,6 +214,7 @@ def test_every_parameter_gets_a_gradient_in_every_step(num_embeddings, codebook_
         QuantizedPerturbation() if with_codes else None,
         adapter=with_codes,
         num_embeddings=num_embeddings,
+        skip_connections=(True, "quantized") if with_codes else True,
         quantizer={"codebook_type": codebook_type, "entropy_temperature": 0.1} if with_codes else None,
     )
     labeled, unlabeled = make_images()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from vqseg_bundle.layers import lookup
 from vqseg_bundle.networks import VQSegNet
 
 DECODER = "reconstruction_decoder."
@@ -74,6 +75,7 @@ def test_odd_sizes_are_padded_at_the_far_ends_by_repetition():
         {},
         {"num_embeddings": None},
         {"reconstruction": False, "skip_connections": (False, True)},
+        {"skip_connections": (True, "quantized"), "quantizer": {"normalize": True}},
         {"skip_connections": False, "dropout": 0.2, "quantizer": {"normalize": True, "codebook_type": "ema"}},
     ],
 )
@@ -104,6 +106,7 @@ def test_only_the_deployed_path_runs_in_forward():
         (False, [False, False]),
         ((True, False), [True, False]),
         ((False, True), [False, True]),
+        ((False, "quantized"), [False, True]),
     ],
 )
 def test_skip_connections_are_chosen_level_by_level(skip_connections, seen):
@@ -120,6 +123,21 @@ def test_without_skip_connections_the_logits_are_a_function_of_the_codes():
     image = torch.randn(1, 1, 16, 16)
     codes = network.quantizer(network.encode(image).features).quantized
     torch.testing.assert_close(network.decode_segmentation(codes, [], [16, 16]), network(image), rtol=0, atol=0)
+
+
+def test_with_every_skip_connection_quantised_the_logits_are_a_function_of_the_codes():
+    network = _network(skip_connections="quantized").eval()
+    image = torch.randn(1, 1, 16, 16)
+    encoding = network.encode(image)
+    first, *others = network.quantizers()
+    assert first is network.quantizer
+    assert len({id(quantizer) for quantizer in network.quantizers()}) == 3
+    skips = [
+        stage.expansion(lookup(quantizer(stage.projection(skip)).indices, quantizer.project_codebook()))
+        for stage, quantizer, skip in zip(network.skip_stages, others, encoding.skips, strict=True)
+    ]
+    logits = network.decode_segmentation(first(encoding.features).quantized, skips, [16, 16])
+    torch.testing.assert_close(logits, network(image), rtol=0, atol=0)
 
 
 def test_the_image_decoder_sees_the_post_vq_features_alone():
@@ -247,7 +265,7 @@ def test_dropout_acts_in_training_alone():
 
 
 def test_recorded_arguments_rebuild_the_network():
-    network = _network(strides=((2, 1), 2), skip_connections=(True, False), quantizer={"normalize": True})
+    network = _network(strides=((2, 1), 2), skip_connections=(False, "quantized"), quantizer={"normalize": True})
     rebuilt = VQSegNet(**network.arguments)
     rebuilt.load_state_dict(network.state_dict())
     image = torch.randn(1, 1, 16, 16)
@@ -260,7 +278,9 @@ def test_recorded_arguments_rebuild_the_network():
         ({"strides": (2, 2, 2)}, r"3 channels want 2 strides, got 3"),
         ({"channels": (4,), "strides": ()}, r"strides must hold one entry between each two levels"),
         ({"strides": ((2, 2, 2), 2)}, r"each of strides must be one int or 2 ints, got \(2, 2, 2\)"),
-        ({"skip_connections": (True,)}, r"skip_connections must be one bool or 2 of them, got 1"),
+        ({"skip_connections": (True,)}, r'skip_connections must be one of True, False and "quantized", or 2 .* got 1'),
+        ({"skip_connections": (True, "vq")}, r"""connections must be True, False or "quantized", got 'vq'"""),
+        ({"skip_connections": "quantized", "num_embeddings": None}, r'must not be "quantized" .* without quantiser'),
         ({"reconstruction_channels": (4, 4, 4)}, r"reconstruction_channels must hold 2 widths, got 3"),
         ({"num_embeddings": 1}, r"num_embeddings .* must be at least 2, got 1"),
     ],

@@ -23,7 +23,7 @@ class WindowOutput(NamedTuple):
 
     Attributes:
         logits: ``(B, out_channels, *S)``.
-        indices: codes of the tokens, ``(B, *S_L)``; None without quantiser.
+        indices: codes of all quantisers' tokens, ``(B, N)``, the bottleneck's first; None without quantiser.
     """
 
     logits: Tensor
@@ -59,7 +59,7 @@ class Source:
     def run(self, windows: Tensor) -> WindowOutput:
         """Logits and codes of windows ``(B, C, *S)``."""
         with torch.no_grad():
-            return _run(self._network, windows, self._network.quantizer is not None)
+            return _run(self._network, windows)
 
 
 class ScriptedFile:
@@ -85,7 +85,7 @@ class ScriptedFile:
     def run(self, windows: Tensor) -> WindowOutput:
         """Logits and codes of windows ``(B, C, *S)``."""
         with torch.no_grad():
-            return _run(self._module, windows, getattr(self._module, "quantizer", None) is not None)
+            return _run(self._module, windows)
 
     def has_image_decoder(self) -> bool:
         """Whether the file holds weights that only training needs."""
@@ -99,13 +99,13 @@ class OnnxFile:
 
     Args:
         path: the file.
-        codewords: sizes ``(K, D)`` of the codebook, None without quantiser.
+        quantizers: how many the network has.
 
     Raises:
         DeploymentError: onnxruntime is missing, or the file is none or of another network.
     """
 
-    def __init__(self, path: Path, codewords: Sequence[int] | None) -> None:
+    def __init__(self, path: Path, quantizers: int) -> None:
         onnx, has_onnx = optional_import("onnx")
         onnxruntime, has_runtime = optional_import("onnxruntime")
         if not (has_onnx and has_runtime):
@@ -115,19 +115,15 @@ class OnnxFile:
         except Exception as error:  # protobuf's own kind of error, which has no public name
             raise DeploymentError(f"{path}: no ONNX file; make it with monai.bundle onnx_export.") from error
         self._names = [entry.name for entry in model.graph.initializer]
-        outputs = [model.graph.output[0].name]
-        if codewords is not None:
-            outputs.append(_expose_codes(onnx, model, path))
-        self._outputs = outputs
+        self._outputs = [model.graph.output[0].name, *_expose_codes(onnx, model, path, quantizers)]
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0]
         self.window: list[int] | None = [int(size) for size in self._input.shape]
 
     def run(self, windows: Tensor) -> WindowOutput:
         """Logits and codes of windows ``(B, C, *S)``."""
-        found = self._session.run(self._outputs, {self._input.name: windows.numpy()})
-        indices = torch.from_numpy(found[1]) if len(found) > 1 else None
-        return WindowOutput(torch.from_numpy(found[0]), indices)
+        logits, *codes = map(torch.from_numpy, self._session.run(self._outputs, {self._input.name: windows.numpy()}))
+        return WindowOutput(logits, _join(codes))
 
     def has_image_decoder(self) -> bool:
         """Whether the file holds weights that only training needs."""
@@ -149,20 +145,34 @@ def open_exported(path: Path, network: VQNetwork) -> Exported:
     if path.suffix == ".ts":
         return ScriptedFile(path)
     if path.suffix == ".onnx":
-        quantizer = network.quantizer
-        return OnnxFile(path, (quantizer.num_embeddings, quantizer.embedding_dim) if quantizer else None)
+        return OnnxFile(path, len(network.quantizers()))
     raise DeploymentError(f"--exported {path}: expected a .ts or .onnx file, found {path.suffix or 'no suffix'}.")
 
 
-def _run(network: Any, windows: Tensor, quantised: bool) -> WindowOutput:
-    indices = network.quantizer(network.encode(windows)[0]).indices if quantised else None
-    return WindowOutput(network(windows), indices)
+def _run(network: Any, windows: Tensor) -> WindowOutput:
+    """Run a network or its TorchScript file."""
+    features, skips = network.encode(windows)
+    codes = []
+    if getattr(network, "quantizer", None) is not None:
+        codes.append(network.quantizer(features).indices)
+    stages = network.skip_stages.children() if hasattr(network, "skip_stages") else ()
+    for stage, skip in zip(stages, skips, strict=False):  # no stages where none is quantised
+        if hasattr(stage, "quantizer"):
+            codes.append(stage.quantizer(stage.projection(skip)).indices)
+    return WindowOutput(network(windows), _join(codes))
 
 
-def _expose_codes(onnx: Any, model: Any, path: Path) -> str:
-    """Make the codes an output: the second input of the graph's only lookup of rows."""
+def _join(codes: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat([indices.flatten(1) for indices in codes], dim=1) if codes else None
+
+
+def _expose_codes(onnx: Any, model: Any, path: Path, quantizers: int) -> list[str]:
+    """Make the codes outputs: the second inputs of the graph's lookups of rows, one a quantiser."""
     found = [node.input[1] for node in model.graph.node if node.op_type == "Gather" and "embedding" in node.name]
-    if len(found) != 1:
-        raise DeploymentError(f"{path}: expected one lookup of codewords, found {len(found)}: not of this bundle.")
-    model.graph.output.append(onnx.helper.make_tensor_value_info(found[0], onnx.TensorProto.INT64, None))
-    return found[0]
+    if len(found) != quantizers:
+        raise DeploymentError(
+            f"{path}: expected {quantizers} lookups of codewords, found {len(found)}: not of this network."
+        )
+    for name in found:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
+    return found

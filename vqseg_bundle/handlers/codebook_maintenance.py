@@ -1,8 +1,8 @@
-"""Keeps the student's codebook alive during training: moving averages and new places for dead codes."""
+"""Keeps the student's codebooks alive during training: moving averages and new places for dead codes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ignite.distributed as idist
@@ -15,7 +15,7 @@ __all__ = ["CodebookMaintenance"]
 
 
 class CodebookMaintenance:
-    """Update the codebook after each step and give codes that nobody picks a new place.
+    """Update each codebook after each step and give codes that nobody picks a new place.
 
     A code is dead when no token of any process picked it for ``patience`` iterations. Every ``interval`` iterations at
     most ``max_share`` of the codebook is revived on tokens of the current batches of all processes, drawn at random.
@@ -23,7 +23,7 @@ class CodebookMaintenance:
     ends with.
 
     Args:
-        quantizer: the student's quantiser; None (a network without one) does nothing.
+        quantizers: the student's quantisers, of as many codes each, the bottleneck's first; none does nothing.
         total_iterations: length of the training.
         patience: iterations without a token after which a code counts as dead; 0 revives nothing.
         interval: iterations between two revivals.
@@ -37,7 +37,7 @@ class CodebookMaintenance:
 
     def __init__(
         self,
-        quantizer: nn.Module | None,
+        quantizers: Sequence[nn.Module],
         total_iterations: int,
         patience: int = 100,
         interval: int = 10,
@@ -51,50 +51,55 @@ class CodebookMaintenance:
             raise ValueError(f"stop_share must lie in [0, 1], got {stop_share}.")
         if patience < 0 or interval < 1:
             raise ValueError(f"patience must be at least 0 and interval at least 1, got {patience} and {interval}.")
-        self.quantizer: Any = quantizer
+        self.quantizers: list[Any] = list(quantizers)
         self.patience = patience
         self.interval = interval
         self.max_share = max_share
         self.last_revival = round(stop_share * total_iterations)
         self.generator = torch.Generator().manual_seed(seed)
-        self.idle = torch.zeros(0, dtype=torch.int64)
+        self.idle = torch.zeros(0, 0, dtype=torch.int64)
 
     def attach(self, engine: Engine) -> None:
         """Work after each iteration of the trainer."""
-        if self.quantizer is not None:
+        if self.quantizers:
             engine.add_event_handler(Events.STARTED, self._start)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._maintain)
 
     def _start(self, engine: Engine) -> None:
-        device = next(self.quantizer.buffers()).device
-        self.idle = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64, device=device)
+        first = self.quantizers[0]
+        shape = (len(self.quantizers), first.num_embeddings)
+        self.idle = torch.zeros(shape, dtype=torch.int64, device=next(first.buffers()).device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """How long each code has been idle, and the state of the draw; for the resume checkpoint."""
+        """How long each code of each quantiser has been idle, and the state of the draw; for the resume checkpoint."""
         return {"idle": self.idle, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what :meth:`state_dict` returned; call it after the engine has started."""
-        self.idle = state["idle"].to(self.idle.device)
+        self.idle = state["idle"].view_as(self.idle).to(self.idle.device)
         self.generator.set_state(state["generator"])
 
     def _maintain(self, engine: Engine) -> None:
         output: Any = engine.state.output
         student = output["student"]
-        self.quantizer.update(student.features, student.indices)
-        used = torch.bincount(student.indices.flatten(), minlength=len(self.idle))
+        maps = [student, *student.quantized_skips]
+        for quantizer, quantized in zip(self.quantizers, maps, strict=True):
+            quantizer.update(quantized.features, quantized.indices)
+        codes = self.idle.shape[1]
+        used = torch.stack([torch.bincount(quantized.indices.flatten(), minlength=codes) for quantized in maps])
         if idist.get_world_size() > 1:
             dist.all_reduce(used)
         self.idle = torch.where(used > 0, 0, self.idle + 1)
         iteration = engine.state.iteration
         if self.patience > 0 and iteration % self.interval == 0 and iteration <= self.last_revival:
-            self._revive(student.features)
+            for quantizer, quantized, idle in zip(self.quantizers, maps, self.idle, strict=True):
+                self._revive(quantizer, quantized.features, idle)
 
-    def _revive(self, features: Tensor) -> None:
-        dead = (self.idle >= self.patience).nonzero().squeeze(1)
+    def _revive(self, quantizer: Any, features: Tensor, idle: Tensor) -> None:
+        dead = (idle >= self.patience).nonzero().squeeze(1)
         tokens = features.movedim(1, -1).flatten(0, -2).float()  # as many on each process
         world = idist.get_world_size()
-        count = min(len(dead), max(1, round(self.max_share * len(self.idle))), world * len(tokens))
+        count = min(len(dead), max(1, round(self.max_share * len(idle))), world * len(tokens))
         if count == 0:
             return
         order = torch.randperm(len(dead), generator=self.generator)[:count]
@@ -105,5 +110,5 @@ class CodebookMaintenance:
         if world > 1:
             dist.all_reduce(places)
         codes = dead[order.to(dead.device)]
-        self.quantizer.revive(codes, places)
-        self.idle[codes] = 0
+        quantizer.revive(codes, places)
+        idle[codes] = 0  # a view of self.idle

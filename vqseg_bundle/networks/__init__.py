@@ -5,8 +5,9 @@ from vqseg_bundle.networks.dinov2_encoder import DINOv2Encoder
 from vqseg_bundle.networks.dpt import DPTDecoder
 from vqseg_bundle.networks.foundation import DINOv2FoundationModel, FoundationModel, build_foundation_model
 from vqseg_bundle.networks.image_reconstructor import ImageReconstructor
+from vqseg_bundle.networks.quantized_skip import QuantizedSkip
 from vqseg_bundle.networks.registry import build_network, describe_network
-from vqseg_bundle.networks.training_module import VQSegOutput, VQSegTrainingModule
+from vqseg_bundle.networks.training_module import QuantizedMap, VQSegOutput, VQSegTrainingModule
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
 from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 from vqseg_bundle.networks.vqseg_net import VQSegNet
@@ -19,6 +20,8 @@ __all__ = [
     "Encoding",
     "FoundationModel",
     "ImageReconstructor",
+    "QuantizedMap",
+    "QuantizedSkip",
     "UNetDecoder",
     "UNetEncoder",
     "VQNetwork",

@@ -10,9 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation, lookup
+from vqseg_bundle.networks.quantized_skip import QuantizedSkip
 from vqseg_bundle.networks.vq_network import VQNetwork
 
-__all__ = ["VQSegOutput", "VQSegTrainingModule"]
+__all__ = ["QuantizedMap", "VQSegOutput", "VQSegTrainingModule"]
+
+
+class QuantizedMap(NamedTuple):
+    """A feature map and its codes, before perturbation.
+
+    Attributes:
+        features: ``(B, D, *S_l)``, before quantisation, detached.
+        indices: ``(B, *S_l)``, int64.
+        codebook: ``(K, D)``, detached.
+    """
+
+    features: Tensor
+    indices: Tensor
+    codebook: Tensor
 
 
 class VQSegOutput(NamedTuple):
@@ -26,8 +41,9 @@ class VQSegOutput(NamedTuple):
         features: ``(B_l + B_u, D, *S_L)``, before quantisation, detached.
         indices: ``(B_l + B_u, *S_L)``, int64, before perturbation; empty without quantiser.
         codebook: ``(K, D)``, detached; empty without quantiser.
-        commitment_loss: scalar.
-        entropy_loss: scalar.
+        commitment_loss: scalar, the sum over the quantisers.
+        entropy_loss: scalar, the sum over the quantisers.
+        quantized_skips: the skip connections that are quantised, shallow first.
     """
 
     labeled_logits: Tensor
@@ -39,13 +55,15 @@ class VQSegOutput(NamedTuple):
     codebook: Tensor
     commitment_loss: Tensor
     entropy_loss: Tensor
+    quantized_skips: list[QuantizedMap]
 
 
 class VQSegTrainingModule(nn.Module):
     """One pass of the student over a labelled and an unlabelled batch.
 
     Both batches go through the encoder together and are quantised with one codebook, projected once. Features of the
-    unlabelled images pass through the perturbation, those of the labelled ones do not (the paper's L_l and L_u). The
+    unlabelled images pass through the perturbation, those of the labelled ones do not (the paper's L_l and L_u);
+    quantised skip connections are perturbed like the bottleneck, each by a draw of its own. The
     adapter sees the clean features of both: a randomly replaced token has no business resembling its patch.
 
     Args:
@@ -54,7 +72,7 @@ class VQSegTrainingModule(nn.Module):
             in its place, their post-VQ features (:class:`~vqseg_bundle.layers.FeatureDropout`; the bottleneck of a
             network without quantiser). None leaves them.
         adapter: adapts post-VQ features to a foundation model's; None leaves ``adapted`` empty.
-        perturb_skips: also perturb the maps of the skip connections, each by a draw of its own, as UniMatch does; a
+        perturb_skips: also perturb the other skip connections' maps, each by a draw of its own, as UniMatch does; a
             :class:`~vqseg_bundle.layers.FeatureDropout` alone can.
 
     Raises:
@@ -110,16 +128,15 @@ class VQSegTrainingModule(nn.Module):
         runs = _runs(len(labeled), len(images), perturbed)
         encoding = self.network.encode(images)
         empty = images.new_empty(0)
-        clean, skips = encoding.features, encoding.skips
+        clean = encoding.features
         indices, codebook = empty, empty
         commitment = entropy = images.new_zeros(())
         if self.network.quantizer is not None:
             codebook = self.network.quantizer.project_codebook()
             clean, indices, commitment, entropy = self.network.quantizer(encoding.features, codebook)
         decoded = self._perturb(clean, indices, codebook.detach(), runs, generator)
-        if self.perturb_skips:
-            skips = [self._perturb(skip, empty, empty, runs, generator) for skip in skips]
-        logits = self.network.decode_segmentation(decoded, skips, size)
+        skips = self._pass_skips(encoding.skips, runs, generator)
+        logits = self.network.decode_segmentation(decoded, skips.maps, size)
         has_image_decoder = self.network.reconstruction_decoder is not None
         return VQSegOutput(
             labeled_logits=logits[: len(labeled)],
@@ -129,9 +146,28 @@ class VQSegTrainingModule(nn.Module):
             features=encoding.features.detach(),
             indices=indices,
             codebook=codebook.detach(),
-            commitment_loss=commitment,
-            entropy_loss=entropy,
+            commitment_loss=commitment + skips.commitment_loss,
+            entropy_loss=entropy + skips.entropy_loss,
+            quantized_skips=skips.quantized,
         )
+
+    def _pass_skips(self, maps: list[Tensor], runs: list[_Run], generator: torch.Generator | None) -> _Skips:
+        """What the segmentation decoder sees of the encoder's maps, and what their quantisers say."""
+        empty = maps[0].new_empty(0)
+        skips = _Skips(list(maps), [], maps[0].new_zeros(()), maps[0].new_zeros(()))
+        for level, skip in enumerate(maps):
+            stage = self.network.skip_stages[level] if len(self.network.skip_stages) > 0 else None
+            if isinstance(stage, QuantizedSkip):
+                features, codebook = stage.projection(skip), stage.quantizer.project_codebook()
+                clean, indices, commitment, entropy = stage.quantizer(features, codebook)
+                skips.maps[level] = stage.expansion(self._perturb(clean, indices, codebook.detach(), runs, generator))
+                skips.quantized.append(QuantizedMap(features.detach(), indices, codebook.detach()))
+                skips = skips._replace(
+                    commitment_loss=skips.commitment_loss + commitment, entropy_loss=skips.entropy_loss + entropy
+                )
+            elif self.perturb_skips:
+                skips.maps[level] = self._perturb(skip, empty, empty, runs, generator)
+        return skips
 
     def _perturb(
         self, clean: Tensor, indices: Tensor, codebook: Tensor, runs: list[_Run], generator: torch.Generator | None
@@ -150,6 +186,15 @@ class VQSegTrainingModule(nn.Module):
                 part = codewords.to(part.dtype) + (part - part.detach())
             parts.append(part)
         return torch.cat(parts)
+
+
+class _Skips(NamedTuple):
+    """The encoder's maps on their way to the segmentation decoder."""
+
+    maps: list[Tensor]
+    quantized: list[QuantizedMap]
+    commitment_loss: Tensor
+    entropy_loss: Tensor
 
 
 class _Run(NamedTuple):

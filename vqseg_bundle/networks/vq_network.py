@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import VectorQuantizer
+from vqseg_bundle.networks.quantized_skip import QuantizedSkip
 
 __all__ = ["Encoding", "VQNetwork"]
 
@@ -43,7 +44,9 @@ class VQNetwork(nn.Module, ABC):
             the unit of :func:`vqseg_bundle.engines.window_batch_size`; a U-Net's is its first level's width.
 
     Attributes:
-        quantizer: the quantiser, or None.
+        quantizer: the bottleneck's quantiser, or None.
+        skip_stages: what the encoder's maps pass through on their way to the segmentation decoder, one module a level,
+            shallow first: a :class:`QuantizedSkip` or an identity; empty where no skip connection is quantised.
         reconstruction_decoder: the image decoder, or None.
     """
 
@@ -56,6 +59,7 @@ class VQNetwork(nn.Module, ABC):
         self.embedding_dim = embedding_dim
         self.inference_width = inference_width
         self.quantizer: VectorQuantizer | None = None
+        self.skip_stages = nn.ModuleList()
         self.reconstruction_decoder: nn.Module | None = None
 
     @abstractmethod
@@ -97,12 +101,20 @@ class VQNetwork(nn.Module, ABC):
         bottleneck = encoding.features
         if self.quantizer is not None:
             bottleneck = self.quantizer(bottleneck, codebook).quantized
-        return self.decode_segmentation(bottleneck, encoding.skips, list(image.shape[2:]))
+        skips = encoding.skips
+        for level, stage in enumerate(self.skip_stages):
+            skips[level] = stage(skips[level])
+        return self.decode_segmentation(bottleneck, skips, list(image.shape[2:]))
 
     @torch.jit.export
     def project_codebook(self) -> Tensor | None:
-        """The explicit codewords ``(K, D)``; None without quantiser."""
+        """The bottleneck's explicit codewords ``(K, D)``; None without quantiser."""
         return self.quantizer.project_codebook() if self.quantizer is not None else None
+
+    def quantizers(self) -> list[VectorQuantizer]:
+        """All quantisers: the bottleneck's, then those of skip connections, shallow first."""
+        skips = [stage.quantizer for stage in self.skip_stages if isinstance(stage, QuantizedSkip)]
+        return skips if self.quantizer is None else [self.quantizer, *skips]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights; only the image decoder may be missing on the receiving side.

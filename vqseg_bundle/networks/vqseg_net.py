@@ -10,10 +10,14 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import VectorQuantizer, keep_instance_norm_exact
+from vqseg_bundle.networks.quantized_skip import QuantizedSkip
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
 from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 
 __all__ = ["VQSegNet"]
+
+SkipConnection = bool | str
+_QUANTIZED = "quantized"
 
 
 class VQSegNet(VQNetwork):
@@ -31,8 +35,9 @@ class VQSegNet(VQNetwork):
         strides: strides between the levels, ints or one int an axis: ``len(channels) - 1`` of them.
         num_embeddings: codewords, K; None builds the same U-Net without quantisation (the supervised baseline).
         embedding_dim: width of a codeword, D.
-        skip_connections: whether the segmentation decoder sees the encoder's maps: one bool, or one a level above the
-            deepest, shallow first.
+        skip_connections: whether the segmentation decoder sees the encoder's maps: True, False or "quantized" (through
+            a quantiser of that level's own, :class:`~vqseg_bundle.networks.QuantizedSkip`); one for all levels above
+            the deepest, or one a level, shallow first.
         reconstruction: build the image decoder. A network built without it loads a training network's state dict.
         reconstruction_channels: channels of the image decoder's levels, shallow first; None takes the encoder's.
         norm: MONAI name (and arguments) of the normalisation.
@@ -66,7 +71,7 @@ class VQSegNet(VQNetwork):
         strides: Sequence[int | Sequence[int]],
         num_embeddings: int | None = 1024,
         embedding_dim: int = 64,
-        skip_connections: bool | Sequence[bool] = True,
+        skip_connections: SkipConnection | Sequence[SkipConnection] = True,
         reconstruction: bool = True,
         reconstruction_channels: Sequence[int] | None = None,
         norm: str | tuple = "instance",
@@ -89,7 +94,7 @@ class VQSegNet(VQNetwork):
             "dropout": dropout,
             "quantizer": dict(quantizer or {}),
         }
-        skips = _checked_skips(channels, strides, skip_connections)
+        skips = _checked_skips(channels, strides, skip_connections, num_embeddings is not None)
         super().__init__(arguments, _total_stride(spatial_dims, strides), embedding_dim, channels[0])
         if activation_checkpointing and "batch" in str(norm).lower():
             raise ValueError(
@@ -106,13 +111,20 @@ class VQSegNet(VQNetwork):
             self.code_projection = convolution(channels[-1], embedding_dim, kernel_size=1)
             self.code_expansion = convolution(embedding_dim, channels[-1], kernel_size=1)
             self.quantizer = VectorQuantizer(spatial_dims, num_embeddings, embedding_dim, **(quantizer or {}))
+            if _QUANTIZED in skips:
+                self.skip_stages = nn.ModuleList(
+                    QuantizedSkip(spatial_dims, width, num_embeddings, embedding_dim, quantizer)
+                    if skip == _QUANTIZED
+                    else nn.Identity()
+                    for width, skip in zip(channels[:-1], skips, strict=True)
+                )
         self.segmentation_decoder = UNetDecoder(
             spatial_dims,
             channels[-1],
             out_channels,
             channels[:-1],
             strides,
-            skips,
+            [width if skip else 0 for width, skip in zip(channels[:-1], skips, strict=True)],
             norm,
             dropout,
             activation_checkpointing,
@@ -182,19 +194,31 @@ def _crop(maps: Tensor, size: list[int]) -> Tensor:
 
 
 def _checked_skips(
-    channels: Sequence[int], strides: Sequence[int | Sequence[int]], skip_connections: bool | Sequence[bool]
-) -> list[int]:
-    """Channels of the encoder's map at each level above the deepest, 0 where there is no skip connection."""
+    channels: Sequence[int],
+    strides: Sequence[int | Sequence[int]],
+    skip_connections: SkipConnection | Sequence[SkipConnection],
+    has_codes: bool,
+) -> list[SkipConnection]:
+    """The skip connection of each level above the deepest."""
     levels = len(channels) - 1
     if levels < 1 or len(strides) != levels:
         raise ValueError(
             f"strides must hold one entry between each two levels: {len(channels)} channels want {levels} strides, "
             f"got {len(strides)}."
         )
-    wanted = [skip_connections] * levels if isinstance(skip_connections, bool) else list(skip_connections)
+    wanted = [skip_connections] * levels if isinstance(skip_connections, bool | str) else list(skip_connections)
     if len(wanted) != levels:
-        raise ValueError(f"skip_connections must be one bool or {levels} of them, got {len(wanted)}.")
-    return [width if skip else 0 for width, skip in zip(channels[:-1], wanted, strict=True)]
+        raise ValueError(
+            f'skip_connections must be one of True, False and "{_QUANTIZED}", or {levels} of them, got {len(wanted)}.'
+        )
+    odd = [skip for skip in wanted if not isinstance(skip, bool) and skip != _QUANTIZED]
+    if odd:
+        raise ValueError(f'each of skip_connections must be True, False or "{_QUANTIZED}", got {odd[0]!r}.')
+    if _QUANTIZED in wanted and not has_codes:
+        raise ValueError(
+            f'skip_connections must not be "{_QUANTIZED}" in a network without quantiser (num_embeddings None).'
+        )
+    return wanted
 
 
 def _total_stride(spatial_dims: int, strides: Sequence[int | Sequence[int]]) -> list[int]:

@@ -1,0 +1,50 @@
+"""A skip connection that is vector quantised like the bottleneck."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+from vqseg_bundle.layers import VectorQuantizer
+
+__all__ = ["QuantizedSkip"]
+
+
+class QuantizedSkip(nn.Module):
+    """One level's map through a quantiser of its own: 1x1 convolution, nearest codewords, 1x1 convolution back.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of the map, C.
+        num_embeddings: number of codewords, K.
+        embedding_dim: width of a codeword, D.
+        quantizer: further arguments of :class:`~vqseg_bundle.layers.VectorQuantizer`.
+
+    Shape:
+        - input and output: ``(B, C, *S)``.
+
+    Examples:
+        >>> QuantizedSkip(2, channels=12, num_embeddings=16, embedding_dim=8)(torch.randn(1, 12, 4, 4)).shape
+        torch.Size([1, 12, 4, 4])
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        channels: int,
+        num_embeddings: int,
+        embedding_dim: int,
+        quantizer: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        convolution = Conv[Conv.CONV, spatial_dims]
+        self.projection = convolution(channels, embedding_dim, kernel_size=1)
+        self.quantizer = VectorQuantizer(spatial_dims, num_embeddings, embedding_dim, **(quantizer or {}))
+        self.expansion = convolution(embedding_dim, channels, kernel_size=1)
+
+    def forward(self, skip: Tensor) -> Tensor:
+        """The map that the decoder sees in deployment."""
+        return self.expansion(self.quantizer(self.projection(skip)).quantized)
