@@ -63,8 +63,8 @@ class VQSegTrainingModule(nn.Module):
 
     Both batches go through the encoder together and are quantised with one codebook, projected once. Features of the
     unlabelled images pass through the perturbation, those of the labelled ones do not (the paper's L_l and L_u);
-    quantised skip connections are perturbed like the bottleneck, each by a draw of its own. The
-    adapter sees the clean features of both: a randomly replaced token has no business resembling its patch.
+    quantised skip connections are perturbed like the bottleneck, each by a draw of its own. The adapter sees the clean
+    features of both: a randomly replaced token has no business resembling its patch.
 
     Args:
         network: the student.
