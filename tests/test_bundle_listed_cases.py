@@ -96,6 +96,17 @@ def test_it_trains_on_the_list_and_on_the_other_images(
     assert all(torch.equal(state(previous)[key], value) for key, value in before.items())
 
 
+def test_codes_of_the_segments_outlive_a_training(served: Path, study: Path) -> None:
+    path = served / "models" / "model.json"
+    record = json.loads(path.read_text())
+    codes = {record["labels"]["1"]: ["10200004", "SCT", "Liver"]}
+    path.write_text(json.dumps({**record, "info": {"cohort": "old", "segment_codes": codes, "score": 0.5}}))
+    train(served, listed(study, 0), [])
+    info = json.loads(path.read_text())["info"]
+    assert info == {"cohort": info["cohort"], "segment_codes": codes}
+    assert info["cohort"] != "old"
+
+
 def test_it_goes_on_from_the_bundles_weights(served: Path, study: Path) -> None:
     before = state(served / "models")
     train(served, listed(study, 0, 1), [], learning_rate=0.0)

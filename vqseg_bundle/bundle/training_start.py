@@ -116,26 +116,30 @@ def start_training(
         # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
         exit_cleanly(load_weights, network, Path(output_dir) / "model.pt")
     found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled) if write else []
-    exit_cleanly(prepare_output_dir, output_dir, resume, in_place and _fits(Path(output_dir), described))
+    replaced = _fitting_record(Path(output_dir), described) if in_place else None
+    exit_cleanly(prepare_output_dir, output_dir, resume, keep=replaced is not None)
     if not write:
         return
     log_to_file(Path(output_dir) / "training.log")
     for warning in found:
         logger.warning(warning)
     if not resume:
-        write_model_record(Path(output_dir) / "model.json", **described, info={"cohort": cohort.name})
+        # what a user wrote there of the labels, which are the same, holds for the new weights as well
+        codes = {key: value for key, value in (replaced or {}).get("info", {}).items() if key == "segment_codes"}
+        write_model_record(Path(output_dir) / "model.json", **described, info={"cohort": cohort.name, **codes})
     prefix = "resumed_" if resume else ""
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)
     _announce(cohort, unlabeled, foundation_model)
 
 
-def _fits(folder: Path, described: Mapping[str, Mapping[Any, Any]]) -> bool:
-    """Whether a folder's weights are such as this training's record, which takes their record's place, describes."""
+def _fitting_record(folder: Path, described: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any] | None:
+    """The record of a folder's weights if they are such as this training's, which takes its place; else None."""
     try:
-        check_compatible(load_model_record(folder / "model.pt"), **described)
+        record = load_model_record(folder / "model.pt")
+        check_compatible(record, **described)
     except (FileNotFoundError, ValueError):
-        return False
-    return True
+        return None
+    return record
 
 
 def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int) -> None:
