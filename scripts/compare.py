@@ -14,8 +14,10 @@ from scripts.comparing.datasets import OpenedDataset, open_dataset
 from scripts.comparing.lock import locked
 from scripts.comparing.plan import ComparisonPlan, Run, folder_name
 from scripts.comparing.plan_file import load_plan
+from scripts.comparing.record_tables import read_record
 from scripts.comparing.records import FINISHED
 from scripts.comparing.report import collect, write_report
+from scripts.comparing.results import RunResult
 from scripts.comparing.running import Failure, Machine, PlannedRun, default_machine, execute, survey
 from scripts.comparing.settings import check_settings
 
@@ -23,8 +25,8 @@ __all__ = ["main"]
 
 _EPILOG = """output:
   OUTPUT/runs/<dataset>/<method>/seed<k>/ with what the bundle writes there (resolved configuration, log, metrics,
-  versions) and finished.json; OUTPUT/report.md, report.tex, report.csv, cases.csv and plots;
-  OUTPUT/plan.yaml, a copy of the plan.
+  versions) and finished.json; OUTPUT/report.md, report.tex, report.csv and plots;
+  OUTPUT/cases.csv, runs.csv and runs.json, the record of all finished runs; OUTPUT/plan.yaml, a copy of the plan.
 
   The same command goes on where an earlier one was interrupted or a run failed: finished runs stay, unfinished ones
   start again with their seed. Where the plan, a configuration, the data or the package's version changed, the runs
@@ -35,6 +37,7 @@ examples:
   python -m scripts.compare --plan plans/two_cores.yaml --dataset-dir ACDC-3=ACDC --dry-run
   python -m scripts.compare --plan plans/two_cores.yaml --methods VQ-Seg --seeds 0
   python -m scripts.compare --plan plans/two_cores.yaml --report --write docs/comparison.md
+  python -m scripts.compare --plan plans/two_cores.yaml --record docs/results/two_cores
 
 The form of a plan: plans/plan.schema.json.
 """
@@ -54,7 +57,9 @@ def main(arguments: Sequence[str] | None = None, stages_of: StagesOf = bundle_st
         plan = load_plan(Path(options.plan))
         output = Path(options.output or f"outputs/compare/{folder_name(plan.name)}")
         folders = _dataset_dirs(options.dataset_dir, plan)
-        if options.dry_run or options.report:
+        if options.record:
+            _report_record(plan, Path(options.record), output, options)
+        elif options.dry_run or options.report:
             _look(plan, output, folders, options)
         elif _run(plan, output, folders, options, stages_of):
             parser.exit(1)
@@ -126,11 +131,25 @@ def _open_selected(
     return opened
 
 
+def _report_record(plan: ComparisonPlan, record: Path, output: Path, options: argparse.Namespace) -> None:
+    """Write the report of the plan's runs that a record holds, whatever configurations say today."""
+    wanted = {str(run) for run in plan.runs()}
+    found = [r for r in read_record(record) if f"{r.dataset} / {r.method} / seed {r.seed}" in wanted]
+    if not found:
+        raise ValueError(f"--record {record}: it holds no run of {plan.source}.")
+    output.mkdir(parents=True, exist_ok=True)
+    _write(plan, found, output, options)
+
+
 def _report(plan: ComparisonPlan, planned: Sequence[PlannedRun], output: Path, options: argparse.Namespace) -> None:
     results = collect(planned, output)
     if not results:
         print(f"no report: {output} holds no finished run of this plan")
         return
+    _write(plan, results, output, options)
+
+
+def _write(plan: ComparisonPlan, results: Sequence[RunResult], output: Path, options: argparse.Namespace) -> None:
     for path in write_report(plan, results, output, Path(options.write) if options.write else None):
         print(f"wrote {path}")
 
@@ -204,6 +223,7 @@ def _parser() -> argparse.ArgumentParser:
     look = parser.add_mutually_exclusive_group()
     look.add_argument("--dry-run", action="store_true", help="list the runs and where they stand")
     look.add_argument("--report", action="store_true", help="write the report of what is finished")
+    look.add_argument("--record", metavar="DIR", help="write the report of the runs in this record")
     add("--write", metavar="FILE", help="document whose part between the comparison markers becomes the report")
     return parser
 

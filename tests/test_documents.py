@@ -72,7 +72,7 @@ class Checkout:
         self.root, self._whole = root, whole
         self._done: set[Path] = set()
         self._commands: list[list[str]] = []
-        for name in ("configs", "scripts", "vqseg_bundle"):
+        for name in ("configs", "docs/results", "plans", "scripts", "vqseg_bundle"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("LICENSE", "metadata.json"):
             shutil.copy(ROOT / name, root)

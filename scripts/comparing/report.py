@@ -7,10 +7,11 @@ from pathlib import Path
 
 from scripts.comparing.plan import ComparisonPlan
 from scripts.comparing.plots import save_plots
+from scripts.comparing.record_tables import write_record
 from scripts.comparing.results import RunResult, read_result
 from scripts.comparing.running import PlannedRun
 from scripts.comparing.table import DatasetTable, build_tables
-from scripts.comparing.text import cases_csv, latex_table, markdown_table, means_csv
+from scripts.comparing.text import latex_table, markdown_table, means_csv
 from scripts.documents import write_between_markers
 
 __all__ = ["collect", "write_report"]
@@ -46,7 +47,7 @@ def collect(planned: Iterable[PlannedRun], output: Path) -> list[RunResult]:
 
 
 def write_report(plan: ComparisonPlan, results: Sequence[RunResult], output: Path, document: Path | None) -> list[Path]:
-    """Write ``report.md``, ``report.tex``, ``report.csv``, ``cases.csv`` and the plots.
+    """Write ``report.md``, ``report.tex``, ``report.csv``, the plots, and the record of the runs.
 
     Args:
         plan: the plan.
@@ -66,11 +67,10 @@ def write_report(plan: ComparisonPlan, results: Sequence[RunResult], output: Pat
         "report.md": _markdown(plan, tables, _plots(plan, tables, output)) + "\n",
         "report.tex": "\n\n".join(latex_table(table, plan.reference) for table in tables) + "\n",
         "report.csv": means_csv(tables),
-        "cases.csv": cases_csv(results),
     }
     for name, text in written.items():
         (output / name).write_text(text, encoding="utf-8")
-    paths = [output / name for name in written]
+    paths = [*(output / name for name in written), *write_record(results, output)]
     if document is not None:
         plots = _plots(plan, tables, document.parent, f"{document.stem}_")
         write_between_markers(document, "comparison", _markdown(plan, tables, plots, level=3))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.handlers.case_comparison import METRICS, STATUSES
 
-__all__ = ["METRICS", "CaseClass", "RunResult", "read_result"]
+__all__ = ["METRICS", "CaseClass", "RunResult", "parse_case", "read_result"]
 
 _COLUMNS = ["case", "class_index", "class_name", *METRICS, "status"]
 
@@ -43,8 +43,6 @@ class RunResult:
         method: its name.
         seed: of the run.
         rows: every class of every case.
-        overall: by metric, the mean over foreground classes of the class means; NaN where no class counts.
-        classes: by class name and metric, the mean over the cases in which the class is not absent; NaN without any.
         record: what the comparison wrote of the run.
     """
 
@@ -52,21 +50,35 @@ class RunResult:
     method: str
     seed: int
     rows: tuple[CaseClass, ...]
-    overall: Mapping[str, float]
-    classes: Mapping[str, Mapping[str, float]]
     record: Mapping[str, Any]
+
+    @cached_property
+    def classes(self) -> dict[str, dict[str, float]]:
+        """By class name and metric, the mean over the cases in which the class is not absent; NaN without any."""
+        by_class: dict[str, list[CaseClass]] = {}
+        for row in self.rows:
+            by_class.setdefault(row.class_name, []).append(row)
+        return {
+            name: {metric: _mean(row.values[metric] for row in rows) for metric in METRICS}
+            for name, rows in by_class.items()
+        }
+
+    @cached_property
+    def overall(self) -> dict[str, float]:
+        """By metric, the mean over foreground classes of the class means; NaN where no class counts."""
+        return {metric: _mean(means[metric] for means in self.classes.values()) for metric in METRICS}
 
     def case_means(self, metric: str) -> dict[str, float]:
         """By case, the mean over its classes that are not absent; cases without such a class are left out."""
         values: dict[str, list[float]] = {}
         for row in self.rows:
-            if not math.isnan(row.values[metric]):
-                values.setdefault(row.case, []).append(row.values[metric])
-        return {case: math.fsum(found) / len(found) for case, found in values.items()}
+            values.setdefault(row.case, []).append(row.values[metric])
+        means = {case: _mean(found) for case, found in values.items()}
+        return {case: mean for case, mean in means.items() if not math.isnan(mean)}
 
 
 def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapping[str, Any]) -> RunResult:
-    """Read ``metrics.csv`` and ``summary.json``.
+    """Read ``metrics.csv``.
 
     Args:
         folder: the run's folder.
@@ -76,10 +88,22 @@ def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapp
         record: what the comparison wrote of the run.
 
     Raises:
-        ValueError: a file is not what an evaluation writes.
+        ValueError: the file is not what an evaluation writes.
     """
-    overall, classes = _read_summary(folder / "summary.json")
-    return RunResult(dataset, method, seed, _read_rows(folder / "metrics.csv"), overall, classes, record)
+    return RunResult(dataset, method, seed, _read_rows(folder / "metrics.csv"), record)
+
+
+def parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
+    """A line of a table of cases, which has the columns "case" and "status" and one for each metric.
+
+    Raises:
+        ValueError: an unknown status, or a metric that is no number.
+    """
+    if line["status"] not in STATUSES:
+        raise ValueError(f"status: expected one of {', '.join(STATUSES)}, found '{line['status']}'")
+    absent = line["status"] == "absent"
+    values = {metric: math.nan if absent else float(line[metric]) for metric in METRICS}
+    return CaseClass(line["case"], class_name, values, line["status"])
 
 
 def _read_rows(path: Path) -> tuple[CaseClass, ...]:
@@ -88,28 +112,12 @@ def _read_rows(path: Path) -> tuple[CaseClass, ...]:
         if reader.fieldnames != _COLUMNS:
             raise ValueError(f"{path}: expected the columns {_COLUMNS}, found {reader.fieldnames}; evaluate again.")
         try:
-            return tuple(_row(line) for line in reader)
+            return tuple(parse_case(line, line["class_name"]) for line in reader)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; evaluate again.") from error
 
 
-def _row(line: Mapping[str, str]) -> CaseClass:
-    if line["status"] not in STATUSES:
-        raise ValueError(f"status: expected one of {', '.join(STATUSES)}, found '{line['status']}'")
-    absent = line["status"] == "absent"
-    values = {metric: math.nan if absent else float(line[metric]) for metric in METRICS}
-    return CaseClass(line["case"], line["class_name"], values, line["status"])
-
-
-def _read_summary(path: Path) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        classes = {entry["name"]: _means(entry) for entry in summary["classes"]}
-        return _means(summary["overall"]), classes
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected the summary of an evaluation, but: {error!r}; evaluate again.") from error
-
-
-def _means(entry: Mapping[str, Any]) -> dict[str, float]:
-    means = {metric: entry[metric]["mean"] for metric in METRICS}
-    return {metric: math.nan if mean is None else float(mean) for metric, mean in means.items()}
+def _mean(values: Iterable[float]) -> float:
+    """Mean of what is not NaN; NaN without any."""
+    counted = [value for value in values if not math.isnan(value)]
+    return math.fsum(counted) / len(counted) if counted else math.nan
