@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from scripts import compare
-from scripts.comparing.commands import Stage
-from scripts.comparing.datasets import OpenedDataset
-from scripts.comparing.plan import Run
+from scripts.comparison import __main__ as compare
+from scripts.comparison.commands import Stage
+from scripts.comparison.datasets import OpenedDataset
+from scripts.comparison.plan import Run
 from vqseg_bundle.handlers.case_comparison import ClassMetrics
 from vqseg_bundle.handlers.case_report import write_report
 

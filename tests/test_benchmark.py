@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
-from scripts import benchmark
-from scripts.benchmarking.comparison import MEASURED
+from scripts.benchmark import __main__ as benchmark
+from scripts.benchmark.comparison import MEASURED
 from scripts.documents import markers
 
 BEGIN, END = markers("benchmark")

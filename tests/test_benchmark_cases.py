@@ -7,16 +7,16 @@ import sys
 import pytest
 import torch
 
-from scripts import benchmark
-from scripts.benchmarking.adapter_step import prepare_adapter_step
-from scripts.benchmarking.bundle_step import WITHOUT_VQ, bundle_parser, prepare_step
-from scripts.benchmarking.cases.entropy import plain_entropy
-from scripts.benchmarking.cases.perturbation import loop_over_codes
-from scripts.benchmarking.cases.search import SEARCH
-from scripts.benchmarking.comparison import Plan
-from scripts.benchmarking.inputs import make_codebook, make_indices, make_tokens
-from scripts.benchmarking.peers import faiss_search, monai_search
-from scripts.benchmarking.reference_code import (
+from scripts.benchmark import __main__ as benchmark
+from scripts.benchmark.adapter_step import prepare_adapter_step
+from scripts.benchmark.bundle_step import WITHOUT_VQ, bundle_parser, prepare_step
+from scripts.benchmark.cases.entropy import plain_entropy
+from scripts.benchmark.cases.perturbation import loop_over_codes
+from scripts.benchmark.cases.search import SEARCH
+from scripts.benchmark.comparison import Plan
+from scripts.benchmark.inputs import make_codebook, make_indices, make_tokens
+from scripts.benchmark.peers import faiss_search, monai_search
+from scripts.benchmark.reference_code import (
     ReferenceCodeError,
     check_reference_code,
     published_perturbation,

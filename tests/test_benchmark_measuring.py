@@ -10,11 +10,11 @@ from functools import partial
 import pytest
 import torch
 
-from scripts.benchmarking.comparison import MEASURED, Comparison, Contender
-from scripts.benchmarking.machine import describe_machine
-from scripts.benchmarking.memory import measure_in_child
-from scripts.benchmarking.runner import RunSettings, expected_seconds, measure
-from scripts.benchmarking.timing import interleaved_times, timed
+from scripts.benchmark.comparison import MEASURED, Comparison, Contender
+from scripts.benchmark.machine import describe_machine
+from scripts.benchmark.memory import measure_in_child
+from scripts.benchmark.runner import RunSettings, expected_seconds, measure
+from scripts.benchmark.timing import interleaved_times, timed
 
 MEGABYTE = 2**20
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmarking.comparison import MEASURED, CaseDefinition, Comparison, Result
-from scripts.benchmarking.plot import curves
-from scripts.benchmarking.report import markdown_report, show_bytes, show_ratio, show_seconds
-from scripts.benchmarking.store import case_record, load_case, save_case
+from scripts.benchmark.comparison import MEASURED, CaseDefinition, Comparison, Result
+from scripts.benchmark.plot import curves
+from scripts.benchmark.report import markdown_report, show_bytes, show_ratio, show_seconds
+from scripts.benchmark.store import case_record, load_case, save_case
 from scripts.documents import markers, write_between_markers
 
 BEGIN, END = markers("benchmark")

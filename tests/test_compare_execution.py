@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from comparison_parts import is_alive, wait_until
 
-from scripts.comparing.commands import Stage
-from scripts.comparing.execution import Workers, explain_failure
-from scripts.comparing.plan import ComparisonPlan, Dataset, Method
-from scripts.comparing.time_left import TimeLeft, show_duration, training_share
+from scripts.comparison.commands import Stage
+from scripts.comparison.execution import Workers, explain_failure
+from scripts.comparison.plan import ComparisonPlan, Dataset, Method
+from scripts.comparison.time_left import TimeLeft, show_duration, training_share
 
 
 def test_as_many_run_at_a_time_as_there_are_slots(tmp_path):

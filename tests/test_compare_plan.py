@@ -10,11 +10,11 @@ import yaml
 from comparison_parts import write_plan
 from jsonschema import Draft202012Validator
 
-from scripts.comparing.commands import bundle_stages, expanded
-from scripts.comparing.datasets import open_dataset
-from scripts.comparing.plan import Dataset, SweepPoint, folder_name
-from scripts.comparing.plan_file import ROOT, load_plan
-from scripts.comparing.settings import check_settings, trains_on_unlabeled
+from scripts.comparison.commands import bundle_stages, expanded
+from scripts.comparison.datasets import open_dataset
+from scripts.comparison.plan import Dataset, SweepPoint, folder_name
+from scripts.comparison.plan_file import ROOT, load_plan
+from scripts.comparison.settings import check_settings, trains_on_unlabeled
 
 PLANS = sorted((ROOT / "plans").rglob("*.yaml"))
 

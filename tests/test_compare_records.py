@@ -10,9 +10,9 @@ import pytest
 from bundle_runs import ROOT
 from comparison_parts import evaluation, write_evaluation
 
-from scripts import compare
-from scripts.comparing.record_tables import RECORD_FILES, read_record, write_record
-from scripts.comparing.results import RunResult, read_result
+from scripts.comparison import __main__ as compare
+from scripts.comparison.record_tables import RECORD_FILES, read_record, write_record
+from scripts.comparison.results import RunResult, read_result
 from scripts.documents import markers
 
 

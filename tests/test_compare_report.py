@@ -10,14 +10,14 @@ import pytest
 from comparison_parts import LABELS, evaluation, write_evaluation
 from scipy.stats import ttest_rel
 
-from scripts.comparing.plan import ComparisonPlan, Dataset, Method, SweepPoint
-from scripts.comparing.plots import save_plots, sweep_lines
-from scripts.comparing.record_tables import RECORD_FILES
-from scripts.comparing.report import write_report
-from scripts.comparing.results import read_result
-from scripts.comparing.statistics import Spread
-from scripts.comparing.table import build_tables
-from scripts.comparing.text import escape_latex, latex_table, markdown_table, means_csv, show_p, show_spread
+from scripts.comparison.plan import ComparisonPlan, Dataset, Method, SweepPoint
+from scripts.comparison.plots import save_plots, sweep_lines
+from scripts.comparison.record_tables import RECORD_FILES
+from scripts.comparison.report import write_report
+from scripts.comparison.results import read_result
+from scripts.comparison.statistics import Spread
+from scripts.comparison.table import build_tables
+from scripts.comparison.text import escape_latex, latex_table, markdown_table, means_csv, show_p, show_spread
 from scripts.documents import markers
 from vqseg_bundle.handlers.case_comparison import ClassMetrics
 from vqseg_bundle.handlers.case_report import summarize

@@ -14,9 +14,9 @@ import yaml
 from bundle_runs import ROOT
 from comparison_parts import Comparison, is_alive, wait_until
 
-from scripts import compare
-from scripts.comparing.commands import Stage
-from scripts.comparing.lock import locked
+from scripts.comparison import __main__ as compare
+from scripts.comparison.commands import Stage
+from scripts.comparison.lock import locked
 from vqseg_bundle import __version__
 
 # A comparison in a process of its own, whose runs of seed 1 never end.
@@ -25,7 +25,7 @@ import sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from comparison_parts import stand_in
-from scripts import compare
+from scripts.comparison import __main__ as compare
 notes = Path(sys.argv[1])
 hang = lambda run: "true" if run.seed == 0 else f"echo $$ >> {notes}/hanging && sleep 300"
 compare.main(sys.argv[2:], stand_in(notes, hang))

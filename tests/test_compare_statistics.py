@@ -8,7 +8,7 @@ import random
 import pytest
 from scipy.stats import ttest_rel
 
-from scripts.comparing.statistics import mean_by_case, paired_p, spread
+from scripts.comparison.statistics import mean_by_case, paired_p, spread
 
 
 def test_spread_is_that_of_a_sample():

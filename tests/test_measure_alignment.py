@@ -14,14 +14,14 @@ from bundle_runs import CONFIGS, TINY, run_here
 from foundation_parts import PatchMeans
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts import measure_alignment
+from scripts.alignment import __main__ as measure_alignment
 from scripts.alignment.loss_course import loss_course, read_scalar
 from scripts.alignment.measure import CHANCE, POSITION, SHUFFLED, measure_slices
 from scripts.alignment.picture import centered
 from scripts.alignment.retrieval import as_patches, retrieved, shuffled
 from scripts.alignment.trained_run import TRAINED, UNTRAINED
 from scripts.alignment.views import SlicePatches, ViewFeatures
-from scripts.picturing.principal_colors import principal_colors
+from scripts.figures.principal_colors import principal_colors
 from vqseg_bundle import networks
 from vqseg_bundle.layers import PostVQFeatureAdapter
 from vqseg_bundle.losses import PatchInfoNCELoss

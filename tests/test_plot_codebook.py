@@ -11,12 +11,12 @@ import pytest
 import torch
 from bundle_runs import Trained
 
-from scripts.picturing.codebook_figure import sorted_shares
-from scripts.picturing.codebook_history import Snapshot, load_history, project_codes
-from scripts.picturing.principal_colors import principal_colors
-from scripts.picturing.token_map import map_tokens
-from scripts.picturing.trained_network import load_case, open_trained
-from scripts.plot_codebook import main
+from scripts.figures.codebook import main
+from scripts.figures.codebook_figure import sorted_shares
+from scripts.figures.codebook_history import Snapshot, load_history, project_codes
+from scripts.figures.principal_colors import principal_colors
+from scripts.figures.token_map import map_tokens
+from scripts.figures.trained_network import load_case, open_trained
 
 
 def snapshot(codebook: np.ndarray, counts: list[int]) -> Snapshot:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from bundle_runs import Trained
 
-from scripts.picturing.perturbation_figure import window
-from scripts.picturing.perturbation_sweep import mean_dice, perturbed_prediction, radius_curves, sweep
-from scripts.picturing.trained_network import Case, TrainedNetwork, display_slice, load_case, open_trained
-from scripts.plot_perturbation import main
+from scripts.figures.perturbation import main
+from scripts.figures.perturbation_figure import window
+from scripts.figures.perturbation_sweep import mean_dice, perturbed_prediction, radius_curves, sweep
+from scripts.figures.trained_network import Case, TrainedNetwork, display_slice, load_case, open_trained
 from vqseg_bundle.layers import FeatureDropout, QuantizedPerturbation, dropout_kl_divergence, qpm_kl_divergence
 
 

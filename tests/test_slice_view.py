@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialPad
 
-from scripts.picturing.slice_view import view_slices
+from scripts.figures.slice_view import view_slices
 from vqseg_bundle.data import SliceAxisLastd
 
 IDENTITY = np.eye(4)

@@ -1,0 +1,1 @@
+"""Research tools and the commands that users run; none of them is imported by the package."""

@@ -1,0 +1,192 @@
+"""Read a plan from YAML, strictly: what nothing would read is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+from monai.bundle import ConfigParser
+
+from scripts.comparison.plan import ComparisonPlan, Dataset, Method, Run, SweepPoint, folder_name
+
+__all__ = ["CONFIGS", "ROOT", "load_plan"]
+
+#: The bundle's root.
+ROOT = Path(__file__).resolve().parents[2]
+#: Where the overlays that a plan names lie.
+CONFIGS = ROOT / "configs"
+
+_SCHEMA = ROOT / "plans" / "plan.schema.json"
+
+
+def load_plan(path: Path) -> ComparisonPlan:
+    """Read a plan; ``plans/plan.schema.json`` describes the form.
+
+    Args:
+        path: YAML file.
+
+    Raises:
+        ValueError: the file is missing or no YAML, a key is unknown, a value impossible, or a name refers to nothing.
+    """
+    content = _read_yaml(path)
+    error = best_match(_validator().iter_errors(content))
+    if error is not None:
+        raise ValueError(f"{path}: {_explain(error)}")
+    datasets = {name: _dataset(name, given) for name, given in content["datasets"].items()}
+    methods: dict[str, Method] = {}
+    for method in [*_plain_methods(content), *_swept_methods(content)]:
+        if method.name in methods:
+            raise ValueError(f"{path}: methods, vary: two methods are called '{method.name}'; rename one.")
+        methods[method.name] = method
+    plan = ComparisonPlan(
+        name=content["name"],
+        source=path,
+        seeds=tuple(content["seeds"]),
+        split=content["split"],
+        datasets=datasets,
+        methods=methods,
+        reference=content.get("reference"),
+        overrides=content.get("overrides", {}),
+        note=content.get("note", "").strip(),
+    )
+    _check_names(plan)
+    return plan
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"key '{key}' is given twice, second in{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except OSError as error:
+        raise ValueError(f"--plan {path}: cannot be read ({error.strerror}); give a YAML file, see plans/.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: expected YAML, but: {error}") from error
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    return Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))
+
+
+def _explain(error: ValidationError) -> str:
+    """The key, what is wrong with it and, for an unknown one, those that are known."""
+    where = ".".join(map(str, error.absolute_path)) or "the plan"
+    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
+    if error.validator == "additionalProperties":
+        unknown = [key for key in error.instance if key not in schema["properties"]]
+        return f"{where}: unknown key '{unknown[0]}'; allowed are {', '.join(schema['properties'])}."
+    if error.validator == "not" and "enum" in error.validator_value:
+        return f"{where}: '{error.instance}' is set by the comparison itself; take it out of overrides."
+    if error.validator == "not":
+        return f"{where}: expected one of {' and '.join(error.validator_value['required'])}, found both."
+    return f"{where}: {error.message}"
+
+
+def _dataset(name: str, given: Mapping[str, Any]) -> Dataset:
+    seeds = given.get("seeds")
+    return Dataset(
+        name=name,
+        dataset_dir=given.get("dataset_dir"),
+        datalist=given.get("datalist"),
+        split=given.get("split"),
+        overrides=given.get("overrides", {}),
+        seeds=None if seeds is None else tuple(seeds),
+        note=given.get("note", "").strip(),
+    )
+
+
+def _method(
+    name: str, given: Mapping[str, Any], more: Mapping[str, Any] | None = None, point: SweepPoint | None = None
+) -> Method:
+    datasets, seeds = given.get("datasets"), given.get("seeds")
+    return Method(
+        name=name,
+        configs=tuple(given.get("configs", ())),
+        overrides={**given.get("overrides", {}), **(more or {})},
+        datasets=None if datasets is None else tuple(datasets),
+        seeds=None if seeds is None else tuple(seeds),
+        point=point,
+    )
+
+
+def _plain_methods(content: Mapping[str, Any]) -> Iterable[Method]:
+    return [_method(name, given) for name, given in content.get("methods", {}).items()]
+
+
+def _swept_methods(content: Mapping[str, Any]) -> Iterable[Method]:
+    for sweep in content.get("vary", []):
+        symbol = sweep.get("symbol", sweep["key"])
+        for value in sweep["values"]:
+            point = SweepPoint(sweep["name"], sweep.get("axis", symbol), value)
+            yield _method(f"{sweep['name']} {symbol} {value}", sweep, {sweep["key"]: value}, point)
+
+
+def _check_names(plan: ComparisonPlan) -> None:
+    """Names that lead somewhere, and that make folders of their own."""
+    where = plan.source
+    if not plan.methods:
+        raise ValueError(f"{where}: methods: expected at least one method, here or by vary, found none.")
+    if plan.reference is not None and plan.reference not in plan.methods:
+        raise ValueError(f"{where}: reference: expected one of {_listed(plan.methods)}, found '{plan.reference}'.")
+    for method in plan.methods.values():
+        here = f"{where}: methods.{method.name}"
+        for dataset in method.datasets or ():
+            if dataset not in plan.datasets:
+                expected = _listed(plan.datasets)
+                raise ValueError(f"{here}.datasets: expected some of {expected}, found '{dataset}'.")
+        for config in method.configs:
+            if not (CONFIGS / config).is_file():
+                raise ValueError(f"{here}.configs: there is no configs/{config}.")
+    for run in plan.runs():
+        _check_precedence(run, plan)
+    _check_parts(plan, "datasets", plan.datasets)
+    _check_parts(plan, "methods", plan.methods)
+
+
+def _check_precedence(run: Run, plan: ComparisonPlan) -> None:
+    """An override for all would undo what makes a method what it is, such as the K of a method without codebook."""
+    shared = {**plan.overrides, **run.dataset.overrides}
+    for config in run.method.configs:
+        for key in _ids(config):
+            if key in shared and key not in run.method.overrides:
+                raise ValueError(
+                    f"{plan.source}: overrides.{key}, of the plan or of datasets.{run.dataset.name}: it would undo "
+                    f"what configs/{config} sets for methods.{run.method.name}; give it to the methods that want it."
+                )
+
+
+@cache
+def _ids(config: str) -> tuple[str, ...]:
+    return tuple(ConfigParser.load_config_file(str(CONFIGS / config)))
+
+
+def _check_parts(plan: ComparisonPlan, kind: str, parts: Mapping[str, Dataset | Method]) -> None:
+    folders = [folder_name(name) for name in parts]
+    for (name, part), folder in zip(parts.items(), folders, strict=True):
+        if not folder or folders.count(folder) > 1:
+            raise ValueError(f"{plan.source}: {kind}.{name}: its folder '{folder}' is empty or another's; rename it.")
+        for seed in part.seeds or ():
+            if seed not in plan.seeds:
+                raise ValueError(
+                    f"{plan.source}: {kind}.{name}.seeds: expected some of {list(plan.seeds)}, found {seed}."
+                )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

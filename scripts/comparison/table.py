@@ -1,0 +1,132 @@
+"""The numbers of the report: a table a dataset, a row a method."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scripts.comparison.plan import ComparisonPlan, Method
+from scripts.comparison.results import METRICS, RunResult
+from scripts.comparison.statistics import Spread, mean_by_case, paired_p, spread
+
+__all__ = ["DatasetTable", "Row", "build_tables"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method on a dataset.
+
+    Attributes:
+        method: the method.
+        results: of its finished runs, by seed.
+        planned: the seeds of the plan.
+        overall: by metric, over seeds.
+        classes: by class name and metric, over seeds.
+        p_case: of the paired t-test against the reference over cases, each case's Dice averaged over its classes and
+            over the seeds that both methods have; NaN where not defined.
+        p_seed: the same over those seeds.
+        differences: by case, the Dice that the first of these tests compares minus the reference's.
+        minutes: mean time of a training; NaN without a run.
+        labeled: number of labelled patients; None without a run.
+        unlabeled: number of unlabelled patients that are trained on; None without a run.
+    """
+
+    method: Method
+    results: Mapping[int, RunResult]
+    planned: tuple[int, ...]
+    overall: Mapping[str, Spread]
+    classes: Mapping[str, Mapping[str, Spread]]
+    p_case: float
+    p_seed: float
+    differences: Mapping[str, float]
+    minutes: float
+    labeled: int | None
+    unlabeled: int | None
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Planned seeds without a finished run."""
+        return tuple(seed for seed in self.planned if seed not in self.results)
+
+
+@dataclass(frozen=True)
+class DatasetTable:
+    """All methods on a dataset.
+
+    Attributes:
+        name: of the dataset.
+        note: text of the plan.
+        rows: in the plan's order.
+    """
+
+    name: str
+    note: str
+    rows: tuple[Row, ...]
+
+
+def build_tables(plan: ComparisonPlan, results: Sequence[RunResult]) -> list[DatasetTable]:
+    """Aggregate what has finished; methods without a finished run get a row all the same.
+
+    Args:
+        plan: the plan.
+        results: of its finished runs.
+
+    Raises:
+        ValueError: two runs of a dataset evaluated different cases.
+    """
+    planned: dict[str, dict[str, list[int]]] = {}
+    for run in plan.runs():
+        planned.setdefault(run.dataset.name, {}).setdefault(run.method.name, []).append(run.seed)
+    tables = []
+    for name, methods in planned.items():
+        found = [result for result in results if result.dataset == name]
+        _check_same_cases(name, found)
+        by_method = {m: {r.seed: r for r in found if r.method == m} for m in methods}
+        reference = by_method.get(plan.reference, {}) if plan.reference else {}
+        rows = tuple(
+            _row(plan.methods[m], tuple(seeds), by_method[m], {} if m == plan.reference else reference)
+            for m, seeds in methods.items()
+        )
+        tables.append(DatasetTable(name, plan.datasets[name].note, rows))
+    return tables
+
+
+def _check_same_cases(dataset: str, results: Sequence[RunResult]) -> None:
+    cases = [{(row.case, row.class_name) for row in result.rows} for result in results]
+    for result, found in zip(results, cases, strict=True):
+        if found != cases[0]:
+            raise ValueError(
+                f"dataset '{dataset}': {result.method} seed {result.seed} evaluated other cases or classes than "
+                f"{results[0].method} seed {results[0].seed}; move the wrong one out of runs/."
+            )
+
+
+def _row(
+    method: Method, planned: tuple[int, ...], results: Mapping[int, RunResult], reference: Mapping[int, RunResult]
+) -> Row:
+    common = [seed for seed in results if seed in reference]
+    ours = mean_by_case(results[seed].case_means("dice") for seed in common)
+    theirs = mean_by_case(reference[seed].case_means("dice") for seed in common)
+    first = next(iter(results.values()), None)
+    minutes = [result.record["seconds"].get("training", math.nan) / 60 for result in results.values()]
+    return Row(
+        method=method,
+        results=results,
+        planned=planned,
+        overall={metric: spread(r.overall[metric] for r in results.values()) for metric in METRICS},
+        classes={
+            name: {metric: spread(r.classes[name][metric] for r in results.values()) for metric in METRICS}
+            for name in (first.classes if first else ())
+        },
+        p_case=paired_p(ours, theirs),
+        p_seed=paired_p(
+            {seed: results[seed].overall["dice"] for seed in common},
+            {seed: reference[seed].overall["dice"] for seed in common},
+        ),
+        differences={case: ours[case] - theirs[case] for case in ours if case in theirs},
+        minutes=statistics.fmean(minutes) if minutes else math.nan,
+        labeled=first.record["labeled"] if first else None,
+        unlabeled=first.record["unlabeled"] if first else None,
+    )

@@ -1,0 +1,142 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from scripts.comparison.results import METRICS, RunResult
+from scripts.comparison.statistics import Spread
+from scripts.comparison.table import DatasetTable, Row
+
+__all__ = ["cases_csv", "escape_latex", "latex_table", "markdown_table", "means_csv", "show_p", "show_spread"]
+
+_HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95", "asd_mm": "ASD"}
+_DECIMALS = {"dice": 3, "jaccard": 3, "hd95_mm": 2, "asd_mm": 2}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def markdown_table(table: DatasetTable, reference: str | None) -> str:
+    """A row a method; without a finished run its cells say "missing".
+
+    Args:
+        table: the numbers.
+        reference: name of the method that the others are tested against, or None.
+    """
+    header = ["method", "labelled / unlabelled", *_HEADINGS.values(), "seeds", "p, cases", "p, seeds", "minutes"]
+    lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
+    lines += [[row.method.name.replace("|", "\\|"), *_cells(row, reference, " ± ", "missing")] for row in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def latex_table(table: DatasetTable, reference: str | None) -> str:
+    """The same as a ``table`` for LaTeX's booktabs.
+
+    Args:
+        table: the numbers.
+        reference: name of the method that the others are tested against, or None.
+    """
+    header = ["Method", "Lab.\\,/\\,unlab.", *_HEADINGS.values(), "Seeds", "$p$, cases", "$p$, seeds", "Minutes"]
+    rows = [
+        [
+            escape_latex(row.method.name),
+            *(cell.replace("<", "$<$") for cell in _cells(row, reference, r" $\pm$ ", "--")),
+        ]
+        for row in table.rows
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            f"\\caption{{{escape_latex(f'{table.name}. {table.note}'.strip())}}}",
+            f"\\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
+            r"\toprule",
+            f"{' & '.join(header)} \\\\",
+            r"\midrule",
+            *(f"{' & '.join(row)} \\\\" for row in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+    )
+
+
+def means_csv(tables: Iterable[DatasetTable]) -> str:
+    """A line for each dataset, method and class, and one for all classes; nothing is rounded, undefined is empty."""
+    header = ["dataset", "method", "class", "labeled", "unlabeled", "seeds", "planned_seeds"]
+    header += [f"{metric}_{part}" for metric in METRICS for part in ("mean", "sd")]
+    lines: list[list[object]] = [[*header, "p_cases", "p_seeds", "training_minutes"]]
+    for table in tables:
+        for row in table.rows:
+            start = [table.name, row.method.name]
+            counts = [row.labeled, row.unlabeled, len(row.results), len(row.planned)]
+            end = [_number(row.p_case), _number(row.p_seed), _number(row.minutes)]
+            lines.append([*start, "all", *counts, *_numbers(row.overall), *end])
+            lines += [[*start, name, *counts, *_numbers(of), "", "", ""] for name, of in row.classes.items()]
+    return _csv(lines)
+
+
+def cases_csv(results: Iterable[RunResult]) -> str:
+    """A line for each class of each case of each run, as the evaluations wrote them."""
+    lines: list[list[object]] = [["dataset", "method", "seed", "case", "class", *METRICS, "status"]]
+    for result in results:
+        for row in result.rows:
+            values = [_number(row.values[metric]) for metric in METRICS]
+            lines.append([result.dataset, result.method, result.seed, row.case, row.class_name, *values, row.status])
+    return _csv(lines)
+
+
+def show_spread(value: Spread, decimals: int, plus_minus: str) -> str:
+    """Mean with the standard deviation where there is one; "n.a." without a mean."""
+    if math.isnan(value.mean):
+        return "n.a."
+    mean = f"{value.mean:.{decimals}f}"
+    return mean if math.isnan(value.deviation) else f"{mean}{plus_minus}{value.deviation:.{decimals}f}"
+
+
+def show_p(p: float) -> str:
+    """Three decimals; "n.a." where not defined."""
+    if math.isnan(p):
+        return "n.a."
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return re.sub(r"[\\~^&%$#_{}]", lambda found: _LATEX[found[0]], text)
+
+
+def _cells(row: Row, reference: str | None, plus_minus: str, missing: str) -> list[str]:
+    seeds = f"{len(row.results)} of {len(row.planned)}" if row.missing else str(len(row.planned))
+    if not row.results:
+        return [missing, *[missing] * len(METRICS), seeds, "", "", ""]
+    if reference is None:
+        tests = ["", ""]
+    elif row.method.name == reference:
+        tests = ["reference", "reference"]
+    else:
+        tests = [show_p(row.p_case), show_p(row.p_seed)]
+    values = [show_spread(row.overall[metric], _DECIMALS[metric], plus_minus) for metric in METRICS]
+    return [f"{row.labeled} / {row.unlabeled}", *values, seeds, *tests, f"{row.minutes:.1f}"]
+
+
+def _numbers(spreads: Mapping[str, Spread]) -> list[str]:
+    return [_number(part) for metric in METRICS for part in (spreads[metric].mean, spreads[metric].deviation)]
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else repr(value)
+
+
+def _csv(lines: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()

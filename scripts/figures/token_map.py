@@ -1,0 +1,74 @@
+"""Which code each token of a slice gets, and the colours to show it in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.figures.principal_colors import principal_colors
+from scripts.figures.slice_view import SliceView
+from scripts.figures.trained_network import Case, TrainedNetwork
+
+__all__ = ["TokenMap", "map_tokens"]
+
+
+class TokenMap(NamedTuple):
+    """A slice and its tokens.
+
+    Attributes:
+        image: ``(H, W)``, the first channel.
+        places: number of each pixel's token, ``(H, W)``, int64.
+        tokens: codes of the tokens, ``(h, w)``.
+        colors: of each code, ``(K, 3)`` in [0, 1].
+        view: how the slice is shown.
+    """
+
+    image: np.ndarray
+    places: np.ndarray
+    tokens: np.ndarray
+    colors: np.ndarray
+    view: SliceView
+
+    @property
+    def indices(self) -> np.ndarray:
+        """Code of each pixel's token, ``(H, W)``."""
+        return self.tokens.ravel()[self.places]
+
+
+@torch.no_grad()
+def map_tokens(trained: TrainedNetwork, case: Case, number: int) -> TokenMap:
+    """Quantise a slice: of a 2D network the whole slice at once, of a 3D network within a patch at its middle.
+
+    Args:
+        trained: the network.
+        case: the volume.
+        number: the slice, along the last axis.
+    """
+    image, offset, view = case.image[..., number], None, case.view
+    if not _is_2d(trained):
+        image, offset, starts = _patch(trained, case.image, number)
+        view = view.within(starts, trained.patch_size)
+    tokens = trained.quantizer(trained.network.encode(image[None]).features).indices[0]
+    if offset is not None:
+        image, tokens = image[..., offset], tokens[..., offset // trained.network.stride[2]]
+    places = torch.arange(tokens.numel()).reshape(tokens.shape)
+    for axis, (stride, size) in enumerate(zip(trained.network.stride[:2], image.shape[1:], strict=True)):
+        places = places.repeat_interleave(stride, dim=axis).narrow(axis, 0, size)
+    colors = principal_colors(trained.quantizer.project_codebook().float())[0]
+    return TokenMap(image[0].numpy(), places.numpy(), tokens.numpy(), colors.numpy(), view)
+
+
+def _is_2d(trained: TrainedNetwork) -> bool:
+    return len(trained.network.stride) == 2
+
+
+def _patch(trained: TrainedNetwork, volume: Tensor, number: int) -> tuple[Tensor, int, list[int]]:
+    """A patch around the slice, in the middle of the other axes; where in it the slice lies, and where it starts."""
+    starts = [(size - length) // 2 for size, length in zip(volume.shape[1:], trained.patch_size, strict=True)]
+    starts[2] = min(max(0, number - trained.patch_size[2] // 2), volume.shape[3] - trained.patch_size[2])
+    for axis, (start, length) in enumerate(zip(starts, trained.patch_size, strict=True)):
+        volume = volume.narrow(1 + axis, start, length)
+    return volume, number - starts[2], starts
