@@ -83,6 +83,11 @@ def test_what_no_row_tells_has_no_panel() -> None:
     assert best_epoch(ROWS[:1]) is None
 
 
+def test_of_equal_validations_the_last_is_the_best_as_its_weights_are_kept() -> None:
+    rows = [{"epoch": float(epoch), "val_mean_dice": score} for epoch, score in enumerate((0.5, 0.75, 0.75, 0.25))]
+    assert best_epoch(rows) == rows[2]
+
+
 # ---- handlers --------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from vqseg_bundle.handlers.codebook_maintenance import CodebookMaintenance
 from vqseg_bundle.handlers.codebook_snapshots import CodebookSnapshots
 from vqseg_bundle.handlers.codebook_usage import CodebookUsage, codebook_perplexity
 from vqseg_bundle.handlers.image_reconstruction import ImageReconstruction
+from vqseg_bundle.handlers.mean_case_dice import MeanCaseDice
 from vqseg_bundle.handlers.progress_bar import TrainingProgress
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.pseudo_label_confidence import PseudoLabelConfidence
@@ -23,6 +24,7 @@ __all__ = [
     "CodebookUsage",
     "EvaluationReport",
     "ImageReconstruction",
+    "MeanCaseDice",
     "ProgressPicture",
     "PseudoLabelConfidence",
     "RestartTeacher",

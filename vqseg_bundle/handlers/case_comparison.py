@@ -2,6 +2,9 @@
 
 A structure that only one of prediction and label has, no distance is defined for: it scores as badly as the image
 allows (Dice and Jaccard 0, distances the image's diagonal). One that neither has gets no number.
+
+Surface is a structure's voxels with a face towards a voxel outside it or towards the image's border. Along an axis of a
+single voxel nothing is measured: a slice stored as a volume has its surface in its plane, as if stored as an image.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 from monai.transforms.utils import generate_spatial_bounding_box
 from monai.utils import convert_to_tensor
 
-__all__ = ["METRICS", "STATUSES", "ClassMetrics", "compute_case_metrics"]
+__all__ = ["METRICS", "STATUSES", "ClassMetrics", "compute_case_metrics", "compute_class_dice"]
 
 METRICS = ("dice", "jaccard", "hd95_mm", "asd_mm")
 STATUSES = ("ok", "missed", "hallucinated", "absent")
@@ -64,8 +67,30 @@ def compute_case_metrics(
     if len(spacing) != pred.ndim - 1 or not all(0 < size < math.inf for size in spacing):
         raise ValueError(f"spacing must be {pred.ndim - 1} positive numbers, got {list(spacing)}.")
     maps = _class_map(pred, num_classes, "pred"), _class_map(label, num_classes, "label")
-    sizes = [float(size) for size in spacing]
-    return [_compare(maps[0] == index, maps[1] == index, index, sizes) for index in range(1, num_classes)]
+    dice = compute_class_dice(*maps, num_classes)
+    measured = [axis for axis, count in enumerate(pred.shape[1:]) if count > 1] or [0]
+    planes = [volume.reshape(1, *(volume.shape[1 + axis] for axis in measured)) for volume in maps]
+    sizes = [float(spacing[axis]) for axis in measured]
+    classes = enumerate(dice, start=1)
+    return [_compare(planes[0] == index, planes[1] == index, index, sizes, value) for index, value in classes]
+
+
+def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int) -> list[float]:
+    """Dice of classes 1 to ``num_classes - 1`` of one case: NaN for a class that neither has, 0 where one alone has it.
+
+    Args:
+        pred: class indices, ``(1, *S)``.
+        label: class indices, ``(1, *S)``, on the same device.
+        num_classes: number of classes, background (0) included.
+    """
+    scores = compute_dice(
+        pred[None], label[None], include_background=False, ignore_empty=False, num_classes=num_classes
+    )
+    # MONAI gives 1 where neither has it
+    return [
+        score if score < 1.0 or (label == index).any() else math.nan
+        for index, score in enumerate(scores[0].tolist(), start=1)
+    ]
 
 
 def _class_map(volume: torch.Tensor, num_classes: int, name: str) -> torch.Tensor:
@@ -77,7 +102,7 @@ def _class_map(volume: torch.Tensor, num_classes: int, name: str) -> torch.Tenso
     return indices
 
 
-def _compare(pred: torch.Tensor, label: torch.Tensor, index: int, spacing: list[float]) -> ClassMetrics:
+def _compare(pred: torch.Tensor, label: torch.Tensor, index: int, spacing: list[float], dice: float) -> ClassMetrics:
     predicted, labeled = bool(pred.any()), bool(label.any())
     if not predicted and not labeled:
         return ClassMetrics(index, math.nan, math.nan, math.nan, math.nan, "absent")
@@ -94,7 +119,7 @@ def _compare(pred: torch.Tensor, label: torch.Tensor, index: int, spacing: list[
     }
     return ClassMetrics(
         index,
-        compute_dice(**pair).item(),
+        dice,
         compute_iou(**pair).item(),
         compute_hausdorff_distance(**pair, percentile=95, spacing=spacing).item(),
         compute_average_surface_distance(**pair, symmetric=True, spacing=spacing).item(),

@@ -16,7 +16,7 @@ import numpy as np
 
 from vqseg_bundle.handlers.case_comparison import METRICS, STATUSES, ClassMetrics
 
-__all__ = ["format_table", "summarize", "write_report"]
+__all__ = ["format_table", "mean_over_classes", "summarize", "write_report"]
 
 
 def write_report(
@@ -64,8 +64,8 @@ def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]
     overall = {}
     for metric in METRICS:
         per_case = [_mean([getattr(row, metric) for row in case]) for case in table]
-        class_means = [entry[metric]["mean"] for entry in classes if entry[metric]["n"]]
-        overall[metric] = {**_statistics(per_case), "mean": _mean(class_means) if class_means else None}
+        mean = mean_over_classes([[getattr(row, metric) for row in case] for case in table])
+        overall[metric] = {**_statistics(per_case), "mean": mean}
     return {
         "schema_version": 1,
         "num_cases": len(table),
@@ -73,6 +73,19 @@ def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]
         "overall": overall,
         "classes": classes,
     }
+
+
+def mean_over_classes(table: Sequence[Sequence[float]]) -> float | None:
+    """The mean, over the classes that count in any case, of each one's mean over the cases where it counts.
+
+    Args:
+        table: for each case, a number of every class, NaN where it does not count.
+
+    Returns:
+        None if no class counts anywhere.
+    """
+    means = [_mean(column) for column in zip(*table, strict=True)]
+    return None if all(map(math.isnan, means)) else _mean(means)
 
 
 def format_table(summary: Mapping[str, Any]) -> str:

@@ -70,13 +70,13 @@ def draw_progress(rows: Rows) -> Figure:
 
 
 def best_epoch(rows: Rows) -> Mapping[str, float] | None:
-    """The row with the highest validation Dice, the first of equal ones; None without validation.
+    """The row with the highest validation Dice, of equal ones the last (its weights are kept); None without validation.
 
     Args:
         rows: see :func:`save_progress`.
     """
     validated = [row for row in rows if "val_mean_dice" in row]
-    return max(validated, key=lambda row: row["val_mean_dice"], default=None)
+    return max(reversed(validated), key=lambda row: row["val_mean_dice"], default=None)
 
 
 def _draw_losses(panel: Any, rows: Rows) -> None:
