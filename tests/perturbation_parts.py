@@ -47,4 +47,4 @@ def chi_square_p(drawn: Tensor, expected: np.ndarray) -> float:
 
 def draw_each_code(perturbation: QuantizedPerturbation, codebook: Tensor, per_code: int = 20_000) -> Tensor:
     indices = torch.arange(len(codebook)).unsqueeze(1).expand(-1, per_code)
-    return perturbation(indices, codebook, generator=make_generator())
+    return perturbation.perturb_indices(indices, codebook, generator=make_generator())

@@ -16,7 +16,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("mode", ["channel", "element"])
 def test_what_is_kept_is_scaled_and_the_rest_is_0(mode):
     features = torch.rand(4, 6, 3, 5) + 0.5
-    output = FeatureDropout(0.2, mode)(features, _generator())
+    output = FeatureDropout(0.2, mode)(features, generator=_generator())
     kept = output != 0
     torch.testing.assert_close(output[kept], features[kept] / 0.8)
     assert 0 < kept.float().mean() < 1
@@ -24,7 +24,7 @@ def test_what_is_kept_is_scaled_and_the_rest_is_0(mode):
 
 @pytest.mark.parametrize("size", [(3, 5), (3, 5, 2)])
 def test_whole_channels_of_an_image_go_together(size):
-    kept = FeatureDropout(0.5)(torch.ones(8, 6, *size), _generator()).flatten(2) != 0
+    kept = FeatureDropout(0.5)(torch.ones(8, 6, *size), generator=_generator()).flatten(2) != 0
     assert (kept.all(dim=2) | ~kept.any(dim=2)).all()
     assert len({tuple(row) for row in kept[:, :, 0].tolist()}) > 1  # each image has a draw of its own
 
@@ -33,7 +33,7 @@ def test_whole_channels_of_an_image_go_together(size):
 @pytest.mark.parametrize("rate", [0.3, 0.5])
 def test_the_zeros_of_an_image_are_binomial(mode, shape, rate):
     """Chi-squared test of the number of zeros among 12 draws an image, over 5000 images."""
-    output = FeatureDropout(rate, mode)(torch.ones(shape), _generator(1))
+    output = FeatureDropout(rate, mode)(torch.ones(shape), generator=_generator(1))
     draws = output[..., 0, 0] if mode == "channel" else output.flatten(1)
     found = np.bincount((draws == 0).sum(dim=1).numpy(), minlength=13)
     law = 5000 * stats.binom.pmf(np.arange(13), 12, rate)
@@ -44,7 +44,7 @@ def test_the_zeros_of_an_image_are_binomial(mode, shape, rate):
 
 def test_the_mean_over_draws_is_the_feature():
     features = torch.linspace(-2, 2, 24).view(1, 4, 2, 3)
-    mean = FeatureDropout(0.5)(features.expand(40_000, -1, -1, -1), _generator()).mean(dim=0)
+    mean = FeatureDropout(0.5)(features.expand(40_000, -1, -1, -1), generator=_generator()).mean(dim=0)
     # one draw has the feature's own size as its standard deviation: 5 of them at 40,000 draws are 0.025
     torch.testing.assert_close(mean, features[0], rtol=0.025, atol=1e-6)
 
@@ -54,7 +54,7 @@ def test_it_is_pytorchs_channel_dropout_in_law():
     features = torch.ones(20_000, 3, 2, 2)
     torch.manual_seed(0)
     reference = nn.Dropout2d(0.5)(features)
-    output = FeatureDropout(0.5)(features, _generator())
+    output = FeatureDropout(0.5)(features, generator=_generator())
     assert set(output.unique().tolist()) == set(reference.unique().tolist()) == {0.0, 2.0}
     torch.testing.assert_close(output.mean(dim=0), reference.mean(dim=0), rtol=0.05, atol=0)
     torch.testing.assert_close(output.var(dim=0), reference.var(dim=0), rtol=0.05, atol=0)
@@ -62,9 +62,9 @@ def test_it_is_pytorchs_channel_dropout_in_law():
 
 def test_the_same_generator_state_gives_the_same_output_in_either_mode():
     dropout, features = FeatureDropout(0.5), torch.rand(4, 8, 2, 2)
-    first = dropout.train()(features, _generator(3))
-    assert torch.equal(first, dropout.eval()(features, _generator(3)))
-    assert not torch.equal(first, dropout(features, _generator(4)))
+    first = dropout.train()(features, generator=_generator(3))
+    assert torch.equal(first, dropout.eval()(features, generator=_generator(3)))
+    assert not torch.equal(first, dropout(features, generator=_generator(4)))
 
 
 def test_rate_0_is_a_copy():
@@ -76,7 +76,7 @@ def test_rate_0_is_a_copy():
 
 def test_the_gradient_reaches_what_is_kept_alone():
     features = torch.rand(4, 8, 2, 2).add(0.5).requires_grad_()
-    output = FeatureDropout(0.75)(features, _generator())
+    output = FeatureDropout(0.75)(features, generator=_generator())
     output.sum().backward()
     assert torch.equal(features.grad, 4.0 * (output != 0))
 

@@ -26,10 +26,12 @@ def test_inversion_at_the_upper_end():
 
 def test_chunks_of_rows_change_nothing(monkeypatch):
     indices, codebook = torch.randint(32, (2, 16, 16), generator=make_generator()), make_codebook(32)
-    whole = QuantizedPerturbation(0.7)(indices, codebook, generator=make_generator())
+    whole = QuantizedPerturbation(0.7).perturb_indices(indices, codebook, generator=make_generator())
     for rows in (1, 5, 31):
         monkeypatch.setattr(neighbor_sampling, "_ROW_ELEMENTS", rows * 32)
-        assert torch.equal(QuantizedPerturbation(0.7)(indices, codebook, generator=make_generator()), whole)
+        assert torch.equal(
+            QuantizedPerturbation(0.7).perturb_indices(indices, codebook, generator=make_generator()), whole
+        )
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 20])

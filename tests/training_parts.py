@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.engines import STRONG, EMATeacher, SemiSupervisedTrainer
-from vqseg_bundle.layers import PostVQFeatureAdapter, QuantizedPerturbation
+from vqseg_bundle.layers import PostVQFeatureAdapter, QuantizedPerturbation, lookup
 from vqseg_bundle.losses import VQSegLoss, VQSegTargets
 from vqseg_bundle.networks import FoundationModel, VQSegNet, VQSegTrainingModule
 
@@ -74,13 +74,16 @@ class TinyFoundationModel(FoundationModel):
 class Shift(nn.Module):
     """Moves every token to the next code and keeps what came in."""
 
+    needs_codes = True
+
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[torch.Tensor, torch.Tensor, torch.Generator | None]] = []
 
-    def forward(self, indices, codebook, generator=None):
-        self.calls.append((indices.clone(), codebook, generator))
-        return (indices + 1) % len(codebook)
+    def forward(self, features, codes, generator=None):
+        self.calls.append((codes.indices.clone(), codes.codebook, generator))
+        moved = lookup((codes.indices + 1) % len(codes.codebook), codes.codebook)
+        return moved.to(features.dtype) + (features - features.detach())
 
 
 def make_module(

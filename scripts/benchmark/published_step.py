@@ -16,7 +16,7 @@ from scripts.benchmark.reference_code import (
     published_perturbation,
     published_quantizer,
 )
-from vqseg_bundle.layers import VectorQuantizer, VectorQuantizerOutput
+from vqseg_bundle.layers import Codes, VectorQuantizer, VectorQuantizerOutput, lookup
 
 __all__ = ["PublishedPerturbation", "PublishedQuantizer", "prepare_published_step"]
 
@@ -57,7 +57,7 @@ class PublishedQuantizer(nn.Module):
 
 
 class PublishedPerturbation(nn.Module):
-    """The published QPM in place of a :class:`~vqseg_bundle.layers.QuantizedPerturbation`.
+    """The published QPM as a :class:`~vqseg_bundle.layers.Perturbation`.
 
     Args:
         directory: the checkout.
@@ -65,14 +65,17 @@ class PublishedPerturbation(nn.Module):
         strength: eps.
     """
 
+    needs_codes = True
+
     def __init__(self, directory: str, quantizer: PublishedQuantizer, strength: float) -> None:
         super().__init__()
         self.perturb = published_perturbation(directory, quantizer.published, strength)
 
-    @torch.no_grad()
-    def forward(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Perturb ``(B, *S)``; codebook and generator are not read."""
-        return self.perturb(indices.flatten(1)).view_as(indices)
+    def forward(self, features: Tensor, codes: Codes, generator: torch.Generator | None = None) -> Tensor:
+        """Perturb ``(B, D, *S)``; the generator is not read."""
+        with torch.no_grad():
+            indices = self.perturb(codes.indices.flatten(1)).view_as(codes.indices)
+        return lookup(indices, codes.codebook).to(features.dtype) + (features - features.detach())
 
 
 def prepare_published_step(directory: str, classes: int, size: int, device: str) -> Callable[[], None]:

@@ -13,7 +13,13 @@ from tqdm import tqdm
 
 from scripts.figures.trained_network import Case, TrainedNetwork
 from vqseg_bundle.engines import CodebookInferer
-from vqseg_bundle.layers import FeatureDropout, QuantizedPerturbation, dropout_kl_divergence, qpm_kl_divergence
+from vqseg_bundle.layers import (
+    FeatureDropout,
+    Perturbation,
+    QuantizedPerturbation,
+    dropout_kl_divergence,
+    qpm_kl_divergence,
+)
 from vqseg_bundle.networks import VQSegTrainingModule
 
 __all__ = ["METHODS", "Perturbed", "mean_dice", "perturbed_prediction", "radius_curves", "sweep"]
@@ -60,9 +66,7 @@ def radius_curves(
 
 
 @torch.no_grad()
-def perturbed_prediction(
-    trained: TrainedNetwork, case: Case, perturbation: QuantizedPerturbation | FeatureDropout, seed: int
-) -> Tensor:
+def perturbed_prediction(trained: TrainedNetwork, case: Case, perturbation: Perturbation, seed: int) -> Tensor:
     """Segment a volume with its post-VQ features perturbed as in training.
 
     Args:
@@ -114,7 +118,7 @@ def sweep(
     results = []
     runs = [(method, strength) for method in METHODS for strength in strengths]
     for method, strength in tqdm(runs, desc="predictions", unit="strength", disable=None):
-        perturbation: QuantizedPerturbation | FeatureDropout = FeatureDropout(strength, dropout_mode)
+        perturbation: Perturbation = FeatureDropout(strength, dropout_mode)
         if method == QPM:
             perturbation = QuantizedPerturbation(strength, temperature)
         seeds = range(seed, seed + (draws if strength > 0 else 1))

@@ -6,6 +6,7 @@ from vqseg_bundle.layers.exact_instance_norm import keep_instance_norm_exact
 from vqseg_bundle.layers.feature_adapter import PostVQFeatureAdapter
 from vqseg_bundle.layers.feature_dropout import FeatureDropout
 from vqseg_bundle.layers.nearest_code import nearest_code
+from vqseg_bundle.layers.perturbation import Codes, Perturbation
 from vqseg_bundle.layers.perturbation_theory import (
     dropout_kl_divergence,
     perturbed_marginal,
@@ -17,9 +18,11 @@ from vqseg_bundle.layers.transition import automatic_temperature
 from vqseg_bundle.layers.vector_quantizer import VectorQuantizer, VectorQuantizerOutput, lookup
 
 __all__ = [
+    "Codes",
     "EMACodebook",
     "FeatureDropout",
     "MappedCodebook",
+    "Perturbation",
     "PostVQFeatureAdapter",
     "QuantizedPerturbation",
     "VectorQuantizer",

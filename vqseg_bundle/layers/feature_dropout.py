@@ -9,17 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vqseg_bundle.layers.perturbation import Codes
+
 __all__ = ["FeatureDropout"]
 
 _MODES = ("channel", "element")
 
 
 class FeatureDropout(nn.Module):
-    r"""Perturb a feature map; features in, features out.
+    r"""Perturb a feature map (a :class:`~vqseg_bundle.layers.Perturbation`); codes are not read.
 
     .. math:: f' = \frac{m \odot f}{1 - p}, \qquad m \sim \mathrm{Bernoulli}(1 - p)
 
-    with one draw a channel of each image ("channel", as ``nn.Dropout2d``) or one an element ("element").
+    with one draw per channel of each image ("channel", as ``nn.Dropout2d``) or one per element ("element").
 
     Active in ``train`` and ``eval`` mode alike: the caller decides when to perturb.
 
@@ -32,8 +34,10 @@ class FeatureDropout(nn.Module):
         - output: like ``features``, with gradient to what is kept.
 
     Raises:
-        ValueError: an argument is outside what is said above.
+        ValueError: ``perturb_prob`` outside [0, 1), or an unknown ``mode``.
     """
+
+    needs_codes = False
 
     def __init__(self, perturb_prob: float = 0.5, mode: str = "channel") -> None:
         super().__init__()
@@ -48,7 +52,7 @@ class FeatureDropout(nn.Module):
         """The settings, for ``print(module)``."""
         return f"perturb_prob={self.perturb_prob}, mode={self.mode}"
 
-    def forward(self, features: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(self, features: Tensor, codes: Codes | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Perturbed copy of ``features``; the same for the same state of ``generator``."""
         if self.perturb_prob == 0.0:
             return features.clone()

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers.neighbor_sampling import draw_neighbors
+from vqseg_bundle.layers.perturbation import Codes
 from vqseg_bundle.layers.transition import DISTANCES, CodeDistances, automatic_temperature
+from vqseg_bundle.layers.vector_quantizer import lookup
 
 __all__ = ["QuantizedPerturbation"]
 
 
 class QuantizedPerturbation(nn.Module):
-    r"""Perturb a map of code indices; indices in, indices out.
+    r"""Perturb the codes of a feature map (a :class:`~vqseg_bundle.layers.Perturbation`).
 
     Transition form, with strength :math:`\epsilon` and temperature T:
 
@@ -25,7 +27,8 @@ class QuantizedPerturbation(nn.Module):
 
     Shuffle form: in each image ``round(eps N)`` tokens, drawn at random, trade places in one cycle.
 
-    Active in ``train`` and ``eval`` mode alike: the caller decides when to perturb.
+    Where a token moves, the output has the value of the new codeword and the gradient of the token it replaces. Active
+    in ``train`` and ``eval`` mode alike: the caller decides when to perturb.
 
     Args:
         perturb_prob: :math:`\epsilon` in [0, 1].
@@ -35,13 +38,16 @@ class QuantizedPerturbation(nn.Module):
         distance: "squared_euclidean", "euclidean" or "cosine".
 
     Shape:
-        - indices: ``(B, *S)``, int64 in ``[0, K)``.
-        - codebook: ``(K, D)``.
-        - output: like ``indices``.
+        - features: ``(B, D, *S)``, the clean post-VQ features.
+        - codes: indices ``(B, *S)``, int64 in ``[0, K)``, and the codebook ``(K, D)``.
+        - output: like ``features``.
 
     Raises:
-        ValueError: an argument is outside what is said above.
+        ValueError: ``perturb_prob`` outside [0, 1], a temperature that is not positive, or an unknown ``mode`` or
+            ``distance``.
     """
+
+    needs_codes = True
 
     def __init__(
         self,
@@ -73,9 +79,20 @@ class QuantizedPerturbation(nn.Module):
             f"mode={self.mode}, distance={self.distance}"
         )
 
+    def forward(self, features: Tensor, codes: Codes | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed copy of ``features``; the same for the same state of ``generator``.
+
+        Raises:
+            ValueError: there are no codes.
+        """
+        if codes is None:
+            raise ValueError("QuantizedPerturbation needs the codes of the features, got None: quantise them first.")
+        codewords = lookup(self.perturb_indices(codes.indices, codes.codebook, generator), codes.codebook.detach())
+        return codewords.to(features.dtype) + (features - features.detach())
+
     @torch.no_grad()
-    def forward(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Perturbed copy of ``indices``; the same for the same state of ``generator``."""
+    def perturb_indices(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed copy of ``indices``, ``(B, *S)``; the same for the same state of ``generator``."""
         if self.perturb_prob == 0.0:
             return indices.clone()
         if self.mode == "shuffle":

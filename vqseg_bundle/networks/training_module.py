@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation, lookup
+from vqseg_bundle.layers import Codes, Perturbation, PostVQFeatureAdapter
 from vqseg_bundle.networks.quantized_skip import QuantizedSkip
 from vqseg_bundle.networks.vq_network import VQNetwork
 
@@ -68,34 +68,33 @@ class VQSegTrainingModule(nn.Module):
 
     Args:
         network: the student.
-        perturbation: perturbs the unlabelled images' indices (:class:`~vqseg_bundle.layers.QuantizedPerturbation`) or,
-            in its place, their post-VQ features (:class:`~vqseg_bundle.layers.FeatureDropout`; the bottleneck of a
-            network without quantiser). None leaves them.
+        perturbation: perturbs the unlabelled images' post-VQ features (:class:`~vqseg_bundle.layers.Perturbation`; the
+            bottleneck of a network without quantiser). None leaves them.
         adapter: adapts post-VQ features to a foundation model's; None leaves ``adapted`` empty.
-        perturb_skips: also perturb the other skip connections' maps, each by a draw of its own, as UniMatch does; a
-            :class:`~vqseg_bundle.layers.FeatureDropout` alone can.
+        perturb_skips: also perturb the other skip connections' maps, each by a draw of its own, as UniMatch does; they
+            have no codes.
 
     Raises:
-        ValueError: a perturbation of indices for a network without quantiser or for skip connections.
+        ValueError: a perturbation that needs codes, for a network without quantiser or for skip connections.
     """
 
     def __init__(
         self,
         network: VQNetwork,
-        perturbation: QuantizedPerturbation | FeatureDropout | None = None,
+        perturbation: Perturbation | None = None,
         adapter: PostVQFeatureAdapter | None = None,
         perturb_skips: bool = False,
     ) -> None:
-        maps_features = isinstance(perturbation, FeatureDropout)
-        if perturbation is not None and not maps_features and network.quantizer is None:
+        needs_codes = perturbation is not None and perturbation.needs_codes
+        if needs_codes and network.quantizer is None:
             raise ValueError(
-                "perturbation must be a FeatureDropout or None for a network without quantiser (num_embeddings None), "
-                f"got {type(perturbation).__name__}, which perturbs indices."
+                "perturbation must work without codes (FeatureDropout), or be None, for a network without quantiser "
+                f"(num_embeddings None), got {type(perturbation).__name__}."
             )
-        if perturb_skips and not maps_features:
+        if perturb_skips and (perturbation is None or needs_codes):
             raise ValueError(
-                f"perturb_skips needs a FeatureDropout as perturbation, got {type(perturbation).__name__}: the maps of "
-                "the skip connections have no indices."
+                "perturb_skips needs a perturbation that works without codes (FeatureDropout), got "
+                f"{type(perturbation).__name__}: the maps of the skip connections have none."
             )
         super().__init__()
         self.network = network
@@ -130,11 +129,13 @@ class VQSegTrainingModule(nn.Module):
         empty = images.new_empty(0)
         clean = encoding.features
         indices, codebook = empty, empty
+        codes: Codes | None = None
         commitment = entropy = images.new_zeros(())
         if self.network.quantizer is not None:
             codebook = self.network.quantizer.project_codebook()
             clean, indices, commitment, entropy = self.network.quantizer(encoding.features, codebook)
-        decoded = self._perturb(clean, indices, codebook.detach(), runs, generator)
+            codes = Codes(indices, codebook.detach())
+        decoded = self._perturb(clean, codes, runs, generator)
         skips = self._pass_skips(encoding.skips, runs, generator)
         logits = self.network.decode_segmentation(decoded, skips.maps, size)
         has_image_decoder = self.network.reconstruction_decoder is not None
@@ -153,37 +154,34 @@ class VQSegTrainingModule(nn.Module):
 
     def _pass_skips(self, maps: list[Tensor], runs: list[_Run], generator: torch.Generator | None) -> _Skips:
         """What the segmentation decoder sees of the encoder's maps, and what their quantisers say."""
-        empty = maps[0].new_empty(0)
         skips = _Skips(list(maps), [], maps[0].new_zeros(()), maps[0].new_zeros(()))
         for level, skip in enumerate(maps):
             stage = self.network.skip_stages[level] if len(self.network.skip_stages) > 0 else None
             if isinstance(stage, QuantizedSkip):
                 features, codebook = stage.projection(skip), stage.quantizer.project_codebook()
                 clean, indices, commitment, entropy = stage.quantizer(features, codebook)
-                skips.maps[level] = stage.expansion(self._perturb(clean, indices, codebook.detach(), runs, generator))
-                skips.quantized.append(QuantizedMap(features.detach(), indices, codebook.detach()))
+                codes = Codes(indices, codebook.detach())
+                skips.maps[level] = stage.expansion(self._perturb(clean, codes, runs, generator))
+                skips.quantized.append(QuantizedMap(features.detach(), *codes))
                 skips = skips._replace(
                     commitment_loss=skips.commitment_loss + commitment, entropy_loss=skips.entropy_loss + entropy
                 )
             elif self.perturb_skips:
-                skips.maps[level] = self._perturb(skip, empty, empty, runs, generator)
+                skips.maps[level] = self._perturb(skip, None, runs, generator)
         return skips
 
     def _perturb(
-        self, clean: Tensor, indices: Tensor, codebook: Tensor, runs: list[_Run], generator: torch.Generator | None
+        self, clean: Tensor, codes: Codes | None, runs: list[_Run], generator: torch.Generator | None
     ) -> Tensor:
-        """A map with some images perturbed; only a perturbation of indices reads ``indices`` and ``codebook``."""
+        """A map with some images perturbed."""
         if self.perturbation is None or not any(run.perturbed for run in runs):
             return clean
         parts: list[Tensor] = []
         for images, perturbed in runs:
             part = clean[images]
-            if perturbed and isinstance(self.perturbation, FeatureDropout):
-                part = self.perturbation(part, generator)
-            elif perturbed:
-                codewords = lookup(self.perturbation(indices[images], codebook, generator), codebook)
-                # the value of the new codeword, the gradient of the token it replaces
-                part = codewords.to(part.dtype) + (part - part.detach())
+            if perturbed:
+                chosen = None if codes is None else codes._replace(indices=codes.indices[images])
+                part = self.perturbation(part, chosen, generator)
             parts.append(part)
         return torch.cat(parts)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from scripts.benchmark.comparison import CaseDefinition, Comparison, Contender, Plan, product_seconds
 from scripts.benchmark.inputs import make_codebook, make_indices, make_tokens
 from scripts.benchmark.peers import lucidrains_search, missing_package, monai_search
-from vqseg_bundle.layers import QuantizedPerturbation, VectorQuantizer, code_use_entropy, lookup, nearest_code
+from vqseg_bundle.layers import Codes, QuantizedPerturbation, VectorQuantizer, code_use_entropy, nearest_code
 
 __all__ = ["OPERATIONS", "SCALING", "VOLUME"]
 
@@ -24,7 +24,7 @@ def _search(tokens: int, codes: int, width: int, device: str) -> Callable[[], Te
 
 def _perturbation(tokens: int, codes: int, width: int, device: str) -> Callable[[], Tensor]:
     indices, codebook = make_indices(tokens, codes, device), make_codebook(codes, width, device)
-    return partial(QuantizedPerturbation(_STRENGTH), indices, codebook)
+    return partial(QuantizedPerturbation(_STRENGTH).perturb_indices, indices, codebook)
 
 
 def _entropy(tokens: int, codes: int, width: int, device: str) -> Callable[[], Tensor]:
@@ -53,8 +53,7 @@ def _all_together(shape: tuple[int, int, int], codes: int, width: int, device: s
     def work() -> Tensor:
         codebook = quantizer.project_codebook()
         output = quantizer(features, codebook)
-        perturbed = lookup(perturbation(output.indices, codebook), codebook.detach())
-        decoded = perturbed + (output.quantized - output.quantized.detach())
+        decoded = perturbation(output.quantized, Codes(output.indices, codebook.detach()))
         loss = decoded.square().mean() + output.commitment_loss + output.entropy_loss
         torch.autograd.grad(loss, parameters)
         return loss.detach()

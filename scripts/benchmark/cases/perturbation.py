@@ -53,7 +53,7 @@ def _ours(
     temperature: float | str, tokens: int, codes: int, width: int, kind: str, device: str
 ) -> Callable[[], Tensor]:
     indices, codebook = make_indices(tokens, codes, device), make_codebook(codes, width, device, kind)
-    return partial(QuantizedPerturbation(_STRENGTH, temperature), indices, codebook)
+    return partial(QuantizedPerturbation(_STRENGTH, temperature).perturb_indices, indices, codebook)
 
 
 def _rows_product(tokens: int, codes: int, width: int, kind: str, device: str) -> Callable[[], Tensor]:
