@@ -226,7 +226,7 @@ def test_unimatch_trains_volumes_too(shared_cohort: CohortFolder, tmp_path: Path
         ("unimatch", {"confidence_threshold": 1.5}, r"loss: confidence_threshold must lie in \[0, 1\], got 1.5"),
         ("ua_mt", {"network_def#dropout": 0.0}, "pseudo_labeler: the teacher must have dropout layers"),
         ("ua_mt", {"pseudo_labeler#samples": 0}, "pseudo_labeler: samples must be at least 1, got 0"),
-        ("mean_teacher", {"training_module#perturb_skips": True}, "training_module: perturb_skips needs a perturbation"),
+        ("mean_teacher", {"training_module#perturb_skips": True}, "training_module: perturb_skips needs a pert"),
     ],
 )
 def test_bad_settings_are_refused_before_the_first_step(

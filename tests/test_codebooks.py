@@ -117,7 +117,7 @@ def test_ema_sums_over_processes(monkeypatch):
     alone, together = (_ema([[0.0], [10.0]], decay=0.5) for _ in range(2))
     features, indices = torch.tensor([[1.0], [9.0]]), torch.tensor([0, 1])
     alone.update(torch.cat((features, features)), torch.cat((indices, indices)))
-    monkeypatch.setattr(codebooks_module.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(codebooks_module, "process_count", lambda: 2)
     monkeypatch.setattr(codebooks_module.dist, "all_reduce", lambda tensor: tensor.mul_(2))  # a twin process
     together.update(features, indices)
     torch.testing.assert_close(together.state_dict(), alone.state_dict())

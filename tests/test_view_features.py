@@ -22,9 +22,9 @@ from monai.transforms import (
     SqueezeDimd,
 )
 
+from vqseg_bundle.common import FEATURES
 from vqseg_bundle.data import (
     COORDINATE_KEYS,
-    FEATURES,
     AddTokenCoordinatesd,
     FoundationFeatureStore,
     JoinTokenCoordinatesd,

@@ -17,7 +17,7 @@ from scripts.alignment.picture import PictureRow, save_picture
 from scripts.alignment.trained_run import NETWORKS, TRAINED, TrainedRun, open_run
 from scripts.alignment.views import SlicePatches
 from vqseg_bundle.bundle import check_device
-from vqseg_bundle.bundle.model_record import write_json
+from vqseg_bundle.common import write_json
 
 __all__ = ["main"]
 

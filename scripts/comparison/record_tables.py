@@ -16,7 +16,7 @@ from typing import Any
 
 from scripts.comparison.results import CaseClass, RunResult, parse_case
 from scripts.comparison.text import cases_csv
-from vqseg_bundle.bundle.model_record import write_json
+from vqseg_bundle.common import write_json
 
 __all__ = ["RECORD_FILES", "read_record", "write_record"]
 

@@ -17,7 +17,7 @@ from scripts.comparison.datasets import OpenedDataset, file_digest
 from scripts.comparison.plan import Run
 from scripts.comparison.plan_file import CONFIGS
 from vqseg_bundle import __version__
-from vqseg_bundle.bundle.model_record import write_json
+from vqseg_bundle.common import write_json
 
 __all__ = [
     "FINISHED",

@@ -8,14 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, load_weights
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, put_aside, write_run_record
 from vqseg_bundle.bundle.training_start import log_to_file
+from vqseg_bundle.common import wait_for_all
 
 __all__ = [
     "build_deployed_network",
@@ -120,8 +119,7 @@ def start_evaluation(
         for warning in found:
             logger.warning(warning)
         write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
 
 
 def start_inference(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.common import process_count, process_rank, wait_for_all
 
 __all__ = ["cache_foundation_features"]
 
@@ -73,8 +73,7 @@ def cache_foundation_features(
     }
     images = [case["image"] for case in cases]
     store = exit_cleanly(_in_folder, data.open_feature_store, Path(folder).expanduser(), images, rule, made_by)
-    several = dist.is_available() and dist.is_initialized()
-    rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    rank, world = process_rank(), process_count()
     build = partial(_build_model, name, weights, torch.device(device), token)
     with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
         exit_cleanly(
@@ -82,8 +81,8 @@ def cache_foundation_features(
             data.compute_slice_features,
             *(store, transform, build, foundation.channels, limit_gb, rank, world, num_workers, batch_size),
         )
-    if several:
-        dist.barrier()
+    if world > 1:
+        wait_for_all()
         exit_cleanly(_require_shared, store)
     return store
 

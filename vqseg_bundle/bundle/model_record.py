@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 
+from vqseg_bundle.common import json_value, write_json
 from vqseg_bundle.networks import VQNetwork
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "find_checkpoint",
     "load_model_record",
     "load_weights",
-    "write_json",
     "write_model_record",
 ]
 
@@ -178,40 +176,8 @@ def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -
         )
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file in one step, so that a reader never sees half of it; its folder is made if missing.
-
-    Args:
-        path: the file to write.
-        content: what to write; numpy numbers and arrays become numbers and lists, paths become text.
-
-    Raises:
-        ValueError: a value has no JSON form (NaN and infinity included).
-    """
-    path = Path(path)
-    try:
-        text = json.dumps(content, indent=2, default=_to_json, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"cannot write {path}: {error}") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    raise TypeError(f"{type(value).__name__} {value!r} has no JSON form")
-
-
 def _plain(section: Mapping[Any, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(section), default=_to_json))
+    return json.loads(json.dumps(dict(section), default=json_value))
 
 
 def _integer_keys(labels: Mapping[Any, str], where: str) -> dict[int, str]:

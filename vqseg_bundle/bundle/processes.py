@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine
 
+from vqseg_bundle.common import process_count, process_rank
+
 __all__ = ["join_processes", "run_together"]
 
 #: what torchrun tells a process
@@ -64,7 +66,7 @@ def run_together(engine: Engine) -> None:
             raise
         reason = str(error).strip().splitlines()[0]
         raise SystemExit(
-            f"process {idist.get_rank()} of {idist.get_world_size()} stops in iteration {engine.state.iteration}: "
+            f"process {process_rank()} of {process_count()} stops in iteration {engine.state.iteration}: "
             f"another process has ended or has not answered in time ({reason}). Its own error, or how it ended, is in "
             "the output of torchrun: killed by signal 9 mostly is too little memory. A training goes on after its last "
             "whole epoch with the same command and --resume true."

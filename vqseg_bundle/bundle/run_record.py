@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from vqseg_bundle import __version__
-from vqseg_bundle.bundle.model_record import write_json
+from vqseg_bundle.common import process_rank, wait_for_all, write_json
 
 __all__ = ["RUN_OUTPUTS", "check_writable", "prepare_output_dir", "write_run_record"]
 
@@ -83,13 +82,12 @@ def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False)
         The folder the earlier run was put in, None if there was nothing to put aside (or another process did it).
     """
     moved = None
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if process_rank() == 0:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if not resume and any(folder.glob("*.pt")):
             moved = put_aside(folder, RUN_OUTPUTS, keep)
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
     return moved
 
 
@@ -112,7 +110,7 @@ def write_run_record(
         command: the command line, ``sys.argv``.
         prefix: put before both file names, so that an evaluation does not replace the training's record.
     """
-    if dist.is_initialized() and dist.get_rank() != 0:
+    if process_rank() != 0:
         return
     folder = Path(output_dir)
     config = {key: _as_json(value) for key, value in parser_config.items() if key != "_meta_"}

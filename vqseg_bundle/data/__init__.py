@@ -31,7 +31,6 @@ from .slice_features import compute_slice_features, missing_images, slice_featur
 from .slice_grid import SliceGrid, SliceGridRule
 from .view_features import (
     COORDINATE_KEYS,
-    FEATURES,
     AddTokenCoordinatesd,
     JoinTokenCoordinatesd,
     SampleFoundationFeaturesd,
@@ -45,7 +44,6 @@ __all__ = [
     "COORDINATE_KEYS",
     "DATALIST_SPLITS",
     "DEMO_LABELS",
-    "FEATURES",
     "FINDING_KINDS",
     "AddTokenCoordinatesd",
     "CheckReport",

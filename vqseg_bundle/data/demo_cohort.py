@@ -17,7 +17,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch.distributed as dist
+
+from vqseg_bundle.common import process_rank, wait_for_all
 
 from .datalist import DataError
 from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
@@ -48,14 +49,12 @@ def write_demo_cohort(directory: Path, config: DemoCohortConfig | None = None) -
     """
     config = config or DemoCohortConfig()
     target = Path(directory) / f"demo_cohort_v{DEMO_COHORT_VERSION}"
-    parallel = dist.is_available() and dist.is_initialized()
     try:
-        if not parallel or dist.get_rank() == 0:
+        if process_rank() == 0:
             _write_once(target, config)
     finally:
         # also where rank 0 failed: the others then fail by themselves instead of waiting for ever
-        if parallel:
-            dist.barrier()
+        wait_for_all()
     _write_once(target, config)
     return target
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from vqseg_bundle.common import replacing
 
 from .slice_grid import SliceGridRule
 from .volume_io import source_files
@@ -109,13 +110,8 @@ def save_features(path: Path, features: np.ndarray) -> None:
             f"foundation_features 'cached': features up to {float(np.abs(features).max()):g} do not fit float16, which "
             "they are stored in; use foundation_features 'exact'."
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, stored)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.save(file, stored)
 
 
 def load_features(path: str | Path) -> np.ndarray:

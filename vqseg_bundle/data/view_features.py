@@ -20,11 +20,12 @@ from monai.transforms import MapTransform, RandomizableTrait
 from monai.utils import ImageMetaKey
 from torch import Tensor
 
+from vqseg_bundle.common import FEATURES
+
 from .foundation_store import FoundationFeatureStore, load_features
 
 __all__ = [
     "COORDINATE_KEYS",
-    "FEATURES",
     "AddTokenCoordinatesd",
     "JoinTokenCoordinatesd",
     "SampleFoundationFeaturesd",
@@ -33,8 +34,6 @@ __all__ = [
 
 #: Keys of the coordinates, to be named beside "image" in each spatial transform before they are joined to it.
 COORDINATE_KEYS = ("row", "column", "slice")
-#: Key of the file of features, and then of a view's features.
-FEATURES = "foundation_features"
 
 # Interpolating a constant may round it: a slice this near to a whole number is that slice.
 _SAME_SLICE = 1e-3

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
@@ -16,11 +15,12 @@ from monai.utils.enums import CommonKeys as Keys
 from timm.utils import distribute_bn
 from torch import Tensor, nn
 
+from vqseg_bundle.common import FEATURES, process_count
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
 from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream, parse_streams
-from vqseg_bundle.engines.unlabeled_views import FEATURES, UnlabeledViews, arrange_streams, endless_batches
+from vqseg_bundle.engines.unlabeled_views import UnlabeledViews, arrange_streams, endless_batches
 
 __all__ = ["SemiSupervisedTrainer"]
 
@@ -200,9 +200,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             output[Keys.LOSS] = output["terms"].total
             self.fire_event(IterationEvents.LOSS_COMPLETED)
         self._step(output[Keys.LOSS])
-        if idist.get_world_size() > 1:
+        if process_count() > 1:
             # each process has normalised its own batch: the teachers would drift apart
-            distribute_bn(self.student, idist.get_world_size(), reduce=True)
+            distribute_bn(self.student, process_count(), reduce=True)
         self.teacher.update_parameters(self.student)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output  # handlers may have put another one there

@@ -10,14 +10,12 @@ from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
+from vqseg_bundle.common import FEATURES
 from vqseg_bundle.engines.feature_mixing import mix_features
 from vqseg_bundle.engines.pseudo_labels import PseudoLabels
 from vqseg_bundle.engines.unlabeled_streams import UnlabeledStream
 
-__all__ = ["FEATURES", "UnlabeledViews", "arrange_streams", "endless_batches"]
-
-#: Batch key of foundation-model features of the weak view that the data pipeline brings.
-FEATURES = "foundation_features"
+__all__ = ["UnlabeledViews", "arrange_streams", "endless_batches"]
 
 
 class UnlabeledViews(NamedTuple):

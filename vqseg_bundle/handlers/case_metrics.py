@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.handlers import from_engine
 from monai.utils import CommonKeys
 
+from vqseg_bundle.common import gather_objects, process_rank
 from vqseg_bundle.handlers.case_comparison import ClassMetrics, compute_case_metrics
 from vqseg_bundle.handlers.case_report import format_table, summarize, write_report
 
@@ -90,12 +90,9 @@ class CaseMetrics:
             _add(self._cases, _Case(name, source, metrics), repeatable=False)
 
     def _finish(self, engine: Engine) -> None:
-        shares: list[Any] = [self._cases]
-        if dist.is_initialized():
-            shares = [None] * dist.get_world_size()
-            dist.all_gather_object(shares, self._cases)
-            if dist.get_rank() != 0:
-                return
+        shares = gather_objects(self._cases)
+        if process_rank() != 0:
+            return
         cases: dict[str, _Case] = {}
         for share in shares:
             for case in share.values():

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vqseg_bundle.common import write_text
 from vqseg_bundle.handlers.case_comparison import METRICS, STATUSES, ClassMetrics
 
 __all__ = ["format_table", "mean_over_classes", "summarize", "write_report"]
@@ -37,8 +37,8 @@ def write_report(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize(cases.values(), labels)
-    _write(folder / "metrics.csv", _to_csv(cases, labels))
-    _write(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "metrics.csv", _to_csv(cases, labels))
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 
 
@@ -135,13 +135,3 @@ def _to_cell(statistics: Mapping[str, Any]) -> str:
     if mean is None:
         return "-"
     return f"{mean:.3f}" if std is None else f"{mean:.3f} +- {std:.3f}"
-
-
-def _write(path: Path, text: str) -> None:
-    # A reader never sees half a file
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

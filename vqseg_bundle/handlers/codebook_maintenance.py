@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
+
+from vqseg_bundle.common import process_count, process_rank
 
 __all__ = ["CodebookMaintenance"]
 
@@ -87,7 +88,7 @@ class CodebookMaintenance:
             quantizer.update(quantized.features, quantized.indices)
         codes = self.idle.shape[1]
         used = torch.stack([torch.bincount(quantized.indices.flatten(), minlength=codes) for quantized in maps])
-        if idist.get_world_size() > 1:
+        if process_count() > 1:
             dist.all_reduce(used)
         self.idle = torch.where(used > 0, 0, self.idle + 1)
         iteration = engine.state.iteration
@@ -98,14 +99,14 @@ class CodebookMaintenance:
     def _revive(self, quantizer: Any, features: Tensor, idle: Tensor) -> None:
         dead = (idle >= self.patience).nonzero().squeeze(1)
         tokens = features.movedim(1, -1).flatten(0, -2).float()  # as many on each process
-        world = idist.get_world_size()
+        world = process_count()
         count = min(len(dead), max(1, round(self.max_share * len(idle))), world * len(tokens))
         if count == 0:
             return
         order = torch.randperm(len(dead), generator=self.generator)[:count]
         chosen = torch.randperm(world * len(tokens), generator=self.generator)[:count]
         process, token = chosen // len(tokens), chosen % len(tokens)
-        own = (process == idist.get_rank()).unsqueeze(1).to(tokens.device)
+        own = (process == process_rank()).unsqueeze(1).to(tokens.device)
         places = torch.where(own, tokens[token.to(tokens.device)], 0.0)
         if world > 1:
             dist.all_reduce(places)

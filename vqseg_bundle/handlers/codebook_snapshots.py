@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from torch import Tensor
+
+from vqseg_bundle.common import replacing
 
 __all__ = ["CodebookSnapshots"]
 
@@ -83,19 +84,12 @@ class CodebookSnapshots:
             self._warned = True
 
     def _write(self, path: Path, iteration: int, codebook: Tensor) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # a reader never sees half a file
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    codebook=codebook.to(torch.float16).cpu().numpy(),
-                    counts=self._counts.cpu().numpy(),
-                    window=self._steps,
-                    iteration=iteration,
-                    total_iterations=self.total_iterations,
-                )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                codebook=codebook.to(torch.float16).cpu().numpy(),
+                counts=self._counts.cpu().numpy(),
+                window=self._steps,
+                iteration=iteration,
+                total_iterations=self.total_iterations,
+            )

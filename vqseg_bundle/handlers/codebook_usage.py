@@ -9,6 +9,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from vqseg_bundle.common import process_count
+
 __all__ = ["CodebookUsage", "codebook_perplexity"]
 
 
@@ -68,7 +70,7 @@ class CodebookUsage:
     def _report(self, engine: Engine) -> None:
         self._remove_hook()
         counts: Any = self.counts
-        if idist.get_world_size() > 1:
+        if process_count() > 1:
             counts = idist.all_reduce(counts.to(idist.device()))
         engine.state.metrics["codebook_usage"] = (counts > 0).double().mean().item()
         engine.state.metrics["codebook_perplexity"] = codebook_perplexity(counts)

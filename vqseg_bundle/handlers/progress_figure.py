@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from vqseg_bundle.common import replacing
 
 __all__ = ["best_epoch", "draw_progress", "save_progress"]
 
@@ -33,13 +34,8 @@ def save_progress(rows: Rows, path: str | Path) -> None:
         rows: at least one.
         path: the file.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         draw_progress(rows).savefig(partial, dpi=_DOTS_PER_INCH, format="png")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def draw_progress(rows: Rows) -> Figure:

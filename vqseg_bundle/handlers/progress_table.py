@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
+
+from vqseg_bundle.common import write_text
 
 __all__ = ["ProgressTable"]
 
@@ -53,13 +54,7 @@ class ProgressTable:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in self.rows)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text.getvalue(), encoding="utf-8")
-            partial.replace(self.path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text(self.path, text.getvalue())
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:

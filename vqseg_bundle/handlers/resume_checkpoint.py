@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
+
+from vqseg_bundle.common import gather_objects, process_rank
 
 __all__ = ["ResumeCheckpoint"]
 
@@ -39,14 +40,10 @@ class _RandomStates:
         own: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": numpy_state, "python": random.getstate()}
         if self._generator is not None:
             own["generator"] = self._generator.get_state()
-        states = [own]
-        if dist.is_available() and dist.is_initialized():
-            states = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(states, own)
-        return {"processes": states}
+        return {"processes": gather_objects(own)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        rank = process_rank()
         # a file of version 0.3 or before holds the first process's state alone
         states = state.get("processes", [state])
         if rank >= len(states):

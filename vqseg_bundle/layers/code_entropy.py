@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vqseg_bundle.common import process_count
 from vqseg_bundle.layers.code_products import extend_codebook, full_precision, transposed_product
 
 __all__ = ["code_use_entropy"]
@@ -73,12 +74,10 @@ def _over_processes(assignment: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
 
     DistributedDataParallel averages gradients: divided by that number, they sum to those of all tokens together.
     """
-    processes = 1
     sums = torch.cat((assignment, assignment.new_tensor([tokens])))
-    if dist.is_available() and dist.is_initialized():
-        processes = dist.get_world_size()
+    if process_count() > 1:
         dist.all_reduce(sums)
-    return sums[:-1] / sums[-1], sums[-1] / processes
+    return sums[:-1] / sums[-1], sums[-1] / process_count()
 
 
 class _HalfDistances:

@@ -12,6 +12,8 @@ import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from vqseg_bundle.common import process_count
+
 __all__ = ["EMACodebook", "MappedCodebook"]
 
 
@@ -105,7 +107,7 @@ class EMACodebook(nn.Module):
         """
         counts = torch.bincount(indices, minlength=self.counts.shape[0]).to(self.counts.dtype)
         sums = torch.zeros_like(self.sums).index_add_(0, indices, features.to(self.sums.dtype))
-        if dist.is_available() and dist.is_initialized():
+        if process_count() > 1:
             dist.all_reduce(counts)
             dist.all_reduce(sums)
         self.counts.lerp_(counts, 1.0 - self.decay)

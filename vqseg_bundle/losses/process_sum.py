@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.distributed as dist
 from torch import Tensor
 
+from vqseg_bundle.common import process_count
+
 __all__ = ["sum_over_processes"]
 
 
@@ -21,9 +23,9 @@ def sum_over_processes(part: Tensor) -> Tensor:
     Returns:
         like ``part``.
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if process_count() == 1:
         return part
     total = part.detach().clone()
     dist.all_reduce(total)
     # the difference is exactly zero: the value is the sum, the gradient that of this process's share
-    return total + dist.get_world_size() * (part - part.detach())
+    return total + process_count() * (part - part.detach())

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
+from vqseg_bundle.common import gather_objects, process_rank
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, identify_case
 from vqseg_bundle.handlers.report.case_slice import CaseSlice, cut_slice
 from vqseg_bundle.handlers.report.page import Records, render_page
@@ -85,13 +85,9 @@ class EvaluationReport:
                 self._slices[name] = cut_slice(image, label, pred, found.get("reconstruction"), self.slice_axis)
 
     def _finish(self, engine: Engine) -> None:
-        slices = self._slices
-        if dist.is_initialized():
-            shares: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(shares, slices)
-            slices = {name: shown for share in shares for name, shown in share.items()}
-            if dist.get_rank() != 0:
-                return
+        slices = {name: shown for share in gather_objects(self._slices) for name, shown in share.items()}
+        if process_rank() != 0:
+            return
         folder = self.metrics.output_dir
         records = Records(
             run=_read_json(folder / "evaluation_run.json"),

@@ -1,0 +1,8 @@
+"""Keys of batches that more than one layer reads, besides MONAI's own."""
+
+from __future__ import annotations
+
+__all__ = ["FEATURES"]
+
+#: of a foundation model, of the weak views: ``(B, C_f, *G)``
+FEATURES = "foundation_features"
