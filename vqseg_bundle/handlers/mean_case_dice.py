@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.handlers import from_engine
 from monai.utils import CommonKeys
 
+from vqseg_bundle.common import gather_objects
 from vqseg_bundle.handlers.case_comparison import compute_class_dice
 from vqseg_bundle.handlers.case_metrics import identify_case
 from vqseg_bundle.handlers.case_report import mean_over_classes
@@ -51,11 +51,7 @@ class MeanCaseDice:
             self._cases[identify_case(item)] = compute_class_dice(pred, label.to(pred.device), self.num_classes)
 
     def _finish(self, engine: Engine, name: str) -> None:
-        shares: list[Any] = [self._cases]
-        if dist.is_initialized():
-            shares = [None] * dist.get_world_size()
-            dist.all_gather_object(shares, self._cases)
-        cases = {key: dice for share in shares for key, dice in share.items()}
+        cases = {key: dice for share in gather_objects(self._cases) for key, dice in share.items()}
         # in the order of the evaluation, so that both are equal to the last digit
         score = mean_over_classes([cases[key] for key in sorted(cases)])
         engine.state.metrics[name] = 0.0 if score is None else score
