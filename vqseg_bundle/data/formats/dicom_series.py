@@ -2,34 +2,32 @@
 
 Slices are ordered by their position along the normal of the image plane (DICOM PS3.3 C.7.6.2.1.1), not by
 InstanceNumber, which scanners and anonymisers set as they please. Axes are columns, rows, slices, as ITK has them.
+Directions and pixel spacing are the means over the slices, which differ in the last digits in some series.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
 from monai.data.utils import orientation_ras_lps
 
 from ..errors import DataError
-from .dicom_slices import DicomSlice, choose_slices
+from .dicom_file import DicomSlice
+from .dicom_pixels import read_pixels
+from .dicom_slices import choose_slices
 from .volume_header import VolumeHeader
 from .volume_path import parse_volume_path
 
-try:
-    from pydicom.pixels import apply_rescale
-except ImportError:  # pydicom 2, which MONAI Label's server needs
-    from pydicom.pixel_data_handlers.util import apply_modality_lut as apply_rescale  # type: ignore[no-redef]
-
-__all__ = ["read_dicom", "read_dicom_header", "series_files"]
+__all__ = ["read_dicom", "read_dicom_header", "series_files", "slices_header"]
 
 _UNEVEN = 0.05  # share of the slice distance that a gap may differ by
-_ANGLE = 1e-3  # of direction cosines
+_BESIDE = 0.5  # of a pixel that a slice may lie beside the line through the others
+_ANGLE = 2e-3  # of direction cosines, from their mean: a tenth of a degree
+_SPACING = 5e-4  # share of the mean spacing: a quarter of a pixel at the border of 512
+_ORTHONORMAL = 0.05  # by which lengths and right angle may be off: cosines are written with few digits
 _SAME_PLACE = 1e-3  # mm
-_ALIKE = {"Rows": 0.0, "Columns": 0.0, "PixelSpacing": 1e-4, "ImageOrientationPatient": _ANGLE}
 _MOST_SHOWN = 3
 
 
@@ -39,7 +37,7 @@ def read_dicom_header(path: str) -> VolumeHeader:
     Raises:
         DataError: see :func:`series_files`.
     """
-    return _header(_volume_slices(path))
+    return slices_header(_volume_slices(path))
 
 
 def series_files(path: str) -> list[str]:
@@ -49,31 +47,39 @@ def series_files(path: str) -> list[str]:
         path: a folder, ``FOLDER#UID`` or a file, see :mod:`vqseg_bundle.data.formats.volume_path`.
 
     Raises:
-        DataError: there is no such series, or several; slices differ in size, spacing or direction, lack a position,
-            share one, or are unevenly spaced (which the path may accept); frames, colours or grey scales that are not
-            read.
+        DataError: there is no such series, or several; a file is empty, cut or damaged; slices differ in size, spacing
+            or direction, lack a position, share one, are unevenly spaced (which the path may accept) or lie beside each
+            other; frames or colours that are not read.
     """
     return [item.file for item in _volume_slices(path)]
 
 
 def read_dicom(path: str) -> np.ndarray:
-    """Read ``(columns, rows, slices)`` as float32, with RescaleSlope and RescaleIntercept or a modality LUT applied.
+    """Read ``(columns, rows, slices)`` as float32, see :func:`~vqseg_bundle.data.formats.dicom_pixels.read_pixels`.
 
     Raises:
         DataError: see :func:`series_files`; or the pixels cannot be decoded.
     """
-    return np.stack([_pixels(file) for file in series_files(path)], axis=-1)
+    return read_pixels(_volume_slices(path))
 
 
-def _pixels(file: str) -> np.ndarray:
-    try:
-        dataset = pydicom.dcmread(file)
-        return np.asarray(apply_rescale(dataset.pixel_array, dataset), dtype=np.float32).T
-    except (OSError, EOFError, ValueError, AttributeError, RuntimeError, KeyError) as error:
-        raise DataError(
-            f"{file}: the pixels cannot be decoded ({error}); copy the file again, or for a compressed one "
-            'pip install "pylibjpeg[all]", or decompress it.'
-        ) from error
+def slices_header(slices: Sequence[DicomSlice]) -> VolumeHeader:
+    """Geometry of slices in order: PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1, with the mean step; from LPS to RAS.
+
+    A gantry that is tilted gives steps that are not perpendicular to the slices, and an affine with shear.
+    """
+    first, last = slices[0], slices[-1]
+    row_step, column_step = _mean_spacing(slices)
+    across, down, normal = _directions(slices)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = across * column_step, down * row_step
+    affine[:3, 2] = normal * (first.thickness or 1.0)
+    origin = np.array(first.position or (0.0, 0.0, 0.0))
+    if len(slices) > 1:
+        affine[:3, 2] = (np.array(last.position) - origin) / (len(slices) - 1)
+    affine[:3, 3] = origin
+    shape = (first.columns, first.rows, len(slices))
+    return VolumeHeader(shape, np.asarray(orientation_ras_lps(affine)))
 
 
 def _volume_slices(path: str) -> list[DicomSlice]:
@@ -81,48 +87,72 @@ def _volume_slices(path: str) -> list[DicomSlice]:
     slices = choose_slices(place)
     for item in slices:
         _check_readable(item)
+    _check_cosines(place.file, slices)
     if len(slices) == 1:
         return slices
     _check_alike(place.file, slices)
-    positions = np.array([_position(item) for item in slices])
+    positions = np.array([item.position for item in slices]) @ _directions(slices)[2]
     order = np.argsort(positions, kind="stable")
     slices = [slices[index] for index in order]
     _check_distinct(place.file, slices, positions[order])
     if not place.accept_uneven:
         _check_gaps(place.file, slices, positions[order])
+        _check_line(place.file, slices)
     return slices
 
 
 def _check_readable(item: DicomSlice) -> None:
-    dataset = item.dataset
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
+    if item.frames > 1:
         raise DataError(
-            f"{item.file}: expected a slice a file, found {dataset.NumberOfFrames} frames in one (enhanced DICOM); "
+            f"{item.file}: expected a slice a file, found {item.frames} frames in one (enhanced DICOM); "
             "convert it to NIfTI, with dcm2niix for example."
         )
-    kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
-    if kind != "MONOCHROME2":
+    if item.photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DataError(
-            f"{item.file}: expected grey values that rise with brightness (MONOCHROME2), found {kind}; convert the "
+            f"{item.file}: expected grey values (MONOCHROME1 or MONOCHROME2), found {item.photometric}; convert the "
             "images, to PNG for example."
         )
 
 
-def _check_alike(folder: Path, slices: Sequence[DicomSlice]) -> None:
-    first = slices[0]
+def _check_cosines(folder: Path, slices: Sequence[DicomSlice]) -> None:
     for item in slices:
-        for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-            if item.dataset.get(name) is None:
+        if item.cosines is None:
+            continue
+        cosines = np.array(item.cosines).reshape(2, 3)
+        if np.abs(cosines @ cosines.T - np.eye(2)).max() > _ORTHONORMAL:
+            raise DataError(
+                f"{folder}: expected ImageOrientationPatient of two unit vectors at a right angle, found "
+                f"{list(item.cosines)} in {_name(item)}; export the series again."
+            )
+
+
+def _check_alike(folder: Path, slices: Sequence[DicomSlice]) -> None:
+    for item in slices:
+        given = {
+            "ImagePositionPatient": item.position,
+            "ImageOrientationPatient": item.cosines,
+            "PixelSpacing": item.spacing,
+        }
+        for name, value in given.items():
+            if value is None:
                 raise DataError(f"{item.file}: expected {name} in each of several slices, found none; leave it out.")
-    for name, tolerance in _ALIKE.items():
-        expected = np.asarray(first.dataset[name].value, dtype=np.float64)
-        for item in slices:
-            found = np.asarray(item.dataset[name].value, dtype=np.float64)
-            if np.abs(found - expected).max() > tolerance:
-                raise DataError(
-                    f"{folder}: expected slices of one {name}, found {expected.tolist()} in {_name(first)} and "
-                    f"{found.tolist()} in {_name(item)}; put them into folders of their own."
-                )
+    _check_one(folder, slices, "Rows", np.array([[item.rows] for item in slices]), 0.0)
+    _check_one(folder, slices, "Columns", np.array([[item.columns] for item in slices]), 0.0)
+    spacings = np.array([item.spacing for item in slices])
+    _check_one(folder, slices, "PixelSpacing", spacings, _SPACING * float(np.abs(spacings.mean(axis=0)).min()))
+    _check_one(folder, slices, "ImageOrientationPatient", np.array([item.cosines for item in slices]), _ANGLE)
+
+
+def _check_one(folder: Path, slices: Sequence[DicomSlice], name: str, values: np.ndarray, tolerance: float) -> None:
+    """Values ``(slices, numbers)`` lie around their mean; the two that lie farthest apart are named."""
+    if np.abs(values - values.mean(axis=0)).max() <= tolerance:
+        return
+    axis = np.ptp(values, axis=0).argmax()
+    low, high = (int(place) for place in (values[:, axis].argmin(), values[:, axis].argmax()))
+    raise DataError(
+        f"{folder}: expected slices of one {name}, found {values[low].tolist()} in {_name(slices[low])} and "
+        f"{values[high].tolist()} in {_name(slices[high])}; put them into folders of their own."
+    )
 
 
 def _check_distinct(folder: Path, slices: Sequence[DicomSlice], positions: np.ndarray) -> None:
@@ -159,34 +189,32 @@ def _lost(ratio: float) -> str:
     return f" ({missing} {'slice' if missing == 1 else 'slices'} missing)"
 
 
-def _header(slices: Sequence[DicomSlice]) -> VolumeHeader:
-    """PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1, with the mean step from slice to slice; from LPS to RAS."""
-    first, last = slices[0].dataset, slices[-1].dataset
-    row_step, column_step = (float(v) for v in first.get("PixelSpacing") or first.get("ImagerPixelSpacing") or (1, 1))
-    across, down, normal = _directions(first)
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = across * column_step, down * row_step
-    affine[:3, 2] = normal * float(first.get("SliceThickness") or 1.0)
-    origin = _vector(first.get("ImagePositionPatient") or (0.0, 0.0, 0.0))
-    if len(slices) > 1:
-        affine[:3, 2] = (_vector(last.ImagePositionPatient) - origin) / (len(slices) - 1)
-    affine[:3, 3] = origin
-    shape = (int(first.Columns), int(first.Rows), len(slices))
-    return VolumeHeader(shape, np.asarray(orientation_ras_lps(affine)))
+def _check_line(folder: Path, slices: Sequence[DicomSlice]) -> None:
+    """One affine holds for all slices alone where their first pixels lie on a line, at right angles or not."""
+    positions = np.array([item.position for item in slices])
+    line = np.linspace(positions[0], positions[-1], len(slices))
+    across, down, _ = _directions(slices)
+    beside = np.abs((positions - line) @ np.stack([across, down], axis=1)).max(axis=1)
+    worst = int(beside.argmax())
+    if beside[worst] > _BESIDE * min(_mean_spacing(slices)):
+        raise DataError(
+            f"{folder}: expected slices one behind the other, found {_name(slices[worst])} {beside[worst]:.4g} mm "
+            "beside the line through the first and the last; resample the volume, or put it into a folder of its own."
+        )
 
 
-def _position(item: DicomSlice) -> float:
-    return float(_directions(item.dataset)[2] @ _vector(item.dataset.ImagePositionPatient))
+def _mean_spacing(slices: Sequence[DicomSlice]) -> tuple[float, float]:
+    """Of rows and of columns, mm."""
+    rows, columns = np.mean([item.spacing or (1.0, 1.0) for item in slices], axis=0)
+    return float(rows), float(columns)
 
 
-def _directions(dataset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors along a row, down a column, and across the image, LPS."""
-    cosines = _vector(dataset.get("ImageOrientationPatient") or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))
-    return cosines[:3], cosines[3:], np.cross(cosines[:3], cosines[3:])
-
-
-def _vector(values: Any) -> np.ndarray:
-    return np.asarray(values, dtype=np.float64)
+def _directions(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit vectors along a row, down a column, and across the image, LPS: the orthonormal ones nearest to the mean."""
+    cosines = np.mean([item.cosines or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0) for item in slices], axis=0).reshape(2, 3)
+    left, _, right = np.linalg.svd(cosines, full_matrices=False)
+    across, down = left @ right
+    return across, down, np.cross(across, down)
 
 
 def _name(item: DicomSlice) -> str:

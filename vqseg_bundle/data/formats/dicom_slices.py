@@ -1,77 +1,71 @@
-"""The image slices of a DICOM folder, told apart by series; anything else in the folder is left aside."""
+"""The image slices of a DICOM folder, told apart by series; what is no DICOM or no image is left aside.
+
+A file that should be a slice and is empty, cut or damaged is never left aside: the volume would lack a slice without a
+word. It counts against its own series where it still says which, else against each series of the folder.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pydicom
-from pydicom.errors import InvalidDicomError
-from pydicom.misc import is_dicom
 
 from ..errors import DataError
-from .volume_path import VolumePath
+from .dicom_file import DicomSlice, SeriesLabels, has_preamble, read_slice
+from .volume_path import VOLUME_KINDS, VolumePath
 
-__all__ = ["DicomSlice", "choose_slices", "list_series"]
+__all__ = ["choose_slices", "list_series", "series_labels"]
 
-_NOT_IMAGES = ("SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "DOC", "FID", "M3D")
-_TAGS = [
-    "SeriesInstanceUID",
-    "SeriesDescription",
-    "Modality",
-    "ImageType",
-    "InstanceNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "SliceThickness",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-]
+_MOST_SHOWN = 3
+_INDEX = "DICOMDIR"
+_NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 
 
 @dataclass(frozen=True)
-class DicomSlice:
-    """A file with one image.
+class _Content:
+    """What a folder, or a single file, holds.
 
     Args:
-        file: its path.
-        dataset: its attributes, without pixels.
+        slices: images, whole or not.
+        unreadable: name and fault of each file that should be an image and says nothing of itself.
     """
 
-    file: str
-    dataset: Any
+    slices: list[DicomSlice]
+    unreadable: list[str]
 
 
 def list_series(folder: str | Path) -> dict[str, int]:
     """SeriesInstanceUID and number of slices of each series of images in a folder, in the order of the UIDs.
 
-    Localizers (by their ImageType) count only where there is nothing else; folders within are not looked into.
+    Localizers (by their ImageType) count only where there is nothing else; folders within are not looked into. Broken
+    files do not matter here, see :func:`choose_slices`; where there are no others, they are a series without a UID.
 
     Args:
         folder: a folder; one without DICOM files has no series.
-
-    Raises:
-        DataError: a DICOM file is broken.
     """
-    return {uid: len(slices) for uid, slices in _by_series(_read_folder(Path(folder))).items()}
+    content = _read_folder(Path(folder))
+    series = {uid: len(slices) for uid, slices in _by_series(content.slices).items()}
+    return series or ({"": len(content.unreadable)} if content.unreadable else {})
+
+
+def series_labels(folder: str | Path) -> dict[str, SeriesLabels]:
+    """What people call each series of a folder by, those of :func:`list_series`."""
+    series = _by_series(_read_folder(Path(folder)).slices)
+    return {uid: slices[0].labels for uid, slices in series.items()}
 
 
 def choose_slices(path: VolumePath) -> list[DicomSlice]:
     """The slices of one series, in no order; of a path to a single file that file alone.
 
     Raises:
-        DataError: there is no DICOM image, no such series, or several and none is named.
+        DataError: there is no DICOM image, no such series, or several and none is named; a file of the series is
+            empty, cut or damaged.
     """
-    series = _by_series(_read_folder(path.file) if path.file.is_dir() else _read_files([path.file]))
-    if not series:
+    content = _read_folder(path.file) if path.file.is_dir() else _read_file(path.file)
+    series = _by_series(content.slices)
+    if not series and not content.unreadable:
         raise DataError(
             f"{path.file}: expected a volume file, or a folder of DICOM slices, found "
             + ("a folder without DICOM images." if path.file.is_dir() else "a DICOM file without an image.")
@@ -83,42 +77,77 @@ def choose_slices(path: VolumePath) -> list[DicomSlice]:
             f"{path.file}: expected one DICOM series, found {len(series)}: {_describe(series)}. Name one of them: "
             f'"{path.file.name}#UID" as the path, or "series": "UID" beside it in the datalist.'
         )
-    return series[path.series_uid or next(iter(series))]
+    chosen = series[path.series_uid or next(iter(series))] if series else []
+    faults = [f"{Path(item.file).name} {item.fault}" for item in chosen if item.fault]
+    _refuse_broken(path.file, sorted([*faults, *content.unreadable]))
+    return chosen
 
 
-def _read_folder(folder: Path) -> list[DicomSlice]:
-    return _read_files(
-        [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")], optional=True
+def _refuse_broken(folder: Path, faults: Sequence[str]) -> None:
+    if not faults:
+        return
+    more = f" and {len(faults) - _MOST_SHOWN} more" if len(faults) > _MOST_SHOWN else ""
+    count, them = ("1 slice is", "it") if len(faults) == 1 else (f"{len(faults)} slices are", "them")
+    raise DataError(
+        f"{folder}: {count} missing: {', '.join(faults[:_MOST_SHOWN])}{more}; copy {them} again, or take what is no "
+        "slice of the series out of the folder."
     )
 
 
-def _read_files(files: Sequence[Path], optional: bool = False) -> list[DicomSlice]:
-    """Datasets with an image; where ``optional``, files that are not DICOM are passed over."""
-    found = []
+def _read_file(file: Path) -> _Content:
+    try:
+        item = read_slice(file)
+    except DataError as error:
+        return _Content([], [_fault(file, error)])
+    return _Content([item] if item else [], [])
+
+
+def _read_folder(folder: Path) -> _Content:
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
+    found: list[DicomSlice] = []
+    broken: list[tuple[Path, str]] = []
+    patterns: set[str] = set()
     for file in files:
-        if optional and not is_dicom(file):
-            continue
         try:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=_TAGS)
-        except (InvalidDicomError, OSError, EOFError, ValueError) as error:
-            raise DataError(f"{file}: expected a DICOM file, but it cannot be read: {error}; copy it again.") from error
-        if dataset.get("Modality") not in _NOT_IMAGES and dataset.get("Rows") and dataset.get("Columns"):
-            found.append(DicomSlice(str(file), dataset))
-    return found
+            item = read_slice(file)
+        except DataError as error:
+            broken.append((file, _fault(file, error)))
+            continue
+        patterns.add(_pattern(file))
+        found += [item] if item else []
+    return _Content(found, [fault for file, fault in broken if _should_be_slice(file, patterns)])
+
+
+def _should_be_slice(file: Path, patterns: set[str]) -> bool:
+    """Whether a file that cannot be read is DICOM by its content or suffix, or is called as the DICOM files are."""
+    if file.name.upper() == _INDEX:
+        return False
+    by_name = file.name.lower().endswith(VOLUME_KINDS["dicom"]) or _pattern(file) in patterns
+    return by_name or has_preamble(file)
+
+
+def _pattern(file: Path) -> str:
+    """The name without what counts: ``IM0007`` and ``IM0012`` have one, and so have UIDs of one length."""
+    return _NUMBER.sub("0", file.name.lower())
+
+
+def _fault(file: Path, error: Exception) -> str:
+    reason = str(error).removeprefix(f"{file}: ").partition("; ")[0]
+    return f"{file.name} {reason}"
 
 
 def _by_series(slices: Sequence[DicomSlice]) -> dict[str, list[DicomSlice]]:
-    kept = [item for item in slices if "LOCALIZER" not in (item.dataset.get("ImageType") or [])] or slices
+    kept = [item for item in slices if not item.localizer] or slices
     series: dict[str, list[DicomSlice]] = defaultdict(list)
     for item in kept:
-        series[str(item.dataset.get("SeriesInstanceUID", ""))].append(item)
+        series[item.series_uid].append(item)
     return dict(sorted(series.items()))
 
 
 def _describe(series: dict[str, list[DicomSlice]]) -> str:
     texts = []
     for uid, slices in series.items():
-        first = slices[0].dataset
-        name = f'"{first.SeriesDescription}", ' if first.get("SeriesDescription") else ""
-        texts.append(f"{uid} ({first.get('Modality', 'unknown modality')}, {name}{len(slices)} slices)")
-    return "; ".join(texts)
+        first = slices[0]
+        name = f'"{first.labels.description}", ' if first.labels.description else ""
+        texts.append(f"{uid} ({first.modality or 'unknown modality'}, {name}{len(slices)} slices)")
+    return "; ".join(texts) or "none"

@@ -1,0 +1,239 @@
+"""One DICOM file: whether it is one, whether it holds an image, and whether that image is whole.
+
+Everything that a volume is made by is read and converted here, at once, since pydicom converts a damaged value only
+where it is looked at, and by any exception that Python knows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+
+from ..errors import DataError
+
+__all__ = ["DicomSlice", "SeriesLabels", "error_reason", "has_preamble", "read_slice"]
+
+_NOT_IMAGES = ("SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "DOC", "FID", "M3D")
+_TAGS = [
+    "SOPClassUID",
+    "PatientID",
+    "StudyDate",
+    "StudyDescription",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "Modality",
+    "ImageType",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "SliceThickness",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+]
+_DICM = slice(128, 132)
+# Group 0002 or 0008, which a file without the preamble starts with; the second in either byte order.
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+_PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
+_LONG_VRS = (b"OB", b"OW", b"UN")
+_UNDEFINED = 0xFFFFFFFF
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_MOST_CHARACTERS = 150
+_NOT_IN_PATHS = re.compile(r"[^\w.-]")
+_LONGEST_UID = 64
+
+
+@dataclass(frozen=True)
+class SeriesLabels:
+    """What people call a series by; empty where the file does not say."""
+
+    patient: str = ""
+    study_date: str = ""
+    study: str = ""
+    number: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class DicomSlice:
+    """A file with one image.
+
+    Args:
+        file: its path.
+        series_uid: SeriesInstanceUID, fit to be part of a path whatever an anonymiser or damage has made of it.
+        labels: of its series.
+        modality: such as "CT".
+        localizer: whether ImageType says that it is one.
+        rows: height, pixels.
+        columns: width, pixels.
+        frames: how many images it holds indeed.
+        photometric: PhotometricInterpretation.
+        position: centre of the first pixel, mm, LPS; None: not said, as for the next four.
+        cosines: along a row, then down a column, LPS.
+        spacing: of rows, then of columns, mm.
+        thickness: mm.
+        fault: what is wrong with the pixels, empty if nothing is.
+    """
+
+    file: str
+    series_uid: str
+    labels: SeriesLabels
+    modality: str
+    localizer: bool
+    rows: int
+    columns: int
+    frames: int
+    photometric: str
+    position: tuple[float, ...] | None
+    cosines: tuple[float, ...] | None
+    spacing: tuple[float, ...] | None
+    thickness: float | None
+    fault: str
+
+
+def has_preamble(file: Path) -> bool:
+    """Whether a file says that it is DICOM: by "DICM" behind 128 bytes. Old files do not."""
+    with file.open("rb") as stream:
+        return stream.read(_DICM.stop)[_DICM] == b"DICM"
+
+
+def read_slice(file: Path) -> DicomSlice | None:
+    """What a file says of its image, without the pixels; None: it holds none, such as a report.
+
+    Raises:
+        DataError: the file is empty, no DICOM, cut before its pixels, or damaged.
+    """
+    try:
+        with file.open("rb") as stream:
+            _refuse_others(file, stream)
+            dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
+            if _holds_image(dataset):
+                return _slice(file, dataset, stream)
+            if _class_name(dataset):
+                return None
+    except DataError:
+        raise
+    except Exception as error:  # see the module's text
+        raise DataError(f"{file}: cannot be read as DICOM ({error_reason(error)}); copy it again.") from error
+    raise DataError(f"{file}: ends before it says what it holds; copy it again.")
+
+
+def error_reason(error: BaseException) -> str:
+    """An exception's type and text, in one line of bounded length."""
+    text = " ".join(str(error).split()).replace("; ", ", ")
+    return f"{type(error).__name__}: {text}"[:_MOST_CHARACTERS]
+
+
+def _refuse_others(file: Path, stream: BinaryIO) -> None:
+    start = stream.read(_DICM.stop)
+    if not start:
+        raise DataError(f"{file}: is empty; copy it again.")
+    if start[_DICM] != b"DICM" and not _starts_with_element(start):
+        raise DataError(f"{file}: is no DICOM file; copy it again.")
+    stream.seek(0)
+
+
+def _starts_with_element(start: bytes) -> bool:
+    """Whether the bytes may be a tag with a VR, or with a length below 64 KiB (the elements that come first)."""
+    if start[:2] not in _FIRST_GROUPS or len(start) < 8:
+        return False
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return explicit or start[6:8] == b"\0\0"
+
+
+def _class_name(dataset: Any) -> str:
+    uid = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
+    return str(pydicom.uid.UID(str(uid)).name)
+
+
+def _holds_image(dataset: Any) -> bool:
+    """By its class, so that a file cut before Rows is not taken for a report; where that is unknown, by Rows."""
+    if dataset.get("Modality") in _NOT_IMAGES:
+        return False
+    return "Image Storage" in _class_name(dataset) or bool(dataset.get("Rows") and dataset.get("Columns"))
+
+
+def _slice(file: Path, dataset: Any, stream: BinaryIO) -> DicomSlice:
+    rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
+    return DicomSlice(
+        file=str(file),
+        series_uid=_NOT_IN_PATHS.sub("_", str(dataset.get("SeriesInstanceUID") or ""))[:_LONGEST_UID],
+        labels=SeriesLabels(
+            patient=_text(dataset, "PatientID"),
+            study_date=_text(dataset, "StudyDate"),
+            study=_text(dataset, "StudyDescription"),
+            number=_text(dataset, "SeriesNumber"),
+            description=_text(dataset, "SeriesDescription"),
+        ),
+        modality=_text(dataset, "Modality"),
+        localizer="LOCALIZER" in (dataset.get("ImageType") or []),
+        rows=rows,
+        columns=columns,
+        frames=_integer(dataset, "NumberOfFrames") or 1,
+        photometric=_text(dataset, "PhotometricInterpretation") or "MONOCHROME2",
+        position=_numbers(dataset, "ImagePositionPatient", 3),
+        cosines=_numbers(dataset, "ImageOrientationPatient", 6),
+        spacing=_numbers(dataset, "PixelSpacing", 2) or _numbers(dataset, "ImagerPixelSpacing", 2),
+        thickness=_thickness(dataset),
+        fault=_fault(dataset, stream, rows * columns),
+    )
+
+
+def _fault(dataset: Any, stream: BinaryIO, pixels: int) -> str:
+    """Compare one image of the stated size with the bytes that are there; pydicom has stopped at the pixels' tag."""
+    if not pixels:
+        return "ends before its image's size"
+    if dataset.file_meta.get("TransferSyntaxUID") == _DEFLATED:
+        return ""
+    place = stream.tell()
+    head = stream.read(12)
+    if len(head) < 8 or head[:4] not in _PIXEL_TAGS:
+        return "ends before its pixels" if len(head) < 8 else ""
+    explicit = head[4:6] in _LONG_VRS
+    order = "little" if head[:4] == _PIXEL_TAGS[0] else "big"
+    length = int.from_bytes(head[8:12] if explicit else head[4:8], order)  # type: ignore[arg-type]
+    start = place + (12 if explicit else 8)
+    there = min(length, stream.seek(0, 2) - start)
+    needed = math.ceil(pixels * _integer(dataset, "BitsAllocated") / 8)
+    if length == _UNDEFINED or there >= needed:  # compressed pixels have no length beforehand
+        return ""
+    return f"ends after {max(there, 0):,} of {needed:,} bytes of pixels"
+
+
+def _integer(dataset: Any, name: str) -> int:
+    return int(dataset.get(name) or 0)
+
+
+def _text(dataset: Any, name: str) -> str:
+    try:
+        return str(dataset.get(name) or "").strip()
+    except Exception:  # a damaged text is no reason to refuse the image
+        return ""
+
+
+def _numbers(dataset: Any, name: str, count: int) -> tuple[float, ...] | None:
+    values = dataset.get(name)
+    if values is None or values == "":
+        return None
+    found = tuple(float(value) for value in values)
+    if len(found) != count or not all(math.isfinite(value) for value in found):
+        raise ValueError(f"{name}: expected {count} numbers, found {values}")
+    return found
+
+
+def _thickness(dataset: Any) -> float | None:
+    """Not needed where there are several slices, so that a wrong one counts as none."""
+    try:
+        value = float(dataset.get("SliceThickness") or 0.0)
+    except Exception:
+        return None
+    return value if 0 < value < math.inf else None
