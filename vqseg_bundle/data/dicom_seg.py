@@ -10,15 +10,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pydicom
-from monai.data.utils import orientation_ras_lps
 from monai.utils import optional_import
-from pydicom.errors import InvalidDicomError
+from pydicom.config import disable_value_validation
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from vqseg_bundle import __version__
 
+from .dicom_seg_source import has_other_than_ascii, read_sources
 from .errors import DataError
+from .formats import VolumeHeader
 
 __all__ = ["check_segment_codes", "write_dicom_seg"]
 
@@ -31,16 +32,7 @@ _NAME = "vqseg_bundle"
 _SERIES_NUMBER = 1000  # behind the scanner's own series
 _LONGEST_LABEL = 64  # value representation LO
 _TOLERANCE = 0.1  # of a voxel
-_NEEDED = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-)
+_UTF8 = "ISO_IR 192"
 
 
 def write_dicom_seg(
@@ -53,7 +45,8 @@ def write_dicom_seg(
 ) -> None:
     """Write a binary segmentation with a segment for each label, which refers to the images it was made from.
 
-    Patient and study are those of the images. A frame is written where a segment has foreground; a segment without any
+    Patient and study are those of the images, see :func:`~vqseg_bundle.data.dicom_seg_source.read_sources`; text is in
+    UTF-8 where any is not ASCII. A frame is written where a segment has foreground; a segment without any
     is described all the same, and a map of background alone gets one empty frame a segment, since the format wants one.
 
     Args:
@@ -70,19 +63,34 @@ def write_dicom_seg(
         ValueError: ``segment_codes`` is not of the described form.
     """
     coded = check_segment_codes(segment_codes, labels)
-    sources = _read_sources(source_files)
-    frames = _on_source_grid(np.asarray(classes), np.asarray(affine, dtype=np.float64), sources)
+    sources, grid = read_sources(source_files)
+    where = f"the series {sources[0].SeriesInstanceUID}"
+    frames = _on_source_grid(np.asarray(classes), np.asarray(affine, dtype=np.float64), grid, where)
     if not frames.any():
         frames, sources = frames[:1], sources[:1]
+    texts = [*labels.values(), *(part.meaning for pair in coded.values() for part in pair)]
+    ascii_alone = all(text.isascii() for text in texts) and not has_other_than_ascii(sources[0])
+    with disable_value_validation():  # UIDs are those of the sources, valid or not
+        segmentation = _segmentation(frames, sources, labels, coded, None if ascii_alone else _UTF8)
+        segmentation.save_as(path)
+
+
+def _segmentation(
+    frames: np.ndarray,
+    sources: Sequence[pydicom.Dataset],
+    labels: Mapping[int, str],
+    coded: Mapping[str, tuple[Code, Code]],
+    character_set: str | None,
+) -> pydicom.Dataset:
     algorithm = hd.AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, __version__)
-    segmentation = hd.seg.Segmentation(
+    return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=frames,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[
             hd.seg.SegmentDescription(
                 segment_number=index,
-                segment_label=name[:_LONGEST_LABEL],
+                segment_label=name.replace("\\", "/")[:_LONGEST_LABEL],  # a backslash would part it in two
                 segmented_property_category=coded[name][0],
                 segmented_property_type=coded[name][1],
                 algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -102,9 +110,8 @@ def write_dicom_seg(
         content_description="Automatic segmentation, research use",
         series_description="VQ-Seg segmentation",
         omit_empty_frames=bool(frames.any()),
+        specific_character_set=character_set,
     )
-    _drop_broken_references(segmentation)
-    segmentation.save_as(path)
 
 
 def check_segment_codes(
@@ -150,40 +157,14 @@ def _to_code(entry: Any, name: str) -> Code:
     return Code(*entry)
 
 
-def _read_sources(files: Sequence[str | Path]) -> list[pydicom.Dataset]:
-    """The slices' attributes, ordered by their position along the normal."""
-    sources = []
-    for file in files:
-        try:
-            dataset = pydicom.dcmread(file, stop_before_pixels=True)
-        except (InvalidDicomError, OSError, EOFError, ValueError) as error:
-            raise DataError(f"{file}: expected a DICOM file, but it cannot be read: {error}; copy it again.") from error
-        missing = [name for name in _NEEDED if dataset.get(name) is None]
-        if missing:
-            raise DataError(f"{file}: a DICOM SEG needs {', '.join(missing)} of its source, found none.")
-        sources.append(dataset)
-    if not sources:
-        raise DataError("a DICOM SEG needs the files of the series that was segmented, found none.")
-    normal = np.cross(_vector(sources[0].ImageOrientationPatient[:3]), _vector(sources[0].ImageOrientationPatient[3:]))
-    return sorted(sources, key=lambda source: float(normal @ _vector(source.ImagePositionPatient)))
-
-
-def _drop_broken_references(segmentation: pydicom.Dataset) -> None:
-    """Leave out optional references to studies that an anonymiser has emptied and that are carried over as they are."""
-    references = segmentation.get("ReferencedStudySequence") or []
-    if any("ReferencedSOPClassUID" not in item or "ReferencedSOPInstanceUID" not in item for item in references):
-        del segmentation.ReferencedStudySequence
-
-
-def _on_source_grid(classes: np.ndarray, affine: np.ndarray, sources: Sequence[pydicom.Dataset]) -> np.ndarray:
+def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeader, where: str) -> np.ndarray:
     """Frames ``(slices, rows, columns)``, uint8 (uint16 above 255 classes), in the order of the sources.
 
     Raises:
         DataError: the voxels do not lie where those of the sources lie.
     """
-    grid, shape = _source_grid(sources)
+    grid, shape = source.affine, source.shape
     turns = nib.orientations.io_orientation(np.linalg.inv(grid) @ affine)
-    where = f"the series {sources[0].SeriesInstanceUID}"
     if classes.ndim != 3 or np.isnan(turns).any():
         raise DataError(f"{where}: the class map must be a volume on the grid of the series, found {classes.shape}.")
     turned = nib.orientations.apply_orientation(classes, turns)
@@ -198,23 +179,3 @@ def _on_source_grid(classes: np.ndarray, affine: np.ndarray, sources: Sequence[p
         )
     kind = np.uint8 if turned.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
     return np.ascontiguousarray(turned.transpose(2, 1, 0)).astype(kind)
-
-
-def _source_grid(sources: Sequence[pydicom.Dataset]) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Matrix from (column, row, slice) to mm, RAS, with the mean step between slices, and the numbers of each.
-
-    PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
-    """
-    first, last = sources[0], sources[-1]
-    across, down = _vector(first.ImageOrientationPatient[:3]), _vector(first.ImageOrientationPatient[3:])
-    row_step, column_step = _vector(first.PixelSpacing)
-    origin = _vector(first.ImagePositionPatient)
-    steps = len(sources) - 1
-    step = (_vector(last.ImagePositionPatient) - origin) / steps if steps else np.cross(across, down)
-    matrix = np.eye(4)
-    matrix[:3] = np.stack([across * column_step, down * row_step, step, origin], axis=1)
-    return np.asarray(orientation_ras_lps(matrix)), (int(first.Columns), int(first.Rows), len(sources))
-
-
-def _vector(values: Any) -> np.ndarray:
-    return np.asarray(values, dtype=np.float64)

@@ -13,7 +13,7 @@ from monai.utils import ImageMetaKey
 
 from .dicom_seg import check_segment_codes, write_dicom_seg
 from .errors import DataError
-from .formats import series_files, volume_kind
+from .formats import error_reason, series_files, volume_kind
 
 __all__ = ["SaveDicomSegd"]
 
@@ -24,7 +24,8 @@ class SaveDicomSegd(MapTransform):
     """Write ``<case>_seg.dcm`` for every prediction whose image is a DICOM series; others pass untouched.
 
     A series that lacks what a segmentation must refer to, such as its study's UID, gets a warning in the log and no
-    file: the segmentation itself is not lost, SaveImaged has written it.
+    file, and so does one that DICOM's libraries refuse for any other reason: the segmentation itself is not lost,
+    SaveImaged has written it.
 
     Args:
         keys: class indices ``(1, X, Y, Z)`` as MetaTensors on their image's grid.
@@ -64,11 +65,12 @@ class SaveDicomSegd(MapTransform):
 
     def _write(self, pred: Any, source: str, case: str) -> None:
         path = self.output_dir / f"{case}_seg.dcm"
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         classes = pred[0].as_tensor().cpu().numpy().round().astype("uint16")
+        affine = pred.affine.cpu().numpy()
         try:
-            write_dicom_seg(
-                classes, pred.affine.cpu().numpy(), series_files(source), self.labels, path, self.segment_codes
-            )
-        except DataError as error:
-            logger.warning("%s: no DICOM SEG is written, its segmentation is in NIfTI alone (%s)", case, error)
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            write_dicom_seg(classes, affine, series_files(source), self.labels, path, self.segment_codes)
+        except Exception as error:  # what anonymisers leave makes highdicom and pydicom raise errors of every kind
+            path.unlink(missing_ok=True)
+            reason = str(error) if isinstance(error, DataError) else error_reason(error)
+            logger.warning("%s: no DICOM SEG is written, its segmentation is in NIfTI alone (%s)", case, reason)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
+from pydicom.config import disable_value_validation
 
 from ..errors import DataError
 
@@ -48,6 +50,8 @@ _LONG_VRS = (b"OB", b"OW", b"UN")
 _UNDEFINED = 0xFFFFFFFF
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MOST_CHARACTERS = 150
+#: pydicom warns of every odd value in every file, and has one switch for all threads
+_VALIDATION = threading.Lock()
 _NOT_IN_PATHS = re.compile(r"[^\w.-]")
 _LONGEST_UID = 64
 
@@ -113,7 +117,7 @@ def read_slice(file: Path) -> DicomSlice | None:
         DataError: the file is empty, no DICOM, cut before its pixels, or damaged.
     """
     try:
-        with file.open("rb") as stream:
+        with _VALIDATION, disable_value_validation(), file.open("rb") as stream:
             _refuse_others(file, stream)
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             if _holds_image(dataset):

@@ -20,7 +20,7 @@ from .dicom_slices import choose_slices
 from .volume_header import VolumeHeader
 from .volume_path import parse_volume_path
 
-__all__ = ["read_dicom", "read_dicom_header", "series_files", "slices_header"]
+__all__ = ["order_slices", "read_dicom", "read_dicom_header", "series_files", "slices_header"]
 
 _UNEVEN = 0.05  # share of the slice distance that a gap may differ by
 _BESIDE = 0.5  # of a pixel that a slice may lie beside the line through the others
@@ -63,6 +63,11 @@ def read_dicom(path: str) -> np.ndarray:
     return read_pixels(_volume_slices(path))
 
 
+def order_slices(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
+    """By their positions along the normal; each must have one."""
+    return [slices[index] for index in np.argsort(_positions(slices), kind="stable")]
+
+
 def slices_header(slices: Sequence[DicomSlice]) -> VolumeHeader:
     """Geometry of slices in order: PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1, with the mean step; from LPS to RAS.
 
@@ -91,12 +96,11 @@ def _volume_slices(path: str) -> list[DicomSlice]:
     if len(slices) == 1:
         return slices
     _check_alike(place.file, slices)
-    positions = np.array([item.position for item in slices]) @ _directions(slices)[2]
-    order = np.argsort(positions, kind="stable")
-    slices = [slices[index] for index in order]
-    _check_distinct(place.file, slices, positions[order])
+    slices = order_slices(slices)
+    positions = _positions(slices)
+    _check_distinct(place.file, slices, positions)
     if not place.accept_uneven:
-        _check_gaps(place.file, slices, positions[order])
+        _check_gaps(place.file, slices, positions)
         _check_line(place.file, slices)
     return slices
 
@@ -201,6 +205,11 @@ def _check_line(folder: Path, slices: Sequence[DicomSlice]) -> None:
             f"{folder}: expected slices one behind the other, found {_name(slices[worst])} {beside[worst]:.4g} mm "
             "beside the line through the first and the last; resample the volume, or put it into a folder of its own."
         )
+
+
+def _positions(slices: Sequence[DicomSlice]) -> np.ndarray:
+    """Along the normal, mm."""
+    return np.array([item.position for item in slices]) @ _directions(slices)[2]
 
 
 def _mean_spacing(slices: Sequence[DicomSlice]) -> tuple[float, float]:
