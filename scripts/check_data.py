@@ -52,6 +52,7 @@ def _check(options: argparse.Namespace) -> CheckReport:
         allow_no_labeled=options.allow_no_labeled,
         progress=not options.no_progress,
         use_cache=not options.no_cache,
+        clipped=options.intensity_window is not None,
     )
     root = Path(options.dataset_dir or Path(options.datalist).parent).expanduser().absolute()
     findings = "\n".join(_findings(report.findings, options.all)).replace(f"{root}{os.sep}", "")
@@ -124,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--in-channels", "--in_channels", type=int, default=1, metavar="N", help="channels of an image (default: 1)")
     add("--level", choices=("full", "headers"), default="full", help="headers: voxels are not read (default: full)")
     add("--allow-no-labeled", action="store_true", help='accept an empty "training" list')
+    window = "as in the training: values far off are clipped (default: percentiles, which they would spoil)"
+    add("--intensity-window", "--intensity_window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=window)
     add("--json", metavar="FILE", help="write the report, in the form of docs/data_check.schema.json")
     add("--force", action="store_true", help="overwrite an existing --json file")
     add("--all", action="store_true", help=f"print all findings of a kind, not {_FINDINGS_SHOWN}")

@@ -6,45 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
+from check_parts import AFFINE, LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
 
 from vqseg_bundle.data import Cohort, DataError, check_cases, check_cohort, data_digest, load_datalist
-
-LABELS = {0: "background", 1: "organ"}
-AFFINE = np.diag([1.5, 1.5, 6.0, 1.0])
-SHAPE = (8, 7, 5)
-
-
-def save(path: Path, voxels: np.ndarray, affine: np.ndarray = AFFINE) -> str:
-    nib.save(nib.Nifti1Image(voxels, affine), path)
-    return str(path)
-
-
-def make_case(folder: Path, name: str, seed: int = 0, labeled: bool = True) -> dict[str, str]:
-    rng = np.random.default_rng([seed, len(name), *name.encode()])
-    case = {"image": save(folder / f"{name}.nii.gz", rng.integers(0, 99, SHAPE).astype(np.int16))}
-    if labeled:
-        case["label"] = save(folder / f"{name}_label.nii.gz", rng.integers(0, 2, SHAPE).astype(np.uint8))
-    return {**case, "case": name, "patient": name}
 
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Cohort:
-    return Cohort(
-        name="n",
-        labels=LABELS,
-        training=[make_case(tmp_path, "a")],
-        unlabeled=[make_case(tmp_path, "b", labeled=False)],
-        validation=[make_case(tmp_path, "c")],
-        source="list.json",
-    )
-
-
-def refused(cohort: Cohort, message: str, **options: object) -> None:
-    with pytest.raises(DataError, match=message):
-        check_cohort(cohort, 1, progress=False, **options)
+    return make_cohort(tmp_path)
 
 
 def test_sound_cohort_gives_no_warning(cohort: Cohort):
@@ -172,9 +143,7 @@ def test_affine_of_image_and_label_differ_beyond_tolerance(cohort: Cohort, tmp_p
 
 def test_affine_without_volume(cohort: Cohort, tmp_path: Path):
     path = Path(save(tmp_path / "x.nii", np.ones(SHAPE, np.int16)))
-    content = bytearray(path.read_bytes())
-    content[312:328] = bytes(16)  # srow_z
-    path.write_bytes(bytes(content))
+    patch_header(path, 312, bytes(16))  # srow_z
     cohort.unlabeled[0]["image"] = str(path)
     refused(cohort, "x.nii: expected an affine with positive, finite voxel spacing")
 
@@ -183,52 +152,6 @@ def test_colour_voxels(cohort: Cohort, tmp_path: Path):
     rgb = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     cohort.unlabeled[0]["image"] = save(tmp_path / "rgb.nii.gz", rgb)
     refused(cohort, "rgb.nii.gz: expected real numbers as voxels")
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_not_finite_intensities(cohort: Cohort, tmp_path: Path, value: float):
-    voxels = np.ones(SHAPE, np.float32)
-    voxels[2, 3, 1:3] = value
-    cohort.unlabeled[0]["image"] = save(tmp_path / "nan.nii.gz", voxels)
-    refused(cohort, r"nan.nii.gz: 2 of 280 intensities are NaN or infinite")
-    assert check_cohort(cohort, 1, level="headers") == []
-
-
-def test_label_value_outside_labels_lists_what_was_found(cohort: Cohort, tmp_path: Path):
-    label = np.zeros(SHAPE, np.int16)
-    label.flat[:2] = 1, 7
-    cohort.training[0]["label"] = save(tmp_path / "l.nii.gz", label)
-    refused(cohort, r'l.nii.gz: values outside "labels" \(0, 1\): found 0, 1, 7;')
-    label[-1] = -1
-    save(tmp_path / "l.nii.gz", label)
-    refused(cohort, "found -1, 0, 1, 7;")
-
-
-def test_float_labels_hold_whole_numbers(cohort: Cohort, tmp_path: Path):
-    label = np.zeros(SHAPE, np.float32)
-    label[3] = 1
-    cohort.training[0]["label"] = save(tmp_path / "l.nii.gz", label)
-    assert check_cohort(cohort, 1, progress=False) == []
-    label[3] = 0.5
-    save(tmp_path / "l.nii.gz", label)
-    refused(cohort, r"l.nii.gz: values that are not whole numbers .* found 0, 0.5;")
-    label[3] = np.nan
-    save(tmp_path / "l.nii.gz", label)
-    refused(cohort, r"l.nii.gz: values that are not whole numbers .* found 0, nan;")
-
-
-def test_many_label_values_are_cut(cohort: Cohort, tmp_path: Path):
-    cohort.training[0]["label"] = save(tmp_path / "l.nii.gz", np.arange(280, dtype=np.int16).reshape(SHAPE))
-    refused(cohort, r"found 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 270 more;")
-
-
-def test_intensity_scale_in_the_header_is_applied(tmp_path: Path):
-    path = Path(save(tmp_path / "scaled.nii", np.ones(SHAPE, np.int16)))
-    content = bytearray(path.read_bytes())
-    content[112:116] = np.float32(0.5).tobytes()  # scl_slope
-    path.write_bytes(bytes(content))
-    with pytest.raises(DataError, match=r"found 0\.5;"):
-        check_cases([{"image": make_case(tmp_path, "a")["image"], "label": str(path)}], LABELS, 1)
 
 
 def test_same_case_in_two_splits_even_through_a_link(cohort: Cohort, tmp_path: Path):
@@ -271,11 +194,60 @@ def test_up_to_twenty_problems_and_the_number_of_others(tmp_path: Path):
     assert lines[-1] == "... and 5 more."
 
 
-def test_headers_come_before_voxels(cohort: Cohort, tmp_path: Path):
+def test_errors_of_lists_and_headers_do_not_hide_those_of_voxels(cohort: Cohort, tmp_path: Path):
     cohort.unlabeled[0]["image"] = save(tmp_path / "nan.nii.gz", np.full(SHAPE, np.nan, np.float32))
     Path(cohort.training[0]["label"]).unlink()
-    with pytest.raises(DataError, match=r"The data have 1 problem:\n- .*a_label.nii.gz: no such file"):
+    cohort.validation.append(cohort.training[0])
+    with pytest.raises(DataError, match=r"The data have 3 problems:") as caught:
         check_cohort(cohort, 1, progress=False)
+    for message in ("a_label.nii.gz: no such file", "nan.nii.gz: 280 of 280 intensities", "a.nii.gz: listed under"):
+        assert message in str(caught.value)
+
+
+def test_voxels_under_a_header_without_spacing_are_checked(cohort: Cohort, tmp_path: Path):
+    path = Path(save(tmp_path / "x.nii", np.full(SHAPE, np.nan, np.float32)))
+    patch_header(path, 312, bytes(16))  # srow_z
+    cohort.unlabeled[0]["image"] = str(path)
+    refused(cohort, r"2 problems:\n- .*x.nii: expected an affine .*\n- .*x.nii: 280 of 280 intensities are NaN")
+
+
+def test_tiny_voxels_are_shown_with_the_unit_they_are_probably_in(cohort: Cohort, tmp_path: Path):
+    affine = np.diag([1e-5, 1e-5, 3e-5, 1.0])
+    cohort.unlabeled[0]["image"] = save(tmp_path / "metres.nii.gz", np.arange(280.0).reshape(SHAPE), affine)
+    message = r"metres.nii.gz: expected .* found voxels of 0\.00001 x 0\.00001 x 0\.00003 mm, so .* probably in metres;"
+    refused(cohort, message, level="headers")
+
+
+def test_axes_in_one_plane_are_no_volume(cohort: Cohort, tmp_path: Path):
+    path = Path(save(tmp_path / "flat.nii", np.arange(280, dtype=np.int16).reshape(SHAPE)))
+    rows = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]], np.float32)
+    patch_header(path, 280, rows.tobytes())  # srow_x, srow_y, srow_z
+    cohort.unlabeled[0]["image"] = str(path)
+    refused(cohort, "flat.nii: expected an affine with .* found axes that lie in one plane", level="headers")
+
+
+def test_validation_cases_without_label(cohort: Cohort):
+    bare = {**cohort.validation[0], "case": "d", "patient": "d"}
+    bare.pop("label")
+    mixed = dataclasses.replace(cohort, validation=[cohort.training[0], bare], training=[cohort.validation[0]])
+    mixed.training[0]["image"] = cohort.unlabeled[0]["image"]
+    message = r'list.json: "validation" is what weights are selected by, but 1 case has no label: .*c.nii.gz; add its'
+    refused(dataclasses.replace(mixed, unlabeled=[]), message, level="headers")
+    test = [cohort.training[0]]
+    assert check_cohort(Cohort("n", LABELS, validation=[bare], test=test), 1, "headers", True, "test") == []
+
+
+def test_validation_without_any_structure_is_said(cohort: Cohort, tmp_path: Path):
+    other = make_case(tmp_path, "d")
+    cohort.validation.append(other)
+    for case in cohort.validation:
+        save(Path(case["label"]), np.zeros(SHAPE, np.uint8))
+    (warning,) = [line for line in check_cohort(cohort, 1, progress=False) if "list.json" in line]
+    assert 'no label of "validation" has any structure, background alone: ' in warning
+    assert "c_label.nii.gz" in warning
+    assert "d_label.nii.gz; add cases that have some; as it is, no weights can be selected and the last" in warning
+    save(Path(other["label"]), np.ones(SHAPE, np.uint8))
+    assert not [line for line in check_cohort(cohort, 1, progress=False) if "list.json" in line]
 
 
 def test_unknown_options_are_refused(cohort: Cohort):

@@ -195,6 +195,23 @@ def small_structure(folder: CohortFolder) -> None:
     rewrite(folder, LABELS[4], change)
 
 
+def padded(folder: CohortFolder) -> None:
+    def change(voxels: np.ndarray) -> np.ndarray:
+        voxels[:2] = np.finfo(np.float32).min
+        return voxels
+
+    rewrite(folder, IMAGES[2], change)
+
+
+def unlabeled_validation(folder: CohortFolder) -> None:
+    folder.datalist["validation"][1] = {"image": IMAGES[11]}
+
+
+def empty_validation(folder: CohortFolder) -> None:
+    for name in LABELS[10:12]:
+        rewrite(folder, name, np.zeros_like)
+
+
 FLIPPED = AFFINE @ np.diag([-1.0, 1.0, 1.0, 1.0])
 MOVED = AFFINE + np.array([[0, 0, 0, 9.0], [0] * 4, [0] * 4, [0] * 4])
 
@@ -221,6 +238,8 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("flipped label", placed((LABELS[0],), FLIPPED), "label_flipped", LABELS[0]),
     ("moved label", placed((LABELS[0],), MOVED), "affine_mismatch", LABELS[0]),
     ("voxels in metres", placed((IMAGES[6],), AFFINE / 1000), "spacing_outlier", IMAGES[6]),
+    ("all in metres", placed((*IMAGES, *LABELS[:6], *LABELS[10:]), AFFINE / 1000), "unit_not_mm", IMAGES[0]),
+    ("micrometres", placed((IMAGES[6],), AFFINE * 1000), "unit_not_mm", IMAGES[6]),
     ("thick slices", placed((IMAGES[6],), np.diag([0.9, 0.9, 17, 1])), "anisotropy_outlier", IMAGES[6]),
     ("other axes", placed((IMAGES[6],), FLIPPED), "orientation_outlier", IMAGES[6]),
     ("large image", reshaped(IMAGES[6], lambda v: np.tile(v, (4, 4, 1))), "shape_outlier", IMAGES[6]),
@@ -234,6 +253,11 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("small structure", small_structure, "label_share_outlier", LABELS[4]),
     ("NaN", put(IMAGES[2], value=np.nan), "not_finite", IMAGES[2]),
     ("infinity", put(IMAGES[8], value=np.inf), "not_finite", IMAGES[8]),
+    ("beyond float32", reshaped(IMAGES[8], lambda v: v.astype(float) * -1e300), "not_finite", IMAGES[8]),
+    ("padding", padded, "sentinel", IMAGES[2]),
+    ("NaN in a label", put(LABELS[2], value=np.nan), "not_finite", LABELS[2]),
+    ("validation without label", unlabeled_validation, "validation_without_label", IMAGES[11]),
+    ("validation without structure", empty_validation, "empty_validation", LABELS[10]),
     ("constant", reshaped(IMAGES[8], np.ones_like), "constant_image", IMAGES[8]),
     ("scale", reshaped(IMAGES[8], lambda v: v * 1000), "intensity_outlier", IMAGES[8]),
     ("not Hounsfield", one_not_in_hounsfield_units, "not_hounsfield", IMAGES[9]),
@@ -280,7 +304,10 @@ def test_all_faults_at_once_are_reported_though_headers_are_broken(folder: Cohor
     cohort = load_datalist(folder.root / "datalist.json", folder.root)
     codes = [finding.code for finding in examine(folder).findings]
     assert codes == ["missing_file", "not_finite"]
-    with pytest.raises(DataError, match=r"The data have 1 problem:\n- .*case_06.nii.gz: no such file"):
+    message = (
+        r"The data have 2 problems:\n- .*case_06.nii.gz: no such file.*\n- .*case_02.nii.gz: 1 of 1600 intensities"
+    )
+    with pytest.raises(DataError, match=message):
         check_cohort(cohort, 1, progress=False, use_cache=False)
 
 

@@ -112,7 +112,8 @@ def start_evaluation(
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
     if write:
         in_channels = record["network"]["in_channels"]
-        found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split)
+        clipped = bool(preprocessing["intensity_window"])
+        found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split, clipped=clipped)
         put_aside(output_dir, EVALUATION_OUTPUTS)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         log_to_file(Path(output_dir) / "evaluation.log")
@@ -158,7 +159,8 @@ def start_inference(
         logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
         return
     in_channels = record["network"]["in_channels"]
-    found = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True)
+    clipped = bool(preprocessing["intensity_window"])
+    found = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
     if any((Path(output_dir) / f"{case['case']}_pred.nii.gz").exists() for case in cases):
         put_aside(Path(output_dir).parent, (Path(output_dir).name,))
     Path(output_dir).mkdir(parents=True, exist_ok=True)

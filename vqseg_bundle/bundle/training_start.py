@@ -115,7 +115,9 @@ def start_training(
     if goes_on:
         # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
         exit_cleanly(load_weights, network, Path(output_dir) / "model.pt")
-    found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled) if write else []
+    clipped = bool(preprocessing["intensity_window"])
+    checked = (cohort, in_channels, data_check, allow_no_labeled)
+    found = exit_cleanly(data.check_cohort, *checked, clipped=clipped) if write else []
     replaced = _fitting_record(Path(output_dir), described) if in_place else None
     exit_cleanly(prepare_output_dir, output_dir, resume, keep=replaced is not None)
     if not write:

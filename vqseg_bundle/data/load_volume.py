@@ -19,7 +19,7 @@ __all__ = ["LoadVolumed", "VolumeReader"]
 
 
 class VolumeReader(ImageReader):
-    """Read NIfTI by MONAI's NibabelReader, and all that :mod:`vqseg_bundle.data.volume_io` knows besides.
+    """Read NIfTI images by MONAI's NibabelReader, and all that :mod:`vqseg_bundle.data.volume_io` knows besides.
 
     Args:
         is_label: see :func:`~vqseg_bundle.data.read_voxels`.
@@ -53,7 +53,7 @@ class VolumeReader(ImageReader):
         Raises:
             DataError: see :func:`~vqseg_bundle.data.read_voxels`.
         """
-        if volume_kind(img) == "nifti":
+        if volume_kind(img) == "nifti" and not self.is_label:
             reader = NibabelReader()
             image = reader.read(Path(img))
             if len(image.shape) > 2:

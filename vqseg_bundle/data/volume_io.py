@@ -27,6 +27,9 @@ from .formats.volume_path import parse_volume_path, volume_kind
 __all__ = ["VolumeHeader", "read_classes", "read_header", "read_voxels", "source_files"]
 
 _FORMATS = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF, BMP or NPY"
+_LEAST_SPACING_MM = 1e-4
+_LEAST_VOLUME = 1e-6  # of a voxel, as a share of the box that its sides would make at right angles
+_WHOLE_WITHIN = 1e-4
 
 
 def read_header(path: str) -> VolumeHeader:
@@ -43,8 +46,7 @@ def read_header(path: str) -> VolumeHeader:
             f"{path}: expected an image of 2 or 3 dimensions, or 4 with channels last, found shape {header.shape}; "
             "save it anew, without further axes and with at least a voxel along each."
         )
-    if not np.isfinite(header.affine).all() or abs(np.linalg.det(header.affine)) < 1e-12:
-        raise DataError(f"{path}: expected an affine with positive, finite voxel spacing, found {_row(header.affine)}.")
+    _check_affine(path, header.affine)
     return header
 
 
@@ -72,7 +74,9 @@ def read_voxels(path: str, is_label: bool = False) -> np.ndarray:
 
 
 def read_classes(path: str) -> tuple[np.ndarray, bool]:
-    """Read the voxels of a label in their stored type.
+    """Read the voxels of a label in their stored type; whole numbers where all are within 1e-4 of one.
+
+    Fractions so small are left by an intensity scale such as 1 / 255, or by an earlier computation.
 
     Returns:
         The classes, and whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
@@ -81,10 +85,11 @@ def read_classes(path: str) -> tuple[np.ndarray, bool]:
         DataError: as for :func:`read_voxels`; a mask in colour, or one that JPEG has blurred.
     """
     if volume_kind(path) != "picture":
-        return read_voxels(path), False
+        return _nearly_whole(read_voxels(path)), False
     with _readable(path):
         _existing_kind(path)
-        return read_mask(path)
+        pixels, mapped = read_mask(path)
+    return _nearly_whole(pixels), mapped
 
 
 def source_files(path: str) -> list[str]:
@@ -146,5 +151,24 @@ def _readable(path: str) -> Iterator[None]:
         raise DataError(f"{path}: truncated or unreadable ({reason}); copy it again.") from error
 
 
-def _row(affine: np.ndarray) -> str:
-    return np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
+def _nearly_whole(voxels: np.ndarray) -> np.ndarray:
+    if voxels.dtype.kind != "f":
+        return voxels
+    whole = np.rint(voxels)
+    with np.errstate(invalid="ignore"):  # infinities, which stay what they are
+        return whole if (np.abs(voxels - whole) <= _WHOLE_WITHIN).all() else voxels
+
+
+def _check_affine(path: str, affine: np.ndarray) -> None:
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    expected = f"{path}: expected an affine with positive, finite voxel spacing in mm, found"
+    remedy = "correct the header, or export the volume again"
+    if not np.isfinite(affine).all() or (sides == 0).any():
+        rows = np.array2string(affine[:3], separator=", ").replace("\n", "")
+        raise DataError(f"{expected} {rows}; {remedy}.")
+    if sides.min() < _LEAST_SPACING_MM:
+        shown = " x ".join(np.format_float_positional(side, 4, fractional=False, trim="-") for side in sides)
+        raise DataError(f"{expected} voxels of {shown} mm, so that the file is probably in metres; {remedy} in mm.")
+    if abs(np.linalg.det(affine[:3, :3])) < _LEAST_VOLUME * np.prod(sides):
+        rows = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
+        raise DataError(f"{expected} axes that lie in one plane, {rows}; {remedy}.")

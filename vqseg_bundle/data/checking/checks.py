@@ -16,7 +16,7 @@ from .header_rules import header_findings
 from .list_rules import list_findings
 from .outlier_rules import geometry_outliers, voxel_outliers
 from .report import CheckReport, summarize_cohort
-from .voxel_rules import class_findings, voxel_findings
+from .voxel_rules import class_findings, empty_validation, voxel_findings
 
 __all__ = ["CHECK_LEVELS", "check_cases", "check_cohort", "examine_cohort"]
 
@@ -35,8 +35,9 @@ def check_cohort(
     required_split: str | None = None,
     progress: bool = True,
     use_cache: bool = True,
+    clipped: bool = False,
 ) -> list[str]:
-    """Check all splits of a cohort: the lists first, then every header, and only if these are sound every voxel.
+    """Check all splits of a cohort: the lists, every header, and every voxel of what can be read.
 
     Args:
         cohort: what to check.
@@ -46,6 +47,7 @@ def check_cohort(
         required_split: ``"validation"`` or ``"test"``, a split that must have labelled cases.
         progress: whether a bar is shown on a terminal.
         use_cache: whether files that have not changed since an earlier check are taken from the user's cache folder.
+        clipped: whether intensities are clipped to a window (``intensity_window``), so that no value is too far off.
 
     Returns:
         Warnings, one a line: findings that do not stop a run. Of each kind the first five, and a count.
@@ -54,9 +56,7 @@ def check_cohort(
         DataError: at least one problem; the message lists up to 20 and counts the others.
         ValueError: ``level`` or ``required_split`` is none of the above.
     """
-    report = examine_cohort(
-        cohort, in_channels, level, allow_no_labeled, required_split, progress, use_cache, stop_early=True
-    )
+    report = examine_cohort(cohort, in_channels, level, allow_no_labeled, required_split, progress, use_cache, clipped)
     _raise_if_any(report.errors)
     return _warning_lines(report.warnings)
 
@@ -69,19 +69,19 @@ def examine_cohort(
     required_split: str | None = None,
     progress: bool = True,
     use_cache: bool = True,
-    stop_early: bool = False,
+    clipped: bool = False,
 ) -> CheckReport:
     """Check all splits of a cohort and report everything, errors included.
 
     Args:
-        cohort: as for :func:`check_cohort`, like the next six.
+        cohort: as for :func:`check_cohort`, like the next seven.
         in_channels: as above.
         level: as above.
         allow_no_labeled: as above.
         required_split: as above.
         progress: as above.
         use_cache: as above.
-        stop_early: whether voxels are left unread where lists or headers have errors.
+        clipped: as above.
 
     Raises:
         ValueError: ``level`` or ``required_split`` is unknown.
@@ -91,10 +91,11 @@ def examine_cohort(
         _require_known("required_split", required_split, ("validation", "test"))
     found = list_findings(cohort, allow_no_labeled, required_split)
     splits = cohort.splits()
-    cases, problems = _examine_files(splits, cohort.labels, in_channels, level, progress, use_cache, stop_early, found)
-    found = found + problems + geometry_outliers(cases)
+    cases, problems = _examine_files(splits, cohort.labels, in_channels, level, progress, use_cache, clipped)
+    found += problems + geometry_outliers(cases)
     if any(case.image_voxels or case.label_voxels for case in cases):
         found += class_findings(cases, cohort.labels, cohort.source) + voxel_outliers(cases, cohort.labels)
+        found += [] if required_split else empty_validation(cases, cohort.source)
     return CheckReport(cohort.source, level, _sorted(found), summarize_cohort(cohort.name, cases, cohort.labels))
 
 
@@ -105,6 +106,7 @@ def check_cases(
     level: str = "full",
     progress: bool = False,
     use_cache: bool = True,
+    clipped: bool = False,
 ) -> list[str]:
     """Check the files of a bare list of cases, such as MONAI Label passes, each for itself.
 
@@ -115,6 +117,7 @@ def check_cases(
         level: ``"full"``, or ``"headers"`` to skip the voxels.
         progress: whether a bar is shown on a terminal.
         use_cache: as for :func:`check_cohort`.
+        clipped: as for :func:`check_cohort`.
 
     Returns:
         Warnings, as for :func:`check_cohort`.
@@ -124,7 +127,7 @@ def check_cases(
         ValueError: ``level`` is unknown.
     """
     _require_known("level", level, CHECK_LEVELS)
-    _, found = _examine_files({"": cases}, labels, in_channels, level, progress, use_cache, True, [])
+    _, found = _examine_files({"": cases}, labels, in_channels, level, progress, use_cache, clipped)
     _raise_if_any([finding for finding in found if finding.severity == "error"])
     return _warning_lines(_sorted(found))
 
@@ -136,8 +139,7 @@ def _examine_files(
     level: str,
     progress: bool,
     use_cache: bool,
-    stop_early: bool,
-    earlier: Sequence[Finding],
+    clipped: bool,
 ) -> tuple[list[CaseFacts], list[Finding]]:
     """Read what the level asks for and apply the rules about single cases and about duplicates."""
     files = [
@@ -147,15 +149,17 @@ def _examine_files(
     facts: dict[tuple[str, str], Facts] = {}
     headers, found = collect_facts(((file, "header") for file, _ in files), cache, progress, "checking headers")
     facts.update(headers)
-    cases = gather_cases(splits, facts)
-    found += header_findings(cases, in_channels)
-    has_errors = any(finding.severity == "error" for finding in [*earlier, *found])
-    if level == "full" and not (stop_early and has_errors):
-        readable = [(file, kind) for file, kind in files if (file, "header") in headers]
+    if level == "full":
+        # voxels under a header whose spacing is wrong can be read all the same
+        unreadable = {finding.files[0] for finding in found if finding.code != "invalid_spacing"}
+        readable = [(file, kind) for file, kind in files if file not in unreadable]
         voxels, problems = collect_facts(readable, cache, progress, "checking voxels")
         facts.update(voxels)
-        cases = gather_cases(splits, facts)
-        found += problems + voxel_findings(cases, labels) + duplicate_findings(cases)
+        found += problems
+    cases = gather_cases(splits, facts)
+    found += header_findings(cases, in_channels)
+    if level == "full":
+        found += voxel_findings(cases, labels, clipped) + duplicate_findings(cases)
     cache.save()
     return cases, found
 

@@ -15,12 +15,14 @@ import numpy as np
 
 from ..datalist import DataError
 from ..volume_io import VolumeHeader, read_classes, read_header, read_voxels
+from .sentinels import find_sentinel
 
 __all__ = ["HeaderFacts", "ImageFacts", "LabelFacts", "facts_from_json", "facts_to_json", "read_facts"]
 
 _BLOCK = 2**20
 _MOST_VALUES_KEPT = 256
 _MOST_VOXELS_SAMPLED = 2**19
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,14 @@ class ImageFacts:
 
     Args:
         size: number of voxels, over all channels.
-        not_finite: how many of them are NaN or infinite; if any, the figures below are zero or empty.
+        not_finite: how many of them are NaN or infinite as float32, in which images are trained on; if any, the figures
+            below are zero or empty, but for ``too_large``.
         low: smallest intensity.
         high: largest intensity.
         spread: distance of the 0.5 and 99.5 percentiles, of half a million voxels at most.
         digest: SHA-256 of shape and voxels as float32, so that the stored type does not matter.
+        too_large: a finite value that is infinite as float32, if there is one.
+        sentinel: see :func:`~vqseg_bundle.data.checking.sentinels.find_sentinel`.
     """
 
     size: int
@@ -70,6 +75,8 @@ class ImageFacts:
     high: float = 0.0
     spread: float = 0.0
     digest: str = ""
+    too_large: float | None = None
+    sentinel: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class LabelFacts:
         whole: whether all values are whole numbers.
         digest: as for images.
         mapped: whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
+        not_finite: how many voxels are NaN or infinite.
     """
 
     size: int
@@ -91,6 +99,7 @@ class LabelFacts:
     whole: bool
     digest: str
     mapped: bool = False
+    not_finite: int = 0
 
 
 Facts = HeaderFacts | ImageFacts | LabelFacts
@@ -154,11 +163,14 @@ def _check_packing(path: str) -> None:
 
 def _image_facts(voxels: np.ndarray) -> ImageFacts:
     low, high = float(voxels.min()), float(voxels.max())
-    if not np.isfinite([low, high]).all():
-        return ImageFacts(voxels.size, int(voxels.size - np.isfinite(voxels).sum()))
+    if not -_LARGEST <= low <= high <= _LARGEST:  # or NaN
+        away = ~(np.abs(voxels) <= _LARGEST)
+        too_large = voxels[away & np.isfinite(voxels)]
+        return ImageFacts(voxels.size, int(away.sum()), too_large=float(too_large[0]) if too_large.size else None)
     sample = voxels.ravel(order="K")[:: math.ceil(voxels.size / _MOST_VOXELS_SAMPLED)]
     bottom, top = np.percentile(sample.astype(np.float64), [0.5, 99.5])
-    return ImageFacts(voxels.size, 0, low, high, float(top - bottom), _digest(voxels))
+    sentinel = find_sentinel(voxels, _MOST_VOXELS_SAMPLED)
+    return ImageFacts(voxels.size, 0, low, high, float(top - bottom), _digest(voxels), sentinel=sentinel)
 
 
 def _label_facts(voxels: np.ndarray, mapped: bool) -> LabelFacts:
@@ -167,8 +179,10 @@ def _label_facts(voxels: np.ndarray, mapped: bool) -> LabelFacts:
         (None if math.isnan(value) else float(value), int(count))
         for value, count in zip(values[:_MOST_VALUES_KEPT], counts, strict=False)
     ]
-    whole = bool(np.isfinite(values).all() and (values == np.floor(values)).all())
-    return LabelFacts(voxels.size, len(values), tuple(kept), whole, _digest(voxels), mapped)
+    finite = np.isfinite(values)
+    whole = bool(finite.all() and (values == np.floor(values)).all())
+    not_finite = int(counts[~finite].sum())
+    return LabelFacts(voxels.size, len(values), tuple(kept), whole, _digest(voxels), mapped, not_finite)
 
 
 def _count_values(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -107,9 +107,16 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "image and label lie in different places", "if the voxels do match, copy the image's header to the label"
     ),
     "not_finite": _error(
-        "an image has NaN or infinite intensities", "replace them, by the background's value for example"
+        "voxels are NaN or infinite, as float32 holds them", "replace them, by the background's value for example"
     ),
-    "label_values": _error('a label holds values outside "labels"', 'correct the file, or name the class in "labels"'),
+    "sentinel": _error(
+        "a value that stands for missing data leaves nothing of an image's contrast",
+        "replace it by the background's value, or set intensity_window, which clips it",
+    ),
+    "label_values": _error(
+        'a label holds values outside "labels"',
+        'correct the file, name the class in "labels", or map the values by "label_values"',
+    ),
     "label_not_whole": _error(
         "a label holds values that are not whole numbers",
         "resample labels with nearest neighbours, and correct the file",
@@ -120,6 +127,9 @@ FINDING_KINDS: dict[str, FindingKind] = {
     ),
     "leaked_image": _error(
         "files of identical voxels are both learnt from and evaluated on", "leave all but one of them out"
+    ),
+    "validation_without_label": _error(
+        "a validation case has no label", 'add its "label", or list it under "unlabeled"'
     ),
     "not_evaluated": _warning(
         "a case of the split to evaluate has no label: it is left out",
@@ -143,6 +153,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "empty_label": _warning(
         "a label has no foreground", "leave it as it is if the structure is absent, otherwise correct it"
     ),
+    "empty_validation": _warning(
+        "no validation label has any structure",
+        "add cases that have some; as it is, no weights can be selected and the last ones are kept",
+    ),
     "unused_class": _warning(
         'a class of "labels" is in no label', 'take it out of "labels", or label cases that have it'
     ),
@@ -152,6 +166,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "single_slice": _warning("an image is a single slice, the others have many", "see whether it belongs here"),
     "spacing_outlier": _warning(
         "voxels are far larger or smaller than in the other images", "see whether the header's unit is mm"
+    ),
+    "unit_not_mm": _warning(
+        "voxels are so small or large that the header's unit may not be mm",
+        "correct the header if it is in metres or micrometres; distances are given in its unit",
     ),
     "anisotropy_outlier": _warning(
         "voxels are far more, or less, elongated than in the other images", "set spacing, or leave the case out"

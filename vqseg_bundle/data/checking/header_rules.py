@@ -8,21 +8,36 @@ import numpy as np
 
 from ..volume_io import VolumeHeader
 from .case_facts import CaseFacts
-from .findings import Finding
+from .findings import Finding, file_list
 
 __all__ = ["header_findings"]
 
 _AFFINE_TOLERANCE = 1e-3  # share of a voxel's smallest side
+_USUAL_SPACING_MM = (0.01, 100.0)  # of a voxel's longest side
 
 
 def header_findings(cases: Sequence[CaseFacts], in_channels: int) -> list[Finding]:
-    """Find wrong channels, and labels that do not lie on their image's grid.
+    """Find wrong channels, labels that do not lie on their image's grid, and voxels whose unit can hardly be mm.
 
     Args:
         cases: with headers.
         in_channels: channels that each image must have.
     """
-    return [finding for case in cases for finding in _case_findings(case, in_channels)]
+    return [finding for case in cases for finding in _case_findings(case, in_channels)] + _unlikely_units(cases)
+
+
+def _unlikely_units(cases: Sequence[CaseFacts]) -> list[Finding]:
+    """One finding for all: as a rule the whole cohort has been converted alike."""
+    headers = {case.image: case.image_header for case in cases if case.image_header}
+    low, high = _USUAL_SPACING_MM
+    unlikely = {file: known.spacing for file, known in headers.items() if not low <= max(known.spacing) <= high}
+    if not unlikely:
+        return []
+    count = "1 image has" if len(unlikely) == 1 else f"{len(unlikely)} images have"
+    found = file_list([f"{file}: {' x '.join(f'{side:.4g}' for side in sides)} mm" for file, sides in unlikely.items()])
+    expected = f"voxels of {low:g} to {high:g} mm"
+    text = f"{count} voxels that are hardly in mm (expected {expected}): {found}"
+    return [Finding("unit_not_mm", tuple(unlikely), text, expected, found)]
 
 
 def _case_findings(case: CaseFacts, in_channels: int) -> list[Finding]:

@@ -25,6 +25,7 @@ def list_findings(cohort: Cohort, allow_no_labeled: bool, required_split: str | 
     """
     return [
         *_lacking(cohort, allow_no_labeled, required_split),
+        *([] if required_split else _validation_without_label(cohort)),
         *_images_as_labels(cohort),
         *_files_in_two_splits(cohort),
         *_listed_twice(cohort),
@@ -54,6 +55,17 @@ def _lacking(cohort: Cohort, allow_no_labeled: bool, required_split: str | None)
         text = f"{source}: {is_split}, of which {without} no label and cannot be evaluated: {file_list(bare)}"
         found.append(Finding("not_evaluated", bare, text, expected, f"{len(bare)} of {len(cases)} without"))
     return found
+
+
+def _validation_without_label(cohort: Cohort) -> list[Finding]:
+    """One finding for all, which a training cannot validate on; an evaluation of another split does not read them."""
+    bare = tuple(case["image"] for case in cohort.validation if "label" not in case)
+    if not bare:
+        return []
+    without = "1 case has" if len(bare) == 1 else f"{len(bare)} cases have"
+    text = f'{cohort.source}: "validation" is what weights are selected by, but {without} no label: {file_list(bare)}'
+    found = f"{len(bare)} of {len(cohort.validation)} without"
+    return [Finding("validation_without_label", bare, text, "a label for each case", found)]
 
 
 def _images_as_labels(cohort: Cohort) -> list[Finding]:

@@ -61,7 +61,8 @@ def voxel_outliers(cases: Sequence[CaseFacts], labels: Mapping[int, str]) -> lis
         cases: with voxels.
         labels: class index to class name.
     """
-    images = {case.image: case.image_voxels for case in cases if case.image_voxels and case.image_voxels.spread > 0}
+    known = {case.image: case.image_voxels for case in cases if case.image_voxels}
+    images = {file: facts for file, facts in known.items() if facts.spread > 0 and facts.sentinel is None}
     return [*_intensity_outliers(images), *_share_outliers(cases, labels)]
 
 

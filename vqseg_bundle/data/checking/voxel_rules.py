@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
+
 from .case_facts import CaseFacts
 from .facts import ImageFacts, LabelFacts
 from .findings import Finding, file_list
 
-__all__ = ["class_findings", "voxel_findings"]
+__all__ = ["class_findings", "empty_validation", "voxel_findings"]
 
 _MOST_VALUES_SHOWN = 10
 _FEWEST_LABELS = 10  # below that, an absent class tells nothing
 _NEARLY_ALL = 0.9
+_LARGEST_OF_8_BITS = 255
+_NEARLY = 0.01
+_NO_CLASS = "give these voxels a class, 0 for the background"
 
 
-def voxel_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str]) -> list[Finding]:
+def voxel_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], clipped: bool) -> list[Finding]:
     """Find intensities and label values that cannot be trained on, and files without any content.
 
     Args:
         cases: with voxels.
         labels: class index to class name.
+        clipped: whether intensities are clipped to a window, so that no value can be too far off.
     """
     found: dict[tuple[str, str], Finding] = {}
     for case in cases:
-        for finding in _case_findings(case, labels):
+        for finding in _case_findings(case, labels, clipped):
             found[finding.code, finding.files[0]] = finding
     return [*found.values(), *_mapped_masks(cases)]
 
@@ -55,6 +61,21 @@ def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source
     return found
 
 
+def empty_validation(cases: Sequence[CaseFacts], source: str) -> list[Finding]:
+    """Find validation labels that, all together, hold no structure: nothing to select weights by.
+
+    Args:
+        cases: with voxels.
+        source: the datalist's path.
+    """
+    labels = {case.label: case.label_voxels for case in cases if case.split == "validation" and case.label}
+    if not labels or any(facts is None or {value for value, _ in facts.counts} != {0} for facts in labels.values()):
+        return []
+    files = tuple(labels)
+    text = f'{source}: no label of "validation" has any structure, background alone: {file_list(files)}'
+    return [Finding("empty_validation", files, text, "structures to select weights by", "background alone")]
+
+
 def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
     """One finding for all: it is a note about how files are read."""
     masks = {case.label: case.label_voxels for case in cases if case.label and case.label_voxels}
@@ -66,34 +87,56 @@ def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
     return [Finding("mask_of_255", files, text, "class indices 0, 1, ...", "0 and 255")]
 
 
-def _case_findings(case: CaseFacts, labels: Mapping[int, str]) -> Iterator[Finding]:
+def _case_findings(case: CaseFacts, labels: Mapping[int, str], clipped: bool) -> Iterator[Finding]:
     if case.image_voxels is not None:
-        yield from _image_findings(case.image, case.image_voxels)
+        yield from _image_findings(case.image, case.image_voxels, clipped)
     if case.label is not None and case.label_voxels is not None:
         yield from _label_findings(case.label, case.label_voxels, labels)
 
 
-def _image_findings(path: str, facts: ImageFacts) -> Iterator[Finding]:
+def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Finding]:
     if facts.not_finite:
         found = f"{facts.not_finite} of {facts.size} intensities are NaN or infinite"
+        found += "" if facts.too_large is None else f" as float32 holds them, such as {facts.too_large:g}"
         yield Finding("not_finite", (path,), f"{path}: {found}", "finite intensities", found)
     elif facts.low == facts.high:
         found = f"all intensities are {facts.low:g}"
         yield Finding("constant_image", (path,), f"{path}: {found}", "contrast", found)
+    elif facts.sentinel is not None and not clipped:
+        found = f"the value {facts.sentinel:g} is so far from the others that scaling leaves nothing of their contrast"
+        yield Finding("sentinel", (path,), f"{path}: {found}", "intensities of one range", found)
 
 
 def _label_findings(path: str, facts: LabelFacts, labels: Mapping[int, str]) -> Iterator[Finding]:
     values = [value for value, _ in facts.counts]
     allowed = ", ".join(map(str, labels))
-    shown = ", ".join("nan" if value is None else f"{value:g}" for value in values[:_MOST_VALUES_SHOWN])
+    shown = ", ".join("nan" if value is None else f"{value:.7g}" for value in values[:_MOST_VALUES_SHOWN])
     more = facts.num_values - _MOST_VALUES_SHOWN
     found = shown + (f" and {more} more" if more > 0 else "")
-    if not facts.whole:
+    if facts.not_finite:
+        found = f"{facts.not_finite} of {facts.size} values are NaN or infinite"
+        yield Finding("not_finite", (path,), f"{path}: {found}", "class indices", found, _NO_CLASS)
+    elif not facts.whole:
         text = f'{path}: values that are not whole numbers of "labels" ({allowed}): found {found}'
-        yield Finding("label_not_whole", (path,), text, allowed, found)
+        yield Finding("label_not_whole", (path,), text, allowed, found, _remedy_of_fractions(values))
     elif facts.num_values > len(values) or any(value not in labels for value in values):
         text = f'{path}: values outside "labels" ({allowed}): found {found}'
-        yield Finding("label_values", (path,), text, allowed, found)
+        yield Finding("label_values", (path,), text, allowed, found, _remedy_of_values(values))
     elif values == [0]:
         text = f"{path}: the label is empty (background alone)"
         yield Finding("empty_label", (path,), text, "foreground", "background alone")
+
+
+def _remedy_of_fractions(values: Sequence[float | None]) -> str:
+    """Empty: the code's own."""
+    scaled = np.array([value for value in values if value is not None]) * _LARGEST_OF_8_BITS
+    if scaled.min() >= 0 and scaled.max() <= _LARGEST_OF_8_BITS and np.abs(scaled - np.rint(scaled)).max() < _NEARLY:
+        return "they are class indices divided by 255: multiply them by 255 and correct the file"
+    return ""
+
+
+def _remedy_of_values(values: Sequence[float | None]) -> str:
+    """Empty: the code's own."""
+    if any(value is not None and value < 0 for value in values):
+        return 'class indices start at 0, none says "ignore": correct the file, or map the values by "label_values"'
+    return ""
