@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from check_parts import AFFINE, LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
 
-from vqseg_bundle.data import Cohort, DataError, check_cases, check_cohort, data_digest, load_datalist
+from vqseg_bundle.data import CheckedCases, Cohort, DataError, check_cases, check_cohort, data_digest, load_datalist
 
 
 @pytest.fixture
@@ -21,7 +21,8 @@ def cohort(tmp_path: Path) -> Cohort:
 def test_sound_cohort_gives_no_warning(cohort: Cohort):
     assert check_cohort(cohort, 1) == []
     assert check_cohort(cohort, 1, level="headers", required_split="validation") == []
-    assert check_cases([*cohort.training, {"image": cohort.unlabeled[0]["image"]}], LABELS, 1) == []
+    cases = [*cohort.training, {"image": cohort.unlabeled[0]["image"]}]
+    assert check_cases(cases, LABELS, 1) == CheckedCases(cases, [], [])
 
 
 def test_missing_file(cohort: Cohort):
@@ -152,6 +153,20 @@ def test_colour_voxels(cohort: Cohort, tmp_path: Path):
     rgb = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     cohort.unlabeled[0]["image"] = save(tmp_path / "rgb.nii.gz", rgb)
     refused(cohort, "rgb.nii.gz: expected real numbers as voxels")
+
+
+def test_a_bare_list_is_parted_into_sound_cases_and_faults(tmp_path: Path):
+    cases = [make_case(tmp_path, name) for name in "abcd"]
+    save(Path(cases[0]["image"]), np.full(SHAPE, np.nan, np.float32))
+    Path(cases[1]["image"]).write_bytes(b"")
+    save(Path(cases[2]["label"]), np.full(SHAPE, 9, np.uint8))
+    checked = check_cases(cases, LABELS, 1)
+    assert checked.sound == cases[3:]
+    assert sorted(error.replace(f"{tmp_path}{os.sep}", "").partition(";")[0] for error in checked.errors) == [
+        f"a.nii.gz: {np.prod(SHAPE)} of {np.prod(SHAPE)} intensities are NaN or infinite",
+        "b.nii.gz: the file is empty",
+        'c_label.nii.gz: values outside "labels" (0, 1): found 9',
+    ]
 
 
 def test_same_case_in_two_splits_even_through_a_link(cohort: Cohort, tmp_path: Path):

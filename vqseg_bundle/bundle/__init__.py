@@ -6,6 +6,7 @@ from vqseg_bundle.bundle.cohort_source import open_cohort
 from vqseg_bundle.bundle.components import build_cleanly, check_device, check_preprocessing, check_settings
 from vqseg_bundle.bundle.deployment import (
     build_deployed_network,
+    finish_inference,
     list_inference_cases,
     open_model_record,
     start_evaluation,
@@ -38,6 +39,7 @@ __all__ = [
     "check_writable",
     "exit_cleanly",
     "find_checkpoint",
+    "finish_inference",
     "join_processes",
     "list_inference_cases",
     "load_model_record",

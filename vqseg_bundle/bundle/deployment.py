@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from vqseg_bundle.common import wait_for_all
 
 __all__ = [
     "build_deployed_network",
+    "finish_inference",
     "list_inference_cases",
     "open_model_record",
     "start_evaluation",
@@ -26,6 +27,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_MOST_SHOWN = 10
 #: patterns of what an evaluation leaves in its output folder
 EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "predictions", "evaluation*")
 
@@ -132,8 +134,8 @@ def start_inference(
     record: Mapping[str, Any],
     network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
-) -> None:
-    """Check volumes, weights and output folder before the first case.
+) -> list[Mapping[str, str]]:
+    """Check volumes, weights and output folder before the first case; a volume at fault is left out, and said to be.
 
     Args:
         device: where to run.
@@ -145,8 +147,11 @@ def start_inference(
         network: what the weights are to be loaded into.
         preprocessing: what this inference would do to the images; must be what the weights were trained with.
 
+    Returns:
+        The cases to run on.
+
     Raises:
-        SystemExit: the input is at fault; the message says what and where.
+        SystemExit: the input is at fault, of the volumes each one; the message says what and where.
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
@@ -157,17 +162,45 @@ def start_inference(
     if not cases:
         # monai.bundle.load initializes a workflow to take its network alone; a run without volumes ends in the config
         logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
-        return
+        return []
     in_channels = record["network"]["in_channels"]
     clipped = bool(preprocessing["intensity_window"])
-    found = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
-    if any((Path(output_dir) / f"{case['case']}_pred.nii.gz").exists() for case in cases):
+    checked = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
+    if any(_prediction(output_dir, case).exists() for case in cases):
         put_aside(Path(output_dir).parent, (Path(output_dir).name,))
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     log_to_file(Path(output_dir) / "inference.log")
-    for warning in found:
+    for error in checked.errors:
+        logger.error("left out: %s", error)
+    for warning in checked.warnings:
         logger.warning(warning)
-    logger.info("%d volumes, predictions go to %s", len(cases), output_dir)
+    logger.info("%d volumes, predictions go to %s", len(checked.sound), output_dir)
+    return checked.sound
+
+
+def finish_inference(cases: Sequence[Mapping[str, str]], output_dir: str) -> None:
+    """Say how many of the volumes have no prediction.
+
+    Args:
+        cases: all volumes that were found.
+        output_dir: where predictions are.
+
+    Raises:
+        SystemExit: none has one.
+    """
+    left_out = [case["case"] for case in cases if not _prediction(output_dir, case).exists()]
+    if not left_out:
+        return
+    more = len(left_out) - _MOST_SHOWN
+    shown = ", ".join(left_out[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    what = f"{len(left_out)} of {len(cases)} volumes were left out: {shown}. The log says why, line by line"
+    if len(left_out) == len(cases):
+        raise SystemExit(f"{what}.")
+    logger.warning("%s, also in %s.", what, Path(output_dir) / "inference.log")
+
+
+def _prediction(output_dir: str, case: Mapping[str, str]) -> Path:
+    return Path(output_dir) / f"{case['case']}_pred.nii.gz"
 
 
 def list_inference_cases(

@@ -3,6 +3,7 @@
 from .case_names import case_stem
 from .checking import (
     FINDING_KINDS,
+    CheckedCases,
     CheckReport,
     Finding,
     FindingKind,
@@ -24,6 +25,7 @@ from .load_volume import LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
 from .patient_splits import SplitRequest, read_split_file, split_patients
 from .process_share import process_share
+from .readable_dataset import ReadableDataset
 from .save_dicom_seg import SaveDicomSegd
 from .shared_sampler import SharedRandomSampler
 from .slice_axis import SliceAxisLastd, choose_slice_axis
@@ -47,6 +49,7 @@ __all__ = [
     "FINDING_KINDS",
     "AddTokenCoordinatesd",
     "CheckReport",
+    "CheckedCases",
     "Cohort",
     "DataError",
     "DemoCohortConfig",
@@ -57,6 +60,7 @@ __all__ = [
     "JoinTokenCoordinatesd",
     "LoadVolumed",
     "NameByCased",
+    "ReadableDataset",
     "SampleFoundationFeaturesd",
     "SaveDicomSegd",
     "SharedRandomSampler",

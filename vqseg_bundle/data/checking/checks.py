@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ..datalist import Cohort, DataError
 from .case_facts import CaseFacts, gather_cases
@@ -18,13 +19,28 @@ from .outlier_rules import geometry_outliers, voxel_outliers
 from .report import CheckReport, summarize_cohort
 from .voxel_rules import class_findings, empty_validation, voxel_findings
 
-__all__ = ["CHECK_LEVELS", "check_cases", "check_cohort", "examine_cohort"]
+__all__ = ["CHECK_LEVELS", "CheckedCases", "check_cases", "check_cohort", "examine_cohort"]
 
 CHECK_LEVELS = ("headers", "full")
 _MOST_PROBLEMS_SHOWN = 20
 _MOST_WARNINGS_SHOWN = 5  # of one code
 
 _Splits = Mapping[str, Sequence[Mapping[str, str]]]
+
+
+@dataclass(frozen=True)
+class CheckedCases:
+    """What :func:`check_cases` makes of a list of cases.
+
+    Args:
+        sound: the cases without an error.
+        errors: what is wrong with the others, a line for each error.
+        warnings: findings that do not stop a run, as :func:`check_cohort` returns them.
+    """
+
+    sound: list[Mapping[str, str]]
+    errors: list[str]
+    warnings: list[str]
 
 
 def check_cohort(
@@ -107,8 +123,8 @@ def check_cases(
     progress: bool = False,
     use_cache: bool = True,
     clipped: bool = False,
-) -> list[str]:
-    """Check the files of a bare list of cases, such as MONAI Label passes, each for itself.
+) -> CheckedCases:
+    """Check the files of a bare list of cases, each for itself: those at fault are told from the sound ones.
 
     Args:
         cases: dicts with ``image`` and, where there is one, ``label``; other keys are not read.
@@ -119,17 +135,19 @@ def check_cases(
         use_cache: as for :func:`check_cohort`.
         clipped: as for :func:`check_cohort`.
 
-    Returns:
-        Warnings, as for :func:`check_cohort`.
-
     Raises:
-        DataError: at least one problem, as for :func:`check_cohort`.
+        DataError: no case is sound; the message is as for :func:`check_cohort`.
         ValueError: ``level`` is unknown.
     """
     _require_known("level", level, CHECK_LEVELS)
     _, found = _examine_files({"": cases}, labels, in_channels, level, progress, use_cache, clipped)
-    _raise_if_any([finding for finding in found if finding.severity == "error"])
-    return _warning_lines(_sorted(found))
+    errors = [finding for finding in _sorted(found) if finding.severity == "error"]
+    at_fault = {file for error in errors for file in error.files}
+    sound = [case for case in cases if not {case["image"], case.get("label")} & at_fault]
+    if not sound:
+        _raise_if_any(errors)
+    warnings = [finding for finding in _sorted(found) if finding.severity == "warning"]
+    return CheckedCases(sound, [error.message for error in errors], _warning_lines(warnings))
 
 
 def _examine_files(
