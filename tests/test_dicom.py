@@ -69,7 +69,7 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path):
     refused(f"{folder}#9.9", r"s: no DICOM series 9.9; found 1.2.3")
     np.testing.assert_array_equal(read_voxels(f"{folder}#1.2.4"), other)
     cases = list_volumes(tmp_path)
-    assert [case["case"] for case in cases] == ["s_1.2.3", "s_1.2.4"]
+    assert [case["case"] for case in cases] == ["s_thick", "s"]
     (tmp_path / "d.json").write_text(
         '{"labels": {"0": "background", "1": "x"}, "unlabeled": [{"image": "s", "series": "1.2.4"}]}'
     )

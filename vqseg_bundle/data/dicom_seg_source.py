@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.config import RAISE, disable_value_validation
-from pydicom.valuerep import DA, DS, DT, TM, validate_value
+from pydicom.config import disable_value_validation
+from pydicom.valuerep import DA, DS, DT, TM
 
 from .errors import DataError
 from .formats import DicomSlice, VolumeHeader, order_slices, read_slice, slices_header
@@ -44,7 +45,11 @@ _MAY_BE_EMPTY = (
 )
 _SEXES = ("M", "F", "O")
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {"DA": DA, "DS": float, "DT": DT, "IS": int, "TM": TM}
-_STRICT = ("AS", "CS", "UI")
+_FORMS = {
+    "AS": r"\d{3}[DWMY]",
+    "CS": r"[A-Z0-9 _]{1,16}",
+    "UI": r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))*",
+}  # PS3.5 6.2
 _TEXTS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 _PATIENT_GROUPS = (0x0010, 0x0012)  # what a segmentation takes over besides _MAY_BE_EMPTY
 _REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence")
@@ -156,8 +161,8 @@ def _is_valid(source: pydicom.Dataset, tag: Any) -> bool:
         for value in element.value if element.VM > 1 else [element.value]:
             if value and element.VR in _CONVERTERS:
                 _CONVERTERS[element.VR](value)
-            elif value and element.VR in _STRICT:
-                validate_value(element.VR, str(value), RAISE)
+            elif value and element.VR in _FORMS and not re.fullmatch(_FORMS[element.VR], str(value)):
+                return False
         return element.keyword != "PatientSex" or not element.value or element.value in _SEXES
     except Exception:  # pydicom converts a damaged value here, by any exception
         return False

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from .case_names import case_stem, image_of_label, unique_case_ids
+from .dicom_names import naming_paths
 from .errors import DataError
 from .formats import VOLUME_KINDS, accepts_uneven, join_volume_path, list_series, volume_kind
 
@@ -23,7 +24,8 @@ def list_volumes(
     """Every volume in a folder and the folders below it; hidden ones, labels and an output folder's are left out.
 
     A label is what lies beside another volume and is called as one of it, such as ``x_gt.nii.gz`` beside ``x.nii.gz``.
-    Each DICOM series is a volume, for its files see :func:`~vqseg_bundle.data.source_files`. Pictures and NPY arrays
+    Each DICOM series is a volume, for its files see :func:`~vqseg_bundle.data.source_files`, for its name
+    :mod:`vqseg_bundle.data.dicom_names`. Pictures and NPY arrays
     count where there is nothing else: beside volumes they are previews.
 
     Args:
@@ -52,7 +54,7 @@ def list_volumes(
             f"dataset_dir '{dataset_dir}' holds no volume: expected files that end in {suffixes}, or folders of DICOM "
             "slices."
         )
-    names = unique_case_ids(paths)
+    names = unique_case_ids(naming_paths(paths))
     if accept:
         paths = [join_volume_path(path, accept_uneven=volume_kind(path) == "dicom") for path in paths]
     return [{"image": path, "case": case} for path, case in zip(paths, names, strict=True)]
