@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
+from vqseg_bundle.data import choose_slice_axis
 from vqseg_bundle.handlers import CaseMetrics, EvaluationReport
 
 __all__ = ["CASES", "LABELS", "MODEL", "boxes", "case", "evaluate", "volume"]
@@ -54,7 +55,7 @@ def evaluate(folder: Path, cases: list[dict[str, Any]]) -> str:
     engine = Engine(lambda _, batch: [{key: value for key, value in item.items() if key != "case"} for item in batch])
     metrics = CaseMetrics(folder, LABELS)
     metrics.attach(engine)
-    EvaluationReport(metrics, "cohort & more", "test", MODEL).attach(engine)
+    EvaluationReport(metrics, "cohort & more", "test", MODEL, choose_slice_axis).attach(engine)
     if cases:
         engine.run([[item] for item in cases], max_epochs=1)
     else:

@@ -112,7 +112,7 @@ SENSELESS: list[tuple[dict[str, Any], str]] = [
     ({"device": "cuda:99"}, r"device is 'cuda:99', but PyTorch finds \d+ CUDA devices"),
     ({"foundation_model": "dino"}, r"foundation_model must be one of .* got 'dino'"),
     ({"data_check": "ful"}, r"level must be one of headers, full, got 'ful'"),
-    ({"slice_axis": 3}, r'image_transforms: slice_axis must be 0, 1, 2 or "auto", got 3'),
+    ({"slice_axis": 3}, r'slice_axis must be "auto", "sagittal", "coronal", "axial", 0, 1 or 2, got 3'),
     ({"learning_rate": -1}, r"optimizer: Invalid learning rate: -1"),
     ({"resume": True}, r"resume: there is no checkpoint .*resume\.pt"),
     ({"datalist": "nowhere.json"}, r"datalist nowhere\.json: no such file"),

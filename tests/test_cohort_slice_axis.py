@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from format_parts import hounsfield, write_volume
@@ -41,3 +42,22 @@ def test_a_single_slice_decides_whatever_the_spacing(tmp_path: Path):
 def test_an_axis_asked_for_and_unreadable_files(tmp_path: Path):
     assert cohort_slice_axis([str(tmp_path / "gone.nii")], 0) == 0
     assert cohort_slice_axis([str(tmp_path / "gone.nii")]) == 2
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LSP", "IRA"])
+def test_with_an_orientation_axes_are_those_of_the_body(codes: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    image = nib.Nifti1Image(hounsfield((4, 5, 6)), np.diag([1.0, 3.0, 1.0, 1.0]))
+    change = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    nib.save(image.as_reoriented(change), tmp_path / "x.nii.gz")
+    with caplog.at_level(logging.INFO):
+        assert cohort_slice_axis([str(tmp_path / "x.nii.gz")], "auto", "RAS") == "coronal"
+    assert "slice axis coronal: coarsest in 1 of 1 volumes" in caplog.text
+    assert cohort_slice_axis([str(tmp_path / "x.nii.gz")]) == codes.replace("P", "A").index("A")
+
+
+def test_an_axis_asked_for_is_named_where_the_orientation_is_known(tmp_path: Path):
+    gone = [str(tmp_path / "gone.nii")]
+    assert cohort_slice_axis(gone, 0, "RAS") == cohort_slice_axis(gone, "sagittal", "RAS") == "sagittal"
+    assert cohort_slice_axis(gone, "auto", "RAS") == "axial"

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections import Counter
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from monai.data import MetaTensor
 from report_parts import CASES, LABELS, MODEL, boxes, case, evaluate, volume
 
 from vqseg_bundle.bundle import load_model_record, open_reconstructor
+from vqseg_bundle.data import choose_slice_axis
 from vqseg_bundle.handlers import CaseMetrics, EvaluationReport
 from vqseg_bundle.handlers.case_comparison import ClassMetrics
 from vqseg_bundle.handlers.report import intervals
@@ -103,7 +105,7 @@ def test_a_slice_looks_the_same_however_the_file_is_stored(axcodes: str) -> None
         for array in (image, label)
     ]
     tensors = [MetaTensor(torch.tensor(v.get_fdata())[None], affine=torch.tensor(v.affine)) for v in stored]
-    shown = cut_slice(tensors[0], tensors[1], tensors[1])
+    shown = cut_slice(tensors[0], tensors[1], tensors[1], choose_slice_axis)
     assert shown.image.shape == (8, 6)
     assert shown.image[:2, :2].min() == 255
     assert shown.image.sum() == 4 * 255
@@ -118,21 +120,22 @@ def test_the_slice_with_the_largest_label_is_shown_then_the_largest_prediction_t
     pred[0, :5, :5, 1] = 1
     label[0, :2, :2, 4] = 1
     label[0, :2, :1, 3] = 1
-    assert cut_slice(label, volume(label), pred).number == 5
-    assert cut_slice(label, volume(torch.zeros_like(label)), pred).number == 2
-    assert cut_slice(label, volume(torch.zeros_like(label)), torch.zeros_like(pred)).number == 4
-    assert cut_slice(label, volume(label), pred, slice_axis=0).slices == 8
+    assert cut_slice(label, volume(label), pred, choose_slice_axis).number == 5
+    assert cut_slice(label, volume(torch.zeros_like(label)), pred, choose_slice_axis).number == 2
+    assert cut_slice(label, volume(torch.zeros_like(label)), torch.zeros_like(pred), choose_slice_axis).number == 4
+    assert cut_slice(label, volume(label), pred, partial(choose_slice_axis, slice_axis=0)).slices == 8
+    assert cut_slice(label, volume(label), pred, partial(choose_slice_axis, slice_axis="coronal")).slices == 8
 
 
 def test_a_small_structure_is_shown_in_a_part_of_a_large_slice() -> None:
     label = torch.zeros(1, 400, 300, 2)
     label[0, 350:360, 10:20, 1] = 2
-    shown = cut_slice(label, volume(label), torch.zeros_like(label))
+    shown = cut_slice(label, volume(label), torch.zeros_like(label), choose_slice_axis)
     assert shown.cut
     assert shown.label.shape == (96, 96)
     assert (shown.label == 2).sum() == 100
     label[0, 50:350, 50:250, 1] = 1
-    whole = cut_slice(label, volume(label), label, reconstruction=label)
+    whole = cut_slice(label, volume(label), label, choose_slice_axis, reconstruction=label)
     assert not whole.cut
     assert whole.label.shape == whole.image.shape == whole.reconstruction.shape == (240, 320)
 
@@ -140,18 +143,19 @@ def test_a_small_structure_is_shown_in_a_part_of_a_large_slice() -> None:
 def test_an_image_without_orientation_lies_as_its_axes_say() -> None:
     label = torch.zeros(1, 5, 7)
     label[0, 3, 1] = 1
-    shown = cut_slice(label, MetaTensor(label, affine=torch.eye(4)), label)
+    shown = cut_slice(label, MetaTensor(label, affine=torch.eye(4)), label, choose_slice_axis)
     assert np.argwhere(shown.label).tolist() == [[3, 1]]
     picture = MetaTensor(label[..., None], affine=torch.eye(4))
-    assert np.argwhere(cut_slice(picture, picture, picture).label).tolist() == [[3, 1]], "rows, columns"
+    rows_first = cut_slice(picture, picture, picture, choose_slice_axis).label
+    assert np.argwhere(rows_first).tolist() == [[3, 1]], "rows, columns"
     stack = MetaTensor(torch.stack([label, label], dim=-1), affine=torch.eye(4))
-    assert np.argwhere(cut_slice(stack, stack, stack).label).tolist() == [[1, 3]], "x, y"
+    assert np.argwhere(cut_slice(stack, stack, stack, choose_slice_axis).label).tolist() == [[1, 3]], "x, y"
     assert (shown.sides, shown.number, shown.slices) == (("", ""), 1, 1)
 
 
 def test_volumes_of_another_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="image, label and pred must lie on one grid"):
-        cut_slice(torch.zeros(1, 4, 4, 4), volume(torch.zeros(1, 4, 4, 5)), torch.zeros(1, 4, 4, 5))
+        cut_slice(torch.zeros(1, 4, 4, 4), volume(torch.zeros(1, 4, 4, 5)), torch.zeros(1, 4, 4, 5), choose_slice_axis)
 
 
 # ---- which cases ----------------------------------------------------------------------------------------------------
@@ -251,7 +255,7 @@ def test_a_case_without_label_has_no_part_in_the_report(tmp_path: Path) -> None:
     metrics.results = {"scored": [ClassMetrics(1, 1.0, 1.0, 0.0, 0.0, "ok"), ClassMetrics(2, 1.0, 1.0, 0.0, 0.0, "ok")]}
     items = [case("scored", boxes(1), boxes(1)), {**case("bare", boxes(1), boxes(1)), "label": None}]
     engine = Engine(lambda _, batch: batch)
-    EvaluationReport(metrics, "cohort", "test", MODEL).attach(engine)
+    EvaluationReport(metrics, "cohort", "test", MODEL, choose_slice_axis).attach(engine)
     engine.run([items], max_epochs=1)
     text = (tmp_path / "report.html").read_text()
     assert "scored" in text
@@ -260,7 +264,7 @@ def test_a_case_without_label_has_no_part_in_the_report(tmp_path: Path) -> None:
 
 def test_a_negative_number_of_examples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="examples must be at least 0, got -1"):
-        EvaluationReport(CaseMetrics(tmp_path, LABELS), "cohort", "test", MODEL, examples=-1)
+        EvaluationReport(CaseMetrics(tmp_path, LABELS), "cohort", "test", MODEL, choose_slice_axis, examples=-1)
 
 
 # ---- reconstructions, whole command ---------------------------------------------------------------------------------

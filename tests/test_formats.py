@@ -89,6 +89,45 @@ def test_a_flat_nifti_is_a_volume_of_one_slice(tmp_path: Path):
     np.testing.assert_allclose(loaded.affine, np.diag([0.5, 0.5, 2.0, 1.0]))
 
 
+#: by EXIF orientation (CIPA DC-008, tag 274): what stored rows and columns are when the picture is held upright
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: np.rot90(a),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["plain", "compressed"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_picture_and_its_mask_are_read_upright(tmp_path: Path, orientation: int, name: str, options: dict[str, str]):
+    stored = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = str(write_picture(tmp_path / name, stored, exif=exif, **(options if name == "a.tif" else {})))
+    expected = UPRIGHT[orientation](stored)
+    assert read_header(path).shape == (*expected.shape, 1)
+    np.testing.assert_array_equal(read_voxels(path)[..., 0], expected)
+    np.testing.assert_array_equal(read_classes(path)[0][..., 0], expected)
+
+
+def test_a_photograph_is_read_upright_in_colour(tmp_path: Path):
+    stored = np.zeros((8, 16, 3), np.uint8)
+    stored[:, 8:, 0] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # held upright it is turned clockwise: what was right is below
+    path = str(write_picture(tmp_path / "a.jpg", stored, exif=exif, quality=100, subsampling=0))
+    assert read_header(path).shape == (16, 8, 1, 3)
+    red = read_voxels(path)[:, :, 0, 0]
+    assert (red[:8] < 10).all()
+    assert (red[8:] > 245).all()
+
+
 def test_sixteen_bits_stay(tmp_path: Path):
     pixels = np.array([[0, 300], [65535, 256]], np.uint16)
     np.testing.assert_array_equal(read_voxels(str(write_picture(tmp_path / "a.png", pixels)))[..., 0], pixels)

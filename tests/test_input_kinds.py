@@ -92,7 +92,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 def test_a_training_on_every_kind_has_finite_losses(runs: Runs) -> None:
     assert_finite(runs.trained)
     record = json.loads((runs.output_dir / "model.json").read_text())["preprocessing"]
-    assert record["slice_axis"] == 2
+    assert (record["orientation"], record["slice_axis"]) == ("RAS", "axial")
     assert record["intensity_window"] is None
 
 
@@ -153,7 +153,8 @@ def test_an_intensity_window_is_recorded_and_repeated(tmp_path: Path) -> None:
     seen = trained.get_parsed_content("validate#preprocessing")(case)["image"]
     again = inferred.get_parsed_content("preprocessing")({"image": case["image"]})["image"]
     np.testing.assert_array_equal(seen.numpy(), again.numpy())
-    voxels = np.clip((np.asarray(make_volumes(2)[0].dataobj).astype(np.int16) + 100) / 400, 0, 1)
+    stored = np.asarray(make_volumes(2)[0].dataobj).astype(np.int16)  # LPS, as DICOM is
+    voxels = np.clip((stored[::-1, ::-1] + 100) / 400, 0, 1)
     np.testing.assert_allclose(seen[0].numpy(), (voxels - voxels.mean()) / voxels.std(), atol=1e-4)
     assert_on_grid(tmp_path / "inferred/predictions/case_2_pred.nii.gz", tmp_path / case["image"])
 

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import itertools
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Flipd, Invertd
 
-from vqseg_bundle.data import SliceAxisLastd, choose_slice_axis
+from vqseg_bundle.data import SliceAxisLastd, choose_slice_axis, name_slice_axis
 
 SHAPE = (4, 5, 6)
 
@@ -47,20 +48,56 @@ def _moved_index(index: tuple[int, ...], axis: int) -> tuple[int, ...]:
     ],
 )
 def test_auto_takes_the_coarsest_spacing(spacing, axis):
-    assert choose_slice_axis(np.array(spacing)) == axis
-    assert choose_slice_axis(np.array(spacing), "auto") == axis
+    affine = _oblique_affine(spacing).numpy()
+    assert choose_slice_axis(SHAPE, affine) == axis
+    assert choose_slice_axis(SHAPE, affine, "auto") == axis
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_an_axis_asked_for_is_taken_whatever_the_spacing(axis):
-    assert choose_slice_axis(np.array((9.0, 1.0, 1.0)), axis) == axis
+    assert choose_slice_axis(SHAPE, np.diag([9.0, 1.0, 1.0, 1.0]), axis) == axis
 
 
-@pytest.mark.parametrize("slice_axis", [3, -1, "z", "0", None, True, 1.5])
+@pytest.mark.parametrize(
+    ("codes", "axes"), [("RAS", (0, 1, 2)), ("LPI", (0, 1, 2)), ("SRA", (1, 2, 0)), ("PIR", (2, 0, 1))]
+)
+def test_a_name_finds_the_axis_of_that_direction_however_a_volume_is_stored(codes, axes):
+    # sagittal slices lie across left-right, coronal across back-front, axial across feet-head
+    turned = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), np.diag([9.0, 1.0, 2.0, 1.0])).as_reoriented(
+        nib.orientations.ornt_transform(
+            nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+        )
+    )
+    named = [choose_slice_axis(turned.shape, turned.affine, name) for name in ("sagittal", "coronal", "axial")]
+    assert tuple(named) == axes
+    assert [turned.shape[axis] for axis in named] == list(SHAPE)
+
+
+def test_the_name_of_an_axis_is_that_of_its_direction():
+    assert [name_slice_axis(axis, "RAS") for axis in range(3)] == ["sagittal", "coronal", "axial"]
+    assert [name_slice_axis(axis, "SLP") for axis in range(3)] == ["axial", "sagittal", "coronal"]
+    assert [name_slice_axis(axis, None) for axis in range(3)] == [0, 1, 2]
+    assert [name_slice_axis(name, "SLP") for name in ("auto", "axial")] == ["auto", "axial"]
+
+
+@pytest.mark.parametrize("slice_axis", ["auto", "sagittal", "coronal", "axial", 0, 1, 2])
+@pytest.mark.parametrize("single", [0, 1, 2])
+def test_a_single_slice_is_cut_as_it_is_whatever_was_asked_for(slice_axis, single):
+    shape = tuple(1 if axis == single else size for axis, size in enumerate(SHAPE))
+    assert choose_slice_axis(shape, _oblique_affine((1.0, 2.0, 3.0)).numpy(), slice_axis) == single
+
+
+def test_a_line_of_voxels_is_no_single_slice():
+    assert choose_slice_axis((1, 1, 6), np.eye(4), 2) == 2
+
+
+@pytest.mark.parametrize("slice_axis", [3, -1, "z", "0", "Axial", None, True, 1.5])
 def test_any_other_axis_is_refused(slice_axis):
-    message = rf'slice_axis must be 0, 1, 2 or "auto", got {slice_axis!r}'
+    message = rf'slice_axis must be "auto", "sagittal", "coronal", "axial", 0, 1 or 2, got {slice_axis!r}'
     with pytest.raises(ValueError, match=message):
-        choose_slice_axis(np.ones(3), slice_axis)
+        choose_slice_axis(SHAPE, np.eye(4), slice_axis)
+    with pytest.raises(ValueError, match=message):
+        name_slice_axis(slice_axis, "RAS")
     with pytest.raises(ValueError, match=message):
         SliceAxisLastd("image", slice_axis)
 

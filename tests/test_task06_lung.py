@@ -42,7 +42,7 @@ def test_it_trains_and_records_window_and_spacing(trained: ConfigParser):
     assert all(math.isfinite(value.item()) for value in terms.values())
     folder = Path(trained.get_parsed_content("ckpt_dir"))
     record = json.loads((folder / "model.json").read_text())["preprocessing"]
-    assert (record["intensity_window"], record["spacing"], record["slice_axis"]) == ([-1000, 400], [0.8, 0.8], 2)
+    assert (record["intensity_window"], record["spacing"], record["slice_axis"]) == ([-1000, 400], [0.8, 0.8], "axial")
 
 
 def test_every_other_labelled_crop_has_the_tumour_and_unlabelled_ones_seldom(trained: ConfigParser):

@@ -74,7 +74,9 @@ def open_run(folder: Path, overrides: Mapping[str, str | None], network: str, de
     record = load_model_record(folder / "model.pt")
     # everything else stays as it was trained, expressions included
     config |= {"device": device, "amp": False, "labels": {str(key): name for key, name in record["labels"].items()}}
-    config["slice_axis"] = record["preprocessing"]["slice_axis"]  # the one chosen then, whatever the cases now
+    # those of then, whatever the cases now; runs of 0.6 and before had no orientation
+    config["slice_axis"] = record["preprocessing"]["slice_axis"]
+    config["trained_orientation"] = record["preprocessing"].get("orientation")
     config |= {key: value for key, value in overrides.items() if value is not None}
     part = ConfigParser(config).get_parsed_content
     module, teacher = part("trained"), part("teacher")

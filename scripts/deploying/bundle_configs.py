@@ -57,6 +57,8 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
             taken back.
     """
     config: dict[str, Any] = _without_tracker(run.config)
+    if "chosen_orientation" not in config:
+        config = _with_orientation(config, default)
     if "distributed" in config:
         config = _in_one_process(config, default, processes)
     for key in (*_PLACES, *_TRACKING):
@@ -117,6 +119,17 @@ def _checking_labels(initialize: list[Any]) -> list[Any]:
     """The check goes before the other checks, after the bundle is on the path and the overrides are read."""
     first = initialize.index("@check") if "@check" in initialize else len(initialize)
     return [*initialize[:first], "@same_labels", *initialize[first:]]
+
+
+def _with_orientation(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A run of 0.6 or before took volumes as they are stored, which an evaluation may be told to do otherwise."""
+    return {
+        **config,
+        "trained_orientation": None,
+        "chosen_orientation": "@trained_orientation",
+        "preprocessing_record": {**config["preprocessing_record"], "orientation": "@trained_orientation"},
+        "load_transforms": [*config["load_transforms"], default["load_transforms"][-1]],
+    }
 
 
 def _in_one_process(

@@ -23,6 +23,7 @@ from vqseg_bundle.bundle.model_record import (
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
 from vqseg_bundle.bundle.processes import join_processes, run_together
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
+from vqseg_bundle.bundle.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, start_training
 
@@ -37,6 +38,7 @@ __all__ = [
     "check_preprocessing",
     "check_settings",
     "check_writable",
+    "choose_run_orientation",
     "exit_cleanly",
     "find_checkpoint",
     "finish_inference",
@@ -54,6 +56,8 @@ __all__ = [
     "start_evaluation",
     "start_inference",
     "start_training",
+    "training_orientation",
+    "training_slice_axis",
     "write_model_record",
     "write_run_record",
 ]

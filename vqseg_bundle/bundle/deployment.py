@@ -12,6 +12,7 @@ from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
 from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, load_weights
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.run_record import check_writable, put_aside, write_run_record
 from vqseg_bundle.bundle.training_start import log_to_file
 from vqseg_bundle.common import wait_for_all
@@ -33,7 +34,11 @@ EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "predictions
 
 
 def open_model_record(
-    checkpoint: str | None, output_dir: str | None, bundle_root: str, default: Mapping[str, Any] | None = None
+    checkpoint: str | None,
+    output_dir: str | None,
+    bundle_root: str,
+    default: Mapping[str, Any] | None = None,
+    orientation: str | None = None,
 ) -> dict[str, Any]:
     """The record of the weights to use, with their path under "checkpoint".
 
@@ -43,13 +48,15 @@ def open_model_record(
         bundle_root: the bundle's folder.
         default: record to describe an untrained network by where no weights are found (for tools that only look at
             the network); its "checkpoint" is None. None ends with a message instead.
+        orientation: how the training's volumes were oriented, such as "RAS", where the record does not say.
 
     Returns:
         see :func:`~vqseg_bundle.bundle.load_model_record`.
 
     Raises:
-        SystemExit: no weights, or weights without a usable record.
+        SystemExit: no weights, or weights without a usable record; an orientation that is none, or not the record's.
     """
+    exit_cleanly(data.check_orientation, orientation)
     try:
         path = find_checkpoint(checkpoint, output_dir, bundle_root)
     except FileNotFoundError as error:
@@ -58,8 +65,10 @@ def open_model_record(
         labels = {int(index): name for index, name in default["labels"].items()}
         return {**default, "labels": labels, "checkpoint": None}
     record = exit_cleanly(load_model_record, path)
-    # records of 0.2.0 and before do not have the key
-    return {**record, "preprocessing": {"intensity_window": None, **record["preprocessing"]}, "checkpoint": str(path)}
+    # records of 0.2.0 and before do not have the first key, those of 0.6 and before not the second
+    preprocessing = {"intensity_window": None, "orientation": None, **record["preprocessing"]}
+    preprocessing["orientation"] = exit_cleanly(_settle_orientation, preprocessing["orientation"], orientation, path)
+    return {**record, "preprocessing": preprocessing, "checkpoint": str(path)}
 
 
 def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> networks.VQNetwork:
@@ -88,6 +97,7 @@ def start_evaluation(
     record: Mapping[str, Any],
     network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
+    orientation: str | None = None,
     write: bool = True,
 ) -> None:
     """Check cohort, weights and output folder before the first case, and write down what is about to run.
@@ -103,6 +113,7 @@ def start_evaluation(
         record: of the weights.
         network: what the weights are to be loaded into.
         preprocessing: what this evaluation would do to the images; must be what the weights were trained with.
+        orientation: what the volumes are brought to; None leaves them as they are stored.
         write: whether this process checks the cohort and writes (rank 0).
 
     Raises:
@@ -121,6 +132,7 @@ def start_evaluation(
         log_to_file(Path(output_dir) / "evaluation.log")
         for warning in found:
             logger.warning(warning)
+        warn_of_geometry([case for case in getattr(cohort, split) if "label" in case], record, orientation)
         write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
     wait_for_all()
 
@@ -134,6 +146,7 @@ def start_inference(
     record: Mapping[str, Any],
     network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
+    orientation: str | None = None,
 ) -> list[Mapping[str, str]]:
     """Check volumes, weights and output folder before the first case; a volume at fault is left out, and said to be.
 
@@ -146,6 +159,7 @@ def start_inference(
         record: of the weights.
         network: what the weights are to be loaded into.
         preprocessing: what this inference would do to the images; must be what the weights were trained with.
+        orientation: what the volumes are brought to; None leaves them as they are stored.
 
     Returns:
         The cases to run on.
@@ -174,6 +188,7 @@ def start_inference(
         logger.error("left out: %s", error)
     for warning in checked.warnings:
         logger.warning(warning)
+    warn_of_geometry(checked.sound, record, orientation)
     logger.info("%d volumes, predictions go to %s", len(checked.sound), output_dir)
     return checked.sound
 
@@ -208,6 +223,19 @@ def list_inference_cases(
 ) -> list[dict[str, str]]:
     """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
     return exit_cleanly(data.list_volumes, dataset_dir, output_dir, uneven_slices) if dataset_dir else []
+
+
+def _settle_orientation(recorded: str | None, asked: str | None, path: Path) -> str | None:
+    try:
+        data.check_orientation(recorded)
+    except ValueError as error:
+        raise ValueError(f"{path.with_suffix('.json')}, under 'preprocessing': {error}") from error
+    if recorded is not None and asked not in (None, recorded):
+        raise ValueError(
+            f"orientation: {path} was trained on volumes brought to {recorded}, as its model.json says, got {asked}. "
+            "Leave the key out: volumes of any orientation are brought to that and predictions back to their own."
+        )
+    return recorded or asked
 
 
 def _check_weights(network: networks.VQNetwork, record: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from vqseg_bundle.common import json_value, write_json
+from vqseg_bundle.data import check_orientation, name_slice_axis
 from vqseg_bundle.networks import VQNetwork
 
 __all__ = [
@@ -47,8 +48,8 @@ def write_model_record(
         path: the file to write, ``model.json`` beside ``model.pt``.
         network: constructor arguments of the deployed network.
         labels: class index (an int or its text) to class name, background included.
-        preprocessing: what an image goes through before the network, such as ``spatial_dims``, ``slice_axis``,
-            ``patch_size``, ``image_size``, ``spacing`` (mm) and ``normalization``.
+        preprocessing: what an image goes through before the network, such as ``spatial_dims``, ``orientation``,
+            ``slice_axis``, ``patch_size``, ``image_size``, ``spacing`` (mm) and ``normalization``.
         info: anything else worth knowing, such as the iteration, the validation score or the cohort's digest.
 
     Raises:
@@ -155,7 +156,8 @@ def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -
     Args:
         record: what :func:`load_model_record` returned.
         expected: section name to what the configuration says of it, e.g. ``network={...}, labels={...}``. Both sides
-            must have the same keys; tuples and lists are the same, and so are a label index and its text.
+            must have the same keys; tuples and lists are the same, and so are a label index and its text, an axis of
+            volumes of a known orientation and its name, and no orientation and None.
 
     Raises:
         ValueError: a section is unknown or differs; each differing key is named with both values.
@@ -164,7 +166,7 @@ def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -
     for section, wanted in expected.items():
         if section not in _SECTIONS:
             raise ValueError(f"section must be one of {', '.join(_SECTIONS)}, got '{section}'.")
-        trained, asked = _plain(record[section]), _plain(wanted)
+        trained, asked = (_comparable(section, values) for values in (record[section], wanted))
         for key in dict.fromkeys([*trained, *asked]):
             old, new = trained.get(key, _ABSENT), asked.get(key, _ABSENT)
             if old != new:
@@ -174,6 +176,17 @@ def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -
             "The checkpoint does not fit the configuration:\n" + "\n".join(differences) + "\n"
             "Use the configuration it was trained with, or another checkpoint."
         )
+
+
+def _comparable(section: str, values: Mapping[Any, Any]) -> dict[str, Any]:
+    plain = _plain(values)
+    if section != "preprocessing":
+        return plain
+    plain.setdefault("orientation", None)  # records of 0.6 and before do not have the key
+    if "slice_axis" in plain:
+        check_orientation(plain["orientation"])
+        plain["slice_axis"] = name_slice_axis(plain["slice_axis"], plain["orientation"])
+    return plain
 
 
 def _plain(section: Mapping[Any, Any]) -> dict[str, Any]:

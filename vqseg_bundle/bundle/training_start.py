@@ -128,7 +128,9 @@ def start_training(
     if not resume:
         # what a user wrote there of the labels, which are the same, holds for the new weights as well
         codes = {key: value for key, value in (replaced or {}).get("info", {}).items() if key == "segment_codes"}
-        write_model_record(Path(output_dir) / "model.json", **described, info={"cohort": cohort.name, **codes})
+        seen = data.training_geometry([case["image"] for case in [*cohort.training, *unlabeled]])
+        info = {"cohort": cohort.name, "training_volumes": seen, **codes}
+        write_model_record(Path(output_dir) / "model.json", **described, info=info)
     prefix = "resumed_" if resume else ""
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)
     _announce(cohort, unlabeled, foundation_model)

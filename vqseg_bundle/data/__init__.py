@@ -20,17 +20,20 @@ from .dicom_seg import check_segment_codes, write_dicom_seg
 from .digest import data_digest
 from .folder_layouts import FoundCase, find_cases, find_label_names
 from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
+from .label_grid import LabelToImaged
 from .listed_cases import find_other_images, open_listed_cases
 from .load_volume import LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
+from .orientation import check_orientation, find_orientation, readable_headers, run_orientation
 from .patient_splits import SplitRequest, read_split_file, split_patients
 from .process_share import process_share
 from .readable_dataset import ReadableDataset
 from .save_dicom_seg import SaveDicomSegd
 from .shared_sampler import SharedRandomSampler
-from .slice_axis import SliceAxisLastd, choose_slice_axis
+from .slice_axis import SliceAxisLastd, choose_slice_axis, name_slice_axis
 from .slice_features import compute_slice_features, missing_images, slice_features
 from .slice_grid import SliceGrid, SliceGridRule
+from .training_geometry import has_geometry, training_geometry, unlike_training
 from .view_features import (
     COORDINATE_KEYS,
     AddTokenCoordinatesd,
@@ -58,6 +61,7 @@ __all__ = [
     "FoundCase",
     "FoundationFeatureStore",
     "JoinTokenCoordinatesd",
+    "LabelToImaged",
     "LoadVolumed",
     "NameByCased",
     "ReadableDataset",
@@ -74,6 +78,7 @@ __all__ = [
     "case_stem",
     "check_cases",
     "check_cohort",
+    "check_orientation",
     "check_segment_codes",
     "choose_slice_axis",
     "cohort_slice_axis",
@@ -83,11 +88,14 @@ __all__ = [
     "examine_cohort",
     "find_cases",
     "find_label_names",
+    "find_orientation",
     "find_other_images",
+    "has_geometry",
     "list_volumes",
     "load_datalist",
     "make_demo_volume",
     "missing_images",
+    "name_slice_axis",
     "open_cohort",
     "open_feature_store",
     "open_listed_cases",
@@ -96,10 +104,14 @@ __all__ = [
     "read_header",
     "read_split_file",
     "read_voxels",
+    "readable_headers",
+    "run_orientation",
     "sample_features",
     "slice_features",
     "source_files",
     "split_patients",
+    "training_geometry",
+    "unlike_training",
     "write_demo_cohort",
     "write_dicom_seg",
 ]

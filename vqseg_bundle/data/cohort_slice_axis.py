@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from .errors import DataError
-from .slice_axis import choose_slice_axis
-from .volume_io import VolumeHeader, read_header
+from .orientation import orient_header, readable_headers
+from .slice_axis import choose_slice_axis, name_slice_axis
+from .volume_io import VolumeHeader
 
 __all__ = ["cohort_slice_axis"]
 
@@ -21,7 +21,9 @@ _CLEARLY = 1.5  # times coarser than the axis that is taken
 _MOST_SHOWN = 5
 
 
-def cohort_slice_axis(images: Sequence[str], slice_axis: int | str = "auto") -> int | str:
+def cohort_slice_axis(
+    images: Sequence[str], slice_axis: int | str = "auto", orientation: str | None = None
+) -> int | str:
     """The axis to slice all volumes of a cohort along; with "auto" the one that is coarsest in most of them.
 
     A volume of a single slice counts for the axis of that. Of equal numbers the last axis is taken, which the log
@@ -29,43 +31,39 @@ def cohort_slice_axis(images: Sequence[str], slice_axis: int | str = "auto") -> 
 
     Args:
         images: paths of the volumes; unreadable ones do not count (the check of the data names them).
-        slice_axis: 0, 1, 2 or "auto"; anything but "auto" is returned as it is.
+        slice_axis: see :func:`~vqseg_bundle.data.choose_slice_axis`.
+        orientation: what the volumes are brought to first, such as "RAS"; None: they stay as they are stored.
 
     Returns:
-        0, 1 or 2; 2 without any readable volume.
+        "sagittal", "coronal" or "axial", with an orientation; without one a number stays a number, and "auto" gives 0,
+        1 or 2. The last axis without any readable volume.
+
+    Raises:
+        ValueError: an unknown ``slice_axis``.
     """
     if slice_axis != "auto":
-        return slice_axis
+        return name_slice_axis(slice_axis, orientation)
     bar = tqdm(list(dict.fromkeys(images)), "slice axis", unit="file", disable=None if len(images) > _MANY else True)
-    headers = {image: header for image in bar if (header := _read(image)) is not None}
-    counts = np.bincount([_coarsest(header) for header in headers.values()], minlength=3)[:3]
+    headers = {
+        image: header if orientation is None else orient_header(header, orientation)
+        for image, header in readable_headers(bar).items()
+    }
+    axes = [choose_slice_axis(header.spatial_shape, header.affine) for header in headers.values()]
+    counts = np.bincount(axes, minlength=3)[:3]
     axis = int(np.flatnonzero(counts == counts.max())[-1])
+    name = name_slice_axis(axis, orientation)
     if headers:
-        tied = (
-            " (a tie: the last of them; --slice_axis N chooses another)" if (counts == counts.max()).sum() > 1 else ""
-        )
-        logger.info("slice axis %d: coarsest in %d of %d volumes%s", axis, counts[axis], len(headers), tied)
-    _name_others(headers, axis)
-    return axis
-
-
-def _read(image: str) -> VolumeHeader | None:
-    try:
-        return read_header(image)
-    except DataError:
-        return None
-
-
-def _coarsest(header: VolumeHeader) -> int:
-    single = [axis for axis, size in enumerate(header.spatial_shape) if size == 1]
-    return single[0] if len(single) == 1 else choose_slice_axis(_spacing(header))
+        tied = " (a tie: the last of them; --slice_axis chooses another)" if (counts == counts.max()).sum() > 1 else ""
+        logger.info("slice axis %s: coarsest in %d of %d volumes%s", name, counts[axis], len(headers), tied)
+    _name_others(headers, axis, name)
+    return name
 
 
 def _spacing(header: VolumeHeader) -> np.ndarray:
     return np.linalg.norm(header.affine[:3, :3], axis=0)
 
 
-def _name_others(headers: dict[str, VolumeHeader], axis: int) -> None:
+def _name_others(headers: Mapping[str, VolumeHeader], axis: int, name: int | str) -> None:
     others = [
         image
         for image, header in headers.items()
@@ -74,9 +72,9 @@ def _name_others(headers: dict[str, VolumeHeader], axis: int) -> None:
     if others:
         more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
         logger.warning(
-            "sliced along axis %d as the cohort, but clearly coarser along another: %s%s; reorder their axes if they "
+            "sliced along axis %s as the cohort, but clearly coarser along another: %s%s; leave them out if they "
             "were scanned in another plane",
-            axis,
+            name,
             ", ".join(others[:_MOST_SHOWN]),
             more,
         )

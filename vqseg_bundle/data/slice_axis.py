@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, TraceableTransform
 
-__all__ = ["SliceAxisLastd", "choose_slice_axis"]
+from .orientation import AXIS_ENDS
+
+__all__ = ["SLICE_AXES", "SliceAxisLastd", "choose_slice_axis", "name_slice_axis", "single_slice_axis"]
+
+#: what slices across each axis of a RAS volume are called
+SLICE_AXES = ("sagittal", "coronal", "axial")
 
 # spacings closer than this are the same: a header's rounding must not choose the axis
 _SAME_SPACING = 1.01
 
 
-def choose_slice_axis(spacing: np.ndarray, slice_axis: int | str = "auto") -> int:
-    """The array axis to slice along: the one asked for, or the coarsest.
+def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int | str = "auto") -> int:
+    """The array axis to slice a volume along: that of a single slice, else the one asked for, or the coarsest.
 
     Args:
-        spacing: voxel size along each axis, mm.
-        slice_axis: 0, 1, 2, or "auto" for the largest spacing; of equal ones the last.
+        shape: voxels along each axis, ``(X, Y, Z)``.
+        affine: ``(4, 4)`` from voxel indices to RAS in mm.
+        slice_axis: "sagittal", "coronal" or "axial" for the axis nearest to left-right, back-front or feet-head; 0, 1
+            or 2 for an axis of the array; "auto" for the largest spacing, of equal ones the last.
 
     Returns:
         the axis, 0 to 2.
@@ -30,11 +38,42 @@ def choose_slice_axis(spacing: np.ndarray, slice_axis: int | str = "auto") -> in
     Raises:
         ValueError: any other ``slice_axis``.
     """
+    _check(slice_axis)
+    single = single_slice_axis(shape)
+    if single is not None:
+        return single
     if slice_axis == "auto":
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
         return int(np.flatnonzero(spacing * _SAME_SPACING >= spacing.max())[-1])
-    if isinstance(slice_axis, bool) or slice_axis not in (0, 1, 2):
-        raise ValueError(f'slice_axis must be 0, 1, 2 or "auto", got {slice_axis!r}.')
+    if slice_axis in SLICE_AXES:
+        directions = nib.orientations.io_orientation(affine)[:, 0]
+        return int(np.flatnonzero(directions == SLICE_AXES.index(str(slice_axis)))[0])
     return int(slice_axis)
+
+
+def single_slice_axis(shape: Sequence[int]) -> int | None:
+    """The axis of a volume that is a single slice: the only one of length 1; None for any other volume."""
+    single = [axis for axis, size in enumerate(shape[:3]) if size == 1]
+    return single[0] if len(single) == 1 else None
+
+
+def name_slice_axis(slice_axis: int | str, orientation: str | None) -> int | str:
+    """The anatomical name of an array axis, which holds however a volume is stored.
+
+    Args:
+        slice_axis: see :func:`choose_slice_axis`.
+        orientation: how the axes of the array run, such as "RAS"; None where it is not known.
+
+    Returns:
+        "sagittal", "coronal" or "axial" for 0, 1 or 2 where the orientation is known; anything else as it is.
+
+    Raises:
+        ValueError: an unknown ``slice_axis``.
+    """
+    _check(slice_axis)
+    if orientation is None or isinstance(slice_axis, str):
+        return slice_axis
+    return next(name for name, ends in zip(SLICE_AXES, AXIS_ENDS, strict=True) if orientation[slice_axis] in ends)
 
 
 class SliceAxisLastd(MapTransform, InvertibleTransform):
@@ -42,7 +81,7 @@ class SliceAxisLastd(MapTransform, InvertibleTransform):
 
     Args:
         keys: volumes ``(C, *S)`` as MetaTensors, as LoadImaged reads them.
-        slice_axis: see :func:`choose_slice_axis`; each volume's own spacing decides for it.
+        slice_axis: see :func:`choose_slice_axis`; each volume's own shape and affine decide for it.
         allow_missing_keys: skip keys that are not there.
 
     Raises:
@@ -51,15 +90,16 @@ class SliceAxisLastd(MapTransform, InvertibleTransform):
 
     def __init__(self, keys: KeysCollection, slice_axis: int | str = "auto", allow_missing_keys: bool = False) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
-        choose_slice_axis(np.ones(3), slice_axis)
+        _check(slice_axis)
         self.slice_axis = slice_axis
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Transpose every key alike."""
         output = dict(data)
         for key in self.key_iterator(output):
-            axis = choose_slice_axis(output[key].pixdim.numpy(), self.slice_axis)
-            output[key] = self._move_last(output[key], axis)
+            volume = output[key]
+            axis = choose_slice_axis(volume.shape[1:], volume.affine.cpu().numpy(), self.slice_axis)
+            output[key] = self._move_last(volume, axis)
         return output
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -83,6 +123,12 @@ class SliceAxisLastd(MapTransform, InvertibleTransform):
             transform_info=self.get_transform_info(),
         )
         return moved.copy_meta_from(meta)
+
+
+def _check(slice_axis: Any) -> None:
+    if isinstance(slice_axis, bool) or slice_axis not in ("auto", *SLICE_AXES, 0, 1, 2):
+        names = ", ".join(f'"{name}"' for name in ("auto", *SLICE_AXES))
+        raise ValueError(f"slice_axis must be {names}, 0, 1 or 2, got {slice_axis!r}.")
 
 
 def _permutation(axis: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..label_grid import axis_change
 from ..volume_io import VolumeHeader
 from .case_facts import CaseFacts
 from .findings import Finding, file_list
@@ -62,6 +63,8 @@ def _case_findings(case: CaseFacts, in_channels: int) -> list[Finding]:
 
 def _pair_findings(image_path: str, label_path: str, image: VolumeHeader, label: VolumeHeader) -> list[Finding]:
     files = (label_path, image_path)
+    if axis_change(label.affine, label.spatial_shape, image.affine, image.spatial_shape) is not None:
+        return []  # the same voxels, flipped or permuted at most, which loading undoes
     if image.spatial_shape != label.spatial_shape:
         text = (
             f"{label_path}: shape {label.spatial_shape} differs from its image's, {image.spatial_shape} ({image_path})"
@@ -69,8 +72,6 @@ def _pair_findings(image_path: str, label_path: str, image: VolumeHeader, label:
         return [Finding("shape_mismatch", files, text, str(image.spatial_shape), str(label.spatial_shape))]
     tolerance = _AFFINE_TOLERANCE * float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
     difference = float(np.abs(image.affine - label.affine).max())
-    if difference <= tolerance:
-        return []
     flipped = _flipped_axes(image.affine, label.affine, tolerance)
     if flipped:
         what = f"the other way along {' and '.join(f'axis {axis}' for axis in flipped)}"

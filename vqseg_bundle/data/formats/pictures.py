@@ -1,16 +1,18 @@
 """2D images (PNG, JPEG, TIFF, BMP) as volumes of one slice, by Pillow: rows, columns, 1 and, in colour, 3 channels.
 
-They know no millimetres: the affine is the identity, a pixel a unit.
+They are upright: turned and mirrored as their EXIF orientation says, as viewers show them. They know no millimetres:
+the affine is the identity, a pixel a unit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import PILReader
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from ..errors import DataError
 from .volume_header import VolumeHeader
@@ -20,23 +22,27 @@ __all__ = ["read_mask", "read_picture", "read_picture_header"]
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
 _COLOR = ("RGB", "RGBA")
 _LOSSY = (".jpg", ".jpeg")
+_FIRST_TURNED = 5  # EXIF orientations from here on exchange rows and columns
 
 
 def read_picture_header(path: str) -> VolumeHeader:
-    """Read the size; an alpha channel is not counted.
+    """Read the size of the upright picture; an alpha channel is not counted.
 
     Raises:
         DataError: several pages, or colours of another kind than grey, RGB and RGBA.
         OSError: the file is broken.
     """
-    with Image.open(path) as image:
+    with _opened(path) as image:
         _check_mode(path, image)
-        shape = (image.height, image.width, 1, *([3] if image.mode in _COLOR else []))
+        channels = [3] if image.mode in _COLOR else []
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
+        width, height = ImageOps.exif_transpose(image).size if turned else image.size
+    shape = (height, width, 1, *channels)
     return VolumeHeader(shape, np.eye(4))
 
 
 def read_picture(path: str) -> np.ndarray:
-    """Read ``(H, W, 1)``, or ``(H, W, 1, 3)`` in colour, in the stored type.
+    """Read the upright picture ``(H, W, 1)``, or ``(H, W, 1, 3)`` in colour, in the stored type.
 
     Raises:
         DataError: see :func:`read_picture_header`; an alpha channel that is not opaque; a palette of colours.
@@ -70,10 +76,16 @@ def read_mask(path: str) -> tuple[np.ndarray, bool]:
 
 
 def _pixels(path: str, is_label: bool) -> np.ndarray:
-    reader = PILReader(lambda image: _to_plain(path, image, is_label), reverse_indexing=False)
-    pixels, _ = reader.get_data(reader.read(path))
-    pixels = np.expand_dims(np.asarray(pixels), 2)
+    with _opened(path) as image:
+        pixels = np.expand_dims(np.asarray(_to_plain(path, image, is_label)), 2)
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    # not by its name: Pillow 13 would map an uncompressed TIFF into memory with the rows and columns of its turned size
+    with Path(path).open("rb") as file, Image.open(file) as image:
+        yield image
 
 
 def _check_mode(path: str, image: Any) -> None:
@@ -87,8 +99,9 @@ def _check_mode(path: str, image: Any) -> None:
 
 
 def _to_plain(path: str, image: Any, is_label: bool) -> Any:
-    """Without alpha and, for an image, without palette."""
+    """Upright, without alpha and, for an image, without palette."""
     _check_mode(path, image)
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("LA", "RGBA"):
         lowest = image.getchannel("A").getextrema()[0]
         if lowest < 255:

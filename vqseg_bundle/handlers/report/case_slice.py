@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
-from monai.data.utils import affine_to_spacing
 
 from vqseg_bundle.handlers.report.upright import find_upright
 
 __all__ = ["CaseSlice", "cut_slice"]
 
-# two spacings closer than this are the same, as where the network's slices are chosen
-_SAME_SPACING = 1.01
 _LARGEST_SIDE = 320
 _MARGIN = 3.0
 _SMALLEST_WINDOW = 96
@@ -54,8 +51,8 @@ def cut_slice(
     image: torch.Tensor,
     label: MetaTensor,
     pred: torch.Tensor,
+    choose_axis: Callable[[Sequence[int], np.ndarray], int],
     reconstruction: torch.Tensor | None = None,
-    slice_axis: int | str = "auto",
 ) -> CaseSlice:
     """Take the slice with the most labelled foreground; without any, the most predicted, else the middle one.
 
@@ -68,8 +65,8 @@ def cut_slice(
         image: ``(C, *S)`` of 2 or 3 axes; the first channel is shown, from its 0.5 to its 99.5 percentile.
         label: class indices ``(1, *S)``, with the affine of the grid.
         pred: class indices ``(1, *S)``.
+        choose_axis: takes the size of a volume's three axes and its affine, gives the axis to slice it along.
         reconstruction: ``(C, *S)``, shown in the window of ``image``.
-        slice_axis: 0, 1, 2 or "auto", the coarsest axis.
 
     Raises:
         ValueError: the shapes differ.
@@ -77,11 +74,10 @@ def cut_slice(
     volumes = [volume for volume in (image, label, pred, reconstruction) if volume is not None]
     if any(volume.shape[1:] != label.shape[1:] for volume in volumes):
         raise ValueError(f"image, label and pred must lie on one grid, got {[tuple(v.shape) for v in volumes]}.")
-    dims = label.ndim - 1
     affine = label.affine.cpu().numpy().astype(np.float64)
-    spacing = [float(size) for size in affine_to_spacing(affine, r=dims)]
     arrays = [_first_channel(volume) for volume in volumes]
-    axis, number, count = _choose(arrays[1], arrays[2], spacing, slice_axis)
+    axis = choose_axis(label.shape[1:], affine) if label.ndim > 3 else None
+    number, count = _choose(arrays[1], arrays[2], axis)
     if axis is not None:
         arrays = [np.take(array, number, axis=axis) for array in arrays]
     upright = find_upright(affine, axis, not np.allclose(affine, np.eye(4)), picture=count == 1)
@@ -107,21 +103,16 @@ def _first_channel(volume: torch.Tensor) -> np.ndarray:
     return plain[0].detach().float().cpu().numpy()
 
 
-def _choose(
-    label: np.ndarray, pred: np.ndarray, spacing: Sequence[float], slice_axis: int | str
-) -> tuple[int | None, int, int]:
-    """Axis to slice along (None for an image), index of the slice and number of slices."""
-    if label.ndim == 2:
-        return None, 0, 1
-    if slice_axis == "auto":
-        slice_axis = int(np.flatnonzero(np.asarray(spacing) * _SAME_SPACING >= max(spacing))[-1])
-    axis = int(slice_axis)
+def _choose(label: np.ndarray, pred: np.ndarray, axis: int | None) -> tuple[int, int]:
+    """Index of the slice along an axis, and how many there are; an image is its own."""
+    if axis is None:
+        return 0, 1
     others = tuple(other for other in range(3) if other != axis)
     for classes in (label, pred):
         areas = (classes > 0).sum(axis=others)
         if areas.any():
-            return axis, int(areas.argmax()), label.shape[axis]
-    return axis, label.shape[axis] // 2, label.shape[axis]
+            return int(areas.argmax()), label.shape[axis]
+    return label.shape[axis] // 2, label.shape[axis]
 
 
 def _window(foreground: np.ndarray, sizes: tuple[float, float]) -> tuple[tuple[slice, slice], bool]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.utils import CommonKeys
@@ -36,7 +37,7 @@ class EvaluationReport:
         cohort: name of the cohort.
         split: name of its part, such as "test".
         model: the weights' record, with "checkpoint", "network" and "preprocessing".
-        slice_axis: axis to show slices along: 0, 1, 2 or "auto", the coarsest.
+        choose_axis: takes the size of a stored volume's three axes and its affine, gives the axis to show slices along.
         examples: how many best, median and worst cases to show, each.
         left_out: how many cases of the split are not evaluated, for want of a label.
 
@@ -50,7 +51,7 @@ class EvaluationReport:
         cohort: str,
         split: str,
         model: Mapping[str, Any],
-        slice_axis: int | str = "auto",
+        choose_axis: Callable[[Sequence[int], np.ndarray], int],
         examples: int = 3,
         left_out: int = 0,
     ) -> None:
@@ -60,7 +61,7 @@ class EvaluationReport:
         self.cohort = cohort
         self.split = split
         self.model = dict(model)
-        self.slice_axis = slice_axis
+        self.choose_axis = choose_axis
         self.examples = examples
         self.left_out = left_out
         self._slices: dict[str, CaseSlice] = {}
@@ -82,7 +83,7 @@ class EvaluationReport:
             if isinstance(label, MetaTensor):
                 name, _ = identify_case(item)
                 image, pred = found[CommonKeys.IMAGE], found[CommonKeys.PRED]
-                self._slices[name] = cut_slice(image, label, pred, found.get("reconstruction"), self.slice_axis)
+                self._slices[name] = cut_slice(image, label, pred, self.choose_axis, found.get("reconstruction"))
 
     def _finish(self, engine: Engine) -> None:
         slices = {name: shown for share in gather_objects(self._slices) for name, shown in share.items()}

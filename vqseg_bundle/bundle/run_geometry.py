@@ -1,0 +1,90 @@
+"""Orientation of a run's volumes: what a training takes, and what an evaluation or inference says of it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vqseg_bundle import data
+from vqseg_bundle.bundle.model_record import load_model_record
+from vqseg_bundle.bundle.overrides import exit_cleanly
+
+__all__ = ["choose_run_orientation", "training_orientation", "training_slice_axis", "warn_of_geometry"]
+
+logger = logging.getLogger(__name__)
+
+_NEW_TRAININGS = "RAS"
+_MOST_SHOWN = 4
+
+
+def training_orientation(output_dir: str, goes_on: bool) -> str | None:
+    """What a training brings its volumes to: RAS; one that goes on does as it began.
+
+    Args:
+        output_dir: where the weights go.
+        goes_on: whether the training goes on from weights there.
+
+    Returns:
+        None, for volumes as they are stored, where a training of 0.6 or before goes on.
+
+    Raises:
+        SystemExit: the record of the weights there cannot be used.
+    """
+    checkpoint = Path(output_dir) / "model.pt"
+    if not (goes_on and checkpoint.with_suffix(".json").is_file()):
+        return _NEW_TRAININGS
+    orientation = exit_cleanly(load_model_record, checkpoint)["preprocessing"].get("orientation")
+    exit_cleanly(data.check_orientation, orientation)
+    return orientation
+
+
+def training_slice_axis(images: Sequence[str], slice_axis: int | str, orientation: str | None) -> int | str:
+    """:func:`vqseg_bundle.data.cohort_slice_axis`, with a clean end on bad input."""
+    return exit_cleanly(data.cohort_slice_axis, images, slice_axis, orientation)
+
+
+def choose_run_orientation(cases: Sequence[Mapping[str, Any]], orientation: str | None) -> str | None:
+    """:func:`vqseg_bundle.data.run_orientation` of the cases' images, with a clean end on bad input."""
+    return exit_cleanly(data.run_orientation, [case["image"] for case in cases], orientation)
+
+
+def warn_of_geometry(cases: Sequence[Mapping[str, Any]], record: Mapping[str, Any], chosen: str | None) -> None:
+    """Log what is assumed of the volumes' orientation, and each case that is clearly unlike the training's.
+
+    Args:
+        cases: with "image".
+        record: of the weights.
+        chosen: the orientation that the volumes are brought to; None leaves them as stored.
+    """
+    headers = data.readable_headers(case["image"] for case in cases)
+    preprocessing = record["preprocessing"]
+    if preprocessing["orientation"] is None:
+        _warn_of_assumption(list(headers.values()), record["checkpoint"], chosen)
+    trained = record["info"].get("training_volumes")  # records of 0.6 and before do not have the key
+    if trained is None:
+        return
+    plane = data.name_slice_axis(preprocessing["slice_axis"], preprocessing["orientation"])
+    for image, header in headers.items():
+        differences = data.unlike_training(header, trained, plane)
+        if differences:
+            logger.warning("%s is unlike the volumes of the training: %s", image, "; ".join(differences))
+
+
+def _warn_of_assumption(headers: Sequence[data.VolumeHeader], checkpoint: str, chosen: str | None) -> None:
+    if not any(map(data.has_geometry, headers)):
+        return
+    counts = Counter(map(data.find_orientation, headers)).most_common(_MOST_SHOWN)
+    stored = ", ".join(f"{count} {codes}" for codes, count in counts)
+    taken = "are taken as they are stored" if chosen is None else f"are all brought to {chosen}"
+    logger.warning(
+        "%s was trained by version 0.6 or before, and its model.json does not say how its volumes were oriented. The "
+        "volumes (%s) %s, which is right if those of the training were stored so; else left and right, or the plane "
+        "of the slices, may be exchanged. Say how they were, by --orientation RAS (or LPS, ...) or by "
+        '"orientation": "RAS" under "preprocessing" in model.json.',
+        checkpoint,
+        stored,
+        taken,
+    )

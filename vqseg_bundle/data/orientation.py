@@ -1,0 +1,81 @@
+"""Which way the axes of volumes run, as letters: "RAS" are axes to the patient's right, front and head."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import nibabel as nib
+import numpy as np
+
+from .errors import DataError
+from .volume_io import VolumeHeader, read_header
+
+__all__ = ["AXIS_ENDS", "check_orientation", "find_orientation", "orient_header", "readable_headers", "run_orientation"]
+
+#: letters of both ends of the three axes of RAS
+AXIS_ENDS = ("RL", "AP", "SI")
+
+_USUAL = "RAS"
+
+
+def run_orientation(images: Iterable[str], orientation: str | None) -> str | None:
+    """The orientation that all volumes of an evaluation or inference are brought to; None leaves them as stored.
+
+    A model whose record names none was trained on volumes as they were stored, and those of one orientation are left as
+    they are. Volumes of several cannot all be right as they are stored: they are brought to the orientation of most.
+
+    Args:
+        images: paths of the volumes; unreadable ones do not count (the check of the data names them).
+        orientation: of the model's training, such as "RAS"; None where it is not known.
+
+    Raises:
+        ValueError: ``orientation`` is none.
+    """
+    check_orientation(orientation)
+    if orientation is not None:
+        return orientation
+    counts = Counter(find_orientation(header) for header in readable_headers(images).values())
+    if len(counts) < 2:
+        return None
+    return min(counts, key=lambda codes: (-counts[codes], codes != _USUAL, codes))
+
+
+def check_orientation(orientation: str | None) -> None:
+    """Refuse what does not name three directions.
+
+    Raises:
+        ValueError: ``orientation`` is neither None nor one of R and L, A and P, S and I each, in any order.
+    """
+    known = isinstance(orientation, str) and len(orientation) == 3
+    if orientation is not None and not (known and all(len(set(ends) & set(orientation)) == 1 for ends in AXIS_ENDS)):
+        raise ValueError(
+            'orientation must name the directions of three axes, such as "RAS" (right, front, head) or "LPS", or be '
+            f"null, got {orientation!r}."
+        )
+
+
+def find_orientation(header: VolumeHeader) -> str:
+    """The directions nearest to a volume's axes, such as "LPS"; "RAS" where the affine is the identity."""
+    return "".join(nib.orientations.aff2axcodes(header.affine))
+
+
+def orient_header(header: VolumeHeader, orientation: str) -> VolumeHeader:
+    """The header of the same volume with its axes flipped and permuted to an orientation."""
+    change = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(header.affine), nib.orientations.axcodes2ornt(orientation)
+    )
+    shape = np.asarray(header.spatial_shape)[np.argsort(change[:, 0])]
+    affine = header.affine @ nib.orientations.inv_ornt_aff(change, header.spatial_shape)
+    return VolumeHeader((*(int(size) for size in shape), *header.shape[3:]), affine)
+
+
+def readable_headers(images: Iterable[str]) -> Mapping[str, VolumeHeader]:
+    """The headers of volumes, each path once; those that cannot be read are left out."""
+    found = {}
+    for image in dict.fromkeys(images):
+        try:
+            found[image] = read_header(image)
+        except DataError:
+            continue
+    return found
