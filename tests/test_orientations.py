@@ -10,6 +10,7 @@ import itk
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from bundle_runs import TINY, CohortFolder, make_volumes, run_here
 from format_parts import write_volume
 
@@ -63,16 +64,25 @@ def lopsided(seed: int) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
     return nib.Nifti1Image(values, oblique()), label
 
 
+def train(root: Path, image_codes: str, label_codes: str) -> Path:
+    """A training of seconds that already tells the shell from the background, on volumes stored in that way."""
+    cohort = CohortFolder(root)
+    for seed, split in enumerate(("training", "training", "unlabeled", "validation", "test")):
+        image, label = lopsided(seed)
+        labeled = split != "unlabeled"
+        cohort.add(
+            split, f"case_{seed}", reoriented(image, image_codes), reoriented(label, label_codes) if labeled else None
+        )
+    cohort.save()
+    places = {"dataset_dir": str(root), "output_dir": str(root / "out")}
+    run_here("training", "train.json", **places, **TINY | {"max_iterations": 12, "learning_rate": 0.01})
+    return root / "out" / "model.pt"
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training of seconds on RAS volumes that already tells the shell from the background."""
-    cohort = CohortFolder(tmp_path_factory.mktemp("ras"))
-    for seed in range(3):
-        cohort.add("training", f"case_{seed}", *lopsided(seed))
-    cohort.save()
-    places = {"dataset_dir": str(cohort.root), "output_dir": str(cohort.root / "out")}
-    run_here("training", "train.json", **places, **TINY | {"max_iterations": 12, "learning_rate": 0.01})
-    return cohort.root / "out" / "model.pt"
+    """Trained on RAS volumes."""
+    return train(tmp_path_factory.mktemp("ras"), "RAS", "RAS")
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +131,20 @@ def test_an_array_which_has_no_geometry_is_taken_for_ras(model: Path, stored: St
     run_here("run", "inference.json", dataset_dir=str(path), output_dir=str(tmp_path), checkpoint=str(model), **KEYS)
     found = nib.load(tmp_path / "predictions" / "array_pred.nii.gz")
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(stored.prediction("nifti_RAS").dataobj))
+
+
+def test_a_training_and_its_evaluation_are_the_same_however_images_and_labels_are_stored(model: Path, tmp_path: Path):
+    other = train(tmp_path, "SLP", "PIR")
+    weights, others = (torch.load(path, weights_only=True) for path in (model, other))
+    assert all(torch.equal(value, others[key]) for key, value in weights.items())
+    figures = []
+    for path in (model, other):
+        places = {"dataset_dir": str(path.parents[1]), "output_dir": str(path.parent), "device": "cpu"}
+        run_here("evaluating", "train.json", "evaluate.json", **places)
+        figures.append((path.parent / "metrics.csv").read_text())
+    assert figures[0] == figures[1]
+    prediction = nib.as_closest_canonical(nib.load(other.parent / "predictions" / "case_4_pred.nii.gz"))
+    assert prediction.shape == SIZE
 
 
 @pytest.mark.parametrize("kind", [*SUFFIXES, "axial", "sagittal"])

@@ -100,7 +100,7 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "image and label differ in shape", "resample the label to the image, or correct the pairing"
     ),
     "label_flipped": _error(
-        "a label's axes run the other way than its image's",
+        "a label's axes run the other way than its image's, so that it lies elsewhere",
         "if the voxels do match, copy the image's header to the label; otherwise reorient the label",
     ),
     "affine_mismatch": _error(
@@ -175,7 +175,8 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "voxels are far more, or less, elongated than in the other images", "set spacing, or leave the case out"
     ),
     "orientation_outlier": _warning(
-        "axes run in other directions than in most images", "reorient the image and its label like the others"
+        "axes run in other directions than in most images",
+        "no matter to a training, which brings all to one orientation; see whether the header is right",
     ),
     "intensity_outlier": _warning(
         "the intensity range is of another order of magnitude than in most images",
