@@ -105,7 +105,6 @@ def test_codes_of_the_segments_outlive_a_training(served: Path, study: Path) -> 
     info = json.loads(path.read_text())["info"]
     assert (set(info), info["segment_codes"]) == ({"cohort", "segment_codes", "training_volumes"}, codes)
     assert info["cohort"] != "old"
-    assert info["cohort"] != "old"
 
 
 def test_it_goes_on_from_the_bundles_weights(served: Path, study: Path) -> None:
