@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training_parts import TinyFoundationModel, labeled_batches, make_student, make_trainer, unlabeled_batches
 
 from vqseg_bundle.engines import STRONG_2, StudentPseudoLabeler
+from vqseg_bundle.common import NonFiniteError
 from vqseg_bundle.handlers import CodebookMaintenance, CodebookUsage, ResumeCheckpoint
 from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation, VectorQuantizer
 from vqseg_bundle.losses import PseudoLabelLoss, VQSegLoss
@@ -47,6 +48,7 @@ def _train_on_one_rank(rank: int, folder: str) -> None:
     _revive(rank, Path(folder) / f"revived{rank}.pt")
     _train_unimatch(rank, Path(folder) / f"unimatch{rank}.pt")
     _train_with_batch_norm(rank, Path(folder) / f"batch_norm{rank}.pt")
+    _stop_together(rank, Path(folder) / f"stopped{rank}.pt")
     _resume(rank, Path(folder))
     dist.barrier()
     idist.finalize()
@@ -99,6 +101,28 @@ def _train_with_batch_norm(rank: int, path: Path) -> None:
     )
     trainer.run()
     _save(trainer, path)
+
+
+def _stop_together(rank: int, path: Path) -> None:
+    """An image of the second process is not finite; with a loss scaler the shared gradients alone would not tell."""
+    messages = []
+    for scaled in (False, True):
+        student = make_student()
+        batches = [{**batch, "source": [f"l{rank}0.nii", f"l{rank}1.nii"]} for batch in labeled_batches(seed=10 + rank)]
+        if rank == 1:
+            batches[1]["strong"][0, 0, 0, 0] = torch.nan
+        trainer = make_trainer(
+            student,
+            network=DistributedDataParallel(VQSegTrainingModule(student, QuantizedPerturbation())),
+            train_data_loader=batches,
+            unlabeled_data_loader=unlabeled_batches(seed=20 + rank),
+        )
+        trainer.guard.scaled = scaled
+        trainer.logger.disabled = True
+        with pytest.raises(NonFiniteError, match="Training stops in iteration 2") as caught:
+            trainer.run()
+        messages.append(str(caught.value))
+    torch.save(messages, path)
 
 
 def _resume(rank: int, folder: Path) -> None:
@@ -159,6 +183,9 @@ def test_two_processes_train_one_student(tmp_path):
     statistics = [key for key in first["teacher"] if key.endswith("running_mean")]  # of the last method
     assert len(statistics) > 0
     assert all(first["teacher"][key].abs().max() > 0 for key in statistics)
+    first_stop, second_stop = (torch.load(tmp_path / f"stopped{rank}.pt", weights_only=True) for rank in range(2))
+    assert all("the loss of another process is not finite" in message for message in first_stop)
+    assert all("Not finite after preprocessing: l10.nii (labelled)" in message for message in second_stop)
     drawn = [torch.load(tmp_path / f"drawn{rank}.pt", weights_only=True) for rank in range(2)]
     for before, after in drawn:
         assert torch.equal(before, after)

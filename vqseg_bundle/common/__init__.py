@@ -1,13 +1,19 @@
-"""The ground floor, which every layer may import: files written in one step, processes, keys of batches."""
+"""The ground floor, which every layer may import: files written in one step, processes, keys of batches, finite numbers."""
 
 from vqseg_bundle.common.atomic_files import json_value, replacing, write_json, write_text
-from vqseg_bundle.common.batch_keys import FEATURES
+from vqseg_bundle.common.batch_keys import FEATURES, SOURCE
+from vqseg_bundle.common.finite import NonFiniteError, all_finite, named_tensors, non_finite_names
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
 
 __all__ = [
     "FEATURES",
+    "SOURCE",
+    "NonFiniteError",
+    "all_finite",
     "gather_objects",
     "json_value",
+    "named_tensors",
+    "non_finite_names",
     "process_count",
     "process_rank",
     "replacing",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["FEATURES"]
+__all__ = ["FEATURES", "SOURCE"]
 
 #: of a foundation model, of the weak views: ``(B, C_f, *G)``
 FEATURES = "foundation_features"
+#: names of the files that the images come from
+SOURCE = "source"

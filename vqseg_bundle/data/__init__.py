@@ -20,6 +20,7 @@ from .dicom_seg import check_segment_codes, write_dicom_seg
 from .digest import data_digest
 from .folder_layouts import FoundCase, find_cases, find_label_names
 from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
+from .keep_source import KeepSourced
 from .label_grid import LabelToImaged
 from .listed_cases import find_other_images, open_listed_cases
 from .load_volume import LoadVolumed, VolumeReader
@@ -61,6 +62,7 @@ __all__ = [
     "FoundCase",
     "FoundationFeatureStore",
     "JoinTokenCoordinatesd",
+    "KeepSourced",
     "LabelToImaged",
     "LoadVolumed",
     "NameByCased",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,10 +16,11 @@ from monai.utils.enums import CommonKeys as Keys
 from timm.utils import distribute_bn
 from torch import Tensor, nn
 
-from vqseg_bundle.common import FEATURES, process_count
+from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, process_count
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
+from vqseg_bundle.engines.step_guard import StepGuard
 from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream, parse_streams
 from vqseg_bundle.engines.unlabeled_views import UnlabeledViews, arrange_streams, endless_batches
 
@@ -33,7 +35,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     labelled batch's strong view and all streams in one pass, and the teacher follows the student. Without unlabelled
     data the same loop trains supervised. ``engine.state.output`` holds MONAI's keys plus "terms" (the named loss
     terms), "student" (the student's whole output) and "pseudo_labels" (what the unlabelled streams were trained on,
-    None without them); batches are never decollated, since labelled and unlabelled ones differ in size.
+    None without them); batches are never decollated, since labelled and unlabelled ones differ in size. A loss,
+    gradient or weight that is not finite ends the run in that iteration by a
+    :class:`~vqseg_bundle.common.NonFiniteError`, which names it and the files of the batches (their "source").
 
     Arguments beyond those of :class:`monai.engines.SupervisedTrainer` (``network`` is the training module there):
 
@@ -106,6 +110,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # a disabled one makes every step the same code; MONAI's own, None without AMP, stays unused
         scaled = self.amp and self.state.device.type == "cuda"
         self.loss_scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)
+        self.guard = StepGuard(self.network, teacher, self.state.epoch_length, scaled)
         budget = iteration_budget(self.state.max_epochs, self.state.epoch_length, max_iterations)
         self.total_iterations = budget if total_iterations is None else total_iterations
         self._unlabeled_batches: Iterator[Mapping[str, Any]] | None = None
@@ -141,6 +146,13 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         super().load_state_dict(state_dict)
         if self.loss_scaler.is_enabled() and state_dict.get("loss_scaler"):
             self.loss_scaler.load_state_dict(state_dict["loss_scaler"])
+
+    def _register_handlers(self, handlers: Sequence[Any]) -> None:
+        # before MONAI's own, which would log a traceback and save the weights
+        self.add_event_handler(Events.EXCEPTION_RAISED, _raise_non_finite)
+        super()._register_handlers(handlers)
+        # with a handler that lets it pass, ignite takes an error for dealt with
+        self.add_event_handler(Events.EXCEPTION_RAISED, _raise)
 
     def _start(self, engine: Engine) -> None:
         if self.state.iteration == 0:
@@ -182,6 +194,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         # read before autocast, which on the CPU would reach the loader's transforms
         unlabeled = self._next_unlabeled()
+        self.guard.begin(self.state.iteration, batchdata, unlabeled)
         with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
             views = self._arrange_views(unlabeled) if unlabeled is not None else None
             features = self._foundation_features(batchdata, len(labeled), views)
@@ -199,15 +212,16 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             output["terms"] = self._loss_terms(student, labeled, labels, views, features)
             output[Keys.LOSS] = output["terms"].total
             self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self._step(output[Keys.LOSS])
+        self._step(output)
         if process_count() > 1:
             # each process has normalised its own batch: the teachers would drift apart
             distribute_bn(self.student, process_count(), reduce=True)
+        self.guard.check_weights()
         self.teacher.update_parameters(self.student)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output  # handlers may have put another one there
 
-    def _next_unlabeled(self) -> dict[str, Tensor] | None:
+    def _next_unlabeled(self) -> dict[str, Any] | None:
         if self._unlabeled_batches is None:
             return None
         batch = next(self._unlabeled_batches)
@@ -218,9 +232,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 f"the unlabelled batches must hold {', '.join(names)} for unlabeled_streams, {', '.join(missing)} is "
                 f"missing from {', '.join(map(str, batch))}; add the transforms that make it."
             )
-        return {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch}
+        sources = {SOURCE: batch[SOURCE]} if SOURCE in batch else {}
+        return {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch} | sources
 
-    def _arrange_views(self, views: dict[str, Tensor]) -> UnlabeledViews:
+    def _arrange_views(self, views: dict[str, Any]) -> UnlabeledViews:
         pseudo = self.pseudo_labeler.pseudo_label(views[Keys.IMAGE], self.generator)
         return arrange_streams(views, pseudo, self.streams, self.mixer)
 
@@ -252,12 +267,14 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         )
         return self.loss_function(student, targets, sigmoid_ramp_up(self.progress, self.ramp_up_share))
 
-    def _step(self, loss: Tensor) -> None:
+    def _step(self, output: Mapping[str, Any]) -> None:
+        loss = output[Keys.LOSS]
         self.loss_scaler.scale(loss).backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if self.max_grad_norm is not None:
-            self.loss_scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        self.loss_scaler.unscale_(self.optimizer)
+        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self.guard.check_gradients(loss, norm, output["terms"], output["pseudo_labels"])
         self.loss_scaler.step(self.optimizer)
         self.loss_scaler.update()
 
@@ -265,3 +282,12 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # a plain tensor: MetaTensor's bookkeeping would cost time in every operation of the step
         plain = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
         return plain.to(self.state.device, non_blocking=self.non_blocking)
+
+
+def _raise_non_finite(engine: Engine, error: BaseException) -> None:
+    if isinstance(error, NonFiniteError):
+        raise error
+
+
+def _raise(engine: Engine, error: BaseException) -> None:
+    raise error
