@@ -80,7 +80,7 @@ def test_it_finishes_and_one_process_writes(run: tuple[Result, Path]) -> None:
     result, output_dir = run
     assert result.stdout.count("Epoch[2] Metrics -- val_mean_dice") == 1
     assert result.stdout.count("cohort nested: 2 labelled") == 1
-    assert sorted(path.name for path in output_dir.glob("*.pt")) == ["model.pt", "resume.pt"]
+    assert sorted(path.name for path in output_dir.glob("*.pt")) == ["model.pt", "resume.previous.pt", "resume.pt"]
     assert not list(output_dir.glob("previous-*"))
     engine = torch.load(output_dir / "resume.pt", weights_only=True)["engine"]
     assert engine["iteration"] == 6

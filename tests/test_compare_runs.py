@@ -13,10 +13,10 @@ import pytest
 import yaml
 from bundle_runs import ROOT
 from comparison_parts import Comparison, is_alive, wait_until
+from held_folder import folder_held
 
 from scripts.comparison import __main__ as compare
 from scripts.comparison.commands import Stage
-from scripts.comparison.lock import locked
 from vqseg_bundle import __version__
 
 # A comparison in a process of its own, whose runs of seed 1 never end.
@@ -199,9 +199,9 @@ def test_bad_settings_are_refused_before_the_first_run(comparison, capsys):
 
 
 def test_one_comparison_at_a_time(comparison, capsys):
-    with locked(comparison.output), pytest.raises(SystemExit, match="2"):
+    with folder_held(comparison.output) as holder, pytest.raises(SystemExit, match="2"):
         comparison.run()
-    assert f"another comparison (process {os.getpid()}) is at work in it" in capsys.readouterr().err
+    assert f"another comparison (process {holder}) is at work in it" in capsys.readouterr().err
     comparison.run("--seeds", "0")
     assert len(comparison.begun()) == 2
 

@@ -142,16 +142,51 @@ def _counting_engine(path: Path, resume: bool = False) -> Engine:
     return engine
 
 
-def test_the_file_is_written_after_every_epoch_and_alone(tmp_path):
+def _saved(path: Path) -> int:
+    return torch.load(path, weights_only=True)["engine"]["iteration"]
+
+
+def test_the_file_is_written_after_every_epoch_beside_the_one_before(tmp_path):
     engine = _counting_engine(tmp_path / "new" / "resume.pt")
     saved: list[int] = []
-    engine.add_event_handler(
-        Events.EPOCH_COMPLETED,
-        lambda: saved.append(torch.load(tmp_path / "new" / "resume.pt", weights_only=True)["engine"]["iteration"]),
-    )
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: saved.append(_saved(tmp_path / "new" / "resume.pt")))
     engine.run(range(2), max_epochs=3)
     assert saved == [2, 4, 6]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["resume.pt"]
+    assert _saved(tmp_path / "new" / "resume.previous.pt") == 4
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["resume.previous.pt", "resume.pt"]
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(path.read_bytes()[:700]), Path.unlink])
+def test_a_broken_file_leaves_the_one_before_to_go_on_from(tmp_path, caplog, spoil):
+    path = tmp_path / "resume.pt"
+    _counting_engine(path).run(range(2), max_epochs=3)
+    spoil(path)
+    iterations: list[int] = []
+    resumed = _counting_engine(path, resume=True)
+    resumed.add_event_handler(Events.ITERATION_STARTED, lambda engine: iterations.append(engine.state.iteration))
+    resumed.add_event_handler(Events.EPOCH_COMPLETED, lambda: iterations.append(-_saved(path)))
+    resumed.run(range(2), max_epochs=3)
+    assert iterations == [5, 6, -6]
+    assert f"Going on from the file before, {tmp_path / 'resume.previous.pt'}." in caplog.text
+    # the broken file has not taken its place
+    assert _saved(tmp_path / "resume.previous.pt") == 4
+
+
+def test_a_file_of_an_earlier_training_is_not_the_one_before(tmp_path):
+    path = tmp_path / "resume.pt"
+    path.write_bytes(b"of another training")
+    _counting_engine(path).run(range(2), max_epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
+
+
+def test_with_both_files_broken_nothing_starts(tmp_path):
+    for name in ("resume.pt", "resume.previous.pt"):
+        (tmp_path / name).touch()
+    message = (
+        r"resume: .*resume\.pt: expected weights, found an empty file\. Nor can the one before be used: .*previous"
+    )
+    with pytest.raises(ValueError, match=message):
+        ResumeCheckpoint(tmp_path / "resume.pt", {}, resume=True)
 
 
 def test_a_failed_write_leaves_the_last_file_whole(tmp_path, monkeypatch):

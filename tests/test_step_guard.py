@@ -13,8 +13,8 @@ from monai.handlers import StatsHandler
 from torch import Tensor, nn
 from training_parts import WEIGHTS, labeled_batches, make_trainer, unlabeled_batches
 
-from vqseg_bundle.engines.step_guard import StepGuard
 from vqseg_bundle.common import NonFiniteError
+from vqseg_bundle.engines.step_guard import StepGuard
 from vqseg_bundle.losses import VQSegLoss
 
 LABELED = [{**batch, "source": [f"l{n}_0.nii", f"l{n}_1.nii"]} for n, batch in enumerate(labeled_batches())]

@@ -16,8 +16,8 @@ from monai.transforms import CutMix
 from torch.nn.parallel import DistributedDataParallel
 from training_parts import TinyFoundationModel, labeled_batches, make_student, make_trainer, unlabeled_batches
 
-from vqseg_bundle.engines import STRONG_2, StudentPseudoLabeler
 from vqseg_bundle.common import NonFiniteError
+from vqseg_bundle.engines import STRONG_2, StudentPseudoLabeler
 from vqseg_bundle.handlers import CodebookMaintenance, CodebookUsage, ResumeCheckpoint
 from vqseg_bundle.layers import FeatureDropout, PostVQFeatureAdapter, QuantizedPerturbation, VectorQuantizer
 from vqseg_bundle.losses import PseudoLabelLoss, VQSegLoss

@@ -11,7 +11,6 @@ from typing import Any
 
 from scripts.comparison.commands import StagesOf, bundle_stages
 from scripts.comparison.datasets import OpenedDataset, open_dataset
-from scripts.comparison.lock import locked
 from scripts.comparison.plan import ComparisonPlan, Run, folder_name
 from scripts.comparison.plan_file import load_plan
 from scripts.comparison.record_tables import read_record
@@ -20,6 +19,7 @@ from scripts.comparison.report import collect, write_report
 from scripts.comparison.results import RunResult
 from scripts.comparison.running import Failure, Machine, PlannedRun, default_machine, execute, survey
 from scripts.comparison.settings import check_settings
+from vqseg_bundle.bundle import FolderLock
 
 __all__ = ["main"]
 
@@ -96,7 +96,7 @@ def _run(
     """Run what is selected and not finished, then report; returns the failures."""
     selected = _selected(plan, options)
     machine = _machine(options)
-    with locked(output):
+    with FolderLock(output, "comparison"):
         (output / "plan.yaml").write_text(plan.source.read_text(encoding="utf-8"), encoding="utf-8")
         opened = _open_selected(plan, selected, output / "datalists", folders)
         planned = survey(plan, output, opened)

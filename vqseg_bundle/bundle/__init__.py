@@ -12,6 +12,7 @@ from vqseg_bundle.bundle.deployment import (
     start_evaluation,
     start_inference,
 )
+from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
 from vqseg_bundle.bundle.model_record import (
     check_compatible,
@@ -21,7 +22,7 @@ from vqseg_bundle.bundle.model_record import (
     write_model_record,
 )
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
-from vqseg_bundle.bundle.processes import join_processes, run_together
+from vqseg_bundle.bundle.processes import join_processes, run_together, run_training
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
@@ -29,6 +30,7 @@ from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation
 
 __all__ = [
     "DeployedWeights",
+    "FolderLock",
     "build_cleanly",
     "build_deployed_network",
     "build_foundation_model",
@@ -52,6 +54,7 @@ __all__ = [
     "prepare_output_dir",
     "prepare_overrides",
     "run_together",
+    "run_training",
     "running_parser",
     "start_evaluation",
     "start_inference",

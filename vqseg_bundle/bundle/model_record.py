@@ -10,13 +10,11 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-
-import torch
 
 from vqseg_bundle.common import json_value, write_json
 from vqseg_bundle.data import check_orientation, name_slice_axis
+from vqseg_bundle.handlers import read_checkpoint
 from vqseg_bundle.networks import VQNetwork
 
 __all__ = [
@@ -110,11 +108,18 @@ def load_weights(network: VQNetwork, checkpoint: str | Path) -> None:
         checkpoint: path of the weights.
 
     Raises:
-        ValueError: the file holds no weights, or those of another network.
+        ValueError: the file holds no weights, none that are finite, or those of another network.
     """
     try:
-        network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True), strict=False)
-    except (RuntimeError, EOFError, OSError, AttributeError, TypeError, UnpicklingError) as error:
+        state = read_checkpoint(Path(checkpoint))
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Copy the file again, or name other weights; a training that is gone on with (--resume true) or "
+            "started anew writes it anew."
+        ) from error
+    try:
+        network.load_state_dict(state, strict=False)
+    except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"{checkpoint}: {error}") from error
 
 

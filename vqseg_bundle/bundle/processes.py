@@ -1,4 +1,4 @@
-"""Joins the processes that torchrun has started, and says so when one of them is lost."""
+"""Runs engines, alone or in the processes that torchrun has started, with a message where that has to end early."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine
 
-from vqseg_bundle.common import process_count, process_rank
+from vqseg_bundle.bundle.folder_lock import FolderLock
+from vqseg_bundle.common import NonFiniteError, process_count, process_rank
 
-__all__ = ["join_processes", "run_together"]
+__all__ = ["join_processes", "run_together", "run_training"]
 
 #: what torchrun tells a process
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -48,19 +49,39 @@ def join_processes(timeout_minutes: float) -> None:
     idist.initialize(backend, timeout=timedelta(minutes=timeout_minutes))
 
 
-def run_together(engine: Engine) -> None:
-    """Run an engine of several processes, with a clear end where another process has died or answers no more.
+def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
+    """Run an engine, with a clear end where its numbers are no longer finite.
+
+    Args:
+        engine: the trainer or evaluator.
+        lock: of its output folder, given back at the end.
+
+    Raises:
+        SystemExit: a loss, gradient or weight is not finite; the message says which, and what to do.
+    """
+    try:
+        engine.run()
+    except NonFiniteError as error:
+        raise SystemExit(str(error)) from error
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def run_together(engine: Engine, lock: FolderLock | None = None) -> None:
+    """:func:`run_training` in several processes, with a clear end where another one has died or answers no more.
 
     An error of this process's own is raised as it is.
 
     Args:
         engine: the trainer or evaluator.
+        lock: of its output folder, given back at the end.
 
     Raises:
-        SystemExit: another process was lost; the message says when, and what to do.
+        SystemExit: see :func:`run_training`, or another process was lost; the message says when, and what to do.
     """
     try:
-        engine.run()
+        run_training(engine, lock)
     except RuntimeError as error:
         if not _is_lost_process(error):
             raise

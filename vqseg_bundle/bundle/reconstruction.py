@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from vqseg_bundle import networks
+from vqseg_bundle.handlers import read_checkpoint
 
 __all__ = ["open_reconstructor"]
 
@@ -37,21 +37,12 @@ def open_reconstructor(record: Mapping[str, Any], device: str) -> networks.Image
     if not record["network"].get("reconstruction") or not resume.is_file():
         return None
     try:
-        teacher = torch.load(resume, map_location="cpu", weights_only=True)["teacher"]
+        teacher = read_checkpoint(resume)["teacher"]
         network = networks.build_network(record["network"])
         state = {key.removeprefix(_TEACHER): value for key, value in teacher.items() if key.startswith(_TEACHER)}
         network.load_state_dict(state)
-        deployed = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        EOFError,
-        UnpicklingError,
-    ) as error:
+        deployed = read_checkpoint(checkpoint)
+    except (RuntimeError, LookupError, AttributeError, TypeError, ValueError) as error:
         logger.warning("The report goes without reconstructions: %s cannot be used (%s).", resume, error)
         return None
     if not _are_equal(network.deployed_state_dict(), deployed):

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from vqseg_bundle import data, networks
+from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.model_record import check_compatible, load_model_record, load_weights, write_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
+from vqseg_bundle.handlers import find_resumable, read_checkpoint
 
 __all__ = [
     "DeployedWeights",
@@ -30,7 +32,7 @@ STATS_LOGGERS = ("training", "validation", "codebook", "evaluation", "inference"
 
 
 class DeployedWeights:
-    """What MONAI's CheckpointSaver saves as ``model.pt``: the network's weights without its image decoder.
+    """What a ModelSaver saves as ``model.pt``: the network's weights without its image decoder.
 
     Args:
         network: the network to deploy, normally the teacher's.
@@ -67,6 +69,7 @@ def start_training(
     preprocessing: Mapping[str, Any],
     unlabeled: Sequence[Mapping[str, str]],
     foundation_model: str,
+    lock: FolderLock,
     write: bool,
 ) -> None:
     """Check everything that can be checked before the first step, and write down what is about to run.
@@ -89,12 +92,15 @@ def start_training(
         preprocessing: what inference must repeat.
         unlabeled: the unlabelled cases that are trained on.
         foundation_model: its name, "none" if the adapter is off.
+        lock: of output_dir, which this training is to hold alone.
         write: whether this process writes (rank 0).
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
     exit_cleanly(check_writable, output_dir)
+    if write:
+        exit_cleanly(lock.check)
     exit_cleanly(network.check_patch_size, preprocessing["patch_size"])
     if checkpoint is not None:
         raise SystemExit(
@@ -107,7 +113,8 @@ def start_training(
         "preprocessing": dict(preprocessing),
     }
     if resume:
-        exit_cleanly(check_resume, Path(output_dir) / "resume.pt", total_iterations, iterations_per_epoch)
+        resumed = Path(output_dir) / "resume.pt"
+        exit_cleanly(check_resume, resumed, total_iterations, iterations_per_epoch, bool(cohort.validation))
     goes_on = in_place and cohort.listed and not resume
     if resume or goes_on:
         record = exit_cleanly(load_model_record, Path(output_dir) / "model.pt")
@@ -118,6 +125,8 @@ def start_training(
     clipped = bool(preprocessing["intensity_window"])
     checked = (cohort, in_channels, data_check, allow_no_labeled)
     found = exit_cleanly(data.check_cohort, *checked, clipped=clipped) if write else []
+    if write:
+        exit_cleanly(lock.take)
     replaced = _fitting_record(Path(output_dir), described) if in_place else None
     exit_cleanly(prepare_output_dir, output_dir, resume, keep=replaced is not None)
     if not write:
@@ -146,30 +155,37 @@ def _fitting_record(folder: Path, described: Mapping[str, Mapping[Any, Any]]) ->
     return record
 
 
-def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int) -> None:
-    """Refuse to go on with a training of another length, whose schedules would not fit.
+def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int, validates: bool) -> None:
+    """Refuse to go on with a training of another length, whose schedules would not fit, or with one that has lost all.
 
     Args:
         path: the resume checkpoint.
         total_iterations: length of this training.
         iterations_per_epoch: iterations of a whole epoch of this training.
+        validates: whether ``model.pt`` is written by validations alone.
 
     Raises:
-        ValueError: there is no such checkpoint, or it is of another length.
+        ValueError: there is no such checkpoint, none that can be used, or it is of another length; or it is of a
+            training that has come to its end, whose ``model.pt`` cannot be used and would not be written again.
     """
-    if not path.is_file():
-        raise ValueError(
-            f"resume: there is no checkpoint {path}. Give the output_dir of the run to go on with, "
-            "or leave resume out to start anew."
-        )
-    engine = torch.load(path, map_location="cpu", weights_only=True)["engine"]
+    found_path, checkpoint, _ = find_resumable(path)
+    engine = checkpoint["engine"]
     found = (engine["total_iterations"], engine["epoch_length"])
     if found != (total_iterations, iterations_per_epoch):
         raise ValueError(
-            f"resume: {path} is of a training of {found[0]} iterations in epochs of {found[1]}, this one has "
+            f"resume: {found_path} is of a training of {found[0]} iterations in epochs of {found[1]}, this one has "
             f"{total_iterations} in epochs of {iterations_per_epoch}. Resume with the settings of the interrupted "
             "training."
         )
+    if validates and engine["iteration"] >= total_iterations:
+        try:
+            read_checkpoint(path.with_name("model.pt"))
+        except ValueError as error:
+            raise ValueError(
+                f"resume: {error} The training has come to its end and would not write it again. Copy the file again; "
+                f"or move {found_path.name} away, so that --resume true takes the last epoch once more, from "
+                "resume.previous.pt."
+            ) from error
 
 
 def log_to_file(path: Path) -> None:

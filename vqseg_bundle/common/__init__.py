@@ -1,4 +1,4 @@
-"""The ground floor, which every layer may import: files written in one step, processes, keys of batches, finite numbers."""
+"""The ground floor, which every layer may import: atomic files, processes, keys of batches, finite numbers."""
 
 from vqseg_bundle.common.atomic_files import json_value, replacing, write_json, write_text
 from vqseg_bundle.common.batch_keys import FEATURES, SOURCE

@@ -2,11 +2,14 @@
 
 from vqseg_bundle.handlers.best_model_state import BestModelState
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, compute_case_metrics
+from vqseg_bundle.handlers.checkpoint_file import find_resumable, read_checkpoint, write_checkpoint
 from vqseg_bundle.handlers.codebook_maintenance import CodebookMaintenance
 from vqseg_bundle.handlers.codebook_snapshots import CodebookSnapshots
 from vqseg_bundle.handlers.codebook_usage import CodebookUsage, codebook_perplexity
 from vqseg_bundle.handlers.image_reconstruction import ImageReconstruction
+from vqseg_bundle.handlers.learning_watch import LearningWatch
 from vqseg_bundle.handlers.mean_case_dice import MeanCaseDice
+from vqseg_bundle.handlers.model_saver import ModelSaver
 from vqseg_bundle.handlers.progress_bar import TrainingProgress
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.pseudo_label_confidence import PseudoLabelConfidence
@@ -24,7 +27,9 @@ __all__ = [
     "CodebookUsage",
     "EvaluationReport",
     "ImageReconstruction",
+    "LearningWatch",
     "MeanCaseDice",
+    "ModelSaver",
     "ProgressPicture",
     "PseudoLabelConfidence",
     "RestartTeacher",
@@ -35,7 +40,10 @@ __all__ = [
     "class_colors",
     "codebook_perplexity",
     "compute_case_metrics",
+    "find_resumable",
     "find_upright",
     "labeled_prediction",
     "loss_terms",
+    "read_checkpoint",
+    "write_checkpoint",
 ]

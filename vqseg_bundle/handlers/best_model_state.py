@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ignite.handlers import Checkpoint
 from monai.handlers import CheckpointSaver
+
+from vqseg_bundle.handlers.checkpoint_file import CheckpointWriter, read_checkpoint
 
 __all__ = ["BestModelState"]
 
+logger = logging.getLogger(__name__)
+
 
 class BestModelState:
-    """The state of MONAI's saver of the best model, as something that the resume checkpoint can hold.
+    """The state of the saver of the best model, as something that the resume checkpoint can hold.
 
     Without it the first validation after resuming would replace better weights.
 
@@ -30,6 +36,21 @@ class BestModelState:
         return {str(index): checkpoint.state_dict() for index, checkpoint in enumerate(self._checkpoints)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Go on from what :meth:`state_dict` returned, unless the weights that it tells of can no longer be read."""
         for index, checkpoint in enumerate(self._checkpoints):
-            checkpoint.load_state_dict(state[str(index)])
+            reason = _why_unusable(checkpoint)
+            if reason:
+                logger.warning("%s Its score is forgotten: the next validation writes it anew.", reason)
+            else:
+                checkpoint.load_state_dict(state[str(index)])
+
+
+def _why_unusable(checkpoint: Checkpoint) -> str:
+    writer = checkpoint.save_handler
+    if not isinstance(writer, CheckpointWriter) or writer.filename is None:
+        return ""
+    try:
+        read_checkpoint(writer.dirname / writer.filename)
+    except ValueError as error:
+        return str(error)
+    return ""

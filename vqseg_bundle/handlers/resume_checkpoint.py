@@ -11,9 +11,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver
+from ignite.handlers import Checkpoint
 
 from vqseg_bundle.common import gather_objects, process_rank
+from vqseg_bundle.handlers.checkpoint_file import CheckpointWriter, find_resumable
 
 __all__ = ["ResumeCheckpoint"]
 
@@ -58,19 +59,13 @@ class _RandomStates:
             self._generator.set_state(own["generator"])
 
 
-class _ReplacingSaver(DiskSaver):
-    """Writes the new file over the old one in one step; ignite would delete the old one first."""
-
-    def remove(self, filename: str) -> None:
-        pass
-
-
 class ResumeCheckpoint:
     """Save everything a training needs to go on, and load it when asked to.
 
-    Written atomically after every epoch: the given objects, the engine's place, and the random generators: the global
-    ones and ``engine.generator``, where the engine has one. Of several processes, the first one writes for all, with
-    the random states of each: attach it on every process.
+    Written in one step after every epoch: the given objects, the engine's place, and the random generators: the global
+    ones and ``engine.generator``, where the engine has one. The file of the epoch before is kept beside it
+    (``resume.previous.pt``), and gone on from where the last one cannot be used. Of several processes, the first one
+    writes for all, with the random states of each: attach it on every process.
 
     Args:
         path: the file, such as ``OUT/resume.pt``.
@@ -78,35 +73,36 @@ class ResumeCheckpoint:
         resume: load the file when the training starts.
 
     Raises:
-        ValueError: ``resume`` is set and there is no such file.
+        ValueError: ``resume`` is set and there is no such file, or none that can be used.
     """
 
     def __init__(self, path: str | Path, objects: Mapping[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
         self.objects = dict(objects)
         self.resume = resume
-        if resume and not self.path.is_file():
-            raise ValueError(
-                f"resume: there is no checkpoint {self.path}. Give the output_dir of the run to go on with, "
-                "or leave resume out to start anew."
-            )
+        self._writer = CheckpointWriter(self.path.parent, self.path.name)
+        if resume:
+            find_resumable(self.path)
 
     def attach(self, engine: Engine) -> None:
         """Save after each epoch of ``engine``; load before its first."""
-        saver = Checkpoint(
-            self._all_objects(engine),
-            _ReplacingSaver(str(self.path.parent), create_dir=True, require_empty=False),
-            filename_pattern=self.path.name,
-            n_saved=1,
-        )
+        saver = Checkpoint(self._all_objects(engine), self._writer, filename_pattern=self.path.name, n_saved=1)
         engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
+        # what lies there already may be of another training, or broken; what this one has saved is neither
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep_from_now_on)
         if self.resume:
             engine.add_event_handler(Events.STARTED, self._load)
 
     def _all_objects(self, engine: Engine) -> dict[str, Any]:
         return {**self.objects, "random": _RandomStates(engine), "engine": engine}
 
+    def _keep_from_now_on(self, engine: Engine) -> None:
+        self._writer.keep_former = True
+
     def _load(self, engine: Engine) -> None:
-        checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+        found, checkpoint, reason = find_resumable(self.path)
+        if reason:
+            logger.warning("%s Going on from the file before, %s.", reason, found)
+        self._writer.keep_former = not reason
         Checkpoint.load_objects(self._all_objects(engine), checkpoint)
-        logger.info("resumed %s after iteration %d", self.path, engine.state.iteration)
+        logger.info("resumed %s after iteration %d", found, engine.state.iteration)

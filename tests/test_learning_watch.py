@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+
+from vqseg_bundle.engines import PseudoLabels
+from vqseg_bundle.handlers import LearningWatch
+
+LENGTH = 4
+
+
+def _probabilities(*classes: int) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.tensor([classes]), 3).movedim(2, 1).float()
+
+
+HEALTHY = (_probabilities(0, 1), 0.5, 0.9)
+
+
+def watched(course: list[tuple[torch.Tensor | None, float, float]], epochs: int = 3, **options: Any) -> Engine:
+    """An engine whose n-th iteration has the n-th pseudo-labels, unlabelled loss and (at epoch ends) codebook usage."""
+
+    def step(engine: Engine, batch: int) -> dict[str, Any]:
+        probabilities, loss, usage = course[min(engine.state.iteration, len(course)) - 1]
+        engine.state.metrics["codebook_usage"] = usage
+        pseudo = None if probabilities is None else PseudoLabels(probabilities, torch.zeros(0))
+        return {"pseudo_labels": pseudo, "terms": SimpleNamespace(unlabeled_segmentation=torch.tensor(loss))}
+
+    engine = Engine(step)
+    LearningWatch(**options).attach(engine)
+    engine.run(range(LENGTH), max_epochs=epochs)
+    return engine
+
+
+def test_a_healthy_training_is_not_warned_of(caplog):
+    watched([HEALTHY])
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            (_probabilities(2, 2), 0.5, 0.9),
+            r"epoch 2: the pseudo-labels of all unlabelled images are of one class, 2: ",
+        ),
+        ((_probabilities(0, 1), 0.0, 0.9), r"epoch 2: the loss on unlabelled images was 0 throughout"),
+        ((_probabilities(0, 1), 0.5, 0.09), r"epoch 2: 9.0 % of the codebook were used"),
+    ],
+    ids=["one class", "no loss", "few codes"],
+)
+def test_each_is_warned_of_once_and_not_in_the_first_epoch(caplog, state, message):
+    watched([state], epochs=4)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(message)
+
+
+def test_all_three_are_told_apart(caplog):
+    watched([(_probabilities(0, 0), 0.0, 0.0)])
+    assert len(caplog.records) == 3
+
+
+def test_one_exception_in_an_epoch_is_enough(caplog):
+    """One image with another class, one step with a loss; a codebook at a tenth."""
+    course = [(_probabilities(0, 0), 0.0, 0.1)] * 12
+    course[5] = (_probabilities(0, 1), 0.0, 0.1)
+    course[6] = (_probabilities(0, 0), 1e-30, 0.1)
+    course[10] = (_probabilities(1, 1), 0.1, 0.1)
+    watched(course)
+    assert caplog.records == []
+
+
+def test_each_epoch_of_one_class_of_its_own_is_one_of_one_class(caplog):
+    watched([(_probabilities(0, 0), 0.5, 1.0)] * 8 + [(_probabilities(1, 1), 0.5, 1.0)])
+    assert "epoch 2: the pseudo-labels of all unlabelled images are of one class, 0" in caplog.text
+
+
+def test_epochs_that_begin_before_their_time_do_not_count(caplog):
+    bad = (_probabilities(0, 0), 0.0, 0.0)
+    watched([bad], epochs=2, unlabeled_after=5, codebook_after=5)
+    assert caplog.records == []
+    watched([bad], epochs=3, unlabeled_after=5, codebook_after=5)
+    assert [record.getMessage()[:7] for record in caplog.records] == ["epoch 3"] * 3
+
+
+def test_without_unlabelled_images_or_codebook_there_is_nothing_to_warn_of(caplog):
+    watched([(None, 0.0, 1.0)])
+    assert caplog.records == []
+
+
+def test_a_short_last_epoch_says_too_little(caplog):
+    bad = (_probabilities(0, 0), 0.0, 0.0)
+    engine = Engine(lambda engine, batch: None)
+    watch = LearningWatch()
+    watch.attach(engine)
+    engine.add_event_handler(
+        Events.ITERATION_COMPLETED(once=6), lambda: engine.terminate_epoch()
+    )  # the second epoch's second step
+    outputs = {"pseudo_labels": PseudoLabels(bad[0], torch.zeros(0))}
+    outputs["terms"] = SimpleNamespace(unlabeled_segmentation=torch.tensor(0.0))
+    engine._process_function = lambda engine, batch: outputs
+    engine.run(range(LENGTH), max_epochs=2)
+    assert engine.state.iteration == 6
+    assert caplog.records == []
+
+
+def test_a_share_outside_its_bounds_is_refused():
+    with pytest.raises(ValueError, match=r"least_usage must lie in \[0, 1\], got 2"):
+        LearningWatch(least_usage=2)
