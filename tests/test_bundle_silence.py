@@ -16,6 +16,7 @@ import torch
 from bundle_runs import TINY, CohortFolder, Trained, refused, run_here
 from held_folder import folder_held
 from ignite.engine import Events
+from monai.bundle import ConfigParser
 
 from vqseg_bundle.common import named_tensors, non_finite_names
 
@@ -75,9 +76,14 @@ def _in_a_batch(trainer: Any) -> None:
 def test_a_training_stops_in_its_iteration_and_goes_on_from_its_last_good_epoch(
     shared_cohort: CohortFolder, tmp_path: Path, plant: Callable[[Any], None], message: str
 ) -> None:
+    def spoil(parser: ConfigParser) -> None:
+        trainer = parser.get_parsed_content("train#trainer")
+        trainer.logger.disabled = False  # another test may have, for all trainers
+        plant(trainer)
+
     settings = places(shared_cohort, tmp_path)
     with pytest.raises(SystemExit, match=rf"Training stops in iteration 5: .*{message}.*--resume true") as caught:
-        run_here(*TRAINING, **settings, before=lambda parser: plant(parser.get_parsed_content("train#trainer")))
+        run_here(*TRAINING, **settings, before=spoil)
     assert isinstance(caught.value.code, str)
     log = (tmp_path / "training.log").read_text()
     assert "Training stops in iteration 5" in log

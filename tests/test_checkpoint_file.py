@@ -104,4 +104,5 @@ def test_a_process_that_is_killed_leaves_whole_files(tmp_path):
         time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
     newest = read_checkpoint(path)["number"][0].item()
-    assert read_checkpoint(tmp_path / "model.previous.pt")["number"][0].item() == newest - 1
+    # the same, if the kill fell between the two names
+    assert read_checkpoint(tmp_path / "model.previous.pt")["number"][0].item() in (newest - 1, newest)

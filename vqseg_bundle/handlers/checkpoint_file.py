@@ -41,7 +41,7 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
             file.flush()
             os.fsync(file.fileno())
         if keep_former and path.is_file():
-            path.replace(former_checkpoint(path))
+            _keep_former(path)
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -75,6 +75,19 @@ def read_checkpoint(path: Path) -> Any:
 def former_checkpoint(path: Path) -> Path:
     """Where the file before a checkpoint is kept: ``resume.previous.pt`` for ``resume.pt``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _keep_former(path: Path) -> None:
+    former = former_checkpoint(path)
+    second_name = former.with_name(f".{former.name}")
+    second_name.unlink(missing_ok=True)
+    try:
+        second_name.hardlink_to(path)
+    except OSError:
+        # a file system without hard links: for a moment there is the former file alone, which is gone on from as well
+        path.replace(former)
+    else:
+        second_name.replace(former)
 
 
 def find_resumable(path: Path) -> tuple[Path, dict[str, Any], str]:
