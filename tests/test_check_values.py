@@ -124,6 +124,17 @@ def test_values_beyond_float32_are_infinite(cohort: Cohort, tmp_path: Path):
     )
 
 
+def test_half_precision_is_read_and_its_infinity_found(cohort: Cohort, tmp_path: Path):
+    voxels = np.arange(280, dtype=np.float16).reshape(SHAPE)
+    cohort.unlabeled[0]["image"] = str(tmp_path / "half.npy")
+    np.save(tmp_path / "half.npy", voxels)
+    assert check_cohort(cohort, 1, progress=False) == []
+    np.testing.assert_array_equal(LoadVolumed("image")(cohort.unlabeled[0])["image"], voxels)
+    voxels[0, 0, 0] = np.inf
+    np.save(tmp_path / "half.npy", voxels)
+    refused(cohort, "half.npy: 1 of 280 intensities are NaN or infinite;")
+
+
 def test_padding_is_refused_unless_a_window_clips_it(cohort: Cohort, tmp_path: Path):
     voxels = np.random.default_rng(0).random(SHAPE).astype(np.float32)
     voxels[:2] = -3.4e38

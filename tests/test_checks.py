@@ -152,7 +152,15 @@ def test_affine_without_volume(cohort: Cohort, tmp_path: Path):
 def test_colour_voxels(cohort: Cohort, tmp_path: Path):
     rgb = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     cohort.unlabeled[0]["image"] = save(tmp_path / "rgb.nii.gz", rgb)
-    refused(cohort, "rgb.nii.gz: expected real numbers as voxels")
+    refused(cohort, "rgb.nii.gz: expected real numbers as voxels.*; save .* colours as channels of a fourth axis")
+
+
+def test_complex_voxels(cohort: Cohort, tmp_path: Path):
+    cohort.unlabeled[0]["image"] = save(tmp_path / "c.nii.gz", np.ones(SHAPE, np.complex64))
+    refused(cohort, "c.nii.gz: expected real numbers as voxels, found type complex64; save the magnitude")
+    np.save(tmp_path / "c.npy", np.ones(SHAPE, np.complex64))
+    cohort.unlabeled[0]["image"] = str(tmp_path / "c.npy")
+    refused(cohort, "c.npy: expected one array of real numbers, found complex64; save .* the magnitude")
 
 
 def test_a_bare_list_is_parted_into_sound_cases_and_faults(tmp_path: Path):

@@ -41,6 +41,8 @@ FOUND = [
     ("in an image of two values", padded((tissue(0, 1) > 0.5) * 1.0, -1e10), -1e10),
     ("in a sparse image", padded(np.where(tissue(0, 1) < 0.97, 0.0, 1000.0), -1e10), -1e10),
     ("-9999 in an image of 0 to 1", padded(tissue(0, 1), -9999), -9999.0),
+    ("int16's lowest in an MRI of 0 to 255", padded(tissue(0, 255), -32768), -32768.0),
+    ("with a blurred edge", padded(padded(tissue(0, 255), -1.5e38, 0.14), LOWEST), LOWEST),
     ("as integers", padded(tissue(0, 9), -(10**6)).astype(np.int32), -1e6),
     ("of few voxels", padded(tissue(0, 255), LOWEST, 0.006), LOWEST),
 ]
@@ -53,6 +55,7 @@ PASSED = [
     ("a clipped top", np.minimum(tissue(0, 255), 200)),
     ("two values", (tissue(0, 1) > 0.5) * 1000.0),
     ("sparse", np.where(tissue(0, 1) < 0.97, 0.0, 1000.0)),
+    ("a hot spot, saturated", np.minimum(np.geomspace(1, 2e5, 8000).reshape(SHAPE), 32767)),
     ("constant", np.full(SHAPE, 7.0)),
     ("so few voxels that the percentiles leave them out", padded(tissue(0, 255), LOWEST, 0.001)),
 ]
@@ -61,7 +64,7 @@ PASSED = [
 @pytest.mark.parametrize(("voxels", "value"), [case[1:] for case in FOUND], ids=[case[0] for case in FOUND])
 def test_a_sentinel_is_found_where_it_leaves_nothing_of_the_contrast(voxels: np.ndarray, value: float):
     assert find(voxels) == value
-    assert contrast_when_scaled(voxels, value) < 1e-3
+    assert contrast_when_scaled(voxels, value) < 1e-2
 
 
 @pytest.mark.parametrize("voxels", [case[1] for case in PASSED], ids=[case[0] for case in PASSED])

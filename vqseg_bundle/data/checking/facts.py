@@ -164,7 +164,7 @@ def _check_packing(path: str) -> None:
 def _image_facts(voxels: np.ndarray) -> ImageFacts:
     low, high = float(voxels.min()), float(voxels.max())
     if not -_LARGEST <= low <= high <= _LARGEST:  # or NaN
-        away = ~(np.abs(voxels) <= _LARGEST)
+        away = ~np.isfinite(_as_single(voxels))
         too_large = voxels[away & np.isfinite(voxels)]
         return ImageFacts(voxels.size, int(away.sum()), too_large=float(too_large[0]) if too_large.size else None)
     sample = voxels.ravel(order="K")[:: math.ceil(voxels.size / _MOST_VOXELS_SAMPLED)]
@@ -197,8 +197,11 @@ def _count_values(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _digest(voxels: np.ndarray) -> str:
     digest = hashlib.sha256(f"{voxels.shape}".encode())
-    with np.errstate(over="ignore"):
-        single = np.ascontiguousarray(voxels.T, dtype=np.float32)
     # plus zero, so that -0 and 0 are one value
-    digest.update((single + 0).data)
+    digest.update((np.ascontiguousarray(_as_single(voxels.T)) + 0).data)
     return digest.hexdigest()
+
+
+def _as_single(voxels: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return voxels.astype(np.float32)

@@ -24,8 +24,9 @@ def read_array_header(path: str) -> VolumeHeader:
     """
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        found = getattr(array, "dtype", "something else")
         raise DataError(
-            f"{path}: expected one array of real numbers, found {getattr(array, 'dtype', 'something else')}."
+            f"{path}: expected one array of real numbers, found {found}; save one, of complex numbers the magnitude."
         )
     return VolumeHeader(_volume_shape(array.shape), np.eye(4))
 

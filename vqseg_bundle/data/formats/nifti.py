@@ -28,7 +28,10 @@ def read_nifti_header(path: str) -> VolumeHeader:
     header = VolumeHeader(_volume_shape(image), np.asarray(image.affine, dtype=np.float64))
     _check_length(path, image)
     if image.get_data_dtype().kind not in "biuf":
-        raise DataError(f"{path}: expected real numbers as voxels, found type {image.get_data_dtype()}.")
+        raise DataError(
+            f"{path}: expected real numbers as voxels, found type {image.get_data_dtype()}; save the magnitude of "
+            "complex numbers, and colours as channels of a fourth axis."
+        )
     return header
 
 
