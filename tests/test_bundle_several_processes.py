@@ -113,6 +113,7 @@ def test_the_validation_list_is_divided_and_its_score_is_that_of_the_whole(
     parser = run_here("evaluating", "train.json", "evaluate.json", **settings)
     score = parser.get_parsed_content("validate#evaluator").state.metrics["val_mean_dice"]
     assert score == pytest.approx(best, abs=1e-6)
+    assert score == json.loads((tmp_path / "summary.json").read_text())["overall"]["dice"]["mean"]
 
 
 def test_an_evaluation_by_two_processes_is_that_of_one(

@@ -144,4 +144,4 @@ def test_padding_is_refused_unless_a_window_clips_it(cohort: Cohort, tmp_path: P
     assert check_cohort(cohort, 1, progress=False, clipped=True) == []
     with pytest.raises(DataError, match=message):
         check_cases(cohort.unlabeled, LABELS, 1)
-    assert check_cases(cohort.unlabeled, LABELS, 1, clipped=True) == []
+    assert check_cases(cohort.unlabeled, LABELS, 1, clipped=True).errors == []
