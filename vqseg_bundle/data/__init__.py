@@ -23,7 +23,7 @@ from .foundation_store import FoundationFeatureStore, content_digest, open_featu
 from .keep_source import KeepSourced
 from .label_grid import LabelToImaged
 from .listed_cases import find_other_images, open_listed_cases
-from .load_volume import LoadVolumed, VolumeReader
+from .load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
 from .orientation import check_orientation, find_orientation, readable_headers, run_orientation
 from .patient_splits import SplitRequest, read_split_file, split_patients
@@ -44,13 +44,15 @@ from .view_features import (
 )
 from .volume_folder import list_volumes
 from .volume_io import VolumeHeader, read_classes, read_header, read_voxels, source_files
-from .volume_writer import VolumeWriter
+from .volume_writer import SOURCE_KEY, VolumeWriter, class_map_dtype
 
 __all__ = [
     "COORDINATE_KEYS",
     "DATALIST_SPLITS",
     "DEMO_LABELS",
     "FINDING_KINDS",
+    "OTHER_AFFINE",
+    "SOURCE_KEY",
     "AddTokenCoordinatesd",
     "CheckReport",
     "CheckedCases",
@@ -83,6 +85,7 @@ __all__ = [
     "check_orientation",
     "check_segment_codes",
     "choose_slice_axis",
+    "class_map_dtype",
     "cohort_slice_axis",
     "compute_slice_features",
     "content_digest",

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection, PathLike
-from monai.data import ImageReader, NibabelReader
+from monai.data import ImageReader
 from monai.transforms import LoadImaged
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
 from .formats.volume_path import volume_kind
 from .volume_io import read_header, read_voxels
 
-__all__ = ["LoadVolumed", "VolumeReader"]
+__all__ = ["OTHER_AFFINE", "LoadVolumed", "VolumeReader"]
+
+#: meta key of the affine that the file holds besides the one that is used; that one again where it holds no other
+OTHER_AFFINE = "other_affine"
 
 
 class VolumeReader(ImageReader):
-    """Read NIfTI images by MONAI's NibabelReader, and all that :mod:`vqseg_bundle.data.volume_io` knows besides.
+    """Read every format that :mod:`vqseg_bundle.data.volume_io` knows, as the data check reads it.
 
     Args:
         is_label: see :func:`~vqseg_bundle.data.read_voxels`.
@@ -53,15 +55,11 @@ class VolumeReader(ImageReader):
         Raises:
             DataError: see :func:`~vqseg_bundle.data.read_voxels`.
         """
-        if volume_kind(img) == "nifti" and not self.is_label:
-            reader = NibabelReader()
-            image = reader.read(Path(img))
-            if len(image.shape) > 2:
-                return reader.get_data(image)
         header, voxels = read_header(img), read_voxels(img, self.is_label)
         meta = {
             MetaKeys.AFFINE: header.affine,
             MetaKeys.ORIGINAL_AFFINE: header.affine.copy(),
+            OTHER_AFFINE: header.affine if header.other_affine is None else header.other_affine,
             MetaKeys.SPATIAL_SHAPE: np.asarray(header.spatial_shape),
             MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if voxels.ndim > 3 else float("nan"),
             MetaKeys.SPACE: SpaceKeys.RAS,

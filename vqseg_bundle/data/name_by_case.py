@@ -9,11 +9,13 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
+from .volume_writer import SOURCE_KEY
+
 __all__ = ["NameByCased"]
 
 
 class NameByCased(MapTransform):
-    """Give predictions their case's id as file name, for SaveImaged.
+    """Give predictions their case's id as file name, for SaveImaged; where they come from stays beside it.
 
     Two images may share a file name, and an image may lie outside the dataset's folder; case ids are unique, so
     predictions neither overwrite each other nor leave the output folder. Without a "case" the name stays.
@@ -32,6 +34,8 @@ class NameByCased(MapTransform):
         for key in self.key_iterator(output):
             if "case" in output:
                 named = output[key].clone()
-                named.meta = {**named.meta, ImageMetaKey.FILENAME_OR_OBJ: f"{output['case']}.nii.gz"}
+                source = named.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")
+                name = {ImageMetaKey.FILENAME_OR_OBJ: f"{output['case']}.nii.gz", SOURCE_KEY: source}
+                named.meta = {**named.meta, **name}
                 output[key] = named
         return output

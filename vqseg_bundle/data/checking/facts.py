@@ -14,6 +14,8 @@ import nibabel as nib
 import numpy as np
 
 from ..datalist import DataError
+from ..formats.nifti import is_packed
+from ..formats.volume_path import parse_volume_path
 from ..volume_io import VolumeHeader, read_classes, read_header, read_voxels
 from .sentinels import find_sentinel
 
@@ -32,15 +34,20 @@ class HeaderFacts:
     Args:
         shape: size of every array axis, channels included.
         affine: 16 numbers, row by row, from voxel indices to mm.
+        other_affine: likewise, of the affine that the file holds besides and that is not used; empty without one.
+        notes: what the reader had to assume.
     """
 
     shape: tuple[int, ...]
     affine: tuple[float, ...]
+    other_affine: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def header(self) -> VolumeHeader:
         """The same as the reader's own type, for its rules of what an axis is."""
-        return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4))
+        other = np.array(self.other_affine).reshape(4, 4) if self.other_affine else None
+        return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4), other, self.notes)
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -118,7 +125,8 @@ def read_facts(path: str, kind: str) -> Facts:
     """
     if kind == "header":
         header = read_header(path)
-        return HeaderFacts(tuple(map(int, header.shape)), tuple(float(v) for v in np.ravel(header.affine)))
+        other = () if header.other_affine is None else _row_by_row(header.other_affine)
+        return HeaderFacts(tuple(map(int, header.shape)), _row_by_row(header.affine), other, header.notes)
     voxels, mapped = read_classes(path) if kind == "label" else (read_voxels(path), False)
     _check_packing(path)
     return _image_facts(voxels) if kind == "image" else _label_facts(voxels, mapped)
@@ -137,12 +145,16 @@ def facts_from_json(kind: str, content: Mapping[str, Any]) -> Facts:
         ValueError: as TypeError.
     """
     values = dict(content)
-    for key in ("shape", "affine"):
+    for key in ("shape", "affine", "other_affine", "notes"):
         if key in values:
             values[key] = tuple(values[key])
     if "counts" in values:
         values["counts"] = tuple((value, int(count)) for value, count in values["counts"])
     return _TYPES[kind](**values)
+
+
+def _row_by_row(affine: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.ravel(affine))
 
 
 def _check_packing(path: str) -> None:
@@ -151,11 +163,12 @@ def _check_packing(path: str) -> None:
     Raises:
         DataError: the content is not what was packed.
     """
-    if not path.lower().endswith(".gz"):
+    file = parse_volume_path(path).file
+    if not file.is_file() or not is_packed(file):
         return
     try:
-        with gzip.open(path) as file:
-            while file.read(_BLOCK):
+        with gzip.open(file) as packed:
+            while packed.read(_BLOCK):
                 pass
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: truncated or unreadable ({error}); copy it again.") from error

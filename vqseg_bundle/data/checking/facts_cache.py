@@ -20,7 +20,7 @@ __all__ = ["FactsCache", "cache_path"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = f"3, {__version__}"  # another version may read files in another way
+_FORMAT = f"4, {__version__}"  # another version may read files in another way
 _SETTLED_NS = 2_000_000_000  # a file changed twice within a tick of its time stamp would look unchanged
 _DETACHED = (".mhd", ".nhdr", ".hdr", ".img")  # their voxels lie in another file, whose change would go unseen
 

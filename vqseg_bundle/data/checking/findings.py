@@ -169,7 +169,11 @@ FINDING_KINDS: dict[str, FindingKind] = {
     ),
     "unit_not_mm": _warning(
         "voxels are so small or large that the header's unit may not be mm",
-        "correct the header if it is in metres or micrometres; distances are given in its unit",
+        "name the unit in the header if it is metres or micrometres; distances are given in mm",
+    ),
+    "uncertain_geometry": _warning(
+        "a file does not say, or says in two ways, where its voxels lie",
+        "write one affine into both qform and sform if another one is meant",
     ),
     "anisotropy_outlier": _warning(
         "voxels are far more, or less, elongated than in the other images", "set spacing, or leave the case out"

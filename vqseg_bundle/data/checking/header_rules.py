@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,7 +25,20 @@ def header_findings(cases: Sequence[CaseFacts], in_channels: int) -> list[Findin
         cases: with headers.
         in_channels: channels that each image must have.
     """
-    return [finding for case in cases for finding in _case_findings(case, in_channels)] + _unlikely_units(cases)
+    found = [finding for case in cases for finding in _case_findings(case, in_channels)]
+    return found + _unlikely_units(cases) + _assumptions(cases)
+
+
+def _assumptions(cases: Sequence[CaseFacts]) -> list[Finding]:
+    """What readers had to assume of where voxels lie, of each file once."""
+    headers = {case.image: case.image_header for case in cases if case.image_header}
+    headers |= {case.label: case.label_header for case in cases if case.label and case.label_header}
+    expected = "one affine"
+    return [
+        Finding("uncertain_geometry", (file,), f"{file} {note}", expected, note)
+        for file, known in headers.items()
+        for note in known.notes
+    ]
 
 
 def _unlikely_units(cases: Sequence[CaseFacts]) -> list[Finding]:
@@ -57,8 +71,17 @@ def _case_findings(case: CaseFacts, in_channels: int) -> list[Finding]:
         remedy = "convert it to one channel of class indices"
         found.append(Finding("wrong_channels", (case.label,), text, "1 channel", f"shape {label.shape}", remedy))
     if image is not None:
-        found += _pair_findings(case.image, case.label, image, label)
+        found += _pair_findings(case.image, case.label, _as_the_label_has_it(image, label), label)
     return found
+
+
+def _as_the_label_has_it(image: VolumeHeader, label: VolumeHeader) -> VolumeHeader:
+    """The image with the one of its affines that its label has: programs differ in which of two they read."""
+    other = image.other_affine
+    if other is None or label.affine.shape != other.shape:
+        return image
+    tolerance = _AFFINE_TOLERANCE * float(np.linalg.norm(other[:3, :3], axis=0).min())
+    return replace(image, affine=other) if np.abs(other - label.affine).max() <= tolerance else image
 
 
 def _pair_findings(image_path: str, label_path: str, image: VolumeHeader, label: VolumeHeader) -> list[Finding]:

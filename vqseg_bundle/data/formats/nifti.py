@@ -1,20 +1,34 @@
-"""NIfTI volumes, by nibabel; an image of two axes becomes a volume of one slice."""
+"""NIfTI volumes, by nibabel; an image of two axes becomes a volume of one slice.
+
+What the file is, packed or not, NIfTI-1 or NIfTI-2, one file or a pair of ``.hdr`` and ``.img``, its content says and
+not its name. Affines are in mm whatever the file's unit, and of the two that a file may hold the sform is used, as
+nibabel does.
+"""
 
 from __future__ import annotations
 
 import gzip
+import itertools
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.fileholders import FileHolder
+from nibabel.spatialimages import HeaderDataError
 
 from ..errors import DataError
 from .volume_header import VolumeHeader
 
-__all__ = ["read_nifti", "read_nifti_header"]
+__all__ = ["is_packed", "open_nifti", "read_nifti", "read_nifti_header", "scale_to_mm"]
 
+_GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its unpacked size, modulo 2 ** 32
+_HEADER_SIZES = {348: (nib.Nifti1Image, nib.Nifti1Pair), 540: (nib.Nifti2Image, nib.Nifti2Pair)}
+_MAGIC_PLACES = {348: slice(344, 348), 540: slice(4, 8)}
+_SINGLE, _PAIR = (b"n+1\0", b"n+2\0"), (b"ni1\0", b"ni2\0")
+_MM = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
+_DIFFERENT = 0.1  # of a voxel's smallest side
 
 
 def read_nifti_header(path: str) -> VolumeHeader:
@@ -24,15 +38,19 @@ def read_nifti_header(path: str) -> VolumeHeader:
         DataError: the file is another one, or its voxels are no real numbers.
         OSError: the file is truncated or broken; nibabel's own errors, too.
     """
-    image = _open(path)
-    header = VolumeHeader(_volume_shape(image), np.asarray(image.affine, dtype=np.float64))
+    image = open_nifti(path)
     _check_length(path, image)
     if image.get_data_dtype().kind not in "biuf":
         raise DataError(
             f"{path}: expected real numbers as voxels, found type {image.get_data_dtype()}; save the magnitude of "
             "complex numbers, and colours as channels of a fourth axis."
         )
-    return header
+    shape, factor = _volume_shape(image), scale_to_mm(image)
+    affine = _in_mm(image.affine, factor)
+    other = _other_affine(image)
+    if other is not None:
+        other = _in_mm(other, factor)
+    return VolumeHeader(shape, affine, other, _notes(image, shape, affine, other))
 
 
 def read_nifti(path: str) -> np.ndarray:
@@ -42,34 +60,124 @@ def read_nifti(path: str) -> np.ndarray:
         DataError: the file is another one.
         OSError: the file is truncated or broken; nibabel's own errors, too.
     """
-    image = _open(path)
-    if (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0):
-        return image.get_fdata(dtype=np.float32).reshape(_volume_shape(image))
-    return np.asanyarray(image.dataobj).reshape(_volume_shape(image))
+    image = open_nifti(path)
+    voxels = np.asanyarray(image.dataobj).reshape(_volume_shape(image))
+    scaled = (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0)
+    return voxels.astype(np.float32) if scaled else voxels
+
+
+def open_nifti(path: str) -> Any:
+    """The file as nibabel's image, its voxels unread.
+
+    Raises:
+        DataError: the content is not NIfTI's.
+        OSError: the file cannot be read; nibabel's own errors, too.
+    """
+    header_file, image_file = _pair_of(path)
+    size, magic = _identify(header_file)
+    if size is None or magic not in (_SINGLE if header_file == image_file else _PAIR):
+        analyze = size == 348 and magic not in (*_SINGLE, *_PAIR)
+        found = "an Analyze file, which does not say where left is" if analyze else "other content"
+        raise DataError(f"{path}: expected a NIfTI file, found {found}; convert it.")
+    single, pair = _HEADER_SIZES[size]
+    if header_file == image_file:
+        return single.from_file_map({"image": _holder(image_file)})
+    if not image_file.is_file():
+        raise DataError(f"{path}: expected its voxels in {image_file.name} beside it, found none; copy both files.")
+    return pair.from_file_map({"header": _holder(header_file), "image": _holder(image_file)})
+
+
+def scale_to_mm(image: Any) -> float:
+    """Millimetres in the file's unit of length; a file that names none is in mm."""
+    return _MM[image.header.get_xyzt_units()[0]]
+
+
+def _pair_of(path: str) -> tuple[Path, Path]:
+    """The files of header and voxels: one, or the two of a pair, whichever of them is named."""
+    place = Path(path)
+    packed = ".gz" if path.lower().endswith(".gz") else ""
+    stem = path[: len(path) - len(packed)]
+    if not stem.lower().endswith((".hdr", ".img")):
+        return place, place
+    upper = stem[-3:].isupper()
+    names = [stem[:-3] + (ending.upper() if upper else ending) + path[len(stem) :] for ending in ("hdr", "img")]
+    return Path(names[0]), Path(names[1])
+
+
+def _identify(path: Path) -> tuple[int | None, bytes]:
+    """Size of the header as it says itself, and its magic word; None where neither byte order makes sense."""
+    with _open(path) as file:
+        start = file.read(348)
+    for order in ("little", "big"):
+        size = int.from_bytes(start[:4], order)
+        if size in _HEADER_SIZES:
+            return size, start[_MAGIC_PLACES[size]]
+    return None, b""
+
+
+def _holder(path: Path) -> FileHolder:
+    """What nibabel reads; a file whose name says the wrong thing of its packing is handed over opened."""
+    named_packed = path.name.lower().endswith(".gz")
+    return FileHolder(filename=str(path)) if named_packed == is_packed(path) else FileHolder(fileobj=_open(path))
+
+
+def _open(path: Path) -> Any:
+    return gzip.open(path) if is_packed(path) else path.open("rb")
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is a gzip file by its content."""
+    with path.open("rb") as file:
+        return file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
 
 
 def _volume_shape(image: Any) -> tuple[int, ...]:
-    return (*image.shape, 1) if len(image.shape) == 2 else tuple(image.shape)
+    """``(X, Y, Z)`` or ``(X, Y, Z, C)``; later axes of length 1 do not count, and two axes are a slice."""
+    shape = tuple(int(size) for size in image.shape)
+    return (*shape, 1) if len(shape) == 2 else (*shape[:3], *(size for size in shape[3:] if size > 1))
 
 
-def _open(path: str) -> Any:
-    image = nib.load(path)
-    if not isinstance(image, nib.Nifti1Image):
-        raise DataError(f"{path}: expected a NIfTI file, found {type(image).__name__}.")
-    return image
+def _in_mm(affine: np.ndarray, factor: float) -> np.ndarray:
+    return np.diag([factor, factor, factor, 1.0]) @ np.asarray(affine, dtype=np.float64)
+
+
+def _other_affine(image: Any) -> np.ndarray | None:
+    """The qform's where the sform is used; None where the file has one affine at most, or the qform is no affine."""
+    header = image.header
+    if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
+        return None
+    try:
+        return header.get_qform()
+    except (HeaderDataError, ValueError):
+        return None
+
+
+def _notes(image: Any, shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray | None) -> tuple[str, ...]:
+    if int(image.header["sform_code"]) <= 0 and int(image.header["qform_code"]) <= 0:
+        return (
+            "has no geometry (codes of qform and sform are 0); its axes are taken as nibabel takes them, L, A and S",
+        )
+    if other is None:
+        return ()
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape[:3]))])
+    apart = np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max()
+    if apart <= _DIFFERENT * np.linalg.norm(affine[:3, :3], axis=0).min():
+        return ()
+    return (f"has a qform that lies up to {apart:.4g} mm from its sform; the sform is used",)
 
 
 def _check_length(path: str, image: Any) -> None:
     """Raise EOFError where the file is shorter than its header says."""
+    file = _pair_of(path)[1]
     needed = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
-    found = _unpacked_size(path, needed) if path.lower().endswith(".gz") else Path(path).stat().st_size
+    found = _unpacked_size(file, needed) if is_packed(file) else file.stat().st_size
     if found < needed:
         raise EOFError(f"{needed} bytes expected, {found} found")
 
 
-def _unpacked_size(path: str, expected: int) -> int:
-    with Path(path).open("rb") as file:
-        file.seek(-min(Path(path).stat().st_size, _GZIP_SIZE_BYTES), 2)
+def _unpacked_size(path: Path, expected: int) -> int:
+    with path.open("rb") as file:
+        file.seek(-min(path.stat().st_size, _GZIP_SIZE_BYTES), 2)
         if int.from_bytes(file.read(), "little") == expected % 2**32:
             return expected
     # A sound file packed in several parts has another number there, so only unpacking tells.
