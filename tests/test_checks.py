@@ -75,7 +75,7 @@ def test_file_broken_within_is_found_with_the_voxels(cohort: Cohort):
 
 def test_other_content_than_nifti(cohort: Cohort):
     Path(cohort.unlabeled[0]["image"]).write_bytes(gzip.compress(b"text" * 200))
-    refused(cohort, r"b.nii.gz: truncated or unreadable", level="headers")
+    refused(cohort, r"b.nii.gz: expected a NIfTI file, found other content; convert it", level="headers")
 
 
 def test_no_labeled_cases(cohort: Cohort):
@@ -114,9 +114,9 @@ def test_wrong_channels_4d_included(cohort: Cohort, tmp_path: Path):
 
 
 def test_wrong_number_of_dimensions(cohort: Cohort, tmp_path: Path):
-    cohort.unlabeled[0]["image"] = save(tmp_path / "five.nii.gz", np.ones((8, 7, 5, 1, 2), np.float32))
+    cohort.unlabeled[0]["image"] = save(tmp_path / "five.nii.gz", np.ones((8, 7, 5, 3, 2), np.float32))
     message = (
-        r"five.nii.gz: expected an image of 2 or 3 dimensions, or 4 with channels last, found shape \(8, 7, 5, 1, 2\)"
+        r"five.nii.gz: expected an image of 2 or 3 dimensions, or 4 with channels last, found shape \(8, 7, 5, 3, 2\)"
     )
     refused(cohort, message + "; save it anew")
 

@@ -212,6 +212,13 @@ def empty_validation(folder: CohortFolder) -> None:
         rewrite(folder, name, np.zeros_like)
 
 
+def two_forms(folder: CohortFolder) -> None:
+    path = folder.root / IMAGES[6]
+    image = nib.load(path)
+    image.set_qform(MOVED, 1)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), path)
+
+
 FLIPPED = AFFINE @ np.diag([-1.0, 1.0, 1.0, 1.0])
 MOVED = AFFINE + np.array([[0, 0, 0, 9.0], [0] * 4, [0] * 4, [0] * 4])
 
@@ -240,6 +247,7 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("voxels in metres", placed((IMAGES[6],), AFFINE / 1000), "spacing_outlier", IMAGES[6]),
     ("all in metres", placed((*IMAGES, *LABELS[:6], *LABELS[10:]), AFFINE / 1000), "unit_not_mm", IMAGES[0]),
     ("micrometres", placed((IMAGES[6],), AFFINE * 1000), "unit_not_mm", IMAGES[6]),
+    ("two forms", two_forms, "uncertain_geometry", IMAGES[6]),
     ("thick slices", placed((IMAGES[6],), np.diag([0.9, 0.9, 17, 1])), "anisotropy_outlier", IMAGES[6]),
     ("other axes", placed((IMAGES[6],), FLIPPED), "orientation_outlier", IMAGES[6]),
     ("large image", reshaped(IMAGES[6], lambda v: np.tile(v, (4, 4, 1))), "shape_outlier", IMAGES[6]),

@@ -16,7 +16,16 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd, SaveImaged, Spacingd
 from nibabel.eulerangles import euler2mat
 
-from vqseg_bundle.data import DataError, LoadVolumed, NameByCased, class_map_dtype, read_header, read_voxels
+from vqseg_bundle.data import (
+    DataError,
+    LabelToImaged,
+    LoadVolumed,
+    NameByCased,
+    check_cases,
+    class_map_dtype,
+    read_header,
+    read_voxels,
+)
 from vqseg_bundle.data.formats.nifti import read_nifti, read_nifti_header
 from vqseg_bundle.data.volume_writer import VolumeWriter
 
@@ -249,3 +258,21 @@ def test_a_pair_is_one_volume_and_analyze_is_refused(tmp_path: Path) -> None:
     nib.save(nib.AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "y.hdr")
     with pytest.raises(DataError, match="expected a NIfTI file, found an Analyze file, which does not say where left"):
         read_nifti_header(str(tmp_path / "y.img"))
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_label_may_have_the_affine_that_its_image_is_not_read_by(flipped: bool, tmp_path: Path) -> None:
+    """ITK-SNAP draws on the qform; its label, flipped or not, lies on the image's voxels all the same."""
+    source = write(tmp_path / "x.nii", image_of(affine=SHIFTED, qform_affine=PLAIN))
+    voxels = np.asarray(nib.load(source).dataobj)
+    change = np.diag([-1.0, 1.0, 1.0, 1.0])
+    change[0, 3] = SHAPE[0] - 1
+    label = nib.Nifti1Image(voxels[::-1] if flipped else voxels, PLAIN @ change if flipped else PLAIN)
+    case = {"image": str(source), "label": str(write(tmp_path / "y.nii", label)), "case": "x", "patient": "x"}
+    found = check_cases([case], {index: str(index) for index in range(210)}, 1, use_cache=False)
+    assert found.errors == []
+    assert "x.nii has a qform that lies up to 11.58 mm from its sform; the sform is used" in "".join(found.warnings)
+    load = [LoadVolumed("image"), LoadVolumed("label", is_label=True), EnsureChannelFirstd(["image", "label"])]
+    loaded = Compose([*load, LabelToImaged("label")])(case)
+    assert torch.equal(loaded["label"].as_tensor(), loaded["image"].as_tensor())
+    assert torch.equal(loaded["label"].affine, loaded["image"].affine)

@@ -12,6 +12,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from .load_volume import OTHER_AFFINE
+
 __all__ = ["LabelToImaged", "axis_change"]
 
 _TOLERANCE = 1e-3  # share of a voxel's smallest side
@@ -20,7 +22,8 @@ _TOLERANCE = 1e-3  # share of a voxel's smallest side
 class LabelToImaged(MapTransform):
     """Flip and permute labels whose grid is their image's with the axes stored in another order or direction.
 
-    Voxels are moved, none is resampled. A label that lies otherwise stays as it is; the data check refuses those.
+    Voxels are moved, none is resampled. Of an image that holds two affines (NIfTI's sform and qform) the label may have
+    either. A label that lies otherwise stays as it is; the data check refuses those.
 
     Args:
         keys: labels ``(1, *S)`` as MetaTensors, as LoadImaged reads them.
@@ -64,8 +67,12 @@ def axis_change(
 
 
 def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
-    affines = [volume.affine.cpu().numpy() for volume in (label, image)]
-    change = axis_change(affines[0], label.shape[1:], affines[1], image.shape[1:])
+    # a label may have been drawn in a program that reads the other one of the image's affines
+    affines = [
+        np.asarray(affine, dtype=np.float64) for affine in (image.affine, image.meta.get(OTHER_AFFINE, image.affine))
+    ]
+    changes = [axis_change(label.affine.cpu().numpy(), label.shape[1:], of, image.shape[1:]) for of in affines]
+    change = next((found for found in changes if found is not None), None)
     if change is None:
         return label
     voxels = nib.orientations.apply_orientation(label.as_tensor().movedim(0, -1).numpy(), change)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -71,22 +70,15 @@ def _case_findings(case: CaseFacts, in_channels: int) -> list[Finding]:
         remedy = "convert it to one channel of class indices"
         found.append(Finding("wrong_channels", (case.label,), text, "1 channel", f"shape {label.shape}", remedy))
     if image is not None:
-        found += _pair_findings(case.image, case.label, _as_the_label_has_it(image, label), label)
+        found += _pair_findings(case.image, case.label, image, label)
     return found
-
-
-def _as_the_label_has_it(image: VolumeHeader, label: VolumeHeader) -> VolumeHeader:
-    """The image with the one of its affines that its label has: programs differ in which of two they read."""
-    other = image.other_affine
-    if other is None or label.affine.shape != other.shape:
-        return image
-    tolerance = _AFFINE_TOLERANCE * float(np.linalg.norm(other[:3, :3], axis=0).min())
-    return replace(image, affine=other) if np.abs(other - label.affine).max() <= tolerance else image
 
 
 def _pair_findings(image_path: str, label_path: str, image: VolumeHeader, label: VolumeHeader) -> list[Finding]:
     files = (label_path, image_path)
-    if axis_change(label.affine, label.spatial_shape, image.affine, image.spatial_shape) is not None:
+    # programs differ in which of a file's two affines they read, and write into a label
+    affines = [affine for affine in (image.affine, image.other_affine) if affine is not None]
+    if any(axis_change(label.affine, label.spatial_shape, of, image.spatial_shape) is not None for of in affines):
         return []  # the same voxels, flipped or permuted at most, which loading undoes
     if image.spatial_shape != label.spatial_shape:
         text = (
