@@ -285,3 +285,31 @@ def test_a_bundle_of_the_same_settings_has_the_runs_network(made: Path) -> None:
     default = ConfigParser.load_config_file(made / "configs" / "inference.json")["untrained"]
     assert default["network"]["num_embeddings"] == TINY["network_def#num_embeddings"]
     assert default["labels"] == LABELS
+
+
+def test_a_run_of_version_0_6_is_bundled_and_may_be_told_how_its_volumes_were_oriented(
+    evaluated: Trained, tmp_path: Path
+) -> None:
+    """One of the two test volumes is stored LAS, those of the training RAS."""
+    run, bundle = tmp_path / "run", tmp_path / "old"
+    shutil.copytree(evaluated.output_dir, run)
+    config, record = read(run / "config.json"), read(run / "model.json")
+    del config["trained_orientation"], config["chosen_orientation"], config["preprocessing_record"]["orientation"]
+    config["load_transforms"], config["label_transforms"] = (
+        config["load_transforms"][:3],
+        config["label_transforms"][1:],
+    )
+    del record["preprocessing"]["orientation"], record["info"]["training_volumes"]
+    record["preprocessing"]["slice_axis"] = 2
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "model.json").write_text(json.dumps(record))
+    make_bundle.main(["--run", str(run), "--output", str(bundle)])
+    configs = [bundle / "configs" / name for name in ("train.json", "evaluate.json")]
+    places = {
+        "bundle_root": str(bundle),
+        "dataset_dir": str(evaluated.cohort.root),
+        "output_dir": str(tmp_path / "out"),
+    }
+    weights = str(bundle / "models" / "model.pt")
+    run_here("evaluating", *configs, **places, device="cpu", checkpoint=weights, orientation="RAS")
+    assert (tmp_path / "out" / "metrics.csv").read_text() == (evaluated.output_dir / "metrics.csv").read_text()
