@@ -7,10 +7,10 @@ import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from bundle_runs import TINY, CohortFolder, make_volumes, run_here
 from format_parts import write_volume
@@ -163,22 +163,18 @@ def test_a_prediction_lies_on_its_source_in_nibabel(stored: Stored, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["nifti", "nrrd", "mha", "dicom"])
-def test_a_prediction_lies_on_its_source_in_itk(stored: Stored, kind: str):
-    """Where ITK's points of the source's corner voxels lie in the prediction."""
+def test_a_prediction_lies_on_its_source_in_simpleitk(stored: Stored, kind: str):
+    """Where the points of the source's corner voxels lie in the prediction."""
     for codes in STORAGES:
         name = f"{kind}_{codes}"
-        source = _read(stored.sources[name])
-        found = itk.imread(str(stored.predictions / f"{name}_pred.nii.gz"), itk.F)
-        size = tuple(int(length) for length in itk.size(source))
-        assert size == tuple(int(length) for length in itk.size(found)), codes
-        for corner in itertools.product(*((0, length - 1) for length in size)):
-            point = source.TransformIndexToPhysicalPoint(corner)
-            there = found.TransformPhysicalPointToContinuousIndex(point)
-            np.testing.assert_allclose(list(there), corner, rtol=0, atol=1e-3, err_msg=codes)
+        source, found = _read(stored.sources[name]), sitk.ReadImage(str(stored.predictions / f"{name}_pred.nii.gz"))
+        assert source.GetSize() == found.GetSize(), codes
+        for corner in itertools.product(*((0, length - 1) for length in source.GetSize())):
+            there = found.TransformPhysicalPointToContinuousIndex(source.TransformIndexToPhysicalPoint(corner))
+            np.testing.assert_allclose(there, corner, rtol=0, atol=1e-3, err_msg=codes)
 
 
-def _read(source: Path) -> Any:
+def _read(source: Path) -> sitk.Image:
     if source.is_file():
-        return itk.imread(str(source), itk.F)
-    files = itk.GDCMSeriesFileNames.New(Directory=str(source)).GetInputFileNames()
-    return itk.imread(list(files), itk.F)
+        return sitk.ReadImage(str(source))
+    return sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(source)))
