@@ -13,6 +13,7 @@ import yaml
 from monai.bundle import ConfigWorkflow, create_workflow
 
 from vqseg_bundle.bundle import exit_cleanly, running_parser
+from vqseg_bundle.bundle.overrides import typed_words
 
 ROOT = Path(__file__).parents[1]
 
@@ -207,3 +208,31 @@ def test_exit_cleanly_passes_results_and_bugs_through() -> None:
     assert exit_cleanly(max, 2, 3) == 3
     with pytest.raises(ZeroDivisionError, match="division"):
         exit_cleanly(lambda: 1 // 0)
+
+
+NAMES = ["20240131", "2024_02", "007", "1e5", "(a,b)", "[x]", "true", "-0"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_typed_is_read_off_the_command_line(name: str) -> None:
+    assert typed_words(["run", f"--dataset-dir={name}", "--amp", "--seed", "3"]) == {
+        "dataset_dir": name,
+        "amp": "--seed",
+        "seed": "3",
+    }
+    assert typed_words(["--dataset_dir", "first", "--dataset_dir", name])["dataset_dir"] == name
+
+
+@pytest.mark.parametrize("word", ["--dataset_dir=2024_02", "--dataset-dir=(a,b)"])
+def test_a_folder_is_called_what_was_typed(train_json: Path, word: str) -> None:
+    found = printed(run(train_json.parent, "--config_file", "train.json", "--bundle_root", str(ROOT), word))
+    assert found["dataset_dir"] == word.partition("=")[2]
+
+
+@pytest.mark.parametrize("path", ["$x", "@x"])
+def test_a_path_is_not_evaluated(train_json: Path, path: str) -> None:
+    words = ("--config_file", "train.json", "--bundle_root", str(ROOT), "--dataset_dir", path)
+    result = run(train_json.parent, *words)
+    assert result.returncode == 1
+    assert f"--dataset_dir: expected a path, found '{path}', which MONAI would evaluate" in result.stderr
+    assert "Traceback" not in result.stderr

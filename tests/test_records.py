@@ -16,6 +16,7 @@ from vqseg_bundle.bundle import (
     check_writable,
     find_checkpoint,
     load_model_record,
+    prediction_folder,
     prepare_output_dir,
     write_model_record,
     write_run_record,
@@ -219,3 +220,17 @@ def test_an_evaluation_keeps_the_record_of_the_training(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text()) == {"a": 1}
     assert json.loads((tmp_path / "evaluate_config.json").read_text()) == {"a": 2}
     assert json.loads((tmp_path / "evaluate_run.json").read_text())["command"] == ["evaluate"]
+
+
+def test_inference_and_evaluation_have_predictions_of_their_own(tmp_path: Path) -> None:
+    """The first takes ``predictions/``, whichever it is; the other one a folder of its name, and both go on so."""
+    for first, second in (("inference", "evaluation"), ("evaluation", "inference")):
+        out = tmp_path / first
+        assert prediction_folder(out, first) == str(out / "predictions")
+        (out / "predictions").mkdir(parents=True)
+        if first == "inference":
+            (out / "predictions" / "inference.log").touch()
+        assert prediction_folder(out, first) == str(out / "predictions")
+        assert prediction_folder(out, second) == str(out / second / "predictions")
+    with pytest.raises(ValueError, match='kind must be "evaluation" or "inference", got \'training\''):
+        prediction_folder(tmp_path, "training")

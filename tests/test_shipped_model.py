@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from bundle_runs import CONFIGS, ROOT, Trained, run_here
+from bundle_runs import CONFIGS, ROOT, Trained, refused, run_here
 from deployment_parts import pass_zoo_check
 
 from scripts.pack_bundle import pack_bundle
@@ -63,3 +63,19 @@ def test_the_model_zoos_own_check_passes(unpacked: Path, mode: str) -> None:
 def test_its_warning_does_not_stick_to_other_weights(trained: Trained) -> None:
     info = json.loads((trained.output_dir / "model.json").read_text())["info"]
     assert (info["cohort"], set(info)) == ("nested", {"cohort", "training_volumes"})
+
+
+def test_the_demos_weights_segment_the_demo_alone_unless_they_are_named(tmp_path: Path, trained: Trained) -> None:
+    message = (
+        r"model\.pt: these weights know the synthetic volumes of the demo alone \(organ, core, vessel\), and .* is "
+    )
+    places = {"dataset_dir": str(trained.cohort.root / "images"), "device": "cpu"}
+    refused(tmp_path / "out", f"{message}none of them. Name your own: --checkpoint", "run", "inference.json", **places)
+    assert not (tmp_path / "out").exists()
+    run_here("run", "inference.json", **places, output_dir=str(tmp_path / "out"), checkpoint=str(MODELS / "model.pt"))
+    assert (tmp_path / "out" / "predictions" / "case_5_pred.nii.gz").is_file()
+    demo = write_demo_cohort(tmp_path / "demo") / "images"
+    (tmp_path / "one").mkdir()
+    volume = sorted(demo.iterdir())[0]
+    run_here("run", "inference.json", dataset_dir=str(volume), output_dir=str(tmp_path / "one"), device="cpu")
+    assert len(list((tmp_path / "one" / "predictions").glob("*.nii.gz"))) == 1

@@ -25,7 +25,7 @@ from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, runni
 from vqseg_bundle.bundle.processes import join_processes, run_together, run_training
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
-from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
+from vqseg_bundle.bundle.run_record import check_writable, prediction_folder, prepare_output_dir, write_run_record
 from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, start_training
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "open_cohort",
     "open_model_record",
     "open_reconstructor",
+    "prediction_folder",
     "prepare_output_dir",
     "prepare_overrides",
     "run_together",

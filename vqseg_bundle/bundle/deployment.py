@@ -29,8 +29,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 10
-#: patterns of what an evaluation leaves in its output folder
-EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "predictions", "evaluation*")
+#: patterns of what an evaluation leaves in its output folder, besides its predictions
+EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "evaluation*")
 
 
 def open_model_record(
@@ -40,7 +40,7 @@ def open_model_record(
     default: Mapping[str, Any] | None = None,
     orientation: str | None = None,
 ) -> dict[str, Any]:
-    """The record of the weights to use, with their path under "checkpoint".
+    """The record of the weights to use, with their path under "checkpoint", and "chosen": whether the user named them.
 
     Args:
         checkpoint: the weights asked for, or None.
@@ -68,7 +68,7 @@ def open_model_record(
     # records of 0.2.0 and before do not have the first key, those of 0.6 and before not the second
     preprocessing = {"intensity_window": None, "orientation": None, **record["preprocessing"]}
     preprocessing["orientation"] = exit_cleanly(_settle_orientation, preprocessing["orientation"], orientation, path)
-    return {**record, "preprocessing": preprocessing, "checkpoint": str(path)}
+    return {**record, "preprocessing": preprocessing, "checkpoint": str(path), "chosen": checkpoint is not None}
 
 
 def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> networks.VQNetwork:
@@ -97,6 +97,7 @@ def start_evaluation(
     record: Mapping[str, Any],
     network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
+    predictions: str,
     orientation: str | None = None,
     write: bool = True,
 ) -> None:
@@ -106,13 +107,14 @@ def start_evaluation(
 
     Args:
         device: where to run.
-        output_dir: where metrics and predictions go.
+        output_dir: where metrics go.
         cohort: the opened cohort.
         split: "validation" or "test".
         data_check: "full" or "headers".
         record: of the weights.
         network: what the weights are to be loaded into.
         preprocessing: what this evaluation would do to the images; must be what the weights were trained with.
+        predictions: where predictions go, see :func:`~vqseg_bundle.bundle.run_record.prediction_folder`.
         orientation: what the volumes are brought to; None leaves them as they are stored.
         write: whether this process checks the cohort and writes (rank 0).
 
@@ -123,11 +125,13 @@ def start_evaluation(
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(_check_weights, network, record)
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
+    exit_cleanly(_check_demo_weights, record, [cohort.source])
     if write:
         in_channels = record["network"]["in_channels"]
         clipped = bool(preprocessing["intensity_window"])
         found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split, clipped=clipped)
-        put_aside(output_dir, EVALUATION_OUTPUTS)
+        own = (Path(predictions).name,) if Path(predictions).parent == Path(output_dir) else ()
+        put_aside(output_dir, (*EVALUATION_OUTPUTS, *own))
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         log_to_file(Path(output_dir) / "evaluation.log")
         for warning in found:
@@ -177,6 +181,7 @@ def start_inference(
         # monai.bundle.load initializes a workflow to take its network alone; a run without volumes ends in the config
         logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
         return []
+    exit_cleanly(_check_demo_weights, record, [case["image"] for case in cases])
     in_channels = record["network"]["in_channels"]
     clipped = bool(preprocessing["intensity_window"])
     checked = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
@@ -236,6 +241,27 @@ def _settle_orientation(recorded: str | None, asked: str | None, path: Path) -> 
             "Leave the key out: volumes of any orientation are brought to that and predictions back to their own."
         )
     return recorded or asked
+
+
+def _check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> None:
+    """Refuse the demo's weights for anything else than the demo, unless the user names them.
+
+    Args:
+        record: of the weights.
+        places: volumes or a datalist.
+
+    Raises:
+        ValueError: one of the places is not the demo cohort's.
+    """
+    if record["chosen"] or not record["info"].get("demo"):
+        return
+    foreign = next((place for place in places if not data.in_demo_cohort(place)), None)
+    if foreign is not None:
+        raise ValueError(
+            f"{record['checkpoint']}: these weights know the synthetic volumes of the demo alone "
+            f"({', '.join(list(record['labels'].values())[1:])}), and {foreign} is none of them. Name your own: "
+            "--checkpoint OUT/model.pt, OUT being the output_dir of a training."
+        )
 
 
 def _check_weights(network: networks.VQNetwork, record: Mapping[str, Any]) -> None:

@@ -21,8 +21,9 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
+from itertools import zip_longest
 from pydoc import ErrorDuringImport, locate
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -33,18 +34,21 @@ from monai.utils import ensure_tuple
 
 from vqseg_bundle.bundle.tracking import adapt_tracking
 
-__all__ = ["exit_cleanly", "prepare_overrides", "running_parser"]
+__all__ = ["exit_cleanly", "prepare_overrides", "running_parser", "typed_words"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PATHS = ("dataset_dir", "datalist", "output_dir", "checkpoint")
+_PATHS = (
+    *("dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
+    "foundation_feature_dir",
+)
 _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
 
 
 class _Call(NamedTuple):
-    """What ``create_workflow`` was given: the ids to override, those given as None, paths, and the config files."""
+    """What ``create_workflow`` was given: the ids to override, those given as None, paths as typed, config files."""
 
     workflow: ConfigWorkflow
     config_files: tuple[str, ...]
@@ -75,20 +79,29 @@ def prepare_overrides() -> None:
     parser = call.workflow.parser
     declared = ConfigParser(ConfigParser.load_config_files(call.config_files))
     ids = [id_ for id_ in call.ids if not _passes(id_, type(call.workflow))]
-    _refuse_marked_paths(call)
+    _refuse_evaluated_paths(call)
+    for key, path in call.paths.items():
+        parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]
     if _from_command_line() and call.workflow.run_id not in parser:
         refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
     if refusals:
         raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
-    _set_words(parser, ids, call)
+    # of words, a path may be cleared by none; true and false are names
+    names = {key for key, path in call.paths.items() if path.lower() != "none"}
+    _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
     adapt_tracking(parser)
     parser.parse(reset=True)
 
 
-def _refuse_marked_paths(call: _Call) -> None:
-    """MONAI takes every ``#`` in a text for the separator of ids and writes ``::`` in its place."""
+def _refuse_evaluated_paths(call: _Call) -> None:
+    """MONAI evaluates texts that begin with a sign of its own, and takes every ``#`` for the separator of ids."""
     for key, value in call.paths.items():
+        if value.startswith(("$", "@")):
+            raise SystemExit(
+                f"--{key}: expected a path, found '{value}', which MONAI would evaluate because of its first sign. "
+                f"Write ./{value} for a file or folder of that name."
+            )
         if "#" in value:
             raise SystemExit(
                 f"--{key}: expected a path without #, which MONAI would read as ::, found '{value}'. Rename the "
@@ -164,7 +177,23 @@ def _read_call(workflow: ConfigWorkflow, frame: FrameType) -> _Call:
     none_ids = [ReferenceResolver.normalize_id(key) for key, value in given.items() if value is None]
     config_file = arguments.locals["config_file"] or stored.get("config_file")
     paths = {key: value for key, value in {**stored, **given}.items() if key in _PATHS and isinstance(value, str)}
+    if _from_command_line():
+        # a folder may be called 20240131 or (a,b), which the command line's parser has made a number or a tuple
+        typed = {key: word for key, word in typed_words(sys.argv[1:]).items() if key in _PATHS}
+        paths |= {key: word for key, word in typed.items() if not isinstance(given.get(key), str | None)}
     return _Call(workflow, ensure_tuple(config_file), ids, none_ids if _from_command_line() else [], paths)
+
+
+def typed_words(arguments: Sequence[str]) -> dict[str, str]:
+    """What was typed behind each ``--key`` or in ``--key=word``, by key; the last one counts."""
+    words: dict[str, str] = {}
+    for word, following in zip_longest(arguments, arguments[1:]):
+        if not word.startswith("--"):
+            continue
+        name, sign, value = word[2:].partition("=")
+        if sign or following is not None:
+            words[name.replace("-", "_")] = value if sign else following
+    return words
 
 
 def _from_command_line() -> bool:

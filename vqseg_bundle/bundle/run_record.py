@@ -18,7 +18,7 @@ import torch
 from vqseg_bundle import __version__
 from vqseg_bundle.common import process_rank, wait_for_all, write_json
 
-__all__ = ["RUN_OUTPUTS", "check_writable", "prepare_output_dir", "write_run_record"]
+__all__ = ["RUN_OUTPUTS", "check_writable", "prediction_folder", "prepare_output_dir", "write_run_record"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,32 @@ RUN_OUTPUTS = (
     "codebook",
     "logs",
     "predictions",
+    "evaluation",
+    "inference",
 )
 """Patterns of what a run leaves in its output folder; anything else in there is the user's own and stays."""
+
+
+_INFERENCE_LOG = "inference.log"
+
+
+def prediction_folder(output_dir: str | Path, kind: str) -> str:
+    """Where a run's predictions go: ``predictions/``, or ``<kind>/predictions/`` where the other kind has the former.
+
+    So an inference never moves or mixes with an evaluation's predictions, nor the other way round.
+
+    Args:
+        output_dir: the run's output folder.
+        kind: "evaluation" or "inference".
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind not in ("evaluation", "inference"):
+        raise ValueError(f'kind must be "evaluation" or "inference", got {kind!r}.')
+    shared = Path(output_dir) / "predictions"
+    owner = "inference" if (shared / _INFERENCE_LOG).exists() else "evaluation"
+    return str(shared if owner == kind or not shared.exists() else Path(output_dir) / kind / "predictions")
 
 
 def check_writable(output_dir: str | Path) -> None:

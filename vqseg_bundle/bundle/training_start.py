@@ -138,7 +138,8 @@ def start_training(
         # what a user wrote there of the labels, which are the same, holds for the new weights as well
         codes = {key: value for key, value in (replaced or {}).get("info", {}).items() if key == "segment_codes"}
         seen = data.training_geometry([case["image"] for case in [*cohort.training, *unlabeled]])
-        info = {"cohort": cohort.name, "training_volumes": seen, **codes}
+        demo = {"demo": True} if data.in_demo_cohort(cohort.source) else {}
+        info = {"cohort": cohort.name, **demo, "training_volumes": seen, **codes}
         write_model_record(Path(output_dir) / "model.json", **described, info=info)
     prefix = "resumed_" if resume else ""
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)

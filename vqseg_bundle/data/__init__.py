@@ -15,7 +15,7 @@ from .cohort import open_cohort
 from .cohort_slice_axis import cohort_slice_axis
 from .datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
-from .demo_cohort import write_demo_cohort
+from .demo_cohort import in_demo_cohort, write_demo_cohort
 from .dicom_seg import check_segment_codes, write_dicom_seg
 from .digest import data_digest
 from .folder_layouts import FoundCase, find_cases, find_label_names
@@ -96,6 +96,7 @@ __all__ = [
     "find_orientation",
     "find_other_images",
     "has_geometry",
+    "in_demo_cohort",
     "list_volumes",
     "load_datalist",
     "make_demo_volume",

@@ -23,7 +23,7 @@ from vqseg_bundle.common import process_rank, wait_for_all
 from .datalist import DataError
 from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 
-__all__ = ["DEMO_COHORT_VERSION", "write_demo_cohort"]
+__all__ = ["DEMO_COHORT_VERSION", "in_demo_cohort", "write_demo_cohort"]
 
 DEMO_COHORT_VERSION = 1
 _MARKER = "version.json"
@@ -57,6 +57,15 @@ def write_demo_cohort(directory: Path, config: DemoCohortConfig | None = None) -
         wait_for_all()
     _write_once(target, config)
     return target
+
+
+def in_demo_cohort(path: str | Path) -> bool:
+    """Whether a file or folder is the demo cohort's, as :func:`write_demo_cohort` writes it."""
+    place = Path(path).resolve()
+    return any(
+        folder.name == f"demo_cohort_v{DEMO_COHORT_VERSION}" and (folder / _MARKER).is_file()
+        for folder in (place, *place.parents)
+    )
 
 
 def _write_once(target: Path, config: DemoCohortConfig) -> None:

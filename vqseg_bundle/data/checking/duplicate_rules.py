@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..errors import file_list
 from .case_facts import CaseFacts
-from .findings import Finding, file_list
+from .findings import Finding
 from .list_rules import LEARNED_SPLITS
 
 __all__ = ["duplicate_findings"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["FINDING_KINDS", "Finding", "FindingKind", "file_list"]
-
-_MOST_FILES_SHOWN = 3
+__all__ = ["FINDING_KINDS", "Finding", "FindingKind"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,6 @@ class Finding:
     def message(self) -> str:
         """One sentence: what was found and what to do."""
         return f"{self.text}; {self.advice}."
-
-
-def file_list(files: Sequence[str]) -> str:
-    """Name the first files and count the others."""
-    more = len(files) - _MOST_FILES_SHOWN
-    return ", ".join(files[:_MOST_FILES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _error(meaning: str, remedy: str) -> FindingKind:

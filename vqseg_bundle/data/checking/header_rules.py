@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import file_list
 from ..label_grid import axis_change
 from ..volume_io import VolumeHeader
 from .case_facts import CaseFacts
-from .findings import Finding, file_list
+from .findings import Finding
 
 __all__ = ["header_findings"]
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..datalist import Cohort
-from .findings import Finding, file_list
+from ..errors import file_list
+from .findings import Finding
 
 __all__ = ["LEARNED_SPLITS", "list_findings"]
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ..errors import file_list
 from .case_facts import CaseFacts
 from .facts import ImageFacts, LabelFacts
-from .findings import Finding, file_list
+from .findings import Finding
 
 __all__ = ["class_findings", "empty_validation", "voxel_findings"]
 
