@@ -216,9 +216,14 @@ def test_a_second_evaluation_and_inference_put_the_first_ones_results_aside(eval
     assert (aside / "report.html").is_file()
     assert (output_dir / "model.pt").is_file()
     volumes = {"dataset_dir": str(evaluated.cohort.root / "images"), "output_dir": str(output_dir), "device": "cpu"}
-    run_here("run", "inference.json", **volumes)
-    (later,) = (path for path in output_dir.glob("previous-*") if path != aside)
-    assert [path.name for path in later.iterdir()] == ["predictions"], "the evaluation's, of the same names"
+    evaluations = {path.name: path.read_bytes() for path in (output_dir / "predictions").iterdir()}
+    for _ in range(2):
+        run_here("run", "inference.json", **volumes)
+        assert {path.name: path.read_bytes() for path in (output_dir / "predictions").iterdir()} == evaluations
+        assert (output_dir / "inference" / "predictions" / "case_5_pred.nii.gz").is_file()
+    (later,) = (output_dir / "inference").glob("previous-*")
+    assert (later / "predictions" / "case_5_pred.nii.gz").is_file()
+    assert list(output_dir.glob("previous-*")) == [aside]
 
 
 def test_inference_into_the_input_folder_does_not_take_its_own_results_for_images(

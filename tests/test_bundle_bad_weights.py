@@ -103,7 +103,10 @@ def test_inference_refuses_a_folder_without_volumes(trained: Trained, tmp_path: 
     (tmp_path / "empty").mkdir()
     command = ("inference", "inference.json")
     for places, message in (
-        ({"dataset_dir": str(tmp_path / "empty")}, r"empty' holds no volume: expected files that end in \.nii"),
+        (
+            {"dataset_dir": str(tmp_path / "empty")},
+            r"empty' holds no volume to segment: expected files that end in \.nii",
+        ),
         ({"dataset_dir": "nowhere"}, r"dataset_dir 'nowhere' is neither a folder nor a file"),
         ({}, r"dataset_dir is not given: name a folder of volumes"),
     ):
