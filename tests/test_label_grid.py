@@ -27,15 +27,17 @@ def turned(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
 
 
 def tensor(image: nib.Nifti1Image) -> MetaTensor:
-    return MetaTensor(torch.tensor(np.ascontiguousarray(image.dataobj))[None], affine=torch.tensor(image.affine))
+    return MetaTensor(torch.tensor(np.asarray(image.dataobj).copy())[None], affine=torch.tensor(image.affine))
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (4, 5, 1)])
 @pytest.mark.parametrize("codes", CODES)
-def test_a_flipped_or_permuted_label_comes_to_its_images_grid_exactly(codes: str):
-    label = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(SHAPE), RAS_AFFINE)
-    image = MetaTensor(torch.zeros(2, *SHAPE), affine=torch.tensor(RAS_AFFINE))
-    found = LabelToImaged("label")({"image": image, "label": tensor(turned(label, codes))})["label"]
-    assert torch.equal(found.as_tensor()[0], torch.arange(120, dtype=torch.int16).view(SHAPE))
+def test_a_flipped_or_permuted_label_comes_to_its_images_grid_exactly(codes: str, shape: tuple[int, ...]):
+    classes = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    image = MetaTensor(torch.zeros(2, *shape), affine=torch.tensor(RAS_AFFINE))
+    label = tensor(turned(nib.Nifti1Image(classes, RAS_AFFINE), codes))
+    found = LabelToImaged("label")({"image": image, "label": label})["label"]
+    np.testing.assert_array_equal(found.as_tensor()[0].numpy(), classes)
     assert torch.equal(found.affine, image.affine)
 
 

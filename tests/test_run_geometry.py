@@ -148,9 +148,8 @@ def test_an_inference_with_an_old_model_warns_of_what_it_assumes(
     keys = {"checkpoint": str(old / "model.pt"), "device": "cpu", "dataset_dir": str(tmp_path / "in")}
     run_here("run", "inference.json", **keys, output_dir=str(tmp_path / "out"))
     log = (tmp_path / "out" / "predictions" / "inference.log").read_text()
-    assert (
-        "its model.json does not say how its volumes were oriented. The volumes (1 LPS, 1 RAS) are all brought" in log
-    )
+    assert "its model.json does not say how the training's volumes were oriented" in log
+    assert "The volumes (1 LPS, 1 RAS) are all brought to RAS" in log
     assert '"orientation": "RAS" under "preprocessing" in model.json' in log
     assert "--orientation RAS" in caplog.text
     run_here("run", "inference.json", **keys, output_dir=str(tmp_path / "told"), orientation="RAS")

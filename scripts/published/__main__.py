@@ -82,7 +82,8 @@ def _preprocessing(patch_size: list[int], image_size: list[int] | None) -> dict[
     """What inference does with a record of these sizes and otherwise the defaults."""
     parser = ConfigParser(ConfigParser.load_config_file(_CONFIG))
     default = parser.get("untrained")
-    sizes = {"patch_size": patch_size, "image_size": image_size}
+    # how its slices were oriented is not known
+    sizes = {"patch_size": patch_size, "image_size": image_size, "orientation": None}
     parser["model_record"] = {**default, "preprocessing": {**default["preprocessing"], **sizes}}
     return parser.get_parsed_content("preprocessing_record")
 

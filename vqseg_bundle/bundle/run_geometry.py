@@ -80,9 +80,9 @@ def _warn_of_assumption(headers: Sequence[data.VolumeHeader], checkpoint: str, c
     stored = ", ".join(f"{count} {codes}" for codes, count in counts)
     taken = "are taken as they are stored" if chosen is None else f"are all brought to {chosen}"
     logger.warning(
-        "%s was trained by version 0.6 or before, and its model.json does not say how its volumes were oriented. The "
-        "volumes (%s) %s, which is right if those of the training were stored so; else left and right, or the plane "
-        "of the slices, may be exchanged. Say how they were, by --orientation RAS (or LPS, ...) or by "
+        "%s: its model.json does not say how the training's volumes were oriented (that of version 0.6 or before never "
+        "does). The volumes (%s) %s, which is right if those of the training were stored so; else left and right, or "
+        "the plane of the slices, may be exchanged. Say how they were, by --orientation RAS (or LPS, ...) or by "
         '"orientation": "RAS" under "preprocessing" in model.json.',
         checkpoint,
         stored,

@@ -25,6 +25,7 @@ from .label_grid import LabelToImaged
 from .listed_cases import find_other_images, open_listed_cases
 from .load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
+from .orient_volume import OrientVolumed
 from .orientation import check_orientation, find_orientation, readable_headers, run_orientation
 from .patient_splits import SplitRequest, read_split_file, split_patients
 from .process_share import process_share
@@ -68,6 +69,7 @@ __all__ = [
     "LabelToImaged",
     "LoadVolumed",
     "NameByCased",
+    "OrientVolumed",
     "ReadableDataset",
     "SampleFoundationFeaturesd",
     "SaveDicomSegd",

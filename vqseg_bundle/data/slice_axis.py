@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, TraceableTransform
 
-from .orientation import AXIS_ENDS
+from .orientation import AXIS_ENDS, axis_directions
 
 __all__ = ["SLICE_AXES", "SliceAxisLastd", "choose_slice_axis", "name_slice_axis", "single_slice_axis"]
 
@@ -46,7 +45,7 @@ def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int 
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         return int(np.flatnonzero(spacing * _SAME_SPACING >= spacing.max())[-1])
     if slice_axis in SLICE_AXES:
-        directions = nib.orientations.io_orientation(affine)[:, 0]
+        directions = axis_directions(affine)[:, 0]
         return int(np.flatnonzero(directions == SLICE_AXES.index(str(slice_axis)))[0])
     return int(slice_axis)
 
