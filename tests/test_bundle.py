@@ -274,7 +274,11 @@ def test_a_training_that_ends_between_two_validations_validates_and_saves_at_its
     trained: Trained, tmp_path: Path
 ) -> None:
     run_here("training", "train.json", **keys(trained.cohort, tmp_path, **TINY, val_interval=10))
-    assert (tmp_path / "model.pt").is_file()
+    log = (tmp_path / "training.log").read_text()
+    assert log.count("Epoch[2] Metrics -- val_mean_dice") == 1
+    saved, teacher = weights(tmp_path / "model.pt"), torch.load(tmp_path / "resume.pt", weights_only=True)["teacher"]
+    for key, value in saved.items():
+        assert torch.equal(value, teacher[f"module.{key}"]), key
 
 
 def test_training_elsewhere_gives_the_same_weights_and_writes_nothing_there(trained: Trained, tmp_path: Path) -> None:

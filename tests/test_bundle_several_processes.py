@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,12 @@ def test_the_weights_saved_are_those_of_the_teacher(run: tuple[Result, Path]) ->
         torch.testing.assert_close(resume["teacher"][f"module.{key}"], value, rtol=0, atol=0)
     saved = torch.load(run[1] / "model.pt", weights_only=True)
     assert saved.keys() == {key for key in kept["teacher"] if not key.startswith("reconstruction_decoder.")}
+    (best,) = re.findall(r"val_mean_dice best value: [\d.]+ at epoch: (\d+)", run[0].stdout)[-1:]
+    assert int(best) == math.ceil(TINY["max_iterations"] / TINY["iterations_per_epoch"]), (
+        "the last is not the best here"
+    )
+    for key, value in saved.items():
+        torch.testing.assert_close(value, kept["teacher"][key], rtol=0, atol=0)
 
 
 def test_the_validation_list_is_divided_and_its_score_is_that_of_the_whole(

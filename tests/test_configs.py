@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -36,11 +37,20 @@ def terms(parser: ConfigParser) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.state.output["terms"]._asdict().items()}
 
 
-def test_one_training_step_logs_every_term(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+def test_two_steps_log_every_term(shared_cohort: CohortFolder, tmp_path: Path) -> None:
     found = terms(run_here("training", "train.json", **places(shared_cohort, tmp_path), **TWO_STEPS))
     assert all(math.isfinite(value) for value in found.values())
     assert found["unlabeled_segmentation"] > 0
     assert found["alignment"] == 0
+    assert_logged(found, tmp_path / "progress.csv")
+
+
+def assert_logged(found: dict[str, float], table: Path) -> None:
+    """The table's one epoch has a column a term, of the size of the last step's."""
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert {name for name in row if name.startswith("loss_")} == {f"loss_{name}" for name in found}
+    for name, value in found.items():
+        assert float(row[f"loss_{name}"]) == pytest.approx(value, rel=0.7, abs=0.1), name
 
 
 def test_the_3d_overlay_trains_evaluates_and_infers(shared_cohort: CohortFolder, tmp_path: Path) -> None:
@@ -68,10 +78,22 @@ def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: Coho
 
 
 def test_the_moving_average_codebook_trains(shared_cohort: CohortFolder, tmp_path: Path) -> None:
-    parser = run_here("training", "train.json", "ema_codebook.yaml", **places(shared_cohort, tmp_path), **TWO_STEPS)
-    quantizer = parser.get_parsed_content("network").quantizer
-    assert not quantizer.codebook.follows_gradient
-    assert not list(quantizer.codebook.parameters())
+    first: list[torch.Tensor] = []
+
+    def keep(parser: ConfigParser) -> None:
+        first.append(parser.get_parsed_content("network").quantizer.codebook().clone())
+
+    where = places(shared_cohort, tmp_path)
+    parser = run_here("training", "train.json", "ema_codebook.yaml", before=keep, **where, **TWO_STEPS)
+    codebook = parser.get_parsed_content("network").quantizer.codebook
+    assert not codebook.follows_gradient
+    assert not list(codebook.parameters())
+    used = codebook.counts > 1e-3
+    # the codes that tokens chose went to their means, the others stayed
+    torch.testing.assert_close(codebook()[used], codebook.sums[used] / codebook.counts[used].unsqueeze(1))
+    moved = (codebook() - first[0]).abs().amax(dim=1) > 0
+    assert moved.any()
+    assert not moved[~used].any()
     record = json.loads((tmp_path / "model.json").read_text())
     assert record["network"]["quantizer"]["codebook_type"] == "ema"
 

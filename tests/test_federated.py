@@ -29,6 +29,7 @@ class Federation(NamedTuple):
     clients: dict[str, MonaiAlgo]
     sent: list[dict[str, dict[str, Tensor]]]
     averages: list[dict[str, Tensor]]
+    received: list[dict[str, Tensor]]
     teachers: dict[str, list[dict[str, Tensor]]]
     iterations: list[int]
     terms: dict[str, Any]
@@ -67,7 +68,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     folder = tmp_path_factory.mktemp("federation")
     with process_kept():
         clients = {name: _client(name, folder) for name in IMAGES}
-        found = Federation(folder, clients, [], [], {name: [] for name in IMAGES}, [], {})
+        found = Federation(folder, clients, [], [], [], {name: [] for name in IMAGES}, [], {})
         for name, client in clients.items():
             trainer: Any = client.trainer
             trainer.add_event_handler(
@@ -78,6 +79,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
         weights = clients["labeled"].get_weights().weights
         for _ in range(ROUNDS):
             sent = {}
+            found.received.append({key: value.clone() for key, value in weights.items()})
             for name, client in clients.items():
                 client.train(ExchangeObject(weights={key: value.clone() for key, value in weights.items()}))
                 reply = client.get_weights()
@@ -104,7 +106,8 @@ def test_the_client_without_labels_learns_from_pseudo_labels(federation: Federat
     assert federation.terms["unlabeled"].unlabeled_segmentation.item() > 0.0
     assert federation.terms["labeled"].labeled_segmentation.item() > 0.0
     key = "network.encoder.stages.2.conv1.conv.weight"
-    for sent in federation.sent:
+    for sent, received in zip(federation.sent, federation.received, strict=True):
+        assert not torch.equal(sent["unlabeled"][key], received[key])
         assert not torch.equal(sent["labeled"][key], sent["unlabeled"][key])
 
 

@@ -27,6 +27,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> ConfigParser:
         label[20:23, 60:63, 2:4] = 1
         image[label == 1] = 60
         image[:2] = 3000  # metal: outside the window
+        image[79, 79] = -1000
         entry = {"image": f"imagesTr/lung_{index}.nii.gz", "label": f"labelsTr/lung_{index}.nii.gz"}
         for key, voxels in (("image", image), ("label", label)):
             write_volume(root / entry[key], voxels, np.diag([0.8, 0.8, 2.5, 1.0]))
@@ -60,5 +61,6 @@ def test_every_other_labelled_crop_has_the_tumour_and_unlabelled_ones_seldom(tra
 def test_the_window_clips(trained: ConfigParser):
     case = trained.get_parsed_content("cohort").unlabeled[0]
     image = trained.get_parsed_content("validate#preprocessing")(case)["image"]
-    # metal at 3000 HU and tissue at 400 HU and more are alike
-    assert float(image.max()) == pytest.approx(float(image[0, 0, 0, 0]))
+    metal, tumour, air = (float(image[place]) for place in ((0, 0, 0, 0), (0, 21, 61, 2), (0, 79, 79, 0)))
+    # metal at 3000 HU stands where 400 HU would: (60 + 1000) / (400 + 1000)
+    assert (tumour - air) / (metal - air) == pytest.approx(1060 / 1400, abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -46,12 +47,23 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def small(shared_cohort: CohortFolder, output_dir: Path) -> ConfigParser:
     """A training of a small random encoder."""
-    return run_here("training", *TRAINING, **places(shared_cohort, output_dir), **SMALL)
+
+    def keep(parser: ConfigParser) -> None:
+        state = parser.get_parsed_content("network").state_dict()
+        parser["initial"] = {name: value.clone() for name, value in state.items()}
+
+    return run_here("training", *TRAINING, before=keep, **places(shared_cohort, output_dir), **SMALL)
 
 
 def test_it_trains_and_logs_every_term(small: ConfigParser, output_dir: Path) -> None:
     found = terms(small)
     assert all(math.isfinite(value) for value in found.values())
+    (row,) = csv.DictReader((output_dir / "progress.csv").read_text().splitlines())
+    assert {name for name in row if name.startswith("loss_")} == {f"loss_{name}" for name in found}
+    trained, initial = small.get_parsed_content("network").state_dict(), small.get_parsed_content("initial")
+    for part in ("encoder.blocks.0", "encoder.blocks.3", "segmentation_decoder", "reconstruction_decoder", "quantizer"):
+        names = [name for name in initial if name.startswith(part) and name.endswith("weight")]
+        assert any(not torch.equal(trained[name], initial[name]) for name in names), part
     assert found["unlabeled_segmentation"] > 0
     assert found["labeled_reconstruction"] > 0
     assert type(small.get_parsed_content("network_def")) is DINOv2DPTNet

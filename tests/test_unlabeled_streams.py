@@ -120,10 +120,21 @@ def test_an_unmixed_trainer_leaves_the_mixers_state():
     assert not hasattr(mixer, "_params")
 
 
-def test_the_student_sees_every_stream_with_a_gradient():
-    student = make_student()
-    make_trainer(student, unlabeled_streams=UNIMATCH, unlabeled_data_loader=_two_views()).run()
-    assert all(parameter.grad is not None for parameter in student.parameters())
+@pytest.mark.parametrize("stream", range(3))
+def test_every_stream_moves_the_student(stream):
+    """A step of all streams against the same step with one of them weightless."""
+
+    def stepped(weights):
+        streams = [{**of, "weight": weight} for of, weight in zip(UNIMATCH, weights, strict=True)]
+        student = make_student()
+        make_trainer(
+            student, unlabeled_streams=streams, unlabeled_data_loader=_two_views(), epoch_length=1, max_epochs=1
+        ).run()
+        return {name: value.clone() for name, value in student.named_parameters() if "segmentation_decoder" in name}
+
+    whole = stepped([0.25, 0.25, 0.5])
+    without = stepped([1e-12 if index == stream else weight for index, weight in enumerate([0.25, 0.25, 0.5])])
+    assert any((whole[name] - without[name]).abs().max() > 1e-5 for name in whole)
 
 
 @pytest.mark.parametrize(
