@@ -14,9 +14,12 @@ from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
     FoundCase,
+    FoundClasses,
     SplitRequest,
     find_cases,
-    find_label_names,
+    find_channel_names,
+    find_classes,
+    parse_label_values,
     read_split_file,
     split_patients,
 )
@@ -25,10 +28,12 @@ __all__ = ["main"]
 
 _EPILOG = """layouts:
   images/x with labels/x, in any format; a DICOM series is a folder images/x/; those without label are unlabelled
-  (also images/ and masks/, imagesTr/ and labelsTr/, x_0000 for x, labels called x_seg, x_mask, x_label, x_gt)
+  (also images/ and masks/, imagesTr/ and labelsTr/, x_0000 for x, labels called x_seg, x_mask, x_label, x_gt;
+  x_0000, x_0001, ... are the channels of x)
   labeled/ and unlabeled/, each with images/ (and labels/) as above
   train-label/, train-unlabel/, val/, test/, each with image/ and mask/: the published VQ-Seg code's; they fix the split
   patientNNN/patientNNN_frameNN.nii.gz with ..._gt.nii.gz, as ACDC comes, also below training/ and testing/
+  PATIENT/PATIENT_flair.nii.gz, _t1, _t1ce, _t2, _seg, or -t2f, -t1n, -t1c, -t2w, -seg, as BraTS comes
   dataset.json of a Medical Segmentation Decathlon task: its training cases
 
 examples:
@@ -77,10 +82,13 @@ def _make(options: argparse.Namespace) -> None:
     if free:
         patients = sorted({case.patient for case in free})
         splits = split_patients(patients, [case.patient for case in free if case.label], request)
-    names = _names(options.labels) if options.labels else find_label_names(root, cases)
+    classes = _classes(root, cases, options)
+    channels = find_channel_names(root, cases)
     datalist = {
         "name": options.name or root.resolve().name,
-        "labels": {str(index): name for index, name in enumerate(names)},
+        "labels": {str(index): name for index, name in enumerate(classes.names)},
+        **({"label_values": list(classes.values)} if classes.values else {}),
+        **({"channel_names": channels} if channels else {}),
         **_entries(cases, splits),
     }
     try:
@@ -90,6 +98,18 @@ def _make(options: argparse.Namespace) -> None:
         raise DataError(f"--output {output}: cannot be written ({error.strerror}); give another place.") from error
     print(_summary(datalist, cases))
     print(f"wrote {output}")
+
+
+def _classes(root: Path, cases: Sequence[FoundCase], options: argparse.Namespace) -> FoundClasses:
+    names = _names(options.labels) if options.labels else []
+    if not options.label_values:
+        return find_classes(root, cases, names)
+    parts = options.label_values.split(",")
+    if not all(part.strip().lstrip("-").isdigit() for part in parts):
+        raise DataError(f'--label-values: expected whole numbers, "0,1,...", found "{options.label_values}".')
+    names = names or ["background", *(f"label_{part.strip()}" for part in parts[1:])]
+    values = parse_label_values([int(part) for part in parts], len(names), "--label-values")
+    return FoundClasses(tuple(names), tuple(values.values()))
 
 
 def _names(labels: str) -> list[str]:
@@ -113,12 +133,12 @@ def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> N
         raise DataError("--test-count, --test-share: testing/ is the test list already; leave it out.")
 
 
-def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[str, list[dict[str, str]]]:
+def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[str, list[dict[str, Any]]]:
     """Entries by split; of a patient whose labels are used, cases without one are left out: no patient is in two."""
     by_patient: dict[str, list[FoundCase]] = defaultdict(list)
     for case in cases:
         by_patient["" if case.split else case.patient].append(case)
-    entries: dict[str, list[dict[str, str]]] = {}
+    entries: dict[str, list[dict[str, Any]]] = {}
     for split in DATALIST_SPLITS:
         found = [case for patient in splits[split] for case in by_patient[patient]]
         found += [case for case in by_patient[""] if case.split == split]
@@ -127,9 +147,10 @@ def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[s
     return entries
 
 
-def _entry(case: FoundCase, with_label: bool) -> dict[str, str]:
+def _entry(case: FoundCase, with_label: bool) -> dict[str, Any]:
     label = {"label": case.label} if with_label else {}
-    return {"image": case.image, **label, "patient": case.patient, **case.info}
+    image = [case.image, *case.more_channels] if case.more_channels else case.image
+    return {"image": image, **label, "patient": case.patient, **case.info}
 
 
 def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase]) -> str:
@@ -137,12 +158,20 @@ def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase]) -> str:
     used: set[str] = set()
     for split in DATALIST_SPLITS:
         entries = datalist[split]
-        used |= {entry["image"] for entry in entries}
+        used |= {image if isinstance(image := entry["image"], str) else image[0] for entry in entries}
         lines.append(f"{split:<12}{len({entry['patient'] for entry in entries}):>10}{len(entries):>8}")
     left = [case for case in cases if case.image not in used]
     if left:
         lines.append(f"{'left out':<12}{len({case.patient for case in left}):>10}{len(left):>8}")
-    return "\n".join([*lines, f"labels: {', '.join(datalist['labels'].values())}"])
+    lines.append(f"labels: {', '.join(datalist['labels'].values())}")
+    if "label_values" in datalist:
+        lines.append(f"label values: {', '.join(map(str, datalist['label_values']))}")
+    several = next((case for case in cases if case.more_channels), None)
+    if several:
+        files = [several.image, *several.more_channels]
+        names = datalist.get("channel_names") or [Path(file).name for file in files]
+        lines.append(f"channels: {', '.join(names)} (train with --in_channels {len(files)})")
+    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--force", action="store_true", help="overwrite an existing output")
     add("--name", help="name of the cohort (default: the folder's)")
     add("--labels", metavar="NAMES", help='class names, "background,first,..." (default: label_1, ... as found)')
+    add("--label-values", metavar="VALUES", help='what label files hold for the classes, "0,1,2,4" (default: as found)')
     add("--patient-pattern", metavar="REGEX", help="finds the patient in a file name of images/, e.g. '^[^_]+'")
     for split, of in (("labeled", "training patients"), ("validation", "patients"), ("test", "patients")):
         group = parser.add_mutually_exclusive_group()

@@ -261,10 +261,10 @@ def test_label_without_image_is_refused(pairs: Path):
         find_cases(pairs)
 
 
-def test_channels_in_separate_files_are_refused(tmp_path: Path):
-    for channel in range(2):
-        save(tmp_path / f"images/a_000{channel}.nii.gz", 1)
-    with pytest.raises(DataError, match=r"a_0001.nii.gz: expected one file a case, found a second for case a"):
+def test_a_case_that_lacks_a_channel_is_refused(tmp_path: Path):
+    for name in ("a_0000", "a_0001", "b_0000"):
+        save(tmp_path / f"images/{name}.nii.gz", 1)
+    with pytest.raises(DataError, match=r"images: expected 2 channels of b, .* but b_0001 is missing; add it, or take"):
         find_cases(tmp_path)
 
 
@@ -278,11 +278,30 @@ def test_unknown_layout_and_missing_folder_are_refused(tmp_path: Path):
         find_cases(tmp_path)
 
 
-def test_label_values_with_gaps_need_names(pairs: Path, capsys: pytest.CaptureFixture):
-    voxels = np.zeros((6, 5, 4), np.uint8)
+def test_label_values_with_gaps_are_written(pairs: Path, capsys: pytest.CaptureFixture):
+    voxels = np.zeros((6, 5, 4), np.float32)
     voxels[0] = 255
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), pairs / "labels/p00.nii.gz")
-    refused(capsys, "expected label values 0, 1, 2, ... without gaps, found 0, 1, 2, 255", "--dataset-dir", str(pairs))
+    found = run(pairs)
+    assert found["label_values"] == [0, 1, 2, 255]
+    assert list(found["labels"].values()) == ["background", "label_1", "label_2", "label_255"]
+    assert "label values: 0, 1, 2, 255" in capsys.readouterr().out
+    assert run(pairs, "--labels", "a,b,c,d")["label_values"] == [0, 1, 2, 255]
+    given = run(pairs, "--labels", "a,b,c,d,e", "--label-values", "0,1,2,7,255")
+    assert given["label_values"] == [0, 1, 2, 7, 255]
+    assert load_datalist(pairs / "datalist.json", pairs).label_values == {0: 0, 1: 1, 2: 2, 3: 7, 4: 255}
+    options = ("--dataset-dir", str(pairs), "--force", "--labels")
+    refused(capsys, "--labels: 3 names, but labels hold 4 values (0, 1, 2, 255); name the class of", *options, "a,b,c")
+    refused(
+        capsys, "--label-values: expected the files' value for each of 2", *options, "a,b", "--label-values", "0,1,4"
+    )
+    voxels[0] = -1
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), pairs / "labels/p00.nii.gz")
+    refused(capsys, "expected labels of whole numbers from 0 on, a value for each class, found -1, 0", *options[:3])
+
+
+def test_a_class_that_no_label_has_is_no_gap(pairs: Path):
+    assert "label_values" not in run(pairs, "--labels", "background,a,b,absent")
 
 
 def test_folder_without_labels_needs_names(tmp_path: Path, capsys: pytest.CaptureFixture):

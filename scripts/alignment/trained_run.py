@@ -74,6 +74,7 @@ def open_run(folder: Path, overrides: Mapping[str, str | None], network: str, de
     record = load_model_record(folder / "model.pt")
     # everything else stays as it was trained, expressions included
     config |= {"device": device, "amp": False, "labels": {str(key): name for key, name in record["labels"].items()}}
+    config["label_values"] = {}  # images alone are read
     # those of then, whatever the cases now; runs of 0.6 and before had no orientation
     config["slice_axis"] = record["preprocessing"]["slice_axis"]
     config["trained_orientation"] = record["preprocessing"].get("orientation")

@@ -59,6 +59,8 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
     config: dict[str, Any] = _without_tracker(run.config)
     if "chosen_orientation" not in config:
         config = _with_orientation(config, default)
+    if "label_values" not in config:
+        config = _with_label_values(config, default)
     if "distributed" in config:
         config = _in_one_process(config, default, processes)
     for key in (*_PLACES, *_TRACKING):
@@ -130,6 +132,15 @@ def _with_orientation(config: Mapping[str, Any], default: Mapping[str, Any]) -> 
         "preprocessing_record": {**config["preprocessing_record"], "orientation": "@trained_orientation"},
         "load_transforms": [*config["load_transforms"], default["load_transforms"][-1]],
     }
+
+
+def _with_label_values(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A run of 0.6 or before knew no values of label files but class indices, which another cohort may have."""
+    loads = [
+        {**step, "label_values": "@label_values"} if isinstance(step, Mapping) and step.get("is_label") else step
+        for step in config["load_transforms"]
+    ]
+    return {**config, "label_values": default["label_values"], "load_transforms": loads}
 
 
 def _in_one_process(

@@ -83,6 +83,7 @@ def open_trained(checkpoint: Path) -> TrainedNetwork:
     load_weights(network, checkpoint)
     config = ConfigParser.load_config_files([str(_CONFIGS / name) for name in ("train.json", "evaluate.json")])
     config |= {"model_record": record, "network_def": network, "device": "cpu", "amp": False}
+    config["label_values"] = f"$dict({list(record['label_values'].items())})"
     config["chosen_orientation"] = "@trained_orientation"  # without one, the one volume stays as it is stored
     config["picture_transforms"] = {
         "_target_": "Compose",

@@ -49,9 +49,8 @@ def open_cohort(
     if "training" not in given:
         return cohort
     splits = {**cohort.splits(), **given}
-    return replace(
-        exit_cleanly(data.open_listed_cases, splits, cohort.labels, cohort.name, cohort.source), listed=False
-    )
+    listed = exit_cleanly(data.open_listed_cases, splits, cohort.labels, cohort.name, cohort.source)
+    return replace(listed, listed=False, label_values=cohort.label_values, channel_names=cohort.channel_names)
 
 
 def _given_lists(lists: Mapping[str, str]) -> dict[str, list[Any]]:

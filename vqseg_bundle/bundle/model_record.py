@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.common import json_value, write_json
-from vqseg_bundle.data import check_orientation, name_slice_axis
+from vqseg_bundle.data import check_orientation, name_slice_axis, parse_label_values
 from vqseg_bundle.handlers import read_checkpoint
 from vqseg_bundle.networks import VQNetwork
 
@@ -39,6 +39,7 @@ def write_model_record(
     labels: Mapping[Any, str],
     preprocessing: Mapping[str, Any],
     info: Mapping[str, Any],
+    label_values: Mapping[int, int] | None = None,
 ) -> None:
     """Write the record of a model, atomically.
 
@@ -49,6 +50,8 @@ def write_model_record(
         preprocessing: what an image goes through before the network, such as ``spatial_dims``, ``orientation``,
             ``slice_axis``, ``patch_size``, ``image_size``, ``spacing`` (mm) and ``normalization``.
         info: anything else worth knowing, such as the iteration, the validation score or the cohort's digest.
+        label_values: class index to the value that label files hold for it, which predictions are written with; None
+            or empty: class indices.
 
     Raises:
         ValueError: a label index is not a whole number, or a value cannot be written as JSON.
@@ -60,6 +63,8 @@ def write_model_record(
         "preprocessing": dict(preprocessing),
         "info": dict(info),
     }
+    if label_values:
+        record["label_values"] = {str(index): value for index, value in label_values.items()}
     write_json(path, record)
 
 
@@ -70,7 +75,8 @@ def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
         checkpoint: path of the weights.
 
     Returns:
-        The sections ``network``, ``labels`` (int to name), ``preprocessing`` and ``info``, and ``schema_version``.
+        The sections ``network``, ``labels`` (int to name), ``preprocessing`` and ``info``, ``label_values`` (int to
+        int, empty where predictions are class indices), and ``schema_version``.
 
     Raises:
         FileNotFoundError: there is no record beside the checkpoint.
@@ -97,6 +103,9 @@ def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
         if not isinstance(record.get(section), dict):
             raise ValueError(f"{path}: key '{section}' must hold a JSON object, got {record.get(section)!r}.")
     record["labels"] = _integer_keys(record["labels"], f"{path}: key 'labels'")
+    # records of 0.6 and before do not have the key
+    where = f"{path}: key 'label_values'"
+    record["label_values"] = parse_label_values(record.get("label_values"), len(record["labels"]), where)
     return record
 
 

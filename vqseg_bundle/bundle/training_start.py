@@ -139,8 +139,11 @@ def start_training(
         codes = {key: value for key, value in (replaced or {}).get("info", {}).items() if key == "segment_codes"}
         seen = data.training_geometry([case["image"] for case in [*cohort.training, *unlabeled]])
         demo = {"demo": True} if data.in_demo_cohort(cohort.source) else {}
-        info = {"cohort": cohort.name, **demo, "training_volumes": seen, **codes}
-        write_model_record(Path(output_dir) / "model.json", **described, info=info)
+        channels = {"channel_names": list(cohort.channel_names)} if cohort.channel_names else {}
+        info = {"cohort": cohort.name, **demo, "training_volumes": seen, **channels, **codes}
+        # listed labels, MONAI Label's, hold class indices, whatever the predictions of the weights in place are
+        values = (replaced or {}).get("label_values", {}) if cohort.listed else cohort.label_values
+        write_model_record(Path(output_dir) / "model.json", **described, info=info, label_values=values)
     prefix = "resumed_" if resume else ""
     write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)
     _announce(cohort, unlabeled, foundation_model)

@@ -18,10 +18,11 @@ from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .demo_cohort import in_demo_cohort, write_demo_cohort
 from .dicom_seg import check_segment_codes, write_dicom_seg
 from .digest import data_digest
-from .folder_layouts import FoundCase, find_cases, find_label_names
+from .folder_layouts import FoundCase, FoundClasses, find_cases, find_channel_names, find_classes
 from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
 from .keep_source import KeepSourced
 from .label_grid import LabelToImaged
+from .label_values import parse_label_values
 from .listed_cases import find_other_images, open_listed_cases
 from .load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
 from .name_by_case import NameByCased
@@ -44,7 +45,7 @@ from .view_features import (
     sample_features,
 )
 from .volume_folder import list_volumes
-from .volume_io import VolumeHeader, read_classes, read_header, read_voxels, source_files
+from .volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels, source_files
 from .volume_writer import SOURCE_KEY, VolumeWriter, class_map_dtype
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "Finding",
     "FindingKind",
     "FoundCase",
+    "FoundClasses",
     "FoundationFeatureStore",
     "JoinTokenCoordinatesd",
     "KeepSourced",
@@ -94,7 +96,8 @@ __all__ = [
     "data_digest",
     "examine_cohort",
     "find_cases",
-    "find_label_names",
+    "find_channel_names",
+    "find_classes",
     "find_orientation",
     "find_other_images",
     "has_geometry",
@@ -107,9 +110,11 @@ __all__ = [
     "open_cohort",
     "open_feature_store",
     "open_listed_cases",
+    "parse_label_values",
     "process_share",
     "read_classes",
     "read_header",
+    "read_label_values",
     "read_split_file",
     "read_voxels",
     "readable_headers",

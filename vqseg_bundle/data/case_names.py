@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import PurePath
+
+from .formats.volume_path import channel_paths
 
 __all__ = ["case_stem", "image_of_label", "unique_case_ids"]
 
 # A suffix starts with a letter, so that the dots of a DICOM identifier such as 1.2.840.10008 stay in the name.
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.gz)?$")
 
-_LABEL_ENDING = re.compile(r"_(seg|mask|label|gt|segmentation)$")
+_SEPARATORS = re.compile(r"([_\-. ]+)")
+_LABEL_ENDING = re.compile(r"[_-](seg|mask|label|gt|segmentation)$")
 
 
 def case_stem(path: str) -> str:
@@ -23,7 +27,9 @@ def case_stem(path: str) -> str:
 
 
 def image_of_label(name: str) -> str:
-    """What the image of a label is called, without ``_seg``, ``_mask``, ``_label``, ``_gt`` or ``_segmentation``.
+    """What the image of a label is called, without ``_seg``, ``_mask``, ``_label``, ``_gt``, ``_segmentation``.
+
+    A hyphen may stand for the low line.
 
     Args:
         name: see :func:`case_stem`.
@@ -34,7 +40,8 @@ def image_of_label(name: str) -> str:
 def unique_case_ids(paths: Sequence[str]) -> list[str]:
     """Name each path by its stem; where two paths share it, by as many parent folders before it as tell them apart.
 
-    A path that occurs twice (a mistake that the checks report) gets a number.
+    Channels in files of their own are called by what their names begin with alike, ``x`` for ``x_0000`` and ``x_0001``,
+    or by their folder where that is nothing. A path that occurs twice (a mistake that the checks report) gets a number.
 
     Args:
         paths: absolute paths of images.
@@ -48,7 +55,7 @@ def unique_case_ids(paths: Sequence[str]) -> list[str]:
 
 
 def _names_with_parents(paths: list[str]) -> list[str]:
-    parts = [[*_folders(path), case_stem(path)] for path in paths]
+    parts = [_parts(path) for path in paths]
     depths = [1] * len(paths)
     while True:
         names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
@@ -61,9 +68,19 @@ def _names_with_parents(paths: list[str]) -> list[str]:
         depths = [depth + more for depth, more in zip(depths, deeper, strict=True)]
 
 
-def _folders(path: str) -> list[str]:
-    folder = PurePath(path).parent
-    return [part for part in folder.parts if part != folder.anchor]
+def _parts(path: str) -> list[str]:
+    """The folders that lead to a volume, and what it is called."""
+    channels = [PurePath(channel) for channel in channel_paths(path)]
+    folder = channels[0].parent
+    folders = [part for part in folder.parts if part != folder.anchor]
+    if len(channels) == 1:
+        return [*folders, case_stem(path)]
+    # part by part, so that t1 and t1ce begin with nothing alike
+    parts = zip(*(_SEPARATORS.split(case_stem(channel.name)) for channel in channels), strict=False)
+    name = "".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)).strip("_-. ")
+    if name or not folders or any(channel.parent != folder for channel in channels):
+        return [*folders, name or case_stem(channels[0].name)]
+    return folders
 
 
 def _number_repeats(names: list[str]) -> list[str]:

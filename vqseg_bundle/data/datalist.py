@@ -3,7 +3,9 @@
 ``{"name", "labels": {"0": "background", ...}, "training": [{"image", "label", "patient"?}], "unlabeled", "validation",
 "test"}`` with paths relative to the data folder. The Decathlon knows no ``unlabeled`` and ``validation`` lists and no
 ``patient``; its own files, whose ``test`` entries are plain strings, are read as they are. ``series`` beside an image
-chooses one of several DICOM series of a folder by its SeriesInstanceUID.
+chooses one of several DICOM series of a folder by its SeriesInstanceUID. An ``image`` may be a list of paths: its
+channels in files of their own, in order. ``label_values`` are the values that labels have for the classes, in order,
+and ``channel_names`` what the channels are, as information.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from typing import Any
 
 from .case_names import unique_case_ids
 from .errors import DataError
-from .formats.volume_path import join_volume_path, volume_kind
+from .formats.volume_path import channel_paths, join_channels, join_volume_path, volume_kind
+from .label_values import parse_label_values
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
 
 DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
+_OTHER_LISTS = ("labels", "label_values", "channel_names")
 _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
 
 
@@ -31,7 +35,8 @@ class Cohort:
     """The cases of one datalist, by split.
 
     A case is a dict of strings: ``image`` (absolute path; of one of several DICOM series
-    :func:`~vqseg_bundle.data.formats.join_volume_path` of it), ``label`` (absolute path; only where the case has one),
+    :func:`~vqseg_bundle.data.formats.join_volume_path` of it, of channels in files of their own
+    :func:`~vqseg_bundle.data.formats.join_channels`), ``label`` (absolute path; only where the case has one),
     ``case`` (an id that no other case of the cohort has) and ``patient`` (the case id where the datalist gives none).
 
     Args:
@@ -43,6 +48,8 @@ class Cohort:
         test: cases to report on, with or without labels.
         source: the datalist's path, or the id that the configuration lists the training cases under.
         listed: whether the configuration lists all cases, and no datalist does.
+        label_values: class index to the value that labels have for it; empty: labels hold class indices.
+        channel_names: of the images' channels, in order; empty where the datalist does not say.
     """
 
     name: str
@@ -53,6 +60,8 @@ class Cohort:
     test: list[dict[str, str]] = field(default_factory=list)
     source: str = ""
     listed: bool = False
+    label_values: dict[int, int] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, list[dict[str, str]]]:
         """Return the case lists by the name they have in the datalist, empty ones included."""
@@ -80,11 +89,14 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
     cases = _parse_splits(content, str(path), root)
     if accept_uneven:
         _accept_uneven(cases)
+    labels = _parse_labels(content.get("labels"), path)
     return Cohort(
         name=str(content.get("name") or path.stem),
-        labels=_parse_labels(content.get("labels"), path),
+        labels=labels,
         source=str(path),
         listed=False,
+        label_values=parse_label_values(content.get("label_values"), len(labels), f'{path}: key "label_values"'),
+        channel_names=_parse_channel_names(content.get("channel_names"), path),
         **cases,
     )
 
@@ -103,7 +115,8 @@ def cohort_of_lists(
     Raises:
         DataError: an entry is no case.
     """
-    return Cohort(name, dict(labels), **_parse_splits(lists, source, Path.cwd()), source=source, listed=True)
+    cases = _parse_splits(lists, source, Path.cwd())
+    return Cohort(name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=())
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -124,7 +137,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _refuse_unknown_lists(content: dict[str, Any], path: Path) -> None:
     """Refuse a list of cases under a name that nothing reads, as ``unlabelled`` or ``val`` would be: a silent loss."""
     for key, value in content.items():
-        if key in DATALIST_SPLITS or key == "labels" or not isinstance(value, list) or not value:
+        if key in (*DATALIST_SPLITS, *_OTHER_LISTS) or not isinstance(value, list) or not value:
             continue
         near = difflib.get_close_matches(key, DATALIST_SPLITS, n=1)
         if near or any(_looks_like_case(entry) for entry in value):
@@ -145,7 +158,8 @@ def _parse_labels(labels: object, path: Path) -> dict[int, str]:
     if not isinstance(labels, dict):
         raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}; found {_kind(labels)}.')
     if len(labels) < 2 or {str(key) for key in labels} != {str(index) for index in range(len(labels))}:
-        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}, two at least; found keys {list(labels)}.')
+        hint = ' (values of label files that are not their class\'s index go under "label_values")'
+        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}, two at least; found keys {list(labels)}{hint}.')
     names = {index: labels[str(index)] for index in range(len(labels))}
     for index, name in names.items():
         if not isinstance(name, str) or not name.strip():
@@ -153,6 +167,16 @@ def _parse_labels(labels: object, path: Path) -> dict[int, str]:
     if len(set(names.values())) < len(names):
         raise DataError(f'{path}: key "labels": expected a different name for each, found {list(names.values())}.')
     return names
+
+
+def _parse_channel_names(names: object, path: Path) -> tuple[str, ...]:
+    if isinstance(names, dict):  # as in nnU-Net's dataset.json
+        names = [names.get(str(index)) for index in range(len(names))]
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f'{path}: key "channel_names": expected a list of names, found {names!r}.')
+    return tuple(names)
 
 
 def _parse_splits(lists: Mapping[str, Any], source: str, root: Path) -> dict[str, list[dict[str, str]]]:
@@ -175,8 +199,11 @@ def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str,
     if not isinstance(entry, dict):
         raise DataError(f'{where}: expected {{"image": path, ...}}, found {_kind(entry)}.')
     image, label, patient, series = (entry.get(key) for key in ("image", "label", "patient", "series"))
-    if not isinstance(image, str) or not image:
-        raise DataError(f'{where}: expected the path of one volume under "image", found {image!r}.')
+    images: list[Any] = image if isinstance(image, list) else [image]
+    if not images or not all(isinstance(path, str) and path for path in images):
+        raise DataError(
+            f'{where}: expected the path of one volume under "image", or a list of one path a channel, found {image!r}.'
+        )
     if label is not None and not isinstance(label, str):
         raise DataError(f'{where} ({image}): expected the path of one volume under "label", found {_kind(label)}.')
     if patient is not None and not isinstance(patient, str | int):
@@ -185,7 +212,9 @@ def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str,
         raise DataError(f'{where} ({image}): expected a SeriesInstanceUID under "series", found {_kind(series)}.')
     if split == "training" and not label:
         raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
-    case = {"image": join_volume_path(_absolute(root, image), series or "")}
+    if series and len(images) > 1:
+        raise DataError(f'{where}: "series" names one DICOM series, found {len(images)} paths under "image".')
+    case = {"image": join_channels(join_volume_path(_absolute(root, path), series or "") for path in images)}
     if label and split != "unlabeled":
         case["label"] = _absolute(root, label)
     if patient is not None and str(patient):
@@ -203,7 +232,8 @@ def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
 def _accept_uneven(cases: dict[str, list[dict[str, str]]]) -> None:
     for case in (case for split in cases.values() for case in split):
         if volume_kind(case["image"]) == "dicom":
-            case["image"] = join_volume_path(case["image"], accept_uneven=True)
+            channels = channel_paths(case["image"])
+            case["image"] = join_channels(join_volume_path(path, accept_uneven=True) for path in channels)
 
 
 def _absolute(root: Path, path: str) -> str:

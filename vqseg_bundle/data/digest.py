@@ -32,7 +32,9 @@ def data_digest(cohort: Cohort) -> str:
     root = os.path.commonpath([Path(file).parent for files in sources.values() for file in files]) if sources else ""
     prints = {volume: _volume_print(files, root) for volume, files in sources.items()}
     listing = sorted([split, prints[case["image"]], prints.get(case.get("label", ""), [])] for split, case in cases)
-    content = json.dumps({"labels": list(cohort.labels.values()), "cases": listing})
+    # without label_values as before there were any, so that digests stay comparable
+    values = {"label_values": list(cohort.label_values.values())} if cohort.label_values else {}
+    content = json.dumps({"labels": list(cohort.labels.values()), **values, "cases": listing})
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from .case_names import case_stem
+from .channel_files import BRATS_CHANNELS, brats_case
 from .errors import DataError
+from .formats import volume_kind
 from .layouts import (
     FoundCase,
     find_acdc,
+    find_brats,
     find_decathlon,
     find_pairs,
     find_split_folders,
     pair_folders,
+    read_channel_names,
     read_decathlon_labels,
 )
 from .layouts.found_case import some
-from .volume_io import read_voxels
+from .volume_io import read_label_values
 
-__all__ = ["FoundCase", "find_cases", "find_label_names"]
+__all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes"]
+
+_MOST_VALUES = 256  # of labels with gaps; more are an image's
+_MOST_SHOWN = 10
 
 
 def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[FoundCase]:
@@ -34,8 +44,8 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
             match) in a case's name; ``None``: each case is a patient of its own, or in ACDC's layout its folder.
 
     Raises:
-        DataError: the folder has none of the layouts, a label lacks its image, channels lie in separate files, or the
-            pattern does not match.
+        DataError: the folder has none of the layouts, a label lacks its image, a case lacks a channel, or the pattern
+            does not match.
     """
     if not dataset_dir.is_dir():
         raise DataError(f"dataset_dir {dataset_dir}: expected a folder, found no such folder.")
@@ -43,45 +53,97 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     cases = find_decathlon(dataset_dir, patient_pattern)
     cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])
     cases = cases or find_split_folders(dataset_dir, patient_pattern) or find_acdc(dataset_dir)
+    cases = cases or find_brats(dataset_dir, patient_pattern)
     if not cases:
         entries = sorted(dataset_dir.iterdir())
         names = some([f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]) or "nothing"
         raise DataError(
             f"dataset_dir {dataset_dir}: expected images/ and labels/, imagesTr/ and labelsTr/, labeled/ and "
-            "unlabeled/, train-label/ and train-unlabel/, or ACDC's patientNNN/patientNNN_frameNN.nii.gz; found "
-            f"{names}. Name the folder that holds them, rename folders so, or write a datalist by hand: docs/README.md."
+            "unlabeled/, train-label/ and train-unlabel/, ACDC's patientNNN/patientNNN_frameNN.nii.gz, or BraTS's "
+            f"PATIENT/PATIENT_flair.nii.gz; found {names}. Name the folder that holds them, rename folders so, or "
+            "write a datalist by hand: docs/README.md."
         )
     return cases
 
 
-def find_label_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
-    """The classes' names in ``dataset.json``, or ``background``, ``label_1``, ... up to the greatest label value found.
+@dataclass(frozen=True)
+class FoundClasses:
+    """The classes of a folder's labels.
+
+    Args:
+        names: by class index, the background first.
+        values: what labels hold for each class; empty where that is its index.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...] = ()
+
+
+def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[str] = ()) -> FoundClasses:
+    """The classes by the names given, those of ``dataset.json``, or ``background``, ``label_1``, ... by label values.
+
+    Where the labels' values are not 0, 1, 2, ..., they are given to the classes in rising order.
+
+    Args:
+        dataset_dir: the folder.
+        cases: its cases.
+        names: of all classes, the background's first; empty: not known.
 
     Raises:
-        DataError: no case has a label, or the values are not 0, 1, ... without gaps.
+        DataError: no case has a label and no name is known; values are negative, no whole numbers, or of another number
+            than the names.
     """
-    named = read_decathlon_labels(dataset_dir)
-    if named:
-        return named
+    if not names and read_decathlon_labels(dataset_dir):
+        return FoundClasses(tuple(read_decathlon_labels(dataset_dir)))
     paths = [str(dataset_dir / case.label) for case in cases if case.label]
-    if not paths:
+    if not paths and not names:
         raise DataError(
             f"dataset_dir {dataset_dir}: expected at least one label, found none; put labels into labels/, or name the "
             'classes with --labels "background,name,...".'
         )
-    with ThreadPoolExecutor(2) as pool:
-        bar = tqdm(pool.map(_values, paths), "reading labels", len(paths), unit="file", disable=None)
-        found = {float(value) for values in bar for value in values}
-    count = max(len(found | {0.0}), 2)
-    if found | {0.0} != {float(index) for index in range(count)}:
-        shown = ", ".join(f"{value:g}" for value in sorted(found)[:10])
+    indices, values = _label_values(paths, accept_unreadable=bool(names))
+    count = len(names) or max(len(indices), 2)
+    if indices <= {float(index) for index in range(count)}:
+        return FoundClasses(tuple(names or ["background", *(f"label_{index}" for index in range(1, count))]))
+    shown = ", ".join(f"{value:g}" for value in sorted(values)[:_MOST_SHOWN])
+    if min(values) < 0 or not all(value.is_integer() for value in values) or len(values) > _MOST_VALUES:
         raise DataError(
-            f"dataset_dir {dataset_dir}: expected label values 0, 1, 2, ... without gaps, found {shown}; write "
-            "labels with such values, or, where a class between is merely absent, name all with --labels "
-            '"background,name,...".'
+            f"dataset_dir {dataset_dir}: expected labels of whole numbers from 0 on, a value for each class, found "
+            f"{shown}; correct the labels."
         )
-    return ["background", *(f"label_{index}" for index in range(1, count))]
+    if names and len(names) != len(values):
+        raise DataError(
+            f"--labels: {len(names)} names, but labels hold {len(values)} values ({shown}); name the class of each "
+            'value in rising order, or say which values the classes have with --label-values "0,1,...".'
+        )
+    ordered = tuple(sorted(int(value) for value in values))
+    return FoundClasses(tuple(names or ["background", *(f"label_{value}" for value in ordered[1:])]), ordered)
 
 
-def _values(path: str) -> np.ndarray:
-    return np.unique(read_voxels(path, is_label=True).T)
+def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
+    """What channels in files of their own are: BraTS's, or as ``dataset.json`` says; empty where nothing says it."""
+    several = [case for case in cases if case.more_channels]
+    if several and all(brats_case(case_stem(case.image)) for case in several):
+        return list(BRATS_CHANNELS)
+    return read_channel_names(dataset_dir) if several else []
+
+
+def _label_values(paths: Sequence[str], accept_unreadable: bool) -> tuple[set[float], set[float]]:
+    """All values as class indices, and as they are stored: 255 in a picture's mask of 0 and 255 is class 1."""
+    indices, values = {0.0}, {0.0}
+    with ThreadPoolExecutor(2) as pool:
+        read = partial(_stored_values, accept_unreadable=accept_unreadable)
+        bar = tqdm(pool.map(read, paths), "reading labels", len(paths), unit="file", disable=None)
+        for path, stored in zip(paths, bar, strict=True):
+            values |= stored
+            indices |= {1.0} if volume_kind(path) == "picture" and {255.0} <= stored <= {0.0, 255.0} else stored
+    return indices, values
+
+
+def _stored_values(path: str, accept_unreadable: bool) -> set[float]:
+    try:
+        return {float(value) for value in np.unique(read_label_values(path).T)}
+    except DataError:
+        if accept_unreadable:  # the check of the data names it
+            return set()
+        raise

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .datalist import Cohort, cohort_of_lists
-from .formats import parse_volume_path, volume_kind
+from .formats import channel_paths, parse_volume_path, volume_kind
 from .volume_folder import list_series_paths
 
 __all__ = ["find_other_images", "open_listed_cases"]
@@ -65,7 +65,7 @@ def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
             ", ".join(mixed),
         )
         return []
-    taken = _resolved([*labels, *(_file(case["image"]) for case in cases)])
+    taken = _resolved([*labels, *(_file(path) for case in cases for path in channel_paths(case["image"]))])
     found = [path for folder, those in kinds.items() for path in _volumes(folder, those)]
     return [path for path in dict.fromkeys(found) if _file(path).resolve() not in taken]
 

@@ -25,11 +25,13 @@ class VolumeReader(ImageReader):
 
     Args:
         is_label: see :func:`~vqseg_bundle.data.read_voxels`.
+        label_values: likewise.
     """
 
-    def __init__(self, is_label: bool = False) -> None:
+    def __init__(self, is_label: bool = False, label_values: Mapping[int, int] | None = None) -> None:
         super().__init__()
         self.is_label = is_label
+        self.label_values = dict(label_values or {})
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Whether all paths are of a kind that is known."""
@@ -43,7 +45,7 @@ class VolumeReader(ImageReader):
         """
         paths = ensure_tuple(data)
         if len(paths) != 1:
-            raise ValueError(f"expected one path a volume, found {len(paths)}; join channels to one file.")
+            raise ValueError(f"expected one path a volume, found {len(paths)}; join those of its channels by |.")
         return str(paths[0])
 
     def get_data(self, img: str) -> tuple[np.ndarray, dict]:
@@ -55,7 +57,7 @@ class VolumeReader(ImageReader):
         Raises:
             DataError: see :func:`~vqseg_bundle.data.read_voxels`.
         """
-        header, voxels = read_header(img), read_voxels(img, self.is_label)
+        header, voxels = read_header(img), read_voxels(img, self.is_label, self.label_values)
         meta = {
             MetaKeys.AFFINE: header.affine,
             MetaKeys.ORIGINAL_AFFINE: header.affine.copy(),
@@ -72,12 +74,19 @@ class LoadVolumed(LoadImaged):
 
     Args:
         keys: paths, see :mod:`vqseg_bundle.data.formats.volume_path`; they become float32 MetaTensors.
-        is_label: whether they hold class indices, see :func:`~vqseg_bundle.data.read_voxels`.
+        is_label: whether they are labels, which become class indices, see :func:`~vqseg_bundle.data.read_voxels`.
         allow_missing_keys: skip keys that are not there.
+        label_values: class index to the value that labels hold for it; None or empty: class indices.
     """
 
-    def __init__(self, keys: KeysCollection, is_label: bool = False, allow_missing_keys: bool = False) -> None:
-        self.reader = VolumeReader(is_label)
+    def __init__(
+        self,
+        keys: KeysCollection,
+        is_label: bool = False,
+        allow_missing_keys: bool = False,
+        label_values: Mapping[int, int] | None = None,
+    ) -> None:
+        self.reader = VolumeReader(is_label, label_values)
         super().__init__(keys, reader=self.reader, allow_missing_keys=allow_missing_keys)  # type: ignore[arg-type]
 
     def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from .case_names import case_stem, image_of_label, unique_case_ids
+from .channel_files import case_of_channel, gather_channels
 from .dicom_names import naming_paths
 from .errors import DataError, file_list
 from .formats import VOLUME_KINDS, accepts_uneven, join_volume_path, list_series, volume_kind
@@ -27,7 +28,10 @@ _PREDICTION_ENDING = re.compile(r"[_-](pred|prediction)$")
 
 
 def list_volumes(
-    dataset_dir: str | Path, output_dir: str | Path | None = None, uneven_slices: str = "refuse"
+    dataset_dir: str | Path,
+    output_dir: str | Path | None = None,
+    uneven_slices: str = "refuse",
+    in_channels: int = 1,
 ) -> list[dict[str, str]]:
     """Every volume in a folder and the folders below it, but for what is no image to segment.
 
@@ -42,6 +46,8 @@ def list_volumes(
         dataset_dir: a folder, or one volume's path.
         output_dir: where results go, so that those of an earlier run are not taken for images.
         uneven_slices: "refuse" or "accept" DICOM series whose slices are not evenly spaced.
+        in_channels: channels of the model, for those in files of their own, see
+            :func:`~vqseg_bundle.data.channel_files.gather_channels`.
 
     Returns:
         cases with "image" (absolute path) and "case" (a name of its own), sorted by path.
@@ -69,9 +75,10 @@ def list_volumes(
         )
     for text in said:
         logger.info("left out as %s", text)
-    names = unique_case_ids(naming_paths(paths))
+    named = gather_channels(paths, in_channels)
+    names, paths = unique_case_ids(naming_paths(list(named.values()))), list(named)
     if accept:
-        paths = [join_volume_path(path, accept_uneven=volume_kind(path) == "dicom") for path in paths]
+        paths = [join_volume_path(path, accept_uneven=True) if volume_kind(path) == "dicom" else path for path in paths]
     return [{"image": path, "case": case} for path, case in zip(paths, names, strict=True)]
 
 
@@ -129,6 +136,7 @@ def _without_previews(paths: list[str], left_out: dict[str, list[str]]) -> list[
 
 def _without_labels(paths: list[str], left_out: dict[str, list[str]]) -> list[str]:
     places = {(PurePath(path).parent, case_stem(path)) for path in paths}
+    places |= {(folder, case_of_channel(name)) for folder, name in places}
     kept = []
     for path in paths:
         name = case_stem(path)

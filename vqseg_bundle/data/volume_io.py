@@ -7,8 +7,9 @@ a volume of one slice. How a path names a volume: :mod:`vqseg_bundle.data.format
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,18 @@ from .errors import DataError
 from .formats.arrays import read_array, read_array_header
 from .formats.dicom_series import read_dicom, read_dicom_header, series_files
 from .formats.nifti import read_nifti, read_nifti_header
-from .formats.pictures import read_mask, read_picture, read_picture_header
+from .formats.pictures import read_mask, read_mask_values, read_picture, read_picture_header
 from .formats.volume_header import VolumeHeader
-from .formats.volume_path import parse_volume_path, volume_kind
+from .formats.volume_path import channel_paths, parse_volume_path, volume_kind
+from .label_values import classes_of_values
 
-__all__ = ["VolumeHeader", "read_classes", "read_header", "read_voxels", "source_files"]
+__all__ = ["VolumeHeader", "read_classes", "read_header", "read_label_values", "read_voxels", "source_files"]
 
 _FORMATS = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF, BMP or NPY"
 _LEAST_SPACING_MM = 1e-4
 _LEAST_VOLUME = 1e-6  # of a voxel, as a share of the box that its sides would make at right angles
 _WHOLE_WITHIN = 1e-4
+_SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
 
 
 def read_header(path: str) -> VolumeHeader:
@@ -37,8 +40,11 @@ def read_header(path: str) -> VolumeHeader:
 
     Raises:
         DataError: the file is missing, empty, truncated, or no volume of 3 dimensions, or 4 with channels; DICOM
-            slices do not make a volume.
+            slices do not make a volume; files that hold a channel each do not lie on one grid.
     """
+    channels = channel_paths(path)
+    if len(channels) > 1:
+        return _stacked_header(channels)
     with _readable(path):
         header = _read_header(path, _existing_kind(path))
     if len(header.shape) not in (3, 4) or min(header.shape) < 1:
@@ -50,18 +56,23 @@ def read_header(path: str) -> VolumeHeader:
     return header
 
 
-def read_voxels(path: str, is_label: bool = False) -> np.ndarray:
+def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, int] | None = None) -> np.ndarray:
     """Read the voxels in their stored type, or as float32 where the header has an intensity scale.
 
     Args:
         path: the volume.
-        is_label: whether it holds class indices; matters for pictures alone, see :func:`read_classes`.
+        is_label: whether it is a label, see :func:`read_classes`.
+        label_values: likewise.
 
     Raises:
         DataError: the file is missing, empty, truncated, or not readable as what its name says.
     """
     if is_label:
-        return read_classes(path)[0]
+        return read_classes(path, label_values)[0]
+    channels = channel_paths(path)
+    if len(channels) > 1:
+        shape = _stacked_header(channels).spatial_shape
+        return np.stack([read_voxels(channel).reshape(shape) for channel in channels], axis=-1)
     with _readable(path):
         kind = _existing_kind(path)
         if kind == "picture":
@@ -73,17 +84,25 @@ def read_voxels(path: str, is_label: bool = False) -> np.ndarray:
         return {"nifti": read_nifti, "dicom": read_dicom, "array": read_array}[kind](path)
 
 
-def read_classes(path: str) -> tuple[np.ndarray, bool]:
-    """Read the voxels of a label in their stored type; whole numbers where all are within 1e-4 of one.
+def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tuple[np.ndarray, bool]:
+    """Read the class indices of a label, in their stored type; whole numbers where all are within 1e-4 of one.
 
     Fractions so small are left by an intensity scale such as 1 / 255, or by an earlier computation.
+
+    Args:
+        path: the label.
+        label_values: class index to the file's value, see :mod:`vqseg_bundle.data.label_values`; None or empty: the
+            file holds class indices.
 
     Returns:
         The classes, and whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
 
     Raises:
-        DataError: as for :func:`read_voxels`; a mask in colour, or one that JPEG has blurred.
+        DataError: as for :func:`read_voxels`; a mask in colour, or one that JPEG has blurred; a value that is no
+            class's.
     """
+    if label_values:
+        return classes_of_values(read_label_values(path), label_values, path), False
     if volume_kind(path) != "picture":
         return _nearly_whole(read_voxels(path)), False
     with _readable(path):
@@ -92,16 +111,53 @@ def read_classes(path: str) -> tuple[np.ndarray, bool]:
     return _nearly_whole(pixels), mapped
 
 
+def read_label_values(path: str) -> np.ndarray:
+    """Read a label's values as they are stored, near-whole ones as in :func:`read_classes`.
+
+    Raises:
+        DataError: as for :func:`read_classes`.
+    """
+    if volume_kind(path) != "picture":
+        return _nearly_whole(read_voxels(path))
+    with _readable(path):
+        _existing_kind(path)
+        return _nearly_whole(read_mask_values(path))
+
+
 def source_files(path: str) -> list[str]:
     """The files that hold a volume: those of a DICOM series, from the first slice to the last, or the file itself.
+
+    Of channels in files of their own, the files of all.
 
     Raises:
         DataError: DICOM slices do not make a volume.
     """
+    channels = channel_paths(path)
+    if len(channels) > 1:
+        return [file for channel in channels for file in source_files(channel)]
     if volume_kind(path) == "dicom":
         with _readable(path):
             return series_files(path)
     return [path]
+
+
+def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
+    """Of channels in files of their own: the first one's, once all are seen to lie on its grid."""
+    headers = [read_header(channel) for channel in channels]
+    first = headers[0]
+    limit = _SAME_GRID * float(np.linalg.norm(first.affine[:3, :3], axis=0).min())
+    for channel, header in zip(channels, headers, strict=True):
+        expected = f"{channel}: expected one channel on the grid of {channels[0]}"
+        remedy = "a volume whose channels lie in files of their own needs them alike"
+        if header.channels > 1:
+            raise DataError(f"{channel}: expected one channel a file, found shape {header.shape}; {remedy}.")
+        if header.spatial_shape != first.spatial_shape:
+            found = f"{header.spatial_shape} voxels instead of {first.spatial_shape}"
+            raise DataError(f"{expected}, found {found}; {remedy}: resample it.")
+        apart = float(np.abs(header.affine - first.affine).max())
+        if apart > limit:
+            raise DataError(f"{expected}, found an affine up to {apart:.4g} mm off; {remedy}: resample it.")
+    return replace(first, shape=(*first.spatial_shape, len(channels)))
 
 
 def _read_header(path: str, kind: str) -> VolumeHeader:

@@ -7,13 +7,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from monai.config import NdarrayOrTensor, PathLike
+from monai.config import DtypeLike, NdarrayOrTensor, PathLike
 from monai.data import NibabelWriter
 from monai.utils import ImageMetaKey
 
 from .errors import DataError
 from .formats.nifti import open_nifti, scale_to_mm
-from .formats.volume_path import volume_kind
+from .formats.volume_path import channel_paths, volume_kind
+from .label_values import values_of_classes
 
 __all__ = ["SOURCE_KEY", "VolumeWriter", "class_map_dtype"]
 
@@ -40,8 +41,19 @@ class VolumeWriter(NibabelWriter):
     A NIfTI source's qform, sform, their codes, its units, its version and its number of axes are written as they are,
     so that prediction and source overlay exactly in every program, whichever of the forms it reads. Any other source's
     affine becomes sform and qform, in mm, of code 1 (scanner); the qform, which knows no shear, is left out of a
-    sheared one.
+    sheared one. Of a source whose channels lie in files of their own the first is repeated.
+
+    Args:
+        output_dtype: of the voxels.
+        label_values: class index to the value that is written for it; None or empty: what is written is as it comes.
+        kwargs: others of NibabelWriter.
     """
+
+    def __init__(
+        self, output_dtype: DtypeLike = np.float32, label_values: Mapping[int, int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(output_dtype=output_dtype, **kwargs)
+        self.label_values = dict(label_values or {})
 
     def set_data_array(
         self,
@@ -54,12 +66,14 @@ class VolumeWriter(NibabelWriter):
         super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
         if squeeze_end_dims and self.data_obj.ndim > 3 and self.data_obj.shape[-1] == 1:
             self.data_obj = self.data_obj[..., 0]
+        if self.label_values:
+            self.data_obj = values_of_classes(np.asarray(self.data_obj), self.label_values)
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
         """Take the affine, and where the source lies."""
         super().set_metadata(meta_dict, resample, **options)
         meta = meta_dict or {}
-        self.source = str(meta.get(SOURCE_KEY) or meta.get(ImageMetaKey.FILENAME_OR_OBJ) or "")
+        self.source = channel_paths(meta.get(SOURCE_KEY) or meta.get(ImageMetaKey.FILENAME_OR_OBJ) or "")[0]
         original = meta.get("original_affine")
         self.original_affine = None if original is None else np.asarray(original, dtype=np.float64)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .facts import Facts, HeaderFacts, ImageFacts, LabelFacts
 
-__all__ = ["CaseFacts", "gather_cases"]
+__all__ = ["CaseFacts", "gather_cases", "with_class_indices"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,27 @@ def gather_cases(
                 "image_header": facts.get((image, "header")),
                 "image_voxels": facts.get((image, "image")),
                 "label_header": facts.get((label, "header")) if label else None,
-                "label_voxels": facts.get((label, "label")) if label else None,
+                "label_voxels": (facts.get((label, "label")) or facts.get((label, "values"))) if label else None,
             }
             found.append(CaseFacts(split, image, case.get("patient", ""), label, **parts))  # type: ignore[arg-type]
+    return found
+
+
+def with_class_indices(cases: Sequence[CaseFacts], label_values: Mapping[int, int]) -> list[CaseFacts]:
+    """The same with class indices in place of the values that labels hold; a value that is no class's is left out.
+
+    Args:
+        cases: with voxels.
+        label_values: class index to value; empty: labels hold class indices.
+    """
+    indices = {value: index for index, value in label_values.items()}
+    if not indices:
+        return list(cases)
+    found = []
+    for case in cases:
+        voxels = case.label_voxels
+        if voxels is not None:
+            counts = [(float(indices[int(v)]), n) for v, n in voxels.counts if v is not None and v in indices]
+            voxels = replace(voxels, counts=tuple(sorted(counts)))
+        found.append(replace(case, label_voxels=voxels))
     return found

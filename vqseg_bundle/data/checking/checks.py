@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..datalist import Cohort, DataError
-from .case_facts import CaseFacts, gather_cases
+from .case_facts import CaseFacts, gather_cases, with_class_indices
 from .collect import collect_facts
 from .duplicate_rules import duplicate_findings
 from .facts import Facts
@@ -107,7 +107,9 @@ def examine_cohort(
         _require_known("required_split", required_split, ("validation", "test"))
     found = list_findings(cohort, allow_no_labeled, required_split)
     splits = cohort.splits()
-    cases, problems = _examine_files(splits, cohort.labels, in_channels, level, progress, use_cache, clipped)
+    options = (in_channels, level, progress, use_cache, clipped)
+    cases, problems = _examine_files(splits, cohort.labels, cohort.label_values, *options)
+    cases = with_class_indices(cases, cohort.label_values)
     found += problems + geometry_outliers(cases)
     if any(case.image_voxels or case.label_voxels for case in cases):
         found += class_findings(cases, cohort.labels, cohort.source) + voxel_outliers(cases, cohort.labels)
@@ -140,7 +142,7 @@ def check_cases(
         ValueError: ``level`` is unknown.
     """
     _require_known("level", level, CHECK_LEVELS)
-    _, found = _examine_files({"": cases}, labels, in_channels, level, progress, use_cache, clipped)
+    _, found = _examine_files({"": cases}, labels, {}, in_channels, level, progress, use_cache, clipped)
     errors = [finding for finding in _sorted(found) if finding.severity == "error"]
     at_fault = {file for error in errors for file in error.files}
     sound = [case for case in cases if not {case["image"], case.get("label")} & at_fault]
@@ -153,6 +155,7 @@ def check_cases(
 def _examine_files(
     splits: _Splits,
     labels: Mapping[int, str],
+    label_values: Mapping[int, int],
     in_channels: int,
     level: str,
     progress: bool,
@@ -170,14 +173,15 @@ def _examine_files(
     if level == "full":
         # voxels under a header whose spacing is wrong can be read all the same
         unreadable = {finding.files[0] for finding in found if finding.code != "invalid_spacing"}
-        readable = [(file, kind) for file, kind in files if file not in unreadable]
+        kinds = {"image": "image", "label": "values" if label_values else "label"}
+        readable = [(file, kinds[key]) for file, key in files if file not in unreadable]
         voxels, problems = collect_facts(readable, cache, progress, "checking voxels")
         facts.update(voxels)
         found += problems
     cases = gather_cases(splits, facts)
     found += header_findings(cases, in_channels)
     if level == "full":
-        found += voxel_findings(cases, labels, clipped) + duplicate_findings(cases)
+        found += voxel_findings(cases, labels, clipped, label_values) + duplicate_findings(cases)
     cache.save()
     return cases, found
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from tqdm import tqdm
 
 from ..datalist import DataError
-from ..formats.volume_path import parse_volume_path
+from ..formats.volume_path import channel_paths, parse_volume_path
 from .facts import Facts, read_facts
 from .facts_cache import FactsCache
 from .findings import Finding
@@ -63,12 +63,15 @@ def _unreadable(path: str, message: str) -> Finding:
     whole = message.removesuffix(".")
     mark = "; " if "; " in whole else ". "
     text, _, remedy = whole.rpartition(mark) if mark in whole else (whole, "", "")
-    found, file = text.removeprefix(f"{path}: "), parse_volume_path(path).file
+    channels = channel_paths(path)
+    culprit = next((name for name in (path, *channels) if text.startswith(f"{name}: ")), path)
+    found = text.removeprefix(f"{culprit}: ")
+    files = [parse_volume_path(channel).file for channel in channels]
     if "voxel spacing" in found:
         code, expected = "invalid_spacing", "positive, finite voxel spacing"
-    elif not file.exists():
+    elif not all(file.exists() for file in files):
         code, expected = "missing_file", "a file"
-    elif file.is_file() and file.stat().st_size == 0:
+    elif any(file.is_file() and file.stat().st_size == 0 for file in files):
         code, expected = "empty_file", "a volume"
     else:
         code, expected = "unreadable_file", "a whole, readable volume"

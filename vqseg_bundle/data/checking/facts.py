@@ -15,8 +15,8 @@ import numpy as np
 
 from ..datalist import DataError
 from ..formats.nifti import is_packed
-from ..formats.volume_path import parse_volume_path
-from ..volume_io import VolumeHeader, read_classes, read_header, read_voxels
+from ..formats.volume_path import channel_paths, parse_volume_path
+from ..volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels
 from .sentinels import find_sentinel
 
 __all__ = ["HeaderFacts", "ImageFacts", "LabelFacts", "facts_from_json", "facts_to_json", "read_facts"]
@@ -114,11 +114,12 @@ _TYPES: dict[str, type[HeaderFacts] | type[ImageFacts] | type[LabelFacts]] = {
     "header": HeaderFacts,
     "image": ImageFacts,
     "label": LabelFacts,
+    "values": LabelFacts,
 }
 
 
 def read_facts(path: str, kind: str) -> Facts:
-    """Read a file's ``"header"``, or its voxels as an ``"image"`` or a ``"label"``.
+    """Read a file's ``"header"``, or its voxels as an ``"image"``, a ``"label"`` or a label's stored ``"values"``.
 
     Raises:
         DataError: the file cannot be read, or a packed one does not fit its checksum.
@@ -127,8 +128,10 @@ def read_facts(path: str, kind: str) -> Facts:
         header = read_header(path)
         other = () if header.other_affine is None else _row_by_row(header.other_affine)
         return HeaderFacts(tuple(map(int, header.shape)), _row_by_row(header.affine), other, header.notes)
-    voxels, mapped = read_classes(path) if kind == "label" else (read_voxels(path), False)
-    _check_packing(path)
+    readers = {"image": read_voxels, "values": read_label_values}
+    voxels, mapped = read_classes(path) if kind == "label" else (readers[kind](path), False)
+    for channel in channel_paths(path):
+        _check_packing(channel)
     return _image_facts(voxels) if kind == "image" else _label_facts(voxels, mapped)
 
 

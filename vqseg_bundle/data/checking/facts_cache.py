@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ..formats.volume_path import parse_volume_path
+from ..formats.volume_path import channel_paths, parse_volume_path
 from .facts import Facts, facts_from_json, facts_to_json
 
 __all__ = ["FactsCache", "cache_path"]
@@ -32,7 +32,7 @@ def cache_path(files: Iterable[str]) -> Path:
         files: all files of the cohort; their common folder names the cache.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folders = {str(Path(file).absolute().parent) for file in files}
+    folders = {str(Path(place).absolute().parent) for file in files for place in channel_paths(file)}
     root = os.path.commonpath(folders) if folders else ""
     name = hashlib.sha256(root.encode()).hexdigest()[:16]
     return Path(base) / "vqseg_bundle" / "data_check" / f"{name}.json"
@@ -77,7 +77,8 @@ class FactsCache:
         """Write what is new, in one step; entries of files that are gone are dropped."""
         if self.path is None or not self._changed:
             return
-        content = {"format": _FORMAT, "files": {f: e for f, e in self._entries.items() if _place(f).exists()}}
+        kept = {file: entry for file, entry in self._entries.items() if all(map(Path.exists, _places(file)))}
+        content = {"format": _FORMAT, "files": kept}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
@@ -100,21 +101,24 @@ def _load(path: Path) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _place(file: str) -> Path:
-    """The file or folder that a volume's path names, without the series."""
-    return parse_volume_path(file).file
+def _places(file: str) -> list[Path]:
+    """The files or folders that a volume's path names, without the series."""
+    return [parse_volume_path(channel).file for channel in channel_paths(file)]
 
 
 def _stamp(file: str) -> list[int] | None:
-    """Count, sizes and newest change of a file, or of the files in a folder; ``None``: not to be remembered."""
-    path = _place(file)
-    if path.name.lower().endswith(_DETACHED):
+    """Count, sizes and newest change of all files of a volume, a folder's too; ``None``: not to be remembered."""
+    places = _places(file)
+    if any(path.name.lower().endswith(_DETACHED) for path in places):
         return None
     try:
-        parts = sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
-        stats = [part.stat() for part in parts]
+        stats = [part.stat() for path in places for part in _files(path)]
     except OSError:
         return None
     if not stats:
         return None
     return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]

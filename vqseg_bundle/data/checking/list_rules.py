@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..datalist import Cohort
 from ..errors import file_list
+from ..formats.volume_path import channel_paths
 from .findings import Finding
 
 __all__ = ["LEARNED_SPLITS", "list_findings"]
@@ -80,7 +81,7 @@ def _images_as_labels(cohort: Cohort) -> list[Finding]:
         )
         for cases in cohort.splits().values()
         for case in cases
-        if "label" in case and _resolved(case["image"]) == _resolved(case["label"])
+        if "label" in case and _resolved(case["label"]) in _files(case["image"])
     ]
 
 
@@ -137,7 +138,8 @@ def _splits_by(cohort: Cohort, key: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for split, cases in cohort.splits().items():
         for case in cases:
-            found[_resolved(case[key]) if key == "image" else case[key]].append(split)
+            for name in _files(case[key]) if key == "image" else [case[key]]:
+                found[name].append(split)
     return dict(found)
 
 
@@ -145,8 +147,13 @@ def _files_by_patient(cohort: Cohort) -> dict[str, list[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for cases in cohort.splits().values():
         for case in cases:
-            found[case["patient"]].add(_resolved(case["image"]))
+            found[case["patient"]].update(_files(case["image"]))
     return {patient: sorted(files) for patient, files in found.items()}
+
+
+def _files(image: str) -> list[str]:
+    """Of an image whose channels lie in files of their own all of them, each once."""
+    return list(dict.fromkeys(_resolved(channel) for channel in channel_paths(image)))
 
 
 def _resolved(path: str) -> str:

@@ -21,17 +21,22 @@ _NEARLY = 0.01
 _NO_CLASS = "give these voxels a class, 0 for the background"
 
 
-def voxel_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], clipped: bool) -> list[Finding]:
+def voxel_findings(
+    cases: Sequence[CaseFacts], labels: Mapping[int, str], clipped: bool, label_values: Mapping[int, int] | None = None
+) -> list[Finding]:
     """Find intensities and label values that cannot be trained on, and files without any content.
 
     Args:
         cases: with voxels.
         labels: class index to class name.
         clipped: whether intensities are clipped to a window, so that no value can be too far off.
+        label_values: class index to the value that labels hold; None or empty: class indices.
     """
+    values = list((label_values or {index: index for index in labels}).values())
+    key = "label_values" if label_values else "labels"
     found: dict[tuple[str, str], Finding] = {}
     for case in cases:
-        for finding in _case_findings(case, labels, clipped):
+        for finding in _case_findings(case, values, key, clipped):
             found[finding.code, finding.files[0]] = finding
     return [*found.values(), *_mapped_masks(cases)]
 
@@ -88,11 +93,11 @@ def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
     return [Finding("mask_of_255", files, text, "class indices 0, 1, ...", "0 and 255")]
 
 
-def _case_findings(case: CaseFacts, labels: Mapping[int, str], clipped: bool) -> Iterator[Finding]:
+def _case_findings(case: CaseFacts, allowed: Sequence[int], key: str, clipped: bool) -> Iterator[Finding]:
     if case.image_voxels is not None:
         yield from _image_findings(case.image, case.image_voxels, clipped)
     if case.label is not None and case.label_voxels is not None:
-        yield from _label_findings(case.label, case.label_voxels, labels)
+        yield from _label_findings(case.label, case.label_voxels, allowed, key)
 
 
 def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Finding]:
@@ -108,9 +113,10 @@ def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Fin
         yield Finding("sentinel", (path,), f"{path}: {found}", "intensities of one range", found)
 
 
-def _label_findings(path: str, facts: LabelFacts, labels: Mapping[int, str]) -> Iterator[Finding]:
+def _label_findings(path: str, facts: LabelFacts, known: Sequence[int], key: str) -> Iterator[Finding]:
+    """Findings about a label, whose voxels may have the known values, the background's first, stated under a key."""
     values = [value for value, _ in facts.counts]
-    allowed = ", ".join(map(str, labels))
+    allowed = ", ".join(map(str, known))
     shown = ", ".join("nan" if value is None else f"{value:.7g}" for value in values[:_MOST_VALUES_SHOWN])
     more = facts.num_values - _MOST_VALUES_SHOWN
     found = shown + (f" and {more} more" if more > 0 else "")
@@ -118,12 +124,12 @@ def _label_findings(path: str, facts: LabelFacts, labels: Mapping[int, str]) -> 
         found = f"{facts.not_finite} of {facts.size} values are NaN or infinite"
         yield Finding("not_finite", (path,), f"{path}: {found}", "class indices", found, _NO_CLASS)
     elif not facts.whole:
-        text = f'{path}: values that are not whole numbers of "labels" ({allowed}): found {found}'
+        text = f'{path}: values that are not whole numbers of "{key}" ({allowed}): found {found}'
         yield Finding("label_not_whole", (path,), text, allowed, found, _remedy_of_fractions(values))
-    elif facts.num_values > len(values) or any(value not in labels for value in values):
-        text = f'{path}: values outside "labels" ({allowed}): found {found}'
+    elif facts.num_values > len(values) or any(value not in known for value in values):
+        text = f'{path}: values outside "{key}" ({allowed}): found {found}'
         yield Finding("label_values", (path,), text, allowed, found, _remedy_of_values(values))
-    elif values == [0]:
+    elif values == [known[0]]:
         text = f"{path}: the label is empty (background alone)"
         yield Finding("empty_label", (path,), text, "foreground", "background alone")
 

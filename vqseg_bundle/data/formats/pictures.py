@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from ..errors import DataError
 from .volume_header import VolumeHeader
 
-__all__ = ["read_mask", "read_picture", "read_picture_header"]
+__all__ = ["read_mask", "read_mask_values", "read_picture", "read_picture_header"]
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
 _COLOR = ("RGB", "RGBA")
@@ -58,6 +58,19 @@ def read_mask(path: str) -> tuple[np.ndarray, bool]:
         The classes, and whether 255 was read as class 1: so it is in a mask of 0 and 255, as pictures often have it.
 
     Raises:
+        DataError: see :func:`read_mask_values`.
+        OSError: the file is broken.
+    """
+    pixels = read_mask_values(path)
+    if pixels.max() == 255 and np.isin(pixels, (0, 255)).all():
+        return (pixels > 0).astype(np.uint8), True
+    return pixels, False
+
+
+def read_mask_values(path: str) -> np.ndarray:
+    """Read a mask ``(H, W, 1)`` as it is stored; of a palette, the indices.
+
+    Raises:
         DataError: see :func:`read_picture_header`; a mask in colour, or one that JPEG has blurred; an alpha channel
             that is not opaque.
         OSError: the file is broken.
@@ -70,9 +83,7 @@ def read_mask(path: str) -> tuple[np.ndarray, bool]:
         )
     if Path(path).suffix.lower() in _LOSSY:
         raise DataError(f"{path}: expected a lossless mask, found JPEG, which blurs class indices; save it as PNG.")
-    if pixels.max() == 255 and np.isin(pixels, (0, 255)).all():
-        return (pixels > 0).astype(np.uint8), True
-    return pixels, False
+    return pixels
 
 
 def _pixels(path: str, is_label: bool) -> np.ndarray:

@@ -1,16 +1,27 @@
-"""Which kind of volume a path names, and how it names one DICOM series of a folder.
+"""Which kind of volume a path names, how it names one DICOM series of a folder, and how several files of one volume.
 
 The path of a volume is that of its file, or of the folder of its DICOM slices. ``FOLDER#UID`` is the series of that
 SeriesInstanceUID where a folder holds several; ``FOLDER#uneven`` or ``FOLDER#UID&uneven`` is read although its slices
-are not evenly spaced.
+are not evenly spaced. ``FIRST|SECOND|THIRD`` is a volume whose channels lie in volumes of their own, in this order.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["VOLUME_KINDS", "VolumePath", "accepts_uneven", "join_volume_path", "parse_volume_path", "volume_kind"]
+__all__ = [
+    "VOLUME_KINDS",
+    "VolumePath",
+    "accepts_uneven",
+    "channel_paths",
+    "join_channels",
+    "join_volume_path",
+    "parse_volume_path",
+    "volume_kind",
+]
 
 #: file name suffixes, in lower case, by kind of volume; DICOM files may have others, or none
 VOLUME_KINDS: dict[str, tuple[str, ...]] = {
@@ -21,6 +32,7 @@ VOLUME_KINDS: dict[str, tuple[str, ...]] = {
     "array": (".npy",),
 }
 _UNEVEN = "uneven"
+_CHANNELS = "|"
 
 
 @dataclass(frozen=True)
@@ -42,9 +54,30 @@ class VolumePath:
         return f"{self.file}#{'&'.join(marks)}" if marks else str(self.file)
 
 
+def join_channels(paths: Iterable[str]) -> str:
+    """The path of the volume whose channels lie in these, one each, in order; of a single one that path itself."""
+    return _CHANNELS.join(paths)
+
+
+def channel_paths(path: str | Path) -> list[str]:
+    """The paths that hold a volume's channels, in order, the path itself where it names one volume.
+
+    A ``|`` in the name of a file that exists is part of the name.
+    """
+    parts, found = str(path).split(_CHANNELS), list[str]()
+    while parts:
+        whole = (_CHANNELS.join(parts[:count]) for count in range(len(parts), 1, -1))
+        found.append(next(filter(os.path.exists, whole), parts[0]))
+        del parts[: found[-1].count(_CHANNELS) + 1]
+    return found
+
+
 def parse_volume_path(path: str | Path) -> VolumePath:
-    """Split a path into place, series and mark; a ``#`` in the name of a file that exists is part of the name."""
-    text = str(path)
+    """Split a path into place, series and mark; a ``#`` in the name of a file that exists is part of the name.
+
+    Of several files that hold a channel each, the first is meant.
+    """
+    text = channel_paths(path)[0]
     place, mark, choice = text.rpartition("#")
     if not mark or "/" in choice or Path(text).exists():
         return VolumePath(Path(text))
@@ -54,13 +87,16 @@ def parse_volume_path(path: str | Path) -> VolumePath:
 
 
 def join_volume_path(path: str | Path, series_uid: str = "", accept_uneven: bool = False) -> str:
-    """The path with a series chosen or uneven slices accepted; what it already says stays."""
+    """The path, of one volume, with a series chosen or uneven slices accepted; what it already says stays."""
     parsed = parse_volume_path(path)
     return str(VolumePath(parsed.file, series_uid or parsed.series_uid, accept_uneven or parsed.accept_uneven))
 
 
 def volume_kind(path: str | Path) -> str:
-    """A key of :data:`VOLUME_KINDS` by the name alone, "dicom" for a folder; empty if there is none."""
+    """A key of :data:`VOLUME_KINDS` by the name alone, "dicom" for a folder; empty if there is none.
+
+    Of several files that hold a channel each, the first decides.
+    """
     file = parse_volume_path(path).file
     name = file.name.lower()
     for kind, suffixes in VOLUME_KINDS.items():

@@ -10,7 +10,7 @@ from ..case_names import case_stem
 from ..errors import DataError
 from .found_case import FoundCase, patient_of
 
-__all__ = ["find_decathlon", "read_decathlon_labels"]
+__all__ = ["find_decathlon", "read_channel_names", "read_decathlon_labels"]
 
 
 def find_decathlon(root: Path, patient_pattern: str | None) -> list[FoundCase]:
@@ -39,6 +39,15 @@ def read_decathlon_labels(root: Path) -> list[str]:
     if not isinstance(labels, dict) or sorted(labels) != sorted(str(index) for index in range(len(labels))):
         return []
     return [str(labels[str(index)]) for index in range(len(labels))]
+
+
+def read_channel_names(root: Path) -> list[str]:
+    """What the images' channels are, by ``channel_names`` (nnU-Net) or ``modality``; empty where none says it."""
+    content = _read(root)
+    names = content.get("channel_names") or content.get("modality")
+    if not isinstance(names, dict) or sorted(names) != sorted(str(index) for index in range(len(names))):
+        return []
+    return [str(names[str(index)]) for index in range(len(names))]
 
 
 def _read(root: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import DataError
 
@@ -23,6 +23,7 @@ class FoundCase:
         patient: whom it shows.
         split: the list it must go to where the folder says so, else empty.
         info: what else the folder tells of it, kept in the datalist as information.
+        more_channels: where its channels lie in files of their own, the paths of the second and later ones.
     """
 
     image: str
@@ -30,6 +31,16 @@ class FoundCase:
     patient: str
     split: str = ""
     info: Mapping[str, str] = field(default_factory=dict)
+    more_channels: tuple[str, ...] = ()
+
+    def below(self, part: str) -> FoundCase:
+        """The same with paths that start at the folder which holds the folder ``part``."""
+        return replace(
+            self,
+            image=f"{part}/{self.image}",
+            label=f"{part}/{self.label}" if self.label else "",
+            more_channels=tuple(f"{part}/{path}" for path in self.more_channels),
+        )
 
 
 def patient_of(name: str, pattern: str | None) -> str:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..case_names import case_stem, image_of_label
+from ..channel_files import find_brats_channels, find_numbered_channels
 from ..errors import DataError
 from ..formats import list_series, volume_kind
 from ..volume_folder import list_series_paths
 from .found_case import FoundCase, patient_of, some
 
-__all__ = ["find_pairs", "pair_folders"]
+__all__ = ["find_pairs", "group_channels", "pair_folders"]
 
 _FOLDER_PAIRS = (("images", "labels"), ("images", "masks"), ("imagesTr", "labelsTr"), ("image", "mask"))
-_CHANNEL = re.compile(r"_(\d{4})$")
 _IMAGE_ENDING = re.compile(r"_(image|img)$")
 
 
@@ -28,21 +28,22 @@ def pair_folders(root: Path) -> tuple[str, str] | None:
 def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None) -> list[FoundCase]:
     """Cases by name; those without label have an empty one.
 
-    A file in a folder below has the folder's name before its own: ``a/b.nii.gz`` is ``a_b``. ``x_0000`` is nnU-Net's
-    name of the first channel of ``x``; an image may be called ``x_image`` or ``x_img``, a label ``x_seg``, ``x_mask``,
-    ``x_label``, ``x_gt`` or ``x_segmentation``.
+    A file in a folder below has the folder's name before its own: ``a/b.nii.gz`` is ``a_b``. ``x_0000``, ``x_0001``,
+    and BraTS's ``x_flair``, ``x_t1``, ..., are the channels of ``x``, see :mod:`vqseg_bundle.data.channel_files`; an
+    image may be called ``x_image`` or ``x_img``, a label ``x_seg``, ``x_mask``, ``x_label``, ``x_gt`` or
+    ``x_segmentation``.
 
     Raises:
-        DataError: a folder is empty, two files have one name, a label lies among the images or lacks its image, or the
-            pattern does not match.
+        DataError: a folder is empty, two files have one name, a label lies among the images or lacks its image, a case
+            lacks a channel that others have, or the pattern does not match.
     """
-    image_by_name = _rename_images(_volumes(root / images))
+    label_by_name = _volumes(root / labels) if (root / labels).is_dir() else {}
+    image_by_name = _rename_images(group_channels(_volumes(root / images), label_by_name))
     if not image_by_name:
         raise DataError(
             f"{root / images}: expected volumes, pictures or folders of DICOM slices, found none; put the images there."
         )
     _refuse_labels_among(image_by_name)
-    label_by_name = _volumes(root / labels) if (root / labels).is_dir() else {}
     label_by_name = _rename_labels(label_by_name, image_by_name)
     orphans = sorted(set(label_by_name) - set(image_by_name))
     if orphans:
@@ -53,20 +54,51 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
         )
     return [
         FoundCase(
-            image=path.relative_to(root).as_posix(),
+            image=paths[0].relative_to(root).as_posix(),
             label=label_by_name[name].relative_to(root).as_posix() if name in label_by_name else "",
             patient=patient_of(name, patient_pattern),
+            more_channels=tuple(path.relative_to(root).as_posix() for path in paths[1:]),
         )
-        for name, path in sorted(image_by_name.items())
+        for name, paths in sorted(image_by_name.items())
     ]
 
 
-def _rename_images(images: dict[str, Path]) -> dict[str, Path]:
-    renamed = {_IMAGE_ENDING.sub("", name): path for name, path in images.items()}
+def group_channels(files: dict[str, Path], labels: Collection[str]) -> dict[str, tuple[Path, ...]]:
+    """The files of every case, one where they hold all its channels.
+
+    Args:
+        files: path by name.
+        labels: names of labels, of any other cases too.
+
+    Raises:
+        DataError: a case lacks a channel that others have, or is there in one file besides.
+    """
+    found = {**find_numbered_channels(files, labels), **find_brats_channels(files)}
+    grouped = {}
+    for case, channels in found.items():
+        missing = [channel for channel in channels if channel not in files]
+        place = next(files[channel] for channel in channels if channel in files)
+        if missing:
+            raise DataError(
+                f"{place.parent}: expected {len(channels)} channels of {case}, each in a file of its own, but "
+                f"{some(missing)} is missing; add it, or take the case out."
+            )
+        if case in files:
+            raise DataError(
+                f"{files[case]}: expected one volume a case, found channels in files of their own besides "
+                f"({place.name}); take one of them out."
+            )
+        grouped[case] = tuple(files[channel] for channel in channels)
+    taken = {channel for channels in found.values() for channel in channels}
+    return {**{name: (path,) for name, path in files.items() if name not in taken}, **grouped}
+
+
+def _rename_images(images: dict[str, tuple[Path, ...]]) -> dict[str, tuple[Path, ...]]:
+    renamed = {_IMAGE_ENDING.sub("", name): paths for name, paths in images.items()}
     return renamed if len(renamed) == len(images) else images
 
 
-def _rename_labels(labels: dict[str, Path], images: dict[str, Path]) -> dict[str, Path]:
+def _rename_labels(labels: dict[str, Path], images: Collection[str]) -> dict[str, Path]:
     renamed: dict[str, Path] = {}
     for label, path in labels.items():
         name = label if label in images else image_of_label(label)
@@ -76,29 +108,24 @@ def _rename_labels(labels: dict[str, Path], images: dict[str, Path]) -> dict[str
     return renamed
 
 
-def _refuse_labels_among(images: dict[str, Path]) -> None:
+def _refuse_labels_among(images: dict[str, tuple[Path, ...]]) -> None:
     """Labels that lie beside their images would be taken for images without label."""
-    for name, path in images.items():
+    for name, paths in images.items():
         if image_of_label(name) != name and image_of_label(name) in images:
-            other = images[image_of_label(name)].name
+            other = images[image_of_label(name)][0].name
             raise DataError(
-                f"{path}: expected images alone, found what is called as the label of {other}; put labels into a "
+                f"{paths[0]}: expected images alone, found what is called as the label of {other}; put labels into a "
                 "folder labels/ beside the images' folder."
             )
 
 
 def _volumes(folder: Path) -> dict[str, Path]:
-    """Paths by case name; nnU-Net's channel number is not part of the latter."""
+    """Paths by name."""
     found: dict[str, Path] = {}
     for name, path in _named_volumes(folder):
-        channel = _CHANNEL.search(name)
-        case = name[: channel.start()] if channel else name
-        if case in found or (channel and int(channel[1]) > 0):
-            raise DataError(
-                f"{path}: expected one file a case, found a second for case {case}; merge channels that lie in "
-                "separate files (_0000, _0001) to one volume."
-            )
-        found[case] = path
+        if name in found:
+            raise DataError(f"{path}: expected one file a name, found {found[name].name} besides; rename one of them.")
+        found[name] = path
     return found
 
 

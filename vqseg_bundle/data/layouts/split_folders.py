@@ -48,11 +48,7 @@ def _find(root: Path, part: str, pattern: str | None) -> list[FoundCase]:
     pair = pair_folders(root / part)
     if pair is None:
         raise DataError(f"{root / part}: expected a folder images/ or image/ in it, found none.")
-    cases = find_pairs(root / part, *pair, pattern)
-    return [
-        replace(case, image=f"{part}/{case.image}", label=f"{part}/{case.label}" if case.label else "")
-        for case in cases
-    ]
+    return [case.below(part) for case in find_pairs(root / part, *pair, pattern)]
 
 
 def _fixed(root: Path, case: FoundCase, split: str) -> FoundCase:

@@ -1,0 +1,49 @@
+"""BraTS as its challenges hand it out: a folder a patient, a file a channel, and the label ``..._seg`` beside them.
+
+The patients' folders may lie in others, such as ``HGG/`` and ``LGG/``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..case_names import case_stem
+from ..channel_files import brats_case
+from .found_case import FoundCase, patient_of
+from .pairs import group_channels
+
+__all__ = ["find_brats"]
+
+_FOLDERS = ("", "*/", "*/*/")
+_LABEL_ENDINGS = ("_seg", "-seg")
+_SCAN = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d{3}$")  # a patient's number, then that of the scan
+
+
+def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
+    """Cases sorted by path; those without a label have an empty one.
+
+    A case is a patient of its own unless the pattern says more, but scans ``BraTS-GLI-00005-000`` and ``...-001`` are
+    of one patient.
+
+    Raises:
+        DataError: a case lacks a channel, or the pattern does not match.
+    """
+    folders: dict[Path, dict[str, Path]] = {}
+    for below in _FOLDERS:
+        for file in sorted(root.glob(f"{below}*.nii*")):
+            if not file.name.startswith("."):
+                folders.setdefault(file.parent, {})[case_stem(file.name)] = file
+    cases = []
+    for files in folders.values():
+        if not any(map(brats_case, files)):
+            continue
+        for name, paths in group_channels(files, ()).items():
+            if len(paths) > 1:
+                channels = [path.relative_to(root).as_posix() for path in paths]
+                labels = [files[name + ending] for ending in _LABEL_ENDINGS if name + ending in files]
+                label = labels[0].relative_to(root).as_posix() if labels else ""
+                scan = _SCAN.match(name) if patient_pattern is None else None
+                patient = scan[1] if scan else patient_of(name, patient_pattern)
+                cases.append(FoundCase(channels[0], label, patient, more_channels=tuple(channels[1:])))
+    return sorted(cases, key=lambda case: case.image)
