@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vqseg_bundle.common import print_any_name
 from vqseg_bundle.data import FINDING_KINDS, CheckReport, DataError, Finding, examine_cohort, open_cohort
 
 __all__ = ["main"]
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print what a check finds and end with the exit code that the help names."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    print_any_name()
     if not options.datalist and not options.dataset_dir:
         parser.error("give --datalist, or --dataset-dir with a datalist.json in it")
     try:

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from scripts.decathlon_download import download_task
+from vqseg_bundle.common import print_any_name
 from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
     FoundCase,
     FoundClasses,
     SplitRequest,
+    file_list,
     find_cases,
     find_channel_names,
     find_classes,
+    find_unused_files,
     parse_label_values,
     read_split_file,
     split_patients,
@@ -28,13 +31,17 @@ __all__ = ["main"]
 
 _EPILOG = """layouts:
   images/x with labels/x, in any format; a DICOM series is a folder images/x/; those without label are unlabelled
-  (also images/ and masks/, imagesTr/ and labelsTr/, x_0000 for x, labels called x_seg, x_mask, x_label, x_gt;
+  (also images/ and masks/, imagesTr/ and labelsTr/, in any case of letters; labels may be called x_seg, x-label, x.seg;
   x_0000, x_0001, ... are the channels of x)
   labeled/ and unlabeled/, each with images/ (and labels/) as above
   train-label/, train-unlabel/, val/, test/, each with image/ and mask/: the published VQ-Seg code's; they fix the split
   patientNNN/patientNNN_frameNN.nii.gz with ..._gt.nii.gz, as ACDC comes, also below training/ and testing/
   PATIENT/PATIENT_flair.nii.gz, _t1, _t1ce, _t2, _seg, or -t2f, -t1n, -t1c, -t2w, -seg, as BraTS comes
-  dataset.json of a Medical Segmentation Decathlon task: its training cases
+  dataset.json of a Medical Segmentation Decathlon task or of nnU-Net 1 or 2, with its classes; imagesTs/ is unlabelled,
+  or the test list where labelsTs/ holds labels
+  train/ and test/ (and val/), each with images/ and labels/, or as the next two; test/ and val/ fix their lists
+  x.nii.gz with x_seg.nii.gz (x-label.nrrd, x.seg.nrrd) beside it
+  PATIENT/ with one image and its label: image.nii.gz and label.nii.gz, ct.nii.gz and ct_seg.nii.gz, a DICOM series ...
 
 examples:
   python -m scripts.make_datalist --dataset-dir DIR --labeled-count 5 --validation-count 20 --test-count 40
@@ -48,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the datalist and print how many patients and cases each split has."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    print_any_name()
     try:
         _make(options)
     except DataError as error:
@@ -96,7 +104,7 @@ def _make(options: argparse.Namespace) -> None:
         output.write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"--output {output}: cannot be written ({error.strerror}); give another place.") from error
-    print(_summary(datalist, cases))
+    print(_summary(datalist, cases, find_unused_files(root, cases)))
     print(f"wrote {output}")
 
 
@@ -130,7 +138,7 @@ def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> N
     if fixed and all(case.split for case in cases) and (asked or request.split_file):
         raise DataError(f"{', '.join(asked) or '--split-file'}: the folders fix the split; leave it out.")
     if "test" in fixed and any(option.startswith("--test") for option in asked):
-        raise DataError("--test-count, --test-share: testing/ is the test list already; leave it out.")
+        raise DataError("--test-count, --test-share: the folders fix the test list already; leave it out.")
 
 
 def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[str, list[dict[str, Any]]]:
@@ -153,7 +161,7 @@ def _entry(case: FoundCase, with_label: bool) -> dict[str, Any]:
     return {"image": image, **label, "patient": case.patient, **case.info}
 
 
-def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase]) -> str:
+def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase], unused: Sequence[str]) -> str:
     lines = [f"{'split':<12}{'patients':>10}{'cases':>8}"]
     used: set[str] = set()
     for split in DATALIST_SPLITS:
@@ -163,6 +171,10 @@ def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase]) -> str:
     left = [case for case in cases if case.image not in used]
     if left:
         lines.append(f"{'left out':<12}{len({case.patient for case in left}):>10}{len(left):>8}")
+    if left:
+        lines.append(f"cases left out: {file_list([case.image for case in left])}")
+    if unused:
+        lines.append(f"files of no case: {len(unused)} ({file_list(unused)})")
     lines.append(f"labels: {', '.join(datalist['labels'].values())}")
     if "label_values" in datalist:
         lines.append(f"label values: {', '.join(map(str, datalist['label_values']))}")

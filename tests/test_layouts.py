@@ -110,12 +110,10 @@ def test_labels_among_images_are_refused(tmp_path: Path):
 
 
 def test_other_folders_are_listed(tmp_path: Path):
-    (tmp_path / "Images").mkdir()
-    with pytest.raises(
-        DataError, match=r"found Images/\. Name the folder that holds them, rename folders so, or write"
-    ):
+    (tmp_path / "stuff").mkdir()
+    with pytest.raises(DataError, match=r"found stuff/\. Name the folder that holds them, rename folders so, or write"):
         find_cases(tmp_path)
-    (tmp_path / "Images").rmdir()
+    (tmp_path / "stuff").rmdir()
     with pytest.raises(DataError, match=r"found nothing\. Name the folder"):
         find_cases(tmp_path)
 
@@ -186,7 +184,8 @@ def test_a_decathlon_task_of_several_channels(tmp_path: Path):
     datalist = datalist_of(tmp_path)
     assert datalist["labels"] == {"0": "background", "1": "tumour"}
     assert datalist["training"][0] == {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "patient": "a"}
-    assert datalist["test"] == datalist["unlabeled"] == []
+    assert datalist["test"] == []
+    assert datalist["unlabeled"] == [{"image": "imagesTs/b.nii.gz", "patient": "b"}]
     (tmp_path / "dataset.json").write_text('{"training": ["x"]}')
     with pytest.raises(DataError, match=r'expected \{"image": path, "label": path\} under "training", found \'x\''):
         find_cases(tmp_path)

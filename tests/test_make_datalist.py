@@ -185,6 +185,8 @@ def test_tuning_patients_leave_unlabeled_and_become_validation(acdc: Path):
 def test_summary_counts_patients_cases_and_what_is_left_out(acdc: Path, capsys: pytest.CaptureFixture):
     run(acdc, "--split-file", str(acdc / "split.json"), "--labeled-count", "2", "--labels", "background,a,b,c")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines.pop(6)[:4] == ["cases", "left", "out:", "patient009/patient009_frame01.nii.gz,"]
+    assert lines.pop(6)[:5] == ["files", "of", "no", "case:", "10"]  # the whole cycles, patientNNN_4d
     assert lines[:7] == [
         ["split", "patients", "cases"],
         ["training", "2", "4"],

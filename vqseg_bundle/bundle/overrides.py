@@ -33,6 +33,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 from monai.utils import ensure_tuple
 
 from vqseg_bundle.bundle.tracking import adapt_tracking
+from vqseg_bundle.common import print_any_name
 
 __all__ = ["exit_cleanly", "prepare_overrides", "running_parser", "typed_words"]
 
@@ -80,6 +81,8 @@ def prepare_overrides() -> None:
     declared = ConfigParser(ConfigParser.load_config_files(call.config_files))
     ids = [id_ for id_ in call.ids if not _passes(id_, type(call.workflow))]
     _refuse_evaluated_paths(call)
+    if _from_command_line():
+        print_any_name()
     for key, path in call.paths.items():
         parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]

@@ -198,7 +198,7 @@ def log_to_file(path: Path) -> None:
     Args:
         path: the file, appended to.
     """
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # MONAI's StatsHandler cuts its named loggers off the root
     for logger_ in map(logging.getLogger, (None, *STATS_LOGGERS)):

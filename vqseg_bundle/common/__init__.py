@@ -3,6 +3,7 @@
 from vqseg_bundle.common.atomic_files import json_value, replacing, write_json, write_text
 from vqseg_bundle.common.batch_keys import FEATURES, SOURCE
 from vqseg_bundle.common.finite import NonFiniteError, all_finite, named_tensors, non_finite_names
+from vqseg_bundle.common.output import print_any_name
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "json_value",
     "named_tensors",
     "non_finite_names",
+    "print_any_name",
     "process_count",
     "process_rank",
     "replacing",

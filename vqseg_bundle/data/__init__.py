@@ -18,7 +18,15 @@ from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .demo_cohort import in_demo_cohort, write_demo_cohort
 from .dicom_seg import check_segment_codes, write_dicom_seg
 from .digest import data_digest
-from .folder_layouts import FoundCase, FoundClasses, find_cases, find_channel_names, find_classes
+from .errors import file_list
+from .folder_layouts import (
+    FoundCase,
+    FoundClasses,
+    find_cases,
+    find_channel_names,
+    find_classes,
+    find_unused_files,
+)
 from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
 from .keep_source import KeepSourced
 from .label_grid import LabelToImaged
@@ -95,11 +103,13 @@ __all__ = [
     "content_digest",
     "data_digest",
     "examine_cohort",
+    "file_list",
     "find_cases",
     "find_channel_names",
     "find_classes",
     "find_orientation",
     "find_other_images",
+    "find_unused_files",
     "has_geometry",
     "in_demo_cohort",
     "list_volumes",

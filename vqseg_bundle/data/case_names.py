@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
@@ -16,20 +17,23 @@ __all__ = ["case_stem", "image_of_label", "unique_case_ids"]
 _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.gz)?$")
 
 _SEPARATORS = re.compile(r"([_\-. ]+)")
-_LABEL_ENDING = re.compile(r"[_-](seg|mask|label|gt|segmentation)$")
+_LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are no UTF-8
 
 
 def case_stem(path: str) -> str:
     """Return the file name without ``.nii.gz``, ``.nii`` or another suffix."""
     # FOLDER#UID names one DICOM series of a folder
     name = PurePath(path).name.replace("#", "_").replace("&", "_")
+    # accents in one spelling, as macOS has another; what no text file can hold becomes a sign that it can
+    name = _SURROGATE.sub("_", unicodedata.normalize("NFC", name))
     return _SUFFIX.sub("", name) or name
 
 
 def image_of_label(name: str) -> str:
     """What the image of a label is called, without ``_seg``, ``_mask``, ``_label``, ``_gt``, ``_segmentation``.
 
-    A hyphen may stand for the low line.
+    A hyphen or a point may stand for the low line, as 3D Slicer has it: ``x-label.nrrd``, ``x.seg.nrrd``.
 
     Args:
         name: see :func:`case_stem`.

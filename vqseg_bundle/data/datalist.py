@@ -85,7 +85,10 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
     content = _read_json(path)
     _refuse_unknown_lists(content, path)
     if "training" not in content and "unlabeled" not in content:
-        raise DataError(f'{path}: key "training" is missing; expected a list of {{"image", "label"}} entries.')
+        raise DataError(
+            f'{path}: key "training" is missing; expected a list of {{"image", "label"}} entries. Of nnU-Net\'s '
+            f"dataset.json make a datalist: python -m scripts.make_datalist --dataset-dir {root}"
+        )
     cases = _parse_splits(content, str(path), root)
     if accept_uneven:
         _accept_uneven(cases)

@@ -14,22 +14,25 @@ from tqdm import tqdm
 from .case_names import case_stem
 from .channel_files import BRATS_CHANNELS, brats_case
 from .errors import DataError
-from .formats import volume_kind
+from .formats import parse_volume_path, volume_kind
+from .formats.slicer_segments import common_segment_names
 from .layouts import (
     FoundCase,
     find_acdc,
+    find_beside,
     find_brats,
-    find_decathlon,
+    find_dataset_json,
     find_pairs,
+    find_patient_folders,
     find_split_folders,
     pair_folders,
     read_channel_names,
-    read_decathlon_labels,
+    read_label_names,
 )
 from .layouts.found_case import some
 from .volume_io import read_label_values
 
-__all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes"]
+__all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes", "find_unused_files"]
 
 _MOST_VALUES = 256  # of labels with gaps; more are an image's
 _MOST_SHOWN = 10
@@ -39,7 +42,7 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     """Find images, labels and patients, sorted by path.
 
     Args:
-        dataset_dir: folder in one of the layouts; a Decathlon task's ``dataset.json`` goes before all.
+        dataset_dir: folder in one of the layouts; a ``dataset.json`` goes before all.
         patient_pattern: regular expression that finds the patient (its first group that matches, or else all of its
             match) in a case's name; ``None``: each case is a patient of its own, or in ACDC's layout its folder.
 
@@ -50,18 +53,21 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     if not dataset_dir.is_dir():
         raise DataError(f"dataset_dir {dataset_dir}: expected a folder, found no such folder.")
     pair = pair_folders(dataset_dir)
-    cases = find_decathlon(dataset_dir, patient_pattern)
+    cases = find_dataset_json(dataset_dir, patient_pattern)
     cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])
-    cases = cases or find_split_folders(dataset_dir, patient_pattern) or find_acdc(dataset_dir)
-    cases = cases or find_brats(dataset_dir, patient_pattern)
+    # first what is known by its names, last what is known by where it lies
+    cases = cases or find_acdc(dataset_dir) or find_brats(dataset_dir, patient_pattern)
+    for find in (find_split_folders, find_beside, find_patient_folders):
+        cases = cases or find(dataset_dir, patient_pattern)
     if not cases:
         entries = sorted(dataset_dir.iterdir())
         names = some([f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]) or "nothing"
         raise DataError(
             f"dataset_dir {dataset_dir}: expected images/ and labels/, imagesTr/ and labelsTr/, labeled/ and "
-            "unlabeled/, train-label/ and train-unlabel/, ACDC's patientNNN/patientNNN_frameNN.nii.gz, or BraTS's "
-            f"PATIENT/PATIENT_flair.nii.gz; found {names}. Name the folder that holds them, rename folders so, or "
-            "write a datalist by hand: docs/README.md."
+            "unlabeled/, train/ and test/, train-label/ and train-unlabel/, ACDC's "
+            "patientNNN/patientNNN_frameNN.nii.gz, BraTS's PATIENT/PATIENT_flair.nii.gz, x.nii.gz with x_seg.nii.gz "
+            f"beside it, or a folder a patient with an image and a label; found {names}. Name the folder that holds "
+            "them, rename folders so, or write a datalist by hand: docs/README.md."
         )
     return cases
 
@@ -80,8 +86,9 @@ class FoundClasses:
 
 
 def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[str] = ()) -> FoundClasses:
-    """The classes by the names given, those of ``dataset.json``, or ``background``, ``label_1``, ... by label values.
+    """The classes by the names given, those of ``dataset.json`` or of 3D Slicer's segments, or by label values.
 
+    Without any names they are called ``background``, ``label_1``, ...
     Where the labels' values are not 0, 1, 2, ..., they are given to the classes in rising order.
 
     Args:
@@ -93,9 +100,13 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
         DataError: no case has a label and no name is known; values are negative, no whole numbers, or of another number
             than the names.
     """
-    if not names and read_decathlon_labels(dataset_dir):
-        return FoundClasses(tuple(read_decathlon_labels(dataset_dir)))
     paths = [str(dataset_dir / case.label) for case in cases if case.label]
+    named = {} if names else read_label_names(dataset_dir)
+    segments = {} if names or named else common_segment_names(paths)
+    named = named or ({0: "background", **dict(sorted(segments.items()))} if segments else {})
+    if len(set(named.values())) > 1:
+        plain = list(named) == list(range(len(named)))
+        return FoundClasses(tuple(named.values()), () if plain else tuple(named))
     if not paths and not names:
         raise DataError(
             f"dataset_dir {dataset_dir}: expected at least one label, found none; put labels into labels/, or name the "
@@ -118,6 +129,24 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
         )
     ordered = tuple(sorted(int(value) for value in values))
     return FoundClasses(tuple(names or ["background", *(f"label_{value}" for value in ordered[1:])]), ordered)
+
+
+def find_unused_files(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
+    """Volumes in the folder that are of no case, by their paths relative to it; hidden ones are passed over.
+
+    Args:
+        dataset_dir: the folder.
+        cases: what was found in it.
+    """
+    paths = [path for case in cases for path in (case.image, *case.more_channels, case.label) if path]
+    used = {parse_volume_path(dataset_dir / path).file for path in paths}
+    unused = []
+    for file in sorted(dataset_dir.rglob("*")):
+        inner = file.relative_to(dataset_dir)
+        hidden = any(part.startswith(".") for part in inner.parts)
+        if not hidden and file.is_file() and volume_kind(file) and not used & {file, *file.parents}:
+            unused.append(inner.as_posix())
+    return unused
 
 
 def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:

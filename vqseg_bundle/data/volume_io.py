@@ -182,6 +182,8 @@ def _existing_kind(path: str) -> str:
         raise DataError(f"{path}: the file is empty; copy it again.")
     if kind == "" or (file.is_dir() and kind != "dicom"):
         found = "a folder" if file.is_dir() else f"a file that ends in {''.join(Path(file).suffixes) or 'nothing'}"
+        if ".img" in file.name.lower():
+            found += "; of a pair name the .hdr file"
         raise DataError(f"{path}: expected {_FORMATS}, found {found}; convert it.")
     return kind
 

@@ -25,7 +25,7 @@ __all__ = [
 
 #: file name suffixes, in lower case, by kind of volume; DICOM files may have others, or none
 VOLUME_KINDS: dict[str, tuple[str, ...]] = {
-    "nifti": (".nii", ".nii.gz"),
+    "nifti": (".nii", ".nii.gz", ".hdr", ".hdr.gz"),  # the latter with .img beside them
     "itk": (".nrrd", ".nhdr", ".mha", ".mhd"),
     "dicom": (".dcm", ".dicom", ".ima"),
     "picture": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),

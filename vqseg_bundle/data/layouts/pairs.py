@@ -15,14 +15,26 @@ from .found_case import FoundCase, patient_of, some
 
 __all__ = ["find_pairs", "group_channels", "pair_folders"]
 
-_FOLDER_PAIRS = (("images", "labels"), ("images", "masks"), ("imagesTr", "labelsTr"), ("image", "mask"))
+_LABEL_FOLDERS = ("labels", "masks", "label", "mask", "segmentations", "annotations", "gt")
+#: by preference, in any case of letters
+_FOLDER_PAIRS = (
+    ("images", _LABEL_FOLDERS),
+    ("imagesTr", ("labelsTr",)),
+    ("image", _LABEL_FOLDERS),
+    ("imgs", _LABEL_FOLDERS),
+    ("img", _LABEL_FOLDERS),
+)
 _IMAGE_ENDING = re.compile(r"_(image|img)$")
 
 
 def pair_folders(root: Path) -> tuple[str, str] | None:
-    """Names of the folders of images and of labels; the second need not exist."""
-    present = [(images, labels) for images, labels in _FOLDER_PAIRS if (root / images).is_dir()]
-    return next((pair for pair in present if (root / pair[1]).is_dir()), present[0] if present else None)
+    """Names of the folders of images and of labels as they are written there; the second need not exist."""
+    there = {entry.name.casefold(): entry.name for entry in sorted(root.iterdir()) if entry.is_dir()}
+    present = [(there[images.casefold()], labels) for images, labels in _FOLDER_PAIRS if images.casefold() in there]
+    pairs = [
+        (images, there[label.casefold()]) for images, labels in present for label in labels if label.casefold() in there
+    ]
+    return next(iter(pairs), (present[0][0], present[0][1][0]) if present else None)
 
 
 def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None) -> list[FoundCase]:

@@ -1,7 +1,10 @@
-"""Folders that say which cases are labelled: ``labeled/`` and ``unlabeled/``, or those of the published VQ-Seg code.
+"""Folders that say which list a case is for.
 
-The latter's ``train-label/``, ``train-unlabel/``, ``val/`` and ``test/`` fix every case's list. Each holds ``image/``
-and ``mask/`` (or another pair of folders); masks in ``unlabeled/`` and ``train-unlabel/`` are not read.
+``labeled/`` and ``unlabeled/`` say which cases are labelled. ``train/`` and ``test/``, with or without ``val/``
+(``valid/``, ``validation/``), fix the latter two; in each, images and labels lie in a pair of folders, side by side, or
+in a folder a patient. The published VQ-Seg code's ``train-label/``, ``train-unlabel/``, ``val/`` and ``test/`` fix
+every case's list; each holds ``image/`` and ``mask/`` (or another pair of folders), and masks in ``unlabeled/`` and
+``train-unlabel/`` are not read.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
+from .beside import find_beside, find_patient_folders
 from .found_case import FoundCase, some
 from .pairs import find_pairs, pair_folders
 
@@ -18,6 +22,12 @@ __all__ = ["find_split_folders"]
 
 _UNLABELED = "unlabeled"
 _PUBLISHED = {"train-label": "training", "train-unlabel": _UNLABELED, "val": "validation", "test": "test"}
+_PARTS = {
+    "train": "",
+    "training": "",
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _NEED_LABELS = ("training", "validation")
 _ACDC_SLICE = re.compile(r"^(patient\d+)_")
 
@@ -41,7 +51,28 @@ def find_split_folders(root: Path, patient_pattern: str | None) -> list[FoundCas
         cases = _find(root, "labeled", patient_pattern)
         bare = _find(root, _UNLABELED, patient_pattern) if (root / _UNLABELED).is_dir() else []
         return _told_apart(cases, [replace(case, label="") for case in bare])
-    return []
+    return _find_parts(root, patient_pattern)
+
+
+def _find_parts(root: Path, pattern: str | None) -> list[FoundCase]:
+    there = {entry.name.casefold(): entry.name for entry in sorted(root.iterdir()) if entry.is_dir()}
+    parts = [(there[name], split) for name, split in _PARTS.items() if name in there]
+    if not any(split == "" for _, split in parts):
+        return []
+    found: list[FoundCase] = []
+    for part, split in parts:
+        pair = pair_folders(root / part)
+        cases = find_pairs(root / part, *pair, pattern) if pair else find_beside(root / part, pattern)
+        cases = cases or find_patient_folders(root / part, pattern)
+        if not cases and split == "":
+            return []
+        found += [_of_part(case.below(part), split) for case in cases]
+    return found
+
+
+def _of_part(case: FoundCase, split: str) -> FoundCase:
+    """A case to validate or test on needs a label; without one it can be learnt from all the same."""
+    return replace(case, split=split if case.label or not split else _UNLABELED)
 
 
 def _find(root: Path, part: str, pattern: str | None) -> list[FoundCase]:

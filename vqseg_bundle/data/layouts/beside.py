@@ -1,0 +1,100 @@
+"""Labels that lie beside their images: in one folder for all, or in a folder a patient.
+
+A label is called ``label``, ``seg``, ``segmentation`` or the like, or as its image with such an ending, ``x_seg``,
+``x-label``, ``x.seg``. What is called so makes the layout: without any, nothing is found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..case_names import case_stem, image_of_label
+from ..errors import DataError
+from ..formats import volume_kind
+from ..volume_folder import list_series_paths
+from .found_case import FoundCase, patient_of, some
+from .pairs import group_channels
+
+__all__ = ["find_beside", "find_patient_folders"]
+
+_LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
+_FLAT_KINDS = ("picture", "array")
+
+
+def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
+    """Cases of a folder that holds images and labels side by side, by name.
+
+    Raises:
+        DataError: a label has no image, or the pattern does not match.
+    """
+    files = {name: path for name, path in _files(root) if not _LABEL_NAME.match(name)}
+    labels = {name: path for name, path in files.items() if image_of_label(name) != name}
+    images = group_channels({name: path for name, path in files.items() if name not in labels}, ())
+    labels = {name: path for name, path in labels.items() if image_of_label(name) in images}
+    if not labels:
+        return []
+    of = {image_of_label(name): path for name, path in labels.items()}
+    others = {name: (path,) for name, path in files.items() if image_of_label(name) != name and name not in labels}
+    return [
+        _case(root, paths, of.get(name), patient_of(name, patient_pattern))
+        for name, paths in sorted({**images, **others}.items())
+    ]
+
+
+def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
+    """Cases of a folder that holds a folder a patient, each with one image and, where there is one, its label.
+
+    The patient is the folder, unless the pattern finds it in the folder's name.
+
+    Raises:
+        DataError: a folder holds several images that are not channels of one, or the pattern does not match.
+    """
+    cases = []
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        files = dict(_files(folder))
+        labels = [path for name, path in files.items() if _is_label(name, files)]
+        series = [Path(path) for path in _series(folder)]
+        images = group_channels({name: path for name, path in files.items() if path not in labels}, ())
+        volumes = [paths for paths in images.values() if volume_kind(paths[0]) not in _FLAT_KINDS]
+        found = [*(volumes or images.values()), *((path,) for path in series)]
+        if not found:
+            continue
+        if len(found) > 1 or len(labels) > 1:
+            what = "image" if len(found) > 1 else "label"
+            names = some([paths[0].name for paths in found] if len(found) > 1 else [path.name for path in labels])
+            raise DataError(
+                f"{folder}: expected one image and one label at most in a patient's folder, found {what}s {names}; "
+                "give channels one name with _0000, _0001, ... behind it, take the others out, or list them by hand."
+            )
+        label = labels[0] if labels else None
+        cases.append(_case(root, found[0], label, patient_of(folder.name, patient_pattern)))
+    return cases if any(case.label for case in cases) else []
+
+
+def _is_label(name: str, files: dict[str, Path]) -> bool:
+    """By its name alone, or by its ending where something else is there that it can be a label of."""
+    return bool(_LABEL_NAME.match(name)) or (image_of_label(name) != name and len(files) > 1)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for entry in sorted(folder.iterdir()):
+        if entry.is_file() and not entry.name.startswith(".") and volume_kind(entry) not in ("", "dicom"):
+            yield case_stem(entry.name), entry
+
+
+def _series(folder: Path) -> Iterator[str]:
+    """DICOM series in a patient's folder, or in one below."""
+    for place in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
+        yield from list_series_paths(place)
+
+
+def _case(root: Path, paths: Sequence[Path], label: Path | None, patient: str) -> FoundCase:
+    channels = [path.relative_to(root).as_posix() for path in paths]
+    return FoundCase(
+        channels[0],
+        label.relative_to(root).as_posix() if label else "",
+        patient,
+        more_channels=tuple(channels[1:]),
+    )

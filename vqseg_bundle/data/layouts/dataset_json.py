@@ -1,0 +1,166 @@
+"""Folders with a ``dataset.json``: tasks of the Medical Segmentation Decathlon, and nnU-Net's of version 1 and 2.
+
+- Decathlon and nnU-Net 1 list ``{"image": path, "label": path}`` under ``training``. nnU-Net's files have the channel's
+  number behind the name that is listed, ``x_0000.nii.gz`` for ``x.nii.gz``.
+- nnU-Net 2 lists nothing, so that the cases are those of ``imagesTr/`` and ``labelsTr/``, or names every file under
+  ``dataset``. Its ``labels`` are name to index where the others have index to name.
+
+Images of ``imagesTs/`` are unlabelled cases, or test cases where ``labelsTs/`` holds their label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..case_names import case_stem
+from ..errors import DataError
+from .found_case import FoundCase, patient_of
+from .pairs import find_pairs
+
+__all__ = ["find_dataset_json", "read_channel_names", "read_label_names"]
+
+_NAME = "dataset.json"
+_TEST_IMAGES, _TEST_LABELS = "imagesTs", "labelsTs"
+
+
+def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase]:
+    """The cases of a folder with a ``dataset.json``; empty where there is none.
+
+    Raises:
+        DataError: the file is in none of the three forms, or names files that are not there.
+    """
+    content = _read(root)
+    if not content:
+        return []
+    if isinstance(content.get("dataset"), dict):
+        cases = _named_cases(root, content["dataset"], patient_pattern)
+    elif content.get("training"):
+        cases = _listed_cases(root, content["training"], patient_pattern)
+    elif (root / "imagesTr").is_dir():
+        cases = find_pairs(root, "imagesTr", "labelsTr", patient_pattern)
+    else:
+        return []
+    return cases + _test_cases(root, {case.image for case in cases}, patient_pattern)
+
+
+def read_channel_names(root: Path) -> list[str]:
+    """What the images' channels are, by ``channel_names`` (nnU-Net 2) or ``modality``; empty where none says it."""
+    content = _read(root)
+    names = content.get("channel_names") or content.get("modality")
+    if not isinstance(names, dict) or sorted(names) != sorted(str(index) for index in range(len(names))):
+        return []
+    return [str(names[str(index)]) for index in range(len(names))]
+
+
+def read_label_names(root: Path) -> dict[int, str]:
+    """The names of the classes by what labels hold for them; empty where there is no ``dataset.json``, or none in it.
+
+    Raises:
+        DataError: nnU-Net's regions (a name for several indices) or its ignore label, which are not read.
+    """
+    labels = _read(root).get("labels")
+    if not isinstance(labels, dict) or not labels:
+        return {}
+    if all(str(key).isdigit() for key in labels):
+        names = {int(index): str(name) for index, name in labels.items()}
+    else:
+        names = _by_index(root, labels)
+    if "ignore" in names.values():
+        raise DataError(
+            f'{root / _NAME}: its class "ignore" marks voxels that no one has labelled, which is not supported; label '
+            'them, or name all classes with --labels "background,name,..." to take it for a class of its own.'
+        )
+    return dict(sorted(names.items())) if 0 in names else {}
+
+
+def _by_index(root: Path, labels: Mapping[str, Any]) -> dict[int, str]:
+    regions = [name for name, index in labels.items() if isinstance(index, list)]
+    if regions:
+        raise DataError(
+            f"{root / _NAME}: {', '.join(regions)} are regions of several classes, which are not supported; name the "
+            'classes themselves with --labels "background,name,...".'
+        )
+    try:
+        return {int(index): str(name) for name, index in labels.items()}
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f'{root / _NAME}: expected a whole number for each name under "labels", found {labels}.'
+        ) from error
+
+
+def _listed_cases(root: Path, entries: Any, pattern: str | None) -> list[FoundCase]:
+    cases = []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+            raise DataError(
+                f'{root / _NAME}: expected {{"image": path, "label": path}} under "training", found {entry!r}.'
+            )
+        image, label = (Path(entry[key]).as_posix() for key in ("image", "label"))
+        channels = _channels(root, image)
+        cases.append(_case(channels, label, patient_of(case_stem(image), pattern)))
+    return cases
+
+
+def _channels(root: Path, image: str) -> list[str]:
+    """The file as it is listed, or those that have a channel's number behind the name."""
+    if (root / image).exists():
+        return [image]
+    listed = Path(image)
+    stem = case_stem(listed.name)
+    ending = listed.name[len(stem) :]
+    found = sorted((root / listed.parent).glob(f"{_escaped(stem)}_[0-9][0-9][0-9][0-9]{_escaped(ending)}"))
+    numbers = [int(case_stem(path.name)[-4:]) for path in found]
+    if not found or numbers != list(range(len(numbers))):
+        shown = f"channels {', '.join(map(str, numbers))}" if found else f"neither it nor {stem}_0000{ending}"
+        raise DataError(
+            f"{root / _NAME}: expected the image {image}, found {shown}; correct the list or add the files."
+        )
+    return [path.relative_to(root).as_posix() for path in found]
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"[{sign}]" if sign in "[*?" else sign for sign in text)
+
+
+def _named_cases(root: Path, named: Mapping[str, Any], pattern: str | None) -> list[FoundCase]:
+    """nnU-Net 2's ``{"case": {"images": [one file a channel], "label": file}}``."""
+    cases = []
+    for name, entry in named.items():
+        images = entry.get("images") if isinstance(entry, dict) else None
+        if not isinstance(images, list) or not images or not all(isinstance(path, str) for path in images):
+            raise DataError(
+                f'{root / _NAME}: expected {{"images": [path, ...], "label": path}} for {name} under "dataset", found '
+                f"{entry!r}."
+            )
+        label = str(entry.get("label") or "")
+        channels = [Path(path).as_posix() for path in images]
+        cases.append(_case(channels, Path(label).as_posix() if label else "", patient_of(name, pattern)))
+    return cases
+
+
+def _test_cases(root: Path, known: set[str], pattern: str | None) -> list[FoundCase]:
+    if not (root / _TEST_IMAGES).is_dir() or not any((root / _TEST_IMAGES).iterdir()):
+        return []
+    found = find_pairs(root, _TEST_IMAGES, _TEST_LABELS, pattern)
+    return [replace(case, split="test" if case.label else "unlabeled") for case in found if case.image not in known]
+
+
+def _case(channels: list[str], label: str, patient: str) -> FoundCase:
+    return FoundCase(channels[0], label, patient, more_channels=tuple(channels[1:]))
+
+
+def _read(root: Path) -> dict[str, Any]:
+    path = root / _NAME
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: expected a JSON file, but it cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+    return content
