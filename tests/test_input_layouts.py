@@ -102,7 +102,7 @@ def several_series(root: Path) -> list[str]:
 LAYOUTS: list[tuple[Callable[[Path], list[str]], int, tuple[int, int, int]]] = [
     # what writes it, channels, and how many labelled, unlabelled and test cases come of it
     (acdc, 1, (1, 1, 1)),
-    (decathlon, 1, (2, 1, 1)),
+    (decathlon, 1, (2, 2, 1)),
     (pairs, 1, (2, 1, 1)),
     (labeled_and_unlabeled, 3, (2, 1, 1)),
     (published, 1, (1, 1, 1)),
