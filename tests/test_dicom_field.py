@@ -310,6 +310,33 @@ def test_a_broken_slice_that_says_its_series_counts_against_that_alone(tmp_path:
     assert read_header(f"{folder}#1.2.4").shape == (4, 4, 3)
 
 
+@pytest.mark.parametrize(("place", "at_fault"), [(0, "a"), (4, "ab"), (7, "b")])
+def test_an_empty_file_counts_against_the_series_that_its_name_lies_in(tmp_path: Path, place: int, at_fault: str):
+    folder = tmp_path / "s"
+    files = [*write_dicom(folder, hounsfield(SHAPE), uid="1.2.3"), *write_dicom(tmp_path, hounsfield((4, 4, 4)))]
+    files = [file.rename(folder / f"{index}.dcm") for index, file in enumerate(files)]
+    emptied(files[place])
+    for name, path in zip("ab", sorted(case["image"] for case in list_volumes(tmp_path)), strict=True):
+        if name in at_fault:
+            with pytest.raises(DataError, match=rf"{place}.dcm is empty"):
+                read_header(path)
+        else:
+            assert read_header(path).shape[2] == {"a": 5, "b": 4}[name]
+
+
+def test_where_names_of_series_are_mixed_an_empty_file_counts_against_each(tmp_path: Path):
+    folder = tmp_path / "s"
+    ours = write_dicom(folder, hounsfield(SHAPE), uid="1.2.3")
+    other = write_dicom(tmp_path, hounsfield(SHAPE), uid="1.2.4")
+    for index, pair in enumerate(zip(ours, other, strict=True)):
+        for file, suffix in zip(pair, "ab", strict=True):
+            file.rename(folder / f"{index}{suffix}.dcm")
+    (folder / "9.dcm").write_bytes(b"")
+    for path in (f"{folder}#1.2.3", f"{folder}#1.2.4"):
+        with pytest.raises(DataError, match=r"1 slice is missing: 9.dcm is empty"):
+            read_header(path)
+
+
 def test_damaged_files_give_a_message_or_a_volume(tmp_path: Path):
     """Bytes changed and tails cut off, at random: whatever pydicom makes of it, nothing else is raised."""
     rng = np.random.default_rng(0)

@@ -1,15 +1,17 @@
 """The image slices of a DICOM folder, told apart by series; what is no DICOM or no image is left aside.
 
 A file that should be a slice and is empty, cut or damaged is never left aside: the volume would lack a slice without a
-word. It counts against its own series where it still says which, else against each series of the folder.
+word. It counts against its own series where it still says which; else against those whose files have the names before
+and behind its own, or, where the names of series are mixed, against each series of the folder.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from ..errors import DataError
@@ -29,11 +31,12 @@ class _Content:
 
     Args:
         slices: images, whole or not.
-        unreadable: name and fault of each file that should be an image and says nothing of itself.
+        unreadable: name and fault of each file that should be an image and says nothing of itself, and the series that
+            it may be of.
     """
 
     slices: list[DicomSlice]
-    unreadable: list[str]
+    unreadable: list[tuple[str, set[str]]]
 
 
 def list_series(folder: str | Path) -> dict[str, int]:
@@ -77,10 +80,11 @@ def choose_slices(path: VolumePath) -> list[DicomSlice]:
             f"{path.file}: expected one DICOM series, found {len(series)}: {_describe(series)}. Name one of them: "
             f'"{path.file.name}#UID" as the path, or "series": "UID" beside it in the datalist.'
         )
-    chosen = series[path.series_uid or next(iter(series))] if series else []
-    faults = [f"{Path(item.file).name} {item.fault}" for item in chosen if item.fault]
-    _refuse_broken(path.file, sorted([*faults, *content.unreadable]))
-    return chosen
+    uid = path.series_uid or next(iter(series), "")
+    faults = [f"{Path(item.file).name} {item.fault}" for item in series.get(uid, []) if item.fault]
+    faults += [fault for fault, uids in content.unreadable if not series or uid in uids]
+    _refuse_broken(path.file, sorted(faults))
+    return series[uid]
 
 
 def _refuse_broken(folder: Path, faults: Sequence[str]) -> None:
@@ -98,24 +102,36 @@ def _read_file(file: Path) -> _Content:
     try:
         item = read_slice(file)
     except DataError as error:
-        return _Content([], [_fault(file, error)])
+        return _Content([], [(_fault(file, error), set())])
     return _Content([item] if item else [], [])
 
 
 def _read_folder(folder: Path) -> _Content:
     files = [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
-    found: list[DicomSlice] = []
-    broken: list[tuple[Path, str]] = []
+    found: dict[Path, DicomSlice] = {}
+    broken: dict[Path, str] = {}
     patterns: set[str] = set()
     for file in files:
         try:
             item = read_slice(file)
         except DataError as error:
-            broken.append((file, _fault(file, error)))
+            broken[file] = _fault(file, error)
             continue
         patterns.add(_pattern(file))
-        found += [item] if item else []
-    return _Content(found, [fault for file, fault in broken if _should_be_slice(file, patterns)])
+        if item is not None:
+            found[file] = item
+    unreadable = [(fault, _owners(file, found)) for file, fault in broken.items() if _should_be_slice(file, patterns)]
+    return _Content(list(found.values()), unreadable)
+
+
+def _owners(file: Path, found: Mapping[Path, DicomSlice]) -> set[str]:
+    """Series that a file may be of, by the order of names."""
+    runs = [uid for uid, _ in groupby(item.series_uid for item in found.values())]
+    if len(set(runs)) < len(runs):
+        return set(runs)
+    before = [item.series_uid for other, item in found.items() if other < file][-1:]
+    behind = [item.series_uid for other, item in found.items() if other > file][:1]
+    return {*before, *behind}
 
 
 def _should_be_slice(file: Path, patterns: set[str]) -> bool:
