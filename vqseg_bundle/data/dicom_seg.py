@@ -70,7 +70,7 @@ def write_dicom_seg(
         frames, sources = frames[:1], sources[:1]
     texts = [*labels.values(), *(part.meaning for pair in coded.values() for part in pair)]
     ascii_alone = all(text.isascii() for text in texts) and not has_other_than_ascii(sources[0])
-    with disable_value_validation():  # UIDs are those of the sources, valid or not
+    with disable_value_validation():  # UIDs are those of the sources, and the log has named those that are none
         segmentation = _segmentation(frames, sources, labels, coded, None if ascii_alone else _UTF8)
         segmentation.save_as(path)
 

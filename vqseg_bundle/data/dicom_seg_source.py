@@ -121,7 +121,7 @@ def _complete(source: pydicom.Dataset, file: str) -> None:
         setattr(source, name, "")
     if empty:
         logger.info("%s: not said, and so empty in DICOM SEG: %s", file, ", ".join(empty))
-    _decode(source)
+    _free_text(source)
 
 
 def _complete_measures(sources: Sequence[pydicom.Dataset], grid: VolumeHeader) -> None:
@@ -179,9 +179,8 @@ def _shown(source: pydicom.Dataset, tag: Any) -> str:
         return ""
 
 
-def _decode(source: pydicom.Dataset) -> None:
-    """Text as text, so that it can be written in another character set than its own."""
-    source.decode()
+def _free_text(source: pydicom.Dataset) -> None:
+    """Text and names no longer bound to their character set, so that they can be written in another one."""
     for element in source:
         if element.VR == "PN":
             element.value = [str(name) for name in element.value] if element.VM > 1 else str(element.value)
