@@ -109,6 +109,18 @@ def test_a_label_of_the_backgrounds_value_alone_is_empty(folder: Path):
     assert {finding.code for finding in report.warnings} == {"empty_label"}
 
 
+def test_the_check_takes_255_for_what_the_mapping_says(tmp_path: Path):
+    """A mask of 0 and 255 would be one of the classes 0 and 1 without the mapping."""
+    for name, values in (("a", [0, 255]), ("b", [128, 255])):
+        write_picture(tmp_path / f"images/{name}.png", np.array([[3, len(name) + values[0]]], dtype=np.uint8))
+        write_picture(tmp_path / f"labels/{name}.png", np.array([values], dtype=np.uint8))
+    cases = [{"image": f"images/{name}.png", "label": f"labels/{name}.png"} for name in ("a", "b")]
+    write_list(tmp_path, labels=["background", "x", "y"], label_values=[0, 128, 255], training=cases)
+    report = examine_cohort(load_datalist(tmp_path / "datalist.json", tmp_path), 1, progress=False, use_cache=False)
+    assert [known["voxels"] for known in report.summary["classes"]] == [1, 1, 2]
+    assert not {"label_values", "mask_of_255"} & {finding.code for finding in report.findings}
+
+
 def test_the_digest_tells_mappings_apart(folder: Path):
     with_values = data_digest(load_datalist(folder / "datalist.json", folder))
     write_list(folder)
