@@ -299,11 +299,13 @@ def test_a_run_of_version_0_6_is_bundled_and_may_be_told_how_its_volumes_were_or
         config["load_transforms"][:3],
         config["label_transforms"][1:],
     )
+    del config["label_values"], config["load_transforms"][1]["label_values"]
     del record["preprocessing"]["orientation"], record["info"]["training_volumes"]
     record["preprocessing"]["slice_axis"] = 2
     (run / "config.json").write_text(json.dumps(config))
     (run / "model.json").write_text(json.dumps(record))
     make_bundle.main(["--run", str(run), "--output", str(bundle)])
+    assert read(bundle / "configs" / "train.json")["load_transforms"][1]["label_values"] == "@label_values"
     configs = [bundle / "configs" / name for name in ("train.json", "evaluate.json")]
     places = {
         "bundle_root": str(bundle),
