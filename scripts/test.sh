@@ -3,6 +3,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh "[dev]"
-if [ "$#" -eq 0 ]; then set -- -m "not slow and not monailabel"; fi
+# two processes, each with whole files: what the tests of a file share is made once
+if [ "$#" -eq 0 ]; then set -- -n 2 --dist loadfile -m "not slow and not monailabel"; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec .venv/bin/python -m pytest "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import shutil
@@ -78,7 +79,9 @@ def test_a_training_stops_in_its_iteration_and_goes_on_from_its_last_good_epoch(
 ) -> None:
     def spoil(parser: ConfigParser) -> None:
         trainer = parser.get_parsed_content("train#trainer")
-        trainer.logger.disabled = False  # another test may have, for all trainers
+        # another test may have silenced all trainers of this class
+        trainer.logger.disabled, trainer.logger.propagate = False, True
+        trainer.logger.setLevel(logging.NOTSET)
         plant(trainer)
 
     settings = places(shared_cohort, tmp_path)
