@@ -217,16 +217,35 @@ NAMES = ["20240131", "2024_02", "007", "1e5", "(a,b)", "[x]", "true", "-0"]
 def test_what_was_typed_is_read_off_the_command_line(name: str) -> None:
     assert typed_words(["run", f"--dataset-dir={name}", "--amp", "--seed", "3"]) == {
         "dataset_dir": name,
-        "amp": "--seed",
         "seed": "3",
     }
     assert typed_words(["--dataset_dir", "first", "--dataset_dir", name])["dataset_dir"] == name
 
 
-@pytest.mark.parametrize("word", ["--dataset_dir=2024_02", "--dataset-dir=(a,b)"])
+def test_a_key_without_a_word_has_none_and_one_dash_will_do() -> None:
+    assert typed_words(["-dataset_dir", "7", "--amp", "-s", "--seed"]) == {"dataset_dir": "7"}
+
+
+# a decomposed accent, which Python would compose in a name
+@pytest.mark.parametrize("word", ["--dataset_dir=2024_02", "--dataset-dir=(a,b)", "--dataset_dir=e\u0301te\u0301"])
 def test_a_folder_is_called_what_was_typed(train_json: Path, word: str) -> None:
     found = printed(run(train_json.parent, "--config_file", "train.json", "--bundle_root", str(ROOT), word))
     assert found["dataset_dir"] == word.partition("=")[2]
+
+
+def test_quotes_may_be_typed_and_a_comment_is_none(train_json: Path) -> None:
+    words = ("--config_file", "train.json", "--bundle_root", str(ROOT))
+    assert printed(run(train_json.parent, *words, "--dataset_dir", "'2024'"))["dataset_dir"] == "2024"
+    result = run(train_json.parent, *words, "--dataset_dir", "scan#1")
+    assert "--dataset_dir: expected a path without #, which MONAI would read as ::, found 'scan#1'" in result.stderr
+    result = run(train_json.parent, *words, "--dataset_dir")
+    assert "--dataset_dir: expected a path, found True." in result.stderr
+
+
+def test_a_path_in_a_file_or_from_code_is_text(train_json: Path) -> None:
+    assert values(train_json, dataset_dir=Path("x"))["dataset_dir"] == Path("x")
+    with pytest.raises(SystemExit, match=r"--dataset_dir: expected a path, found 20240131\. Give a path, in a file"):
+        values(train_json, dataset_dir=20240131)
 
 
 @pytest.mark.parametrize("path", ["$x", "@x"])

@@ -20,10 +20,12 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from itertools import zip_longest
+from os import PathLike
 from pydoc import ErrorDuringImport, locate
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
@@ -42,9 +44,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _PATHS = (
-    *("dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
+    *("bundle_root", "dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
     "foundation_feature_dir",
 )
+_FLAG = re.compile(r"--|-[A-Za-z]")
 _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
 
 
@@ -55,7 +58,7 @@ class _Call(NamedTuple):
     config_files: tuple[str, ...]
     ids: list[str]
     none_ids: list[str]
-    paths: dict[str, str]
+    paths: dict[str, Any]
 
 
 def prepare_overrides() -> None:
@@ -68,6 +71,8 @@ def prepare_overrides() -> None:
     The words none, true and false (any case) become None, True and False, except for a key to which one of the config
     files itself gives that word as text: with ``"foundation_model": "none"`` both ``--foundation_model none`` and
     ``--foundation_model None`` give the text "none". A None passed from code is ignored, as MONAI documents it.
+
+    A path is what was typed: ``--dataset_dir 20240131``, ``(a,b)`` or ``true`` is a folder of that name, none no path.
 
     Raises:
         SystemExit: an id to override, or the id to run, is unknown; the message names it and the nearest known ids.
@@ -91,7 +96,7 @@ def prepare_overrides() -> None:
     if refusals:
         raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
     # of words, a path may be cleared by none; true and false are names
-    names = {key for key, path in call.paths.items() if path.lower() != "none"}
+    names = {key for key, path in call.paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
     adapt_tracking(parser)
     parser.parse(reset=True)
@@ -100,6 +105,9 @@ def prepare_overrides() -> None:
 def _refuse_evaluated_paths(call: _Call) -> None:
     """MONAI evaluates texts that begin with a sign of its own, and takes every ``#`` for the separator of ids."""
     for key, value in call.paths.items():
+        if not isinstance(value, str | PathLike):
+            raise SystemExit(f"--{key}: expected a path, found {value!r}. Give a path, in a file in quotes.")
+        value = str(value)
         if value.startswith(("$", "@")):
             raise SystemExit(
                 f"--{key}: expected a path, found '{value}', which MONAI would evaluate because of its first sign. "
@@ -179,22 +187,20 @@ def _read_call(workflow: ConfigWorkflow, frame: FrameType) -> _Call:
     ids = [ReferenceResolver.normalize_id(key).removeprefix("+") for key in {**stored, **given}]
     none_ids = [ReferenceResolver.normalize_id(key) for key, value in given.items() if value is None]
     config_file = arguments.locals["config_file"] or stored.get("config_file")
-    paths = {key: value for key, value in {**stored, **given}.items() if key in _PATHS and isinstance(value, str)}
+    paths = {key: value for key, value in {**stored, **given}.items() if key in _PATHS and value is not None}
     if _from_command_line():
-        # a folder may be called 20240131 or (a,b), which the command line's parser has made a number or a tuple
-        typed = {key: word for key, word in typed_words(sys.argv[1:]).items() if key in _PATHS}
-        paths |= {key: word for key, word in typed.items() if not isinstance(given.get(key), str | None)}
+        # of 20240131 the command line's parser has made a number, of (a,b) a tuple, of a#b an a; quotes it takes away
+        typed = {key: word for key, word in typed_words(sys.argv[1:]).items() if key in paths}
+        paths |= {key: word for key, word in typed.items() if not (word[:1] in "'\"" and isinstance(paths[key], str))}
     return _Call(workflow, ensure_tuple(config_file), ids, none_ids if _from_command_line() else [], paths)
 
 
 def typed_words(arguments: Sequence[str]) -> dict[str, str]:
-    """What was typed behind each ``--key`` or in ``--key=word``, by key; the last one counts."""
+    """What was typed behind each ``--key`` or ``-key`` or in ``--key=word``, by key; the last one counts."""
     words: dict[str, str] = {}
-    for word, following in zip_longest(arguments, arguments[1:]):
-        if not word.startswith("--"):
-            continue
-        name, sign, value = word[2:].partition("=")
-        if sign or following is not None:
+    for word, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
+        name, sign, value = word.lstrip("-").partition("=")
+        if _FLAG.match(word) and (sign or not _FLAG.match(following)):
             words[name.replace("-", "_")] = value if sign else following
     return words
 
