@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import pytest
@@ -30,9 +29,10 @@ LEFT_OUT = {
     "labels of nnU-Net": ("labelsTr/a.nii.gz", "labels"),
     "labels in capitals": ("study/Labels/final/a.nii.gz", "labels"),
     "masks": ("masks/a.png", "labels"),
+    "labels of a split": ("masks_test/a.nii.gz", "labels"),
     "a segmentation": ("Segmentations/a.nrrd", "labels"),
-    "a label beside its image": ("images/a_seg.nii.gz", "labels or predictions of files beside them"),
-    "a prediction beside its image": ("images/a_pred.nii.gz", "labels or predictions of files beside them"),
+    "a label beside its image": ("images/a_seg.nii.gz", "labels of files beside them"),
+    "a prediction beside its image": ("images/a_pred.nii.gz", "predictions of other files"),
     "a preview": ("images/a.png", "previews of the volumes beside them"),
 }
 
@@ -42,7 +42,7 @@ def test_what_is_no_image_is_left_out_and_said(kind: str, tmp_path: Path, caplog
     other, reason = LEFT_OUT[kind]
     touch(tmp_path, "images/a.nii.gz", "images/b_pred.nii.gz", other)
     with caplog.at_level(logging.INFO):
-        # b_pred is no prediction of a file beside it: it may be what somebody calls an image
+        # b_pred is no prediction of another file: it may be what somebody calls an image
         assert found(tmp_path) == ["images/a.nii.gz", "images/b_pred.nii.gz"]
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"left out as {reason}")
@@ -92,9 +92,61 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(
     assert f"folders that cannot be read (Permission denied): {tmp_path / 'locked'}" in caplog.text
 
 
-@pytest.mark.parametrize("inside", ["", "out", "deep/out"])
-def test_the_output_folder_is_no_input(inside: str, tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii.gz", f"{inside or '.'}/predictions/a_pred.nii.gz")
-    assert found(tmp_path, output_dir=str(tmp_path / inside)) == ["a.nii.gz"]
-    shutil.rmtree(tmp_path / inside / "predictions")
-    assert found(tmp_path, output_dir=str(tmp_path / inside)) == ["a.nii.gz"]
+def test_an_output_folder_among_the_images_hides_none_of_them(tmp_path: Path) -> None:
+    """Whatever else lies there: a training's picture is a result, too."""
+    touch(tmp_path, "one/a.png", "one/predictions/a_pred.nii.gz", "two/b.png", "two/progress.png", "two/run.json")
+    assert found(tmp_path) == ["one/a.png", "two/b.png"]
+    touch(tmp_path, "three/progress.png")
+    assert found(tmp_path) == ["one/a.png", "three/progress.png", "two/b.png"], "no training's"
+
+
+LINKS = {
+    "the folder": (".", "in/self"),
+    "a folder above it": ("..", "in/up"),
+    "one above that": ("../..", "in/deep/upper"),
+    "a folder that comes later": ("z", "in/0"),
+    "a file there": ("a.nii.gz", "in/other.nii.gz"),
+    "nothing": ("gone", "in/there"),
+    "a file that is gone": ("gone.nii.gz", "in/b.nii.gz"),
+    "itself": ("loop.nii.gz", "in/loop.nii.gz"),
+    "labels": ("../masks", "in/images"),
+}
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_a_link_adds_nothing_that_is_there_already(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target, link = LINKS[kind]
+    touch(tmp_path, "in/a.nii.gz", "in/deep/b.nii.gz", "in/z/c.nii.gz", "beside/d.nii.gz", "masks/a.nii.gz")
+    (tmp_path / link).symlink_to(target)
+    with caplog.at_level(logging.INFO):
+        assert found(tmp_path / "in") == ["a.nii.gz", "deep/b.nii.gz", "z/c.nii.gz"]
+    assert f": {tmp_path / link}" in caplog.text
+
+
+def test_links_out_of_the_folder_are_followed_once(tmp_path: Path) -> None:
+    """Neither to what holds them nor to what holds the folder that was named."""
+    touch(tmp_path, "far/else/b.nii.gz", "far/else/deep/c.nii.gz", "far/x.nii.gz", "near/y.nii.gz", "near/in/a.nii.gz")
+    touch(tmp_path, "store/1")
+    root, there = tmp_path / "near" / "in", tmp_path / "far" / "else"
+    (there / "up").symlink_to("..")
+    (there / "back").symlink_to("../../near")
+    for name, target in (("y", there / "deep"), ("x", there), ("z", there)):
+        (root / name).symlink_to(target)
+    for name in ("d", "e"):
+        (root / f"{name}.nii.gz").symlink_to(tmp_path / "store" / "1")
+    assert found(root) == ["a.nii.gz", "d.nii.gz", "e.nii.gz", "x/b.nii.gz", "x/deep/c.nii.gz"]
+
+
+def test_a_prediction_is_known_by_its_image_anywhere_below(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a.nii.gz", "old/a_pred.nii.gz", "old/b_pred.nii.gz")
+    assert found(tmp_path) == ["images/a.nii.gz", "old/b_pred.nii.gz"]
+
+
+def test_where_there_is_nothing_the_message_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected files that end in \.nii, .* found nothing\. Name the folder"):
+        list_volumes(tmp_path)
+    touch(tmp_path, "notes.txt", "scans/x.foo")
+    with pytest.raises(DataError, match=r"found notes\.txt, scans/\. Name the folder that holds the images"):
+        list_volumes(tmp_path)
+    with pytest.raises(DataError, match=r"notes\.txt' is no volume: expected files that end in .nii"):
+        list_volumes(tmp_path / "notes.txt")
