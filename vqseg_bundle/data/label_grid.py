@@ -78,4 +78,6 @@ def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
     voxels = nib.orientations.apply_orientation(label.as_tensor().movedim(0, -1).numpy(), change)
     # copied: NumPy takes a reversed axis of one slice for contiguous, PyTorch does not
     moved = torch.from_numpy(np.moveaxis(voxels, -1, 0).copy())
-    return MetaTensor(moved, affine=image.affine, meta=label.meta)
+    brought = MetaTensor(moved, meta=label.meta)
+    brought.affine = image.affine
+    return brought
