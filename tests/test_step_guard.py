@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from monai.handlers import StatsHandler
 from torch import Tensor, nn
 from training_parts import WEIGHTS, labeled_batches, make_trainer, unlabeled_batches
 
@@ -133,10 +132,11 @@ def test_a_weight_that_was_spoilt_before_the_step(model):
 
 
 def _spoil(batches: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """The second batch's second entry."""
+    """The second batch's second entry, and the third one where there is one, of the same file."""
     copy = [dict(batch) for batch in batches]
     copy[1][key] = copy[1][key].clone()
-    copy[1][key][1, 0, 3, 3] = math.nan
+    copy[1][key][1:, 0, 3, 3] = math.nan
+    copy[1]["source"] = [*copy[1]["source"][:2], copy[1]["source"][1]][: len(copy[1]["source"])]
     return copy
 
 
@@ -161,21 +161,42 @@ def test_batches_that_name_no_files():
     assert "Files of the batch: not known" in message
 
 
-def test_no_traceback_is_logged_and_other_errors_still_come_through(caplog):
-    handlers = [StatsHandler(name="training", iteration_log=False)]
-    stopped(guarded(loss_function=SpoiltLoss(2, "commitment"), train_handlers=handlers))
-    assert "Traceback" not in caplog.text
-    failing = guarded(train_handlers=[_Quiet()])
+class _Asked:
+    """A handler of errors that lets them pass, as MONAI's would log a traceback."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda _, error: self.errors.append(error))
+
+
+def test_no_other_handler_is_asked_and_other_errors_still_come_through():
+    asked = _Asked()
+    stopped(guarded(loss_function=SpoiltLoss(2, "commitment"), train_handlers=[asked]))
+    assert asked.errors == []
+    failing = guarded(train_handlers=[asked])
     failing.add_event_handler(Events.ITERATION_STARTED(once=2), lambda: [][0])
     with pytest.raises(IndexError, match="list index out of range"):
         failing.run()
+    assert {type(error) for error in asked.errors} == {IndexError}
 
 
-class _Quiet:
-    """A handler that lets errors pass."""
-
-    def attach(self, engine: Any) -> None:
-        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda *_: None)
+def test_a_scale_that_overflows_comes_down_without_a_stop():
+    """PyTorch's scaler for the CPU, as MONAI's engines use it on CUDA; only a loss that is not finite stops."""
+    trainer = guarded(max_grad_norm=5.0)
+    trainer.loss_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, backoff_factor=2.0**-60)
+    trainer.guard.scaled = True
+    trainer.student.code_projection.weight.register_hook(lambda gradient: gradient * 1e3)  # overflows at first
+    steps: list[int] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(trainer.state.iteration))
+    trainer.run()
+    assert steps == [2, 3, 4, 5, 6]
+    trainer = guarded(loss_function=SpoiltLoss(2, "commitment"))
+    trainer.loss_scaler = torch.amp.GradScaler("cpu")
+    trainer.guard.scaled = True
+    message, _ = stopped(trainer)
+    assert message.startswith("Training stops in iteration 2: the loss is nan (terms: commitment nan).")
 
 
 def _guard(scaled: bool) -> Callable[[float, float], None]:

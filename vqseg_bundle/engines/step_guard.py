@@ -138,14 +138,15 @@ def _describe_loss(loss: Tensor, terms: Any) -> str:
 
 
 def _spoilt_files(batches: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Files whose own entries of the batch are not finite."""
-    return [
+    """Files whose own entries of the batch are not finite, each once."""
+    found = [
         f"{files[index]} ({kind})"
         for kind, batch in batches.items()
         for files in [_files(batch)]
         for index in range(len(files))
         if not all_finite(_entry(batch, index))
     ]
+    return list(dict.fromkeys(found))
 
 
 def _entry(batch: Mapping[str, Any], index: int) -> Iterator[Tensor]:
@@ -157,7 +158,7 @@ def _files(batch: Mapping[str, Any]) -> list[str]:
 
 
 def _list_files(batches: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = [f"{kind} {', '.join(_files(batch))}" for kind, batch in batches.items() if _files(batch)]
+    parts = [f"{kind} {', '.join(dict.fromkeys(_files(batch)))}" for kind, batch in batches.items() if _files(batch)]
     return "; ".join(parts) or "not known, as the batches hold no 'source'"
 
 
