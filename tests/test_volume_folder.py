@@ -32,6 +32,8 @@ LEFT_OUT = {
     "labels of a split": ("masks_test/a.nii.gz", "labels"),
     "a segmentation": ("Segmentations/a.nrrd", "labels"),
     "a label beside its image": ("images/a_seg.nii.gz", "labels of files beside them"),
+    "a label by its whole name": ("images/segmentation.nii.gz", "labels of files beside them"),
+    "a label of another ending": ("images/x_1_gt.nii.gz", "labels of files beside them"),
     "a prediction beside its image": ("images/a_pred.nii.gz", "predictions of other files"),
     "a preview": ("images/a.png", "previews of the volumes beside them"),
 }
@@ -40,13 +42,20 @@ LEFT_OUT = {
 @pytest.mark.parametrize("kind", LEFT_OUT)
 def test_what_is_no_image_is_left_out_and_said(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     other, reason = LEFT_OUT[kind]
-    touch(tmp_path, "images/a.nii.gz", "images/b_pred.nii.gz", other)
+    touch(tmp_path, "images/a.nii.gz", "images/b_pred.nii.gz", "images/x_1_ct.nii.gz", "images/x_10.nii.gz", other)
     with caplog.at_level(logging.INFO):
         # b_pred is no prediction of another file: it may be what somebody calls an image
-        assert found(tmp_path) == ["images/a.nii.gz", "images/b_pred.nii.gz"]
+        kept = ["a.nii.gz", "b_pred.nii.gz", "x_10.nii.gz", "x_1_ct.nii.gz"]
+        assert found(tmp_path) == [f"images/{name}" for name in kept]
     (said,) = [record.message for record in caplog.records]
     assert said.startswith(f"left out as {reason}")
     assert Path(other).parts[0] in said
+
+
+def test_labels_in_folders_of_patients_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/image.nii.gz", "p1/label.nii.gz", "p2/p2_ct.nii.gz", "p2/p2_seg.nii.gz", "p3/mask.nii.gz")
+    # nothing lies beside p3's: that folder may be of masks that somebody wants to segment
+    assert found(tmp_path) == ["p1/image.nii.gz", "p2/p2_ct.nii.gz", "p3/mask.nii.gz"]
 
 
 def test_a_folder_that_is_named_is_what_was_asked_for(tmp_path: Path) -> None:

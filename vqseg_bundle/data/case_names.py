@@ -11,13 +11,14 @@ from pathlib import PurePath
 
 from .formats.volume_path import channel_paths
 
-__all__ = ["case_stem", "image_of_label", "unique_case_ids"]
+__all__ = ["case_stem", "image_of_label", "is_label_name", "unique_case_ids"]
 
 # A suffix starts with a letter, so that the dots of a DICOM identifier such as 1.2.840.10008 stay in the name.
-_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.gz)?$")
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.[gG][zZ])?$")
 
 _SEPARATORS = re.compile(r"([_\-. ]+)")
 _LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are no UTF-8
 
 
@@ -39,6 +40,15 @@ def image_of_label(name: str) -> str:
         name: see :func:`case_stem`.
     """
     return _LABEL_ENDING.sub("", name)
+
+
+def is_label_name(name: str) -> bool:
+    """Whether a file's whole name says that it is a label, as ``segmentation`` does beside ``imaging``.
+
+    Args:
+        name: see :func:`case_stem`.
+    """
+    return _LABEL_NAME.match(name) is not None
 
 
 def unique_case_ids(paths: Sequence[str]) -> list[str]:

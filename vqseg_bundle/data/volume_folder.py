@@ -7,12 +7,12 @@ import re
 from collections import defaultdict
 from pathlib import Path, PurePath
 
-from .case_names import case_stem, image_of_label, unique_case_ids
+from .case_names import case_stem, image_of_label, is_label_name, unique_case_ids
 from .channel_files import case_of_channel, gather_channels
 from .dicom_names import naming_paths
 from .errors import DataError, file_list
 from .folder_walk import list_series_paths, walk_volumes
-from .formats import VOLUME_KINDS, accepts_uneven, join_volume_path, volume_kind
+from .formats import VOLUME_KINDS, accepts_uneven, join_volume_path, parse_volume_path, volume_kind
 
 __all__ = ["list_series_paths", "list_volumes"]
 
@@ -27,10 +27,10 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
 
     Left out, and said in the log to be: folders below that are called as those of labels or of earlier results
     (``labels``, ``masks``, ``predictions``, ``previous-*`` and the like); a file called as the label of another beside
-    it, such as ``x_gt.nii.gz`` beside ``x.nii.gz``, or as a prediction of another anywhere below; pictures and NPY
-    arrays beside volumes, which are previews; what cannot be read; links to what is there already. Each DICOM series is
-    a volume, for its files see :func:`~vqseg_bundle.data.source_files`, for its name
-    :mod:`vqseg_bundle.data.dicom_names`.
+    it, such as ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct.nii.gz``, and ``segmentation.nii.gz`` beside any; a file
+    called as a prediction of another anywhere below; pictures and NPY arrays beside volumes, which are previews; what
+    cannot be read; links to what is there already. Each DICOM series is a volume, for its files see
+    :func:`~vqseg_bundle.data.source_files`, for its name :mod:`vqseg_bundle.data.dicom_names`.
 
     Args:
         dataset_dir: a folder, or one volume's path.
@@ -93,14 +93,35 @@ def _without_labels(paths: list[str], left_out: dict[str, list[str]]) -> list[st
     places = {(PurePath(path).parent, case_stem(path)) for path in paths}
     places |= {(folder, case_of_channel(name)) for folder, name in places}
     names = {name for _, name in places}
+    beside = _images_by_folder(paths)
     kept = []
     for path in paths:
         name = case_stem(path)
         image, segmented = image_of_label(name), _PREDICTION_ENDING.sub("", name)
-        if image != name and (PurePath(path).parent, image) in places:
+        folder = PurePath(path).parent
+        others = beside[folder]
+        by_ending = image != name and ((folder, image) in places or any(_is_of(image, other) for other in others))
+        if by_ending or (others and is_label_name(name)):
             left_out["labels of files beside them, by their names"].append(path)
         elif segmented != name and segmented in names:
             left_out["predictions of other files, by their names"].append(path)
         else:
             kept.append(path)
     return kept
+
+
+def _images_by_folder(paths: list[str]) -> dict[PurePath, list[str]]:
+    """Names of what is not called as a label; a DICOM series lies in its folder."""
+    found: dict[PurePath, list[str]] = defaultdict(list)
+    for path in paths:
+        name = case_stem(path)
+        if volume_kind(path) == "dicom":
+            found[PurePath(parse_volume_path(path).file)].append(name)
+        if not is_label_name(name) and image_of_label(name) == name:
+            found[PurePath(path).parent].append(name)
+    return found
+
+
+def _is_of(stem: str, name: str) -> bool:
+    """Whether a name goes on after the stem of a label: p1_ct beside p1_seg, but not p10."""
+    return name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()

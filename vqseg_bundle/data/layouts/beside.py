@@ -6,11 +6,11 @@ A label is called ``label``, ``seg``, ``segmentation`` or the like, or as its im
 
 from __future__ import annotations
 
-import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..case_names import case_stem, image_of_label
+from ..case_names import case_stem, image_of_label, is_label_name
 from ..errors import DataError
 from ..formats import volume_kind
 from ..volume_folder import list_series_paths
@@ -19,7 +19,6 @@ from .pairs import group_channels
 
 __all__ = ["find_beside", "find_patient_folders"]
 
-_LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
 _FLAT_KINDS = ("picture", "array")
 
 
@@ -27,19 +26,28 @@ def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
     """Cases of a folder that holds images and labels side by side, by name.
 
     Raises:
-        DataError: a label has no image, or the pattern does not match.
+        DataError: a label has no image, an image has two labels, two files have one name, or the pattern does not
+            match.
     """
-    files = {name: path for name, path in _files(root) if not _LABEL_NAME.match(name)}
-    labels = {name: path for name, path in files.items() if image_of_label(name) != name}
-    images = group_channels({name: path for name, path in files.items() if name not in labels}, ())
-    labels = {name: path for name, path in labels.items() if image_of_label(name) in images}
-    if not labels:
+    files = {name: path for name, path in _files(root).items() if not is_label_name(name)}
+    labels: dict[str, list[Path]] = defaultdict(list)
+    for name, path in files.items():
+        if image_of_label(name) != name:
+            labels[image_of_label(name)].append(path)
+    images = group_channels({name: path for name, path in files.items() if image_of_label(name) == name}, ())
+    if not images.keys() & labels.keys():
         return []
-    of = {image_of_label(name): path for name, path in labels.items()}
-    others = {name: (path,) for name, path in files.items() if image_of_label(name) != name and name not in labels}
+    for image, those in labels.items():
+        if image not in images:
+            raise DataError(
+                f"{those[0]}: expected each label beside its image, found none called {image}; rename them alike, or "
+                "take the label out."
+            )
+        if len(those) > 1:
+            raise DataError(f"{those[1]}: expected one label an image, found {those[0].name} for {image}, too.")
     return [
-        _case(root, paths, of.get(name), patient_of(name, patient_pattern))
-        for name, paths in sorted({**images, **others}.items())
+        _case(root, paths, labels[name][0] if name in labels else None, patient_of(name, patient_pattern))
+        for name, paths in sorted(images.items())
     ]
 
 
@@ -53,12 +61,11 @@ def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundC
     """
     cases = []
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
-        files = dict(_files(folder))
-        labels = [path for name, path in files.items() if _is_label(name, files)]
-        series = [Path(path) for path in _series(folder)]
+        files, series = _files(folder), [Path(path) for path in _series(folder)]
+        several = len(files) + len(series) > 1
+        labels = [path for name, path in files.items() if _is_label(name, several)]
         images = group_channels({name: path for name, path in files.items() if path not in labels}, ())
-        volumes = [paths for paths in images.values() if volume_kind(paths[0]) not in _FLAT_KINDS]
-        found = [*(volumes or images.values()), *((path,) for path in series)]
+        found = [*images.values(), *((path,) for path in series)]
         if not found:
             continue
         if len(found) > 1 or len(labels) > 1:
@@ -73,15 +80,32 @@ def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundC
     return cases if any(case.label for case in cases) else []
 
 
-def _is_label(name: str, files: dict[str, Path]) -> bool:
+def _is_label(name: str, several: bool) -> bool:
     """By its name alone, or by its ending where something else is there that it can be a label of."""
-    return bool(_LABEL_NAME.match(name)) or (image_of_label(name) != name and len(files) > 1)
+    return is_label_name(name) or (image_of_label(name) != name and several)
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for entry in sorted(folder.iterdir()):
-        if entry.is_file() and not entry.name.startswith(".") and volume_kind(entry) not in ("", "dicom"):
-            yield case_stem(entry.name), entry
+def _files(folder: Path) -> dict[str, Path]:
+    """Paths by name; a picture or array is a preview where there is a volume, unless it is called as a label."""
+    entries = [
+        entry
+        for entry in sorted(folder.iterdir())
+        if entry.is_file() and not entry.name.startswith(".") and volume_kind(entry) not in ("", "dicom")
+    ]
+    volumes = {case_stem(entry.name): entry for entry in entries if volume_kind(entry) not in _FLAT_KINDS}
+    has_image = not all(_is_label(name, several=True) for name in volumes)
+    found: dict[str, Path] = {}
+    for entry in entries:
+        name = case_stem(entry.name)
+        preview = name in volumes or (has_image and not _is_label(name, several=True))
+        if preview and volume_kind(entry) in _FLAT_KINDS:
+            continue
+        if name in found:
+            raise DataError(
+                f"{entry}: expected one file a name, found {found[name].name} besides; take one of them out."
+            )
+        found[name] = entry
+    return found
 
 
 def _series(folder: Path) -> Iterator[str]:
