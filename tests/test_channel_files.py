@@ -25,6 +25,7 @@ from vqseg_bundle.data import (
     find_cases,
     list_volumes,
     load_datalist,
+    open_listed_cases,
     read_header,
     read_voxels,
     source_files,
@@ -170,6 +171,9 @@ def test_brats_order_is_the_same_in_both_of_its_naming_schemes():
         "p": ("p-t2f", "p-t1n", "p-t1c", "p-t2w")
     }
     assert find_brats_channels(["p_t1", "q_t2"]) == {}  # one sequence a case
+    lacking = find_brats_channels(["p_t1", "p_t2", "q_t2"])
+    assert lacking["q"] == ("q_flair", "q_t1", "q_t1ce", "q_t2")
+    assert find_brats_channels(["p-t1n"], certain=True) == {"p": ("p-t2f", "p-t1n", "p-t1c", "p-t2w")}
 
 
 def test_nnunet_folders_become_lists_of_paths(tmp_path: Path):
@@ -215,6 +219,13 @@ def test_brats_folders(scheme: tuple, tmp_path: Path):
     (tmp_path / f"HGG/{name}/{name}{mark}{endings[3]}.nii.gz").unlink()
     with pytest.raises(DataError, match=f"expected 4 channels of {name}, .* but {name}{mark}{endings[3]} is missing"):
         find_cases(tmp_path)
+    for ending in endings[1:3]:
+        (tmp_path / f"HGG/{name}/{name}{mark}{ending}.nii.gz").unlink()
+    missing = ", ".join(f"{name}{mark}{ending}" for ending in endings[1:])  # the one that is left is no case, either
+    with pytest.raises(DataError, match=f"expected 4 channels of {name}, .* but {missing} is missing"):
+        find_cases(tmp_path)
+    lacking = list_volumes(tmp_path, in_channels=4)[0]
+    assert (lacking["case"], len(channel_paths(lacking["image"]))) == (name, 4)
 
 
 def test_inference_brings_files_together_as_the_model_has_channels(tmp_path: Path):
@@ -238,6 +249,23 @@ def test_files_of_several_channels_are_volumes_of_their_own(tmp_path: Path):
     for name in ("s_0000", "s_0001"):
         nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2), np.int16), np.eye(4)), tmp_path / f"{name}.nii.gz")
     assert [case["case"] for case in list_volumes(tmp_path, in_channels=2)] == ["s_0000", "s_0001"]
+
+
+def test_cases_that_are_listed_anew_keep_their_channels(two: list[str], tmp_path: Path):
+    """As an override of the training's list beside a datalist does with the datalist's other cases."""
+    for seed in (2, 3):
+        save(tmp_path / f"y_000{seed - 2}.nii.gz", seed)
+    label = save(tmp_path / "labels/x.nii.gz", classes=(0, 1))
+    entries = [{"image": [Path(path).name for path in two], "label": "labels/x.nii.gz"}]
+    (tmp_path / "d.json").write_text(json.dumps({"labels": ["background", "x"], "training": entries}))
+    cohort = load_datalist(tmp_path / "d.json", tmp_path)
+    again = open_listed_cases({"training": cohort.training}, LABELS, "n", "here")
+    assert [case["image"] for case in again.training] == ["|".join(two)]
+    assert again.training[0]["label"] == label
+    assert [case["image"] for case in again.unlabeled] == [f"{tmp_path}/y_0000.nii.gz|{tmp_path}/y_0001.nii.gz"]
+    joined = [{"image": "x_0000.nii.gz|x_0001.nii.gz", "label": "labels/x.nii.gz"}]
+    (tmp_path / "d.json").write_text(json.dumps({"labels": ["background", "x"], "training": joined}))
+    assert load_datalist(tmp_path / "d.json", tmp_path).training == cohort.training
 
 
 def test_inference_leaves_out_a_case_that_lacks_a_channel_and_names_it(tmp_path: Path):

@@ -71,15 +71,19 @@ def find_numbered_channels(
     }
 
 
-def find_brats_channels(names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Cases with two of BraTS's channels or more; see :func:`find_numbered_channels` for what is returned."""
+def find_brats_channels(names: Collection[str], certain: bool = False) -> dict[str, tuple[str, ...]]:
+    """Cases that have BraTS's channels; see :func:`find_numbered_channels` for what is returned.
+
+    Args:
+        names: of files.
+        certain: whether a case with one of them lacks the others; else it does where another case has two.
+    """
     found: dict[str, tuple[str, ...]] = {}
     for case in dict.fromkeys(filter(None, map(brats_case, names))):
-        for endings in _BRATS_ENDINGS:
-            channels = tuple(case + ending for ending in endings)
-            if sum(channel in names for channel in channels) > 1:
-                found[case] = channels
-    return found
+        schemes = [tuple(case + ending for ending in endings) for endings in _BRATS_ENDINGS]
+        found[case] = max(schemes, key=lambda channels: len({*channels}.intersection(names)))
+    several = any(len({*channels}.intersection(names)) > 1 for channels in found.values())
+    return found if certain or several else {}
 
 
 def brats_case(name: str) -> str:
@@ -113,7 +117,9 @@ def gather_channels(paths: Sequence[str], count: int) -> dict[str, str]:
             folders[PurePath(path).parent].setdefault(case_stem(path), path)
     volumes: dict[str, tuple[str, str]] = {}
     for folder, files in folders.items():
-        found = find_numbered_channels(files, count=count) | (find_brats_channels(files) if count == 4 else {})
+        found = find_numbered_channels(files, count=count) | (
+            find_brats_channels(files, certain=True) if count == len(BRATS_CHANNELS) else {}
+        )
         for case, channels in found.items():
             held = [files[channel] for channel in channels if channel in files]
             if count == 1 or _holds_one_channel(held[0]):

@@ -217,7 +217,9 @@ def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str,
         raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
     if series and len(images) > 1:
         raise DataError(f'{where}: "series" names one DICOM series, found {len(images)} paths under "image".')
-    case = {"image": join_channels(join_volume_path(_absolute(root, path), series or "") for path in images)}
+    # cases that were parsed before, such as those of a cohort with other lists, have their channels in one string
+    channels = [_absolute(root, channel) for path in images for channel in channel_paths(_absolute(root, path))]
+    case = {"image": join_channels(join_volume_path(channel, series or "") for channel in channels)}
     if label and split != "unlabeled":
         case["label"] = _absolute(root, label)
     if patient is not None and str(patient):

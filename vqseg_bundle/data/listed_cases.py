@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .channel_files import gather_channels
 from .datalist import Cohort, cohort_of_lists
 from .formats import channel_paths, parse_volume_path, volume_kind
 from .volume_folder import list_series_paths
@@ -51,7 +52,7 @@ def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
         cases: with "image" and "label" (absolute paths); those without a label say where images lie, too.
 
     Returns:
-        absolute paths, sorted within each folder.
+        absolute paths, sorted within each folder; of channels in files of their own, where the cases' are so, joined.
     """
     kinds: dict[Path, set[str]] = {}
     for case in cases:
@@ -67,7 +68,9 @@ def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
         return []
     taken = _resolved([*labels, *(_file(path) for case in cases for path in channel_paths(case["image"]))])
     found = [path for folder, those in kinds.items() for path in _volumes(folder, those)]
-    return [path for path in dict.fromkeys(found) if _file(path).resolve() not in taken]
+    others = [path for path in dict.fromkeys(found) if _file(path).resolve() not in taken]
+    count = max((len(channel_paths(case["image"])) for case in cases), default=1)
+    return list(gather_channels(others, count)) if count > 1 else others
 
 
 def _study_folder(case: Mapping[str, str]) -> Path:

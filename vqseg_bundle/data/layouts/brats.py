@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from ..case_names import case_stem
-from ..channel_files import brats_case
+from ..channel_files import find_brats_channels
 from .found_case import FoundCase, patient_of
 from .pairs import group_channels
 
@@ -34,11 +34,13 @@ def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
         for file in sorted(root.glob(f"{below}*.nii*")):
             if not file.name.startswith("."):
                 folders.setdefault(file.parent, {})[case_stem(file.name)] = file
+    if not any(find_brats_channels(files) for files in folders.values()):
+        return []
     cases = []
     for files in folders.values():
-        if not any(map(brats_case, files)):
+        if not find_brats_channels(files, certain=True):
             continue
-        for name, paths in group_channels(files, ()).items():
+        for name, paths in group_channels(files, (), brats=True).items():
             if len(paths) > 1:
                 channels = [path.relative_to(root).as_posix() for path in paths]
                 labels = [files[name + ending] for ending in _LABEL_ENDINGS if name + ending in files]

@@ -15,7 +15,10 @@ from .found_case import FoundCase, patient_of, some
 
 __all__ = ["find_pairs", "group_channels", "pair_folders"]
 
-_LABEL_FOLDERS = ("labels", "masks", "label", "mask", "segmentations", "annotations", "gt")
+_LABEL_FOLDERS = (
+    *("labels", "masks", "label", "mask", "segmentations", "segmentation", "segs", "seg"),
+    *("annotations", "annotation", "gt", "groundtruth", "ground_truth"),
+)
 #: by preference, in any case of letters
 _FOLDER_PAIRS = (
     ("images", _LABEL_FOLDERS),
@@ -75,17 +78,18 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
     ]
 
 
-def group_channels(files: dict[str, Path], labels: Collection[str]) -> dict[str, tuple[Path, ...]]:
+def group_channels(files: dict[str, Path], labels: Collection[str], brats: bool = False) -> dict[str, tuple[Path, ...]]:
     """The files of every case, one where they hold all its channels.
 
     Args:
         files: path by name.
         labels: names of labels, of any other cases too.
+        brats: whether a case with one of BraTS's channels lacks the others for certain.
 
     Raises:
         DataError: a case lacks a channel that others have, or is there in one file besides.
     """
-    found = {**find_numbered_channels(files, labels), **find_brats_channels(files)}
+    found = {**find_numbered_channels(files, labels), **find_brats_channels(files, brats)}
     grouped = {}
     for case, channels in found.items():
         missing = [channel for channel in channels if channel not in files]
