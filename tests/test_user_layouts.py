@@ -102,6 +102,57 @@ def test_what_is_not_supported_of_nnunet_is_said(tmp_path: Path, labels: dict[st
         find_classes(tmp_path, find_cases(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "a": 1, "b": 1}, "a different number for each name"),
+        ({"0": "background", "1": "a", "2": "a"}, "a different name for each class"),
+        ({"background": 1, "a": 2}, "a different name for each class"),
+    ],
+)
+def test_two_classes_in_one_are_refused(tmp_path: Path, labels: dict[str, Any], expected: str) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels=labels, channel_names={"0": "CT"})
+    with pytest.raises(DataError, match=rf'dataset\.json: expected {expected} .*under "labels", found'):
+        find_classes(tmp_path, find_cases(tmp_path))
+
+
+def test_a_background_that_is_not_listed_is_class_0(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels={"a": 1, "b": 2})
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "a", "b")
+
+
+def test_files_that_a_dataset_json_lists_must_be_there(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
+    listed = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "ab"]
+    dataset_json(tmp_path, training=listed)
+    message = r"dataset\.json: expected the files of every case, found none called labelsTr/b\.nii\.gz; correct"
+    with pytest.raises(DataError, match=message):
+        find_cases(tmp_path)
+    named = {"a": {"images": ["imagesTr/gone.nii.gz"], "label": "labelsTr/a.nii.gz"}}
+    dataset_json(tmp_path, dataset=named)
+    with pytest.raises(DataError, match=r"found none called imagesTr/gone\.nii\.gz"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_case_of_nnunet_that_lacks_a_channel_is_named(tmp_path: Path, listed: bool) -> None:
+    """Where another has it, or where none has but the file says that there is one."""
+    fill(tmp_path, *(f"imagesTr/{name}.nii.gz" for name in ("a_0000", "b_0000")))
+    fill(tmp_path, "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    if listed:
+        fill(tmp_path, "imagesTr/a_0001.nii.gz")
+        dataset_json(
+            tmp_path, training=[{"image": f"imagesTr/{c}.nii.gz", "label": f"labelsTr/{c}.nii.gz"} for c in "ab"]
+        )
+    else:
+        dataset_json(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "a": 1})
+    lacking = "b_0001" if listed else "a_0001, b_0001"
+    with pytest.raises(DataError, match=f"expected 2 channels of every case, found none called {lacking}; add"):
+        find_cases(tmp_path)
+
+
 def test_values_of_classes_with_gaps_are_taken_over(tmp_path: Path) -> None:
     fill(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
     listed = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
@@ -146,6 +197,40 @@ def test_labels_beside_their_images(tmp_path: Path, ending: str) -> None:
     fill(tmp_path, "a.nii.gz", f"a{ending}.nii.gz", "b.nii.gz")
     assert found(tmp_path) == [("a.nii.gz", f"a{ending}.nii.gz", "a", ""), ("b.nii.gz", "", "b", "")]
     assert [case["case"] for case in list_volumes(tmp_path)] == ["a", "b"]
+
+
+def test_a_label_beside_no_image_is_no_image(tmp_path: Path) -> None:
+    fill(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
+    with pytest.raises(DataError, match=r"b_seg\.nii\.gz: expected each label beside its image, found none called b;"):
+        find_cases(tmp_path)
+    (tmp_path / "b_seg.nii.gz").rename(tmp_path / "a-mask.nii.gz")
+    with pytest.raises(DataError, match=r"a_seg\.nii\.gz: expected one label an image, found a-mask\.nii\.gz for a, t"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["", "p/"])
+def test_previews_beside_volumes_are_no_images(tmp_path: Path, folder: str) -> None:
+    """Those of the volume's own name, too, which would stand in its place."""
+    fill(tmp_path, f"{folder}a.nii.gz", f"{folder}a_seg.nii.gz")
+    for name in ("a.png", "a_seg.png", "overview.png"):
+        (tmp_path / folder / name).write_bytes(b"x")
+    assert found(tmp_path) == [(f"{folder}a.nii.gz", f"{folder}a_seg.nii.gz", folder.strip("/") or "a", "")]
+    (tmp_path / folder / "a.nii.gz").unlink()  # now the pictures alone are images
+    (tmp_path / folder / "overview.png").unlink()
+    assert found(tmp_path) == [(f"{folder}a.png", f"{folder}a_seg.nii.gz", folder.strip("/") or "a", "")]
+    fill(tmp_path, f"{folder}a.nii.gz", f"{folder}a.nii")
+    with pytest.raises(DataError, match=r"a\.nii\.gz: expected one file a name, found a\.nii besides"):
+        find_cases(tmp_path)
+
+
+def test_endings_in_capitals(tmp_path: Path) -> None:
+    names = ["imagesTr/A_0000.NII.GZ", "imagesTr/A_0001.NII.GZ", "labelsTr/A.NII.GZ"]
+    fill(tmp_path, *(name.replace(".NII.GZ", ".nii.gz") for name in names))
+    for name in names:
+        (tmp_path / name.replace(".NII.GZ", ".nii.gz")).rename(tmp_path / name)
+    assert found(tmp_path) == [(*names, "A", "")]
+    (case,) = list_volumes(tmp_path / "imagesTr", in_channels=2)
+    assert case["case"] == "A"
 
 
 def test_folders_in_any_case_of_letters(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from typing import Any
 
 from ..case_names import case_stem
 from ..errors import DataError
-from .found_case import FoundCase, patient_of
+from .found_case import FoundCase, patient_of, some
 from .pairs import find_pairs
 
 __all__ = ["find_dataset_json", "read_channel_names", "read_label_names"]
 
 _NAME = "dataset.json"
+_FIRST = "_0000"  # which nnU-Net puts behind the name of a case's first channel
 _TEST_IMAGES, _TEST_LABELS = "imagesTs", "labelsTs"
 
 
@@ -31,7 +32,7 @@ def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase
     """The cases of a folder with a ``dataset.json``; empty where there is none.
 
     Raises:
-        DataError: the file is in none of the three forms, or names files that are not there.
+        DataError: the file is in none of the three forms, or names files that are not there; a case lacks a channel.
     """
     content = _read(root)
     if not content:
@@ -44,7 +45,9 @@ def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase
         cases = find_pairs(root, "imagesTr", "labelsTr", patient_pattern)
     else:
         return []
-    return cases + _test_cases(root, {case.image for case in cases}, patient_pattern)
+    cases += _test_cases(root, {case.image for case in cases}, patient_pattern)
+    _refuse_missing(root, cases)
+    return cases
 
 
 def read_channel_names(root: Path) -> list[str]:
@@ -60,7 +63,8 @@ def read_label_names(root: Path) -> dict[int, str]:
     """The names of the classes by what labels hold for them; empty where there is no ``dataset.json``, or none in it.
 
     Raises:
-        DataError: nnU-Net's regions (a name for several indices) or its ignore label, which are not read.
+        DataError: nnU-Net's regions (a name for several indices) or its ignore label, which are not read; two classes
+            of one name or index.
     """
     labels = _read(root).get("labels")
     if not isinstance(labels, dict) or not labels:
@@ -69,12 +73,18 @@ def read_label_names(root: Path) -> dict[int, str]:
         names = {int(index): str(name) for index, name in labels.items()}
     else:
         names = _by_index(root, labels)
+    names = {0: "background", **names}
+    if len(set(names.values())) < len(names):
+        raise DataError(
+            f'{root / _NAME}: expected a different name for each class under "labels", found {labels} (0 is the '
+            'background); correct them, or name the classes with --labels "background,name,...".'
+        )
     if "ignore" in names.values():
         raise DataError(
             f'{root / _NAME}: its class "ignore" marks voxels that no one has labelled, which is not supported; label '
             'them, or name all classes with --labels "background,name,..." to take it for a class of its own.'
         )
-    return dict(sorted(names.items())) if 0 in names else {}
+    return dict(sorted(names.items()))
 
 
 def _by_index(root: Path, labels: Mapping[str, Any]) -> dict[int, str]:
@@ -85,11 +95,14 @@ def _by_index(root: Path, labels: Mapping[str, Any]) -> dict[int, str]:
             'classes themselves with --labels "background,name,...".'
         )
     try:
-        return {int(index): str(name) for name, index in labels.items()}
+        names = {int(index): str(name) for name, index in labels.items()}
     except (TypeError, ValueError) as error:
         raise DataError(
             f'{root / _NAME}: expected a whole number for each name under "labels", found {labels}.'
         ) from error
+    if len(names) < len(labels):
+        raise DataError(f'{root / _NAME}: expected a different number for each name under "labels", found {labels}.')
+    return names
 
 
 def _listed_cases(root: Path, entries: Any, pattern: str | None) -> list[FoundCase]:
@@ -147,6 +160,28 @@ def _test_cases(root: Path, known: set[str], pattern: str | None) -> list[FoundC
         return []
     found = find_pairs(root, _TEST_IMAGES, _TEST_LABELS, pattern)
     return [replace(case, split="test" if case.label else "unlabeled") for case in found if case.image not in known]
+
+
+def _refuse_missing(root: Path, cases: list[FoundCase]) -> None:
+    """Files that are not there, and channels that are not: all that have numbers, as nnU-Net gives them, have all."""
+    files = [path for case in cases for path in (case.image, *case.more_channels, case.label) if path]
+    missing = [path for path in files if not (root / path).exists()]
+    if missing:
+        raise DataError(
+            f"{root / _NAME}: expected the files of every case, found none called {some(missing)}; correct the list or "
+            "add the files."
+        )
+    numbered = [case for case in cases if case_stem(case.image).endswith(_FIRST)]
+    if not any(case.more_channels or case_stem(case.image) == case_stem(case.label) + _FIRST for case in numbered):
+        return
+    count = max(len(read_channel_names(root)), *(1 + len(case.more_channels) for case in numbered))
+    short = [case_stem(case.image) for case in numbered if 1 + len(case.more_channels) < count]
+    if short:
+        lacking = [f"{name.removesuffix(_FIRST)}_{count - 1:04d}" for name in short]
+        raise DataError(
+            f"{root / _NAME}: expected {count} channels of every case, found none called {some(lacking)}; add "
+            "the files, or take the cases out."
+        )
 
 
 def _case(channels: list[str], label: str, patient: str) -> FoundCase:
