@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +28,12 @@ def write_case(folder: Path, name: str, seed: int) -> np.ndarray:
     return classes
 
 
+def course_settings() -> dict[str, Any]:
+    settings = {key: value for key, value in TINY.items() if "embedding" not in key and "reconstruction" not in key}
+    settings |= {"max_iterations": 120, "iterations_per_epoch": 60, "learning_rate": 0.01, "ema_decay": 0.9}
+    return settings | {"in_channels": 2}
+
+
 @pytest.fixture(scope="module")
 def course(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of the cohort and of a finished training."""
@@ -39,10 +46,8 @@ def course(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     splits = {"training": entries[:1], "unlabeled": entries[1:2], "validation": entries[2:3], "test": entries[3:]}
     content = {"labels": ["background", "shell", "core"], "label_values": VALUES, "channel_names": ["a", "b"]}
     (root / "datalist.json").write_text(json.dumps({**content, **splits}))
-    settings = {key: value for key, value in TINY.items() if "embedding" not in key and "reconstruction" not in key}
-    settings |= {"max_iterations": 120, "iterations_per_epoch": 60, "learning_rate": 0.01, "ema_decay": 0.9}
-    settings |= {"dataset_dir": str(root), "output_dir": str(root / "out"), "in_channels": 2}
-    run_here("training", "train.json", "supervised.json", **settings)
+    places = {"dataset_dir": str(root), "output_dir": str(root / "out")}
+    run_here("training", "train.json", "supervised.json", **course_settings(), **places)
     return root, root / "out"
 
 
@@ -51,6 +56,38 @@ def test_the_record_says_what_files_hold(course: tuple[Path, Path]):
     assert record["label_values"] == {"0": 0, "1": 1, "2": 4}
     assert record["info"]["channel_names"] == ["a", "b"]
     assert record["network"]["in_channels"] == 2
+
+
+@pytest.mark.parametrize(
+    ("run_id", "change", "message"),
+    [
+        (
+            "training",
+            {"label_values": [0, 4, 1]},
+            r"label_values: the training had \[0, 1, 4\], the datalist says \[0, 4, 1\]",
+        ),
+        ("training", {"channel_names": ["b", "a"]}, r"trained on channels a, b, the datalist has .* order b, a; list"),
+        (
+            "evaluating",
+            {"channel_names": ["b", "a"]},
+            r"trained on channels a, b, the datalist has .* order b, a; list",
+        ),
+    ],
+)
+def test_files_that_hold_them_in_another_order_are_refused(
+    course: tuple[Path, Path], tmp_path: Path, run_id: str, change: dict[str, list], message: str
+):
+    root, out = course
+    (tmp_path / "d.json").write_text(json.dumps(json.loads((root / "datalist.json").read_text()) | change))
+    settings: dict[str, Any] = {"dataset_dir": str(root), "datalist": str(tmp_path / "d.json"), "device": "cpu"}
+    if run_id == "training":
+        settings |= course_settings() | {"output_dir": str(out), "resume": True}
+        configs = ("train.json", "supervised.json")
+    else:
+        settings |= {"checkpoint": str(out / "model.pt"), "output_dir": str(tmp_path / "out")}
+        configs = ("train.json", "evaluate.json")
+    with pytest.raises(SystemExit, match=message):
+        run_here(run_id, *configs, **settings)
 
 
 def test_an_evaluation_scores_classes_and_saves_the_files_values(course: tuple[Path, Path], tmp_path: Path):

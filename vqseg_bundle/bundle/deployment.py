@@ -10,7 +10,13 @@ from typing import Any
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
-from vqseg_bundle.bundle.model_record import check_compatible, find_checkpoint, load_model_record, load_weights
+from vqseg_bundle.bundle.model_record import (
+    check_compatible,
+    check_files_hold,
+    find_checkpoint,
+    load_model_record,
+    load_weights,
+)
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.run_record import check_writable, put_aside, write_run_record
@@ -125,6 +131,7 @@ def start_evaluation(
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(_check_weights, network, record)
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
+    exit_cleanly(check_files_hold, record, cohort.channel_names)
     exit_cleanly(_check_demo_weights, record, [cohort.source])
     if write:
         in_channels = record["network"]["in_channels"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from vqseg_bundle.networks import VQNetwork
 __all__ = [
     "SCHEMA_VERSION",
     "check_compatible",
+    "check_files_hold",
     "find_checkpoint",
     "load_model_record",
     "load_weights",
@@ -189,6 +190,34 @@ def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -
         raise ValueError(
             "The checkpoint does not fit the configuration:\n" + "\n".join(differences) + "\n"
             "Use the configuration it was trained with, or another checkpoint."
+        )
+
+
+def check_files_hold(
+    record: Mapping[str, Any], channel_names: Sequence[str], label_values: Mapping[int, int] | None = None
+) -> None:
+    """Refuse a cohort whose files hold the same channels or classes in another order than the weights know.
+
+    Args:
+        record: what :func:`load_model_record` returned.
+        channel_names: of the cohort's images; they count where they are the record's but for their order.
+        label_values: class index to the value that the cohort's labels hold, empty for class indices; None: of no
+            concern, as in an evaluation, whose classes are the same whatever labels hold for them.
+
+    Raises:
+        ValueError: they differ.
+    """
+    trained = [str(name) for name in record["info"].get("channel_names", [])]
+    if trained != list(channel_names) and sorted(trained) == sorted(channel_names):
+        raise ValueError(
+            f"channel_names: the weights were trained on channels {', '.join(trained)}, the datalist has them in the "
+            f"order {', '.join(channel_names)}; list each image's files as the training did."
+        )
+    if label_values is not None and dict(label_values) != record["label_values"]:
+        known, given = (list(values.values()) or "class indices" for values in (record["label_values"], label_values))
+        raise ValueError(
+            f"label_values: the training had {known}, the datalist says {given}; resume with the datalist of the "
+            "interrupted training, or train anew."
         )
 
 

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.bundle.model_record import check_compatible, load_model_record, load_weights, write_model_record
+from vqseg_bundle.bundle.model_record import (
+    check_compatible,
+    check_files_hold,
+    load_model_record,
+    load_weights,
+    write_model_record,
+)
 from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 from vqseg_bundle.handlers import find_resumable, read_checkpoint
@@ -119,6 +125,8 @@ def start_training(
     if resume or goes_on:
         record = exit_cleanly(load_model_record, Path(output_dir) / "model.pt")
         exit_cleanly(check_compatible, record, **described)
+    if resume:
+        exit_cleanly(check_files_hold, record, cohort.channel_names, None if cohort.listed else cohort.label_values)
     if goes_on:
         # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
         exit_cleanly(load_weights, network, Path(output_dir) / "model.pt")
