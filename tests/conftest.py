@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bundle_runs import TINY, CohortFolder, Trained, as_arguments, run_command, write_cohort
+from support.bundle_runs import TINY, CohortFolder, Trained, as_arguments, run_command, write_cohort
 
 
 @pytest.fixture(scope="session", autouse=True)

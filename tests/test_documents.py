@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bundle_runs import ROOT, process_kept
-from document_fences import LANGUAGES, SHORT_TRAINING, Fence, commands, read_fences, shortened
-from document_places import GIVEN, with_places
-from monailabel_parts import APP, INSTALL, START, document_block
+from support.bundle_runs import ROOT, process_kept
+from support.document_fences import LANGUAGES, SHORT_TRAINING, Fence, commands, read_fences, shortened
+from support.document_places import GIVEN, with_places
+from support.monailabel_parts import APP, INSTALL, START, document_block
 
 #: the two whose data and trainings the others go on with come first
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "models" / "README.md"]
@@ -49,7 +49,7 @@ CHANGED = {'"federated_rounds": 20': f'"federated_rounds": 2, **{SHORT_TRAINING}
 _SHIM = """#!{python} -S
 import os, sys
 sys.path.insert(0, {tests!r})
-from document_fences import shortened
+from support.document_fences import shortened
 words = repr([os.getcwd(), *sys.argv])
 with open({done!r}, "a+") as done:
     done.seek(0)
@@ -110,8 +110,10 @@ class Checkout:
             patch.chdir(words[1])
         elif words not in self._commands and not any(long in word for word in words for long in LONG):
             self._commands.append(words)
+            if words[0] == "vqseg":
+                words = ["python", "-m", "vqseg_bundle", *words[1:]]
             if words[:2] != ["python", "-m"]:
-                raise ValueError(f"expected cd, python -m, or a command of LONG, found {' '.join(words[:2])}")
+                raise ValueError(f"expected cd, vqseg, python -m, or a command of LONG, found {' '.join(words[:2])}")
             module, *arguments = shortened(words)[2:]
             patch.setattr(sys, "argv", [module, *arguments])
             gc.collect()  # finalizers of the command before must not run amid this one
@@ -133,7 +135,8 @@ class Checkout:
 
     def _write_shims(self, folder: Path) -> None:
         folder.mkdir()
-        for name, before in (("python", ()), ("torchrun", ("-m", "torch.distributed.run"))):
+        shims = {"python": (), "torchrun": ("-m", "torch.distributed.run"), "vqseg": ("-m", "vqseg_bundle")}
+        for name, before in shims.items():
             done = str(self.root / "bin" / "done")
             text = _SHIM.format(python=sys.executable, tests=str(ROOT / "tests"), before=before, done=done)
             (folder / name).write_text(text)
@@ -170,7 +173,7 @@ def test_a_block_says_what_it_is_and_holds_it(fence: Fence) -> None:
         json.loads(fence.text)
     if fence.language == "text":
         words = {line.split()[0] for line in fence.text.splitlines() if line.split()}
-        assert not words & {"cd", "git", "pip", "python", "sh", "torchrun"}, f"{fence.place}: holds a command"
+        assert not words & {"cd", "git", "pip", "python", "sh", "torchrun", "vqseg"}, f"{fence.place}: holds a command"
 
 
 def test_nothing_is_kept_for_blocks_that_are_gone() -> None:
@@ -190,9 +193,9 @@ def test_a_reason_is_the_block_s_own(tmp_path: Path) -> None:
 
 
 def test_a_new_block_must_run_or_say_why_not(checkout: Checkout, tmp_path: Path) -> None:
-    block = "```sh\npython -m scripts.check_data --datalist STUDY/datalist.json  # of your own\n```\n"
+    block = "```sh\nvqseg check --datalist STUDY/datalist.json  # of your own\n```\n"
     (tmp_path / "excused.md").write_text(f"# New\n\n<!-- not run: of another page -->\n{block}")
     checkout.run(tmp_path / "excused.md")
     (tmp_path / "new.md").write_text(f"# New\n\n{block}")
-    with pytest.raises(AssertionError, match=r"/new\.md, line 3 does not run as written: 2\npython -m scripts\.check"):
+    with pytest.raises(AssertionError, match=r"/new\.md, line 3 does not run as written: 2\nvqseg check"):
         checkout.run(tmp_path / "new.md")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vqseg_bundle"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".json", ".yaml", ".yml"))
-#: besides its own and ``common``, the ground floor
+#: besides its own and ``common``, the ground floor; nobody imports ``commands``, the top
 ALLOWED = {
     "common": set(),
     "layers": set(),
@@ -23,6 +23,7 @@ ALLOWED = {
     "engines": set(),
     "handlers": set(),
     "bundle": {"layers", "networks", "losses", "data", "engines", "handlers"},
+    "commands": {"layers", "networks", "losses", "data", "engines", "handlers", "bundle"},
 }
 
 
@@ -65,7 +66,7 @@ def test_the_walk_finds_the_imports_it_is_there_for():
 @pytest.mark.parametrize("path", MODULES, ids=_name)
 def test_a_module_imports_its_own_layer_and_those_below(path):
     if path.parent == PACKAGE:
-        assert _sub_packages(path) == set()
+        assert _sub_packages(path) <= {"commands"}
     else:
         assert _sub_packages(path) <= {"common", _layer(path), *ALLOWED[_layer(path)]}
 
@@ -81,11 +82,12 @@ def test_no_module_prints_asserts_or_calls_cuda(path):
         assert not isinstance(node, ast.Assert), f"assert in line {node.lineno}"
         if isinstance(node, ast.Call):
             called = node.func
-            assert not (isinstance(called, ast.Name) and called.id == "print"), f"print in line {node.lineno}"
+            prints = isinstance(called, ast.Name) and called.id == "print"
+            assert not prints or _layer(path) == "commands", f"print in line {node.lineno}"
             assert not (isinstance(called, ast.Attribute) and called.attr == "cuda"), f".cuda() in line {node.lineno}"
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__init__.py"], ids=_name)
+@pytest.mark.parametrize("path", [path for path in MODULES if not path.name.startswith("__")], ids=_name)
 def test_every_module_says_what_it_exports(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
@@ -93,7 +95,7 @@ def test_every_module_says_what_it_exports(path):
     assert "__all__" in assigned
 
 
-@pytest.mark.parametrize("name", sorted(ALLOWED))
+@pytest.mark.parametrize("name", sorted(set(ALLOWED) - {"commands"}))
 def test_a_sub_package_has_what_it_exports(name):
     package = importlib.import_module(f"{PACKAGE.name}.{name}")
     assert len(package.__all__) == len(set(package.__all__)) > 0
@@ -113,4 +115,4 @@ def test_configurations_name_exported_classes_and_functions_alone(path):
 def test_the_training_configuration_uses_every_branch():
     text = (ROOT / "configs" / "train.json").read_text(encoding="utf-8")
     used = set(re.findall(rf'"_target_": "{PACKAGE.name}\.(\w+)\.', text))
-    assert used == set(ALLOWED) - {"common"}
+    assert used == set(ALLOWED) - {"common", "commands"}

@@ -18,7 +18,7 @@ from monai.transforms import Compose
 
 from scripts.benchmark.bundle_step import CLASSES, bundle_parser, trainer_step
 from vqseg_bundle.data import FoundationFeatureStore, SliceGridRule
-from vqseg_bundle.data.foundation_store import save_features
+from vqseg_bundle.data.features.foundation_store import save_features
 from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 
 __all__ = ["MODEL", "MODES", "prepare_adapter_step"]

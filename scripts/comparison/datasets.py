@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts import make_datalist
 from scripts.comparison.plan import ComparisonPlan, Dataset, folder_name
 from scripts.comparison.plan_file import ROOT
+from vqseg_bundle.commands import data as make_datalist
 from vqseg_bundle.data import Cohort, data_digest, open_cohort
 
 __all__ = ["OpenedDataset", "expand", "file_digest", "open_dataset"]

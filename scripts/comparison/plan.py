@@ -19,7 +19,7 @@ class Dataset:
         name: shown in the report.
         dataset_dir: folder of the volumes, may hold ``${VARIABLE}``; None for the embedded demo cohort.
         datalist: datalist file, likewise; None where ``split`` makes one, or where it lies in the folder.
-        split: options of ``scripts.make_datalist``, or None.
+        split: options of ``vqseg data``, or None.
         overrides: value by id.
         seeds: those of the plan's seeds that are run; None for all.
         note: text below its table.

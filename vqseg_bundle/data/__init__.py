@@ -1,6 +1,5 @@
 """Cohorts: datalists, checks before training, the embedded demo cohort, and datalists made from folders."""
 
-from .case_names import case_stem
 from .checking import (
     FINDING_KINDS,
     CheckedCases,
@@ -11,15 +10,37 @@ from .checking import (
     check_cohort,
     examine_cohort,
 )
-from .cohort import open_cohort
-from .cohort_slice_axis import cohort_slice_axis
-from .datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
-from .demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
-from .demo_cohort import in_demo_cohort, write_demo_cohort
-from .dicom_seg import check_segment_codes, write_dicom_seg
-from .digest import data_digest
+from .cohorts.cohort import open_cohort
+from .cohorts.datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
+from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
+from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
+from .cohorts.digest import data_digest
+from .cohorts.listed_cases import find_other_images, open_listed_cases
+from .cohorts.patient_splits import SplitRequest, read_split_file, split_patients
+from .cohorts.process_shares import SharedRandomSampler, process_share
+from .cohorts.readable_dataset import ReadableDataset
 from .errors import file_list
-from .folder_layouts import (
+from .features.foundation_store import FoundationFeatureStore, content_digest, open_feature_store
+from .features.slice_features import compute_slice_features, missing_images, slice_features
+from .features.slice_grid import SliceGrid, SliceGridRule
+from .features.view_features import (
+    COORDINATE_KEYS,
+    AddTokenCoordinatesd,
+    JoinTokenCoordinatesd,
+    SampleFoundationFeaturesd,
+    sample_features,
+)
+from .formats.label_values import parse_label_values
+from .formats.load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
+from .formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels, source_files
+from .geometry.cohort_slice_axis import cohort_slice_axis
+from .geometry.label_grid import LabelToImaged
+from .geometry.orient_volume import OrientVolumed
+from .geometry.orientation import check_orientation, find_orientation, readable_headers, run_orientation
+from .geometry.slice_axis import SliceAxisLastd, choose_slice_axis, name_slice_axis
+from .geometry.training_geometry import has_geometry, training_geometry, unlike_training
+from .layouts.case_names import case_stem
+from .layouts.folder_layouts import (
     FoundCase,
     FoundClasses,
     find_cases,
@@ -27,34 +48,11 @@ from .folder_layouts import (
     find_classes,
     find_unused_files,
 )
-from .foundation_store import FoundationFeatureStore, content_digest, open_feature_store
-from .keep_source import KeepSourced
-from .label_grid import LabelToImaged
-from .label_values import parse_label_values
-from .listed_cases import find_other_images, open_listed_cases
-from .load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
-from .name_by_case import NameByCased
-from .orient_volume import OrientVolumed
-from .orientation import check_orientation, find_orientation, readable_headers, run_orientation
-from .patient_splits import SplitRequest, read_split_file, split_patients
-from .process_share import process_share
-from .readable_dataset import ReadableDataset
-from .save_dicom_seg import SaveDicomSegd
-from .shared_sampler import SharedRandomSampler
-from .slice_axis import SliceAxisLastd, choose_slice_axis, name_slice_axis
-from .slice_features import compute_slice_features, missing_images, slice_features
-from .slice_grid import SliceGrid, SliceGridRule
-from .training_geometry import has_geometry, training_geometry, unlike_training
-from .view_features import (
-    COORDINATE_KEYS,
-    AddTokenCoordinatesd,
-    JoinTokenCoordinatesd,
-    SampleFoundationFeaturesd,
-    sample_features,
-)
-from .volume_folder import list_volumes
-from .volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels, source_files
-from .volume_writer import SOURCE_KEY, VolumeWriter, class_map_dtype
+from .layouts.volume_folder import list_volumes
+from .output.dicom_seg import check_segment_codes, write_dicom_seg
+from .output.keep_source import KeepSourced
+from .output.save_dicom_seg import SaveDicomSegd
+from .output.volume_writer import SOURCE_KEY, NameByCased, VolumeWriter, class_map_dtype
 
 __all__ = [
     "COORDINATE_KEYS",

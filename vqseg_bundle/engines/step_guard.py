@@ -113,10 +113,10 @@ class StepGuard:
             sentences.append(f"Weights that are not finite: {', '.join(_shorten(weights))}.")
         if spoilt:
             sentences += [f"Not finite after preprocessing: {', '.join(spoilt)}.", "Mend these files or leave them out"]
-            sentences[-1] += "; `python -m scripts.check_data` says what is wrong with them."
+            sentences[-1] += "; `vqseg check` says what is wrong with them."
         else:
             sentences += [f"Files of the batch: {_list_files(self._batches)}.", "Look at them"]
-            sentences[-1] += " (`python -m scripts.check_data`); if they are sound, lower learning_rate and train anew."
+            sentences[-1] += " (`vqseg check`); if they are sound, lower learning_rate and train anew."
         if self._iteration > self.epoch_length:
             sentences.append("What was saved after the last whole epoch is kept; --resume true goes on from there.")
         else:

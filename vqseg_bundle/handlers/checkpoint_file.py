@@ -32,7 +32,7 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
         raise NonFiniteError(
             f"{path} is not written: {names[0]} holds numbers that are not finite"
             f"{f', and {len(names) - 1} more do' if names[1:] else ''}. What was saved before is kept. Lower "
-            "learning_rate and train anew, or look at the data (`python -m scripts.check_data`)."
+            "learning_rate and train anew, or look at the data (`vqseg check`)."
         )
     with replacing(path) as partial:
         with partial.open("wb") as file:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..datalist import Cohort, DataError
+from ..cohorts.datalist import Cohort, DataError
 from .case_facts import CaseFacts, gather_cases, with_class_indices
 from .collect import collect_facts
 from .duplicate_rules import duplicate_findings
@@ -201,7 +201,7 @@ def _warning_lines(findings: Sequence[Finding]) -> list[str]:
     for code, count in seen.items():
         if count > _MOST_WARNINGS_SHOWN:
             more, meaning = count - _MOST_WARNINGS_SHOWN, FINDING_KINDS[code].meaning
-            lines.append(f"... and {more} more of this kind: {meaning}; `python -m scripts.check_data` lists all.")
+            lines.append(f"... and {more} more of this kind: {meaning}; `vqseg check` lists all.")
     return lines
 
 

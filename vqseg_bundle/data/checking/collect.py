@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
 
-from ..datalist import DataError
+from ..cohorts.datalist import DataError
 from ..formats.volume_path import channel_paths, parse_volume_path
 from .facts import Facts, read_facts
 from .facts_cache import FactsCache

@@ -13,10 +13,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from ..datalist import DataError
+from ..cohorts.datalist import DataError
 from ..formats.nifti import is_packed
+from ..formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels
 from ..formats.volume_path import channel_paths, parse_volume_path
-from ..volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels
 from .sentinels import find_sentinel
 
 __all__ = ["HeaderFacts", "ImageFacts", "LabelFacts", "facts_from_json", "facts_to_json", "read_facts"]

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import file_list
-from ..label_grid import axis_change
-from ..volume_io import VolumeHeader
+from ..formats.volume_io import VolumeHeader
+from ..geometry.label_grid import axis_change
 from .case_facts import CaseFacts
 from .findings import Finding
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..datalist import Cohort
+from ..cohorts.datalist import Cohort
 from ..errors import file_list
 from ..formats.volume_path import channel_paths
 from .findings import Finding

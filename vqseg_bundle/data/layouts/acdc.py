@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..case_names import case_stem
+from .case_names import case_stem
 from .found_case import FoundCase
 
 __all__ = ["find_acdc"]

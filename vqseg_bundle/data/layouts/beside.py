@@ -10,12 +10,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..case_names import case_stem, image_of_label, is_label_name
 from ..errors import DataError
 from ..formats import volume_kind
-from ..volume_folder import list_series_paths
+from .case_names import case_stem, image_of_label, is_label_name
 from .found_case import FoundCase, patient_of, some
 from .pairs import group_channels
+from .volume_folder import list_series_paths
 
 __all__ = ["find_beside", "find_patient_folders"]
 

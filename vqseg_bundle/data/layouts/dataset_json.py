@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..case_names import case_stem
 from ..errors import DataError
+from .case_names import case_stem
 from .found_case import FoundCase, patient_of, some
 from .pairs import find_pairs
 

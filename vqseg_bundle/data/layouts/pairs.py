@@ -6,12 +6,12 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..case_names import case_stem, image_of_label
-from ..channel_files import find_brats_channels, find_numbered_channels
 from ..errors import DataError
 from ..formats import list_series, volume_kind
-from ..volume_folder import list_series_paths
+from .case_names import case_stem, image_of_label
+from .channel_files import find_brats_channels, find_numbered_channels
 from .found_case import FoundCase, patient_of, some
+from .volume_folder import list_series_paths
 
 __all__ = ["find_pairs", "group_channels", "pair_folders"]
 
@@ -44,9 +44,9 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
     """Cases by name; those without label have an empty one.
 
     A file in a folder below has the folder's name before its own: ``a/b.nii.gz`` is ``a_b``. ``x_0000``, ``x_0001``,
-    and BraTS's ``x_flair``, ``x_t1``, ..., are the channels of ``x``, see :mod:`vqseg_bundle.data.channel_files`; an
-    image may be called ``x_image`` or ``x_img``, a label ``x_seg``, ``x_mask``, ``x_label``, ``x_gt`` or
-    ``x_segmentation``.
+    and BraTS's ``x_flair``, ``x_t1``, ..., are the channels of ``x``, see
+    :mod:`vqseg_bundle.data.layouts.channel_files`; an image may be called ``x_image`` or ``x_img``, a label ``x_seg``,
+    ``x_mask``, ``x_label``, ``x_gt`` or ``x_segmentation``.
 
     Raises:
         DataError: a folder is empty, two files have one name, a label lies among the images or lacks its image, a case

@@ -1,0 +1,306 @@
+"""Training, evaluation and inference by the commands that a user types."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Events
+from jsonschema import Draft202012Validator
+from monai.bundle import ConfigParser
+from support.bundle_runs import LABELS, ROOT, TINY, CohortFolder, Result, Trained, as_arguments, run_command, run_here
+
+from vqseg_bundle.networks import VQSegNet
+
+EVALUATION = ("train.json", "evaluate.json")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def keys(cohort: CohortFolder, output_dir: Path, **overrides: Any) -> dict[str, Any]:
+    return {"dataset_dir": str(cohort.root), "output_dir": str(output_dir), "device": "cpu", **overrides}
+
+
+def test_training_leaves_weights_record_logs_and_curves(trained: Trained) -> None:
+    found = {path.name for path in trained.output_dir.iterdir()}
+    assert found >= {"model.pt", "model.json", "resume.pt", "config.json", "run.json", "training.log", "tensorboard"}
+    assert list((trained.output_dir / "tensorboard").glob("events.out.tfevents.*"))
+    record = read(trained.output_dir / "model.json")
+    assert record["labels"] == LABELS
+    assert record["preprocessing"]["patch_size"] == [32, 32]
+    assert read(trained.output_dir / "run.json")["data_digest"]
+    log = (trained.output_dir / "training.log").read_text()
+    assert "cohort nested: 2 labelled, 2 unlabelled, 1 validation, 2 test cases" in log
+    assert "adapter (PFA) is off; add configs/pfa.json" in log
+
+
+def test_trained_weights_are_a_plain_state_dict_of_the_deployed_network(trained: Trained) -> None:
+    state = weights(trained.output_dir / "model.pt")
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert not [key for key in state if "reconstruction_decoder" in key]
+    arguments = read(trained.output_dir / "model.json")["network"]
+    network = VQSegNet(**{**arguments, "reconstruction": False})
+    network.load_state_dict(state)
+    assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 3, 32, 32)
+
+
+def test_words_on_the_command_line_mean_what_they_say(trained: Trained) -> None:
+    config = read(trained.output_dir / "config.json")
+    assert config["amp"] is False
+    assert config["foundation_weights"] is None
+    assert config["max_iterations"] == 6
+
+
+def test_the_short_last_epoch_validates_and_is_the_end(trained: Trained) -> None:
+    assert "Epoch[2] Metrics -- val_mean_dice" in trained.result.stdout
+    assert "Epoch[3]" not in trained.result.stdout
+    engine = torch.load(trained.output_dir / "resume.pt", weights_only=True)["engine"]
+    assert engine["iteration"] == engine["total_iterations"] == 6
+    assert engine["epoch_length"] == 4
+
+
+def test_training_again_puts_the_earlier_run_aside(trained: Trained, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    shutil.copytree(trained.output_dir, output_dir)
+    (output_dir / "notes.txt").write_text("mine")
+    run_here("training", "train.json", **keys(trained.cohort, output_dir, **{**TINY, "max_iterations": 1}))
+    (previous,) = output_dir.glob("previous-*")
+    for name in ("model.pt", "model.json", "resume.pt", "config.json", "training.log", "progress.csv", "progress.png"):
+        assert (previous / name).read_bytes() == (trained.output_dir / name).read_bytes()
+    assert (output_dir / "notes.txt").read_text() == "mine"
+    assert read(output_dir / "config.json")["max_iterations"] == 1
+
+
+def test_an_interrupted_training_goes_on_from_its_last_epoch(trained: Trained, tmp_path: Path) -> None:
+    def interrupt(parser: ConfigParser) -> None:
+        def stop() -> None:
+            raise KeyboardInterrupt("the power went out")
+
+        trainer = parser.get_parsed_content("train#trainer")
+        trainer.logger.disabled = True
+        trainer.add_event_handler(Events.ITERATION_STARTED(once=6), stop)
+
+    settings = keys(trained.cohort, tmp_path, **TINY)
+    with pytest.raises(KeyboardInterrupt, match="the power went out"):
+        run_here("training", "train.json", before=interrupt, **settings)
+    assert torch.load(tmp_path / "resume.pt", weights_only=True)["engine"]["iteration"] == 4
+    run_here("training", "train.json", **settings, resume=True)
+    resumed = torch.load(tmp_path / "resume.pt", weights_only=True)
+    straight = torch.load(trained.output_dir / "resume.pt", weights_only=True)
+    assert resumed["engine"]["iteration"] == straight["engine"]["iteration"] == 6
+    assert resumed["lr_scheduler"]["last_epoch"] == straight["lr_scheduler"]["last_epoch"] == 6
+    assert resumed["teacher"]["n_averaged"] == straight["teacher"]["n_averaged"]
+    assert "after iteration 4" in (tmp_path / "training.log").read_text()
+    with (tmp_path / "progress.csv").open(newline="") as file:
+        assert [row["iteration"] for row in csv.DictReader(file)] == ["4", "6"]
+    assert not list(tmp_path.glob("previous-*"))
+
+
+def test_a_training_of_another_length_is_not_resumed(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.output_dir, tmp_path / "out")
+    settings = keys(trained.cohort, tmp_path / "out", **{**TINY, "max_iterations": 9}, resume=True)
+    with pytest.raises(SystemExit, match="is of a training of 6 iterations in epochs of 4, this one has 9"):
+        run_here("training", "train.json", **settings)
+
+
+def test_evaluation_writes_metrics_that_follow_the_schema(evaluated: Trained) -> None:
+    with (evaluated.output_dir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ["case", "class_index", "class_name", "dice", "jaccard", "hd95_mm", "asd_mm", "status"]
+    assert list(rows[0]) == columns
+    assert [(row["case"], row["class_index"], row["class_name"]) for row in rows] == [
+        (case, index, LABELS[index]) for case in ("case_5", "turned") for index in ("1", "2")
+    ]
+    summary = read(evaluated.output_dir / "summary.json")
+    assert not list(Draft202012Validator(read(ROOT / "docs" / "summary.schema.json")).iter_errors(summary))
+    assert summary["num_cases"] == 2
+    means = [np.mean([float(row["dice"]) for row in rows if row["class_index"] == index]) for index in ("1", "2")]
+    assert summary["overall"]["dice"]["mean"] == pytest.approx(np.mean(means), abs=1e-5)
+
+
+def test_evaluation_keeps_the_records_of_the_training(evaluated: Trained) -> None:
+    assert read(evaluated.output_dir / "config.json")["max_iterations"] == 6
+    assert "evaluating" in read(evaluated.output_dir / "evaluation_run.json")["command"]
+    assert "Metrics of 2 cases" in (evaluated.output_dir / "evaluation.log").read_text()
+
+
+@pytest.mark.parametrize("case", ["case_5", "turned"])
+def test_predictions_lie_on_the_grid_of_their_image(evaluated: Trained, case: str) -> None:
+    image = nib.load(evaluated.cohort.root / "images" / f"{case}.nii.gz")
+    prediction = nib.load(evaluated.output_dir / "predictions" / f"{case}_pred.nii.gz")
+    assert prediction.shape == image.shape
+    np.testing.assert_allclose(prediction.affine, image.affine, atol=1e-5)
+    assert set(np.unique(np.asanyarray(prediction.dataobj))) <= {0, 1, 2}
+
+
+def test_dice_in_the_table_is_that_of_the_saved_prediction(evaluated: Trained) -> None:
+    with (evaluated.output_dir / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["case"] == "turned"]
+    label = np.asanyarray(nib.load(evaluated.cohort.root / "labels" / "turned.nii.gz").dataobj)
+    path = evaluated.output_dir / "predictions" / "turned_pred.nii.gz"
+    prediction = np.asanyarray(nib.load(path).dataobj)
+    for row in rows:
+        ours, theirs = prediction == int(row["class_index"]), label == int(row["class_index"])
+        assert float(row["dice"]) == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()), abs=1e-5)
+
+
+def test_the_validation_split_can_be_evaluated(trained: Trained, tmp_path: Path) -> None:
+    checkpoint = str(trained.output_dir / "model.pt")
+    settings = keys(trained.cohort, tmp_path, evaluation_split="validation", checkpoint=checkpoint)
+    run_here("evaluating", *EVALUATION, **settings)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert {row["case"] for row in csv.DictReader(file)} == {"case_4"}
+
+
+@pytest.fixture(scope="module")
+def folder(shared_cohort: CohortFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test volumes in nested folders, one of them unpacked, beside a file that is none."""
+    root = tmp_path_factory.mktemp("volumes")
+    (root / "a").mkdir()
+    (root / "b" / "deep").mkdir(parents=True)
+    (root / "readme.txt").write_text("not a volume")
+    shutil.copy(shared_cohort.root / "images" / "turned.nii.gz", root / "b" / "deep")
+    nib.save(nib.load(shared_cohort.root / "images" / "case_5.nii.gz"), root / "a" / "case_5.nii")
+    return root
+
+
+@pytest.fixture(scope="module")
+def inferred(trained: Trained, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """An inference from a working directory that is not the bundle's, with a relative output_dir."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    places = {"bundle_root": ROOT, "dataset_dir": folder, "output_dir": "found", "device": "cpu"}
+    places["checkpoint"] = trained.output_dir / "model.pt"
+    config = str(ROOT / "configs" / "inference.json")
+    result = run_command("run", "--config_file", config, *as_arguments(places), cwd=elsewhere)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return Trained(trained.cohort, elsewhere, result)
+
+
+def test_inference_equals_the_evaluation_and_needs_no_datalist(evaluated: Trained, inferred: Trained) -> None:
+    predictions = inferred.output_dir / "found" / "predictions"
+    expected = evaluated.output_dir / "predictions"
+    for name in ("case_5", "turned"):
+        ours, theirs = nib.load(predictions / f"{name}_pred.nii.gz"), nib.load(expected / f"{name}_pred.nii.gz")
+        np.testing.assert_array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj))
+        np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
+
+
+def test_inference_writes_predictions_and_a_log_into_output_dir_alone(inferred: Trained, folder: Path) -> None:
+    assert [path.name for path in inferred.output_dir.iterdir()] == ["found"]
+    files = sorted(path.name for path in (inferred.output_dir / "found").rglob("*") if path.is_file())
+    assert len([name for name in files if ".nii" in name]) == len(files) - 1 == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "readme.txt"]
+
+
+def test_a_second_evaluation_and_inference_put_the_first_ones_results_aside(evaluated: Trained, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    shutil.copytree(evaluated.output_dir, output_dir)
+    first = read(output_dir / "summary.json")
+    run_here("evaluating", *EVALUATION, **keys(evaluated.cohort, output_dir, evaluation_split="validation"))
+    (aside,) = output_dir.glob("previous-*")
+    assert read(aside / "summary.json") == first != read(output_dir / "summary.json")
+    assert list((aside / "predictions").rglob("*.nii.gz"))
+    assert (aside / "report.html").is_file()
+    assert (output_dir / "model.pt").is_file()
+    volumes = {"dataset_dir": str(evaluated.cohort.root / "images"), "output_dir": str(output_dir), "device": "cpu"}
+    evaluations = {path.name: path.read_bytes() for path in (output_dir / "predictions").iterdir()}
+    for _ in range(2):
+        run_here("run", "inference.json", **volumes)
+        assert {path.name: path.read_bytes() for path in (output_dir / "predictions").iterdir()} == evaluations
+        assert (output_dir / "inference" / "predictions" / "case_5_pred.nii.gz").is_file()
+    (later,) = (output_dir / "inference").glob("previous-*")
+    assert (later / "predictions" / "case_5_pred.nii.gz").is_file()
+    assert list(output_dir.glob("previous-*")) == [aside]
+
+
+def test_inference_into_the_input_folder_does_not_take_its_own_results_for_images(
+    trained: Trained, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "in")
+    volumes = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "in" / "out"), "device": "cpu"}
+    for _ in range(2):
+        run_here("run", "inference.json", **volumes, checkpoint=str(trained.output_dir / "model.pt"))
+        found = {path.name for path in (tmp_path / "in" / "out" / "predictions").glob("*.nii.gz")}
+        assert found == {"case_5_pred.nii.gz", "turned_pred.nii.gz"}
+
+
+def test_two_images_of_one_name_keep_a_prediction_each(trained: Trained, tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        (tmp_path / "in" / patient).mkdir(parents=True)
+        shutil.copy(trained.cohort.root / "images" / "case_5.nii.gz", tmp_path / "in" / patient / "image.nii.gz")
+    volumes = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    run_here("run", "inference.json", **volumes, checkpoint=str(trained.output_dir / "model.pt"))
+    assert len(list((tmp_path / "out" / "predictions").glob("*.nii.gz"))) == 2
+
+
+def test_a_run_with_another_network_is_not_resumed_and_keeps_its_record(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.output_dir, tmp_path / "out")
+    record = (tmp_path / "out" / "model.json").read_bytes()
+    settings = keys(trained.cohort, tmp_path / "out", **{**TINY, "network_def#num_embeddings": 64}, resume=True)
+    with pytest.raises(SystemExit, match="num_embeddings"):
+        run_here("training", "train.json", **settings)
+    assert (tmp_path / "out" / "model.json").read_bytes() == record
+
+
+def test_a_checkpoint_is_not_silently_ignored_by_training(trained: Trained, tmp_path: Path) -> None:
+    checkpoint = str(trained.output_dir / "model.pt")
+    with pytest.raises(SystemExit, match="read by evaluating and inference only"):
+        run_here("training", "train.json", **keys(trained.cohort, tmp_path / "out", **TINY, checkpoint=checkpoint))
+
+
+def test_a_client_without_labels_trains_on_its_unlabelled_cases(cohort: CohortFolder, tmp_path: Path) -> None:
+    cohort.datalist["unlabeled"] += [{"image": case["image"]} for case in cohort.datalist.pop("training")]
+    cohort.datalist["training"] = []
+    cohort.save()
+    run_here("training", "train.json", **keys(cohort, tmp_path, **TINY, allow_no_labeled=True, lambda_dice=0.0))
+    state = weights(tmp_path / "model.pt")
+    assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
+
+
+def test_a_training_that_ends_between_two_validations_validates_and_saves_at_its_end(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run_here("training", "train.json", **keys(trained.cohort, tmp_path, **TINY, val_interval=10))
+    log = (tmp_path / "training.log").read_text()
+    assert log.count("Epoch[2] Metrics -- val_mean_dice") == 1
+    saved, teacher = weights(tmp_path / "model.pt"), torch.load(tmp_path / "resume.pt", weights_only=True)["teacher"]
+    for key, value in saved.items():
+        assert torch.equal(value, teacher[f"module.{key}"]), key
+
+
+def test_training_elsewhere_gives_the_same_weights_and_writes_nothing_there(trained: Trained, tmp_path: Path) -> None:
+    elsewhere, output_dir = tmp_path / "elsewhere", tmp_path / "out"
+    elsewhere.mkdir()
+    shutil.copytree(trained.cohort.root, elsewhere / "data")
+    places = {"bundle_root": ROOT, "dataset_dir": "data", "output_dir": "../out", **TINY, "amp": False}
+    config = str(ROOT / "configs" / "train.json")
+    result = run_command("run", "training", "--config_file", config, *as_arguments(places), cwd=elsewhere)
+    assert result.returncode == 0, result.stdout + result.stderr
+    expected, found = weights(trained.output_dir / "model.pt"), weights(output_dir / "model.pt")
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert [path.name for path in elsewhere.iterdir()] == ["data"]
+    assert read(output_dir / "run.json")["data_digest"] == read(trained.output_dir / "run.json")["data_digest"]
+
+
+def test_without_bundle_root_another_working_directory_is_refused(trained: Trained, tmp_path: Path) -> None:
+    config = str(ROOT / "configs" / "train.json")
+    result: Result = run_command("run", "training", "--config_file", config, cwd=tmp_path)
+    assert result.returncode == 1
+    assert (
+        "which holds no configs/metadata.json. Run in the folder of the bundle, or give --bundle_root" in result.stderr
+    )
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,113 @@
+"""Weights, splits and folders that evaluation and inference refuse before the first case."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.bundle_runs import CohortFolder, Trained, refused, run_here
+
+EVALUATION = ("train.json", "evaluate.json")
+
+
+@pytest.fixture
+def other(trained: Trained, tmp_path: Path) -> Path:
+    """A copy of the weights and their record, to be changed."""
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    for name in ("model.pt", "model.json"):
+        shutil.copy(trained.output_dir / name, folder)
+    return folder
+
+
+def edit_record(folder: Path, section: str, **values: Any) -> None:
+    record = json.loads((folder / "model.json").read_text())
+    record[section].update(values)
+    (folder / "model.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("command", [("evaluating", *EVALUATION), ("inference", "inference.json")], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"channels": [8, 8, 16]}, r"model\.pt: these weights belong to another VQSegNet: .* of another shape"),
+        ({"num_embeddings": None}, r"model\.pt: these weights belong to another VQSegNet: .* unexpected"),
+        ({"colour": 3}, r"model\.json of .*key 'network': .*unexpected keyword argument 'colour'"),
+        ({"strides": [2]}, r"model\.json of .*key 'network': strides must hold one entry between"),
+    ],
+)
+def test_weights_of_another_network_are_refused(
+    trained: Trained, other: Path, tmp_path: Path, command: tuple[str, ...], arguments: dict[str, Any], message: str
+) -> None:
+    edit_record(other, "network", **arguments)
+    places = {"dataset_dir": str(trained.cohort.root), "checkpoint": str(other / "model.pt")}
+    refused(tmp_path / "out", message, *command, **places)
+
+
+def test_weights_without_a_record_and_files_that_hold_none_are_refused(
+    trained: Trained, other: Path, tmp_path: Path
+) -> None:
+    places = {"dataset_dir": str(trained.cohort.root), "checkpoint": str(other / "model.pt")}
+    (other / "model.pt").write_bytes(b"no weights")
+    refused(tmp_path / "out", r"model\.pt: ", "inference", "inference.json", **places)
+    (other / "model.json").unlink()
+    message = r"model\.json not found: model\.pt cannot be used without the record"
+    refused(tmp_path / "out", message, "inference", "inference.json", **places)
+    places["checkpoint"] = str(other / "typo.pt")
+    message = r"checkpoint '.*typo\.pt' is not a file"
+    refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places)
+
+
+def test_an_evaluation_with_other_labels_is_refused(cohort: CohortFolder, trained: Trained, tmp_path: Path) -> None:
+    cohort.datalist["labels"] = {"0": "background", "1": "core", "2": "shell"}
+    cohort.save()
+    places = {"dataset_dir": str(cohort.root), "checkpoint": str(trained.output_dir / "model.pt")}
+    message = r"(?s)does not fit the configuration.*labels#1: weights shell, configuration core"
+    refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places)
+
+
+def test_an_evaluation_split_needs_labels(cohort: CohortFolder, trained: Trained, tmp_path: Path) -> None:
+    for entry in cohort.datalist["test"]:
+        del entry["label"]
+    cohort.datalist["validation"] = []
+    cohort.save()
+    places = {"dataset_dir": str(cohort.root), "checkpoint": str(trained.output_dir / "model.pt")}
+    message = r'datalist\.json: evaluation_split is "test", of which none of 2 cases has a label; list labelled'
+    refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places)
+    message = r'evaluation_split is "validation", which is empty'
+    refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places, evaluation_split="validation")
+    message = r"must be one of validation, test, got 'training'"
+    refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places, evaluation_split="training")
+
+
+def test_cases_without_label_are_left_out_of_an_evaluation(
+    cohort: CohortFolder, trained: Trained, tmp_path: Path
+) -> None:
+    del cohort.datalist["test"][1]["label"]
+    cohort.save()
+    places = {"dataset_dir": str(cohort.root), "output_dir": str(tmp_path), "device": "cpu"}
+    run_here("evaluating", *EVALUATION, **places, checkpoint=str(trained.output_dir / "model.pt"))
+    assert json.loads((tmp_path / "summary.json").read_text())["num_cases"] == 1
+    assert [path.name for path in (tmp_path / "predictions").iterdir()] == ["case_5_pred.nii.gz"]
+    log = (tmp_path / "evaluation.log").read_text()
+    assert 'evaluation_split is "test", of which 1 case has no label and cannot be evaluated' in log
+    assert "turned.nii.gz; label it; to segment it all the same, use configs/inference.json" in log
+    assert "1, and 1 without a label left out" in (tmp_path / "report.html").read_text()
+
+
+def test_inference_refuses_a_folder_without_volumes(trained: Trained, tmp_path: Path) -> None:
+    checkpoint = str(trained.output_dir / "model.pt")
+    (tmp_path / "empty").mkdir()
+    command = ("inference", "inference.json")
+    for places, message in (
+        (
+            {"dataset_dir": str(tmp_path / "empty")},
+            r"empty' holds no volume to segment: expected files that end in \.nii",
+        ),
+        ({"dataset_dir": "nowhere"}, r"dataset_dir 'nowhere' is neither a folder nor a file"),
+        ({}, r"dataset_dir is not given: name a folder of volumes"),
+    ):
+        refused(tmp_path / "out", message, *command, **places, checkpoint=checkpoint)

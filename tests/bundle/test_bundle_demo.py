@@ -1,0 +1,111 @@
+"""The default command on the embedded demo cohort, in a checkout of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.bundle_runs import ROOT, Result, run_command
+
+from vqseg_bundle.bundle.run_record import git_commit
+
+FILES = ("configs", "vqseg_bundle", "metadata.json", ".gitignore", "pyproject.toml", "LICENSE")
+MODELS = ("README.md", "model.json", "model.pt")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fresh clone holds, committed."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    root = tmp_path_factory.mktemp("checkout")
+    for name in FILES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    (root / "models").mkdir()
+    for name in MODELS:
+        shutil.copy(ROOT / "models" / name, root / "models")
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--message", "all")
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained_there(checkout: Path) -> Result:
+    steps = ["--max_iterations", "4", "--iterations_per_epoch", "4", "--device", "cpu"]
+    result = run_command("run", "training", "--config_file", "configs/train.json", *steps, cwd=checkout)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+def test_without_data_the_demo_cohort_is_written_and_trained_on(checkout: Path, trained_there: Result) -> None:
+    assert "cohort demo: 2 labelled, 14 unlabelled, 4 validation, 4 test cases" in trained_there.stdout
+    assert len(list((checkout / "data").rglob("images/*.nii.gz"))) == 24
+    assert "Epoch[1] Metrics -- val_mean_dice" in trained_there.stdout
+
+
+def test_without_output_dir_everything_goes_where_bundles_keep_it(checkout: Path, trained_there: Result) -> None:
+    assert {path.name for path in (checkout / "models").iterdir()} >= {"model.pt", "model.json", "resume.pt"}
+    assert list((checkout / "eval" / "tensorboard").iterdir())
+    assert {path.name for path in checkout.iterdir()} == {*FILES, ".git", "models", "eval", "data"}
+
+
+def test_training_changes_the_shipped_weights_alone_and_puts_them_aside(checkout: Path, trained_there: Result) -> None:
+    changed = git(checkout, "status", "--porcelain").splitlines()
+    assert sorted(changed) == [" M models/model.json", " M models/model.pt"]
+    (previous,) = (checkout / "models").glob("previous-*")
+    for name in ("model.json", "model.pt"):
+        assert (previous / name).read_bytes() == (ROOT / "models" / name).read_bytes()
+
+
+def test_the_record_names_the_commit_whatever_the_weights_are(checkout: Path, trained_there: Result) -> None:
+    commit = git(checkout, "rev-parse", "HEAD").strip()
+    assert json.loads((checkout / "models" / "run.json").read_text())["git_commit"] == commit
+    assert git_commit(checkout) == commit
+    (checkout / "LICENSE").write_text("other")
+    assert git_commit(checkout) == f"{commit}-dirty"
+    git(checkout, "checkout", "--quiet", "LICENSE")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_the_demo_segments_and_the_labels_alone_do_not_suffice(tmp_path: Path) -> None:
+    scores = {}
+    for name, config in (
+        ("vqseg", "configs/train.json"),
+        ("supervised", "['configs/train.json','configs/supervised.json']"),
+    ):
+        places = ["--output_dir", str(tmp_path / name), "--device", "cpu"]
+        result = run_command("run", "training", "--config_file", config, *places, timeout=3000)
+        assert result.returncode == 0, result.stdout + result.stderr
+        scores[name] = [float(score) for score in re.findall(r"Metrics -- val_mean_dice: ([\d.]+)", result.stdout)]
+    assert len(scores["vqseg"]) == len(scores["supervised"]) == 10
+    assert scores["vqseg"][-1] > 0.80
+    assert scores["vqseg"][-1] > scores["vqseg"][0]
+    assert scores["supervised"][-1] < scores["vqseg"][-1] - 0.05
+    assert _evaluated_dice(tmp_path / "vqseg") > 0.80
+
+
+def _evaluated_dice(output_dir: Path) -> float:
+    configs = "['configs/train.json','configs/evaluate.json']"
+    places = ["--output_dir", str(output_dir), "--device", "cpu", "--evaluation_split", "validation"]
+    result = run_command("run", "evaluating", "--config_file", configs, *places, timeout=1000)
+    assert result.returncode == 0, result.stdout + result.stderr
+    with (output_dir / "metrics.csv").open(newline="") as file:
+        return float(np.mean([float(row["dice"]) for row in csv.DictReader(file)]))

@@ -1,0 +1,230 @@
+"""The overlays of the training configuration, each run for a few steps, and what supervised.json changes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from support.bundle_runs import CONFIGS, ROOT, TINY, CohortFolder, run_here
+
+WEIGHTS = Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared" / "data").parent / "weights"
+DINOV2 = WEIGHTS / "dinov2_vits14_pretrain.pth"
+TWO_STEPS = {**TINY, "max_iterations": 2, "iterations_per_epoch": 2}
+TINY_3D = {
+    **TWO_STEPS,
+    "patch_size": [32, 32, 8],
+    "network_def#channels": [4, 8, 8, 16],
+    "network_def#strides": [[2, 2, 1], [2, 2, 2], [2, 2, 2]],
+    "network_def#reconstruction_channels": [4, 4, 8],
+}
+
+
+def places(cohort: CohortFolder, output_dir: Path) -> dict[str, str]:
+    return {"dataset_dir": str(cohort.root), "output_dir": str(output_dir)}
+
+
+def terms(parser: ConfigParser) -> dict[str, float]:
+    trainer = parser.get_parsed_content("train#trainer")
+    return {name: value.item() for name, value in trainer.state.output["terms"]._asdict().items()}
+
+
+def test_two_steps_log_every_term(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    found = terms(run_here("training", "train.json", **places(shared_cohort, tmp_path), **TWO_STEPS))
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["unlabeled_segmentation"] > 0
+    assert found["alignment"] == 0
+    assert_logged(found, tmp_path / "progress.csv")
+
+
+def assert_logged(found: dict[str, float], table: Path) -> None:
+    """The table's one epoch has a column a term, of the size of the last step's."""
+    (row,) = csv.DictReader(table.read_text().splitlines())
+    assert {name for name in row if name.startswith("loss_")} == {f"loss_{name}" for name in found}
+    for name, value in found.items():
+        assert float(row[f"loss_{name}"]) == pytest.approx(value, rel=0.7, abs=0.1), name
+
+
+def test_the_3d_overlay_trains_evaluates_and_infers(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    where = places(shared_cohort, tmp_path)
+    parser = run_here("training", "train.json", "train_3d.json", **where, **TINY_3D)
+    assert parser.get_parsed_content("network_def").arguments["spatial_dims"] == 3
+    assert type(parser.get_parsed_content("validate#inferer").inferer).__name__ == "SlidingWindowInferer"
+    run_here("evaluating", "train.json", "train_3d.json", "evaluate.json", **where, device="cpu")
+    folder = {"dataset_dir": str(shared_cohort.root / "images"), "output_dir": str(tmp_path / "inferred")}
+    folder["checkpoint"] = str(tmp_path / "model.pt")
+    parser = run_here("inference", "inference.json", **folder, device="cpu")
+    assert type(parser.get_parsed_content("inferer").inferer).__name__ == "SlidingWindowInferer"
+    for case in ("case_5", "turned"):
+        evaluated = nib.load(tmp_path / "predictions" / f"{case}_pred.nii.gz")
+        inferred = nib.load(tmp_path / "inferred" / "predictions" / f"{case}_pred.nii.gz")
+        np.testing.assert_array_equal(np.asanyarray(inferred.dataobj), np.asanyarray(evaluated.dataobj))
+        assert inferred.shape == nib.load(shared_cohort.root / "images" / f"{case}.nii.gz").shape
+
+
+def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    where = places(shared_cohort, tmp_path)
+    run_here("training", "train.json", "train_3d.json", **where, **{**TINY_3D, "max_iterations": 1})
+    parser = run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
+    assert type(parser.get_parsed_content("validate#inferer").inferer).__name__ == "SlidingWindowInferer"
+
+
+def test_the_moving_average_codebook_trains(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    first: list[torch.Tensor] = []
+
+    def keep(parser: ConfigParser) -> None:
+        first.append(parser.get_parsed_content("network").quantizer.codebook().clone())
+
+    where = places(shared_cohort, tmp_path)
+    parser = run_here("training", "train.json", "ema_codebook.yaml", before=keep, **where, **TWO_STEPS)
+    codebook = parser.get_parsed_content("network").quantizer.codebook
+    assert not codebook.follows_gradient
+    assert not list(codebook.parameters())
+    used = codebook.counts > 1e-3
+    # the codes that tokens chose went to their means, the others stayed
+    torch.testing.assert_close(codebook()[used], codebook.sums[used] / codebook.counts[used].unsqueeze(1))
+    moved = (codebook() - first[0]).abs().amax(dim=1) > 0
+    assert moved.any()
+    assert not moved[~used].any()
+    record = json.loads((tmp_path / "model.json").read_text())
+    assert record["network"]["quantizer"]["codebook_type"] == "ema"
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("overlays, settings", [(["pfa.json"], TWO_STEPS), (["train_3d.json", "pfa.json"], TINY_3D)])
+def test_the_foundation_model_aligns_features(
+    shared_cohort: CohortFolder, tmp_path: Path, overlays: list[str], settings: dict[str, Any]
+) -> None:
+    if not DINOV2.is_file():
+        pytest.skip(f"needs DINOv2's weights at {DINOV2}")
+    where = {**places(shared_cohort, tmp_path), "foundation_weights": str(DINOV2), "foundation_image_size": 42}
+    parser = run_here("training", "train.json", *overlays, **where, **settings)
+    alignment = terms(parser)["alignment"]
+    assert math.isfinite(alignment)
+    assert alignment > 0
+    assert not [key for key in torch.load(tmp_path / "resume.pt", weights_only=True)["student"] if "backbone" in key]
+    assert "adapter (PFA) is off" not in (tmp_path / "training.log").read_text()
+
+
+def test_without_unlabelled_cases_it_says_so_and_trains(cohort: CohortFolder, tmp_path: Path) -> None:
+    cohort.datalist["unlabeled"] = []
+    cohort.save()
+    found = terms(run_here("training", "train.json", **places(cohort, tmp_path / "out"), **TWO_STEPS))
+    assert found["unlabeled_segmentation"] == 0
+    log = (tmp_path / "out" / "training.log").read_text()
+    assert "no unlabelled cases: training is supervised, on the labelled cases alone" in log
+
+
+def test_without_a_validation_list_the_last_teacher_is_saved(cohort: CohortFolder, tmp_path: Path) -> None:
+    cohort.datalist["validation"] = []
+    cohort.save()
+    parser = run_here("training", "train.json", **places(cohort, tmp_path / "out"), **TWO_STEPS)
+    log = (tmp_path / "out" / "training.log").read_text()
+    assert "no validation cases: the last teacher is saved, none is selected" in log
+    assert "val_mean_dice" not in log
+    teacher = parser.get_parsed_content("teacher").module
+    saved = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    torch.testing.assert_close(saved, teacher.deployed_state_dict(), rtol=0, atol=0)
+
+
+def test_overridden_max_epochs_rules(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    settings = {**TINY, "max_iterations": 100, "iterations_per_epoch": 3, "train#trainer#max_epochs": 1}
+    parser = run_here("training", "train.json", **places(shared_cohort, tmp_path), **settings)
+    trainer = parser.get_parsed_content("train#trainer")
+    assert (trainer.state.epoch, trainer.state.iteration, trainer.total_iterations) == (1, 3, 3)
+    assert parser.get_parsed_content("lr_scheduler").total_iters == 3
+    assert parser.get_parsed_content("lr_scheduler").get_last_lr() == [0.0]
+
+
+# ---- supervised.json ------------------------------------------------------------------------------------------------
+
+CHANGED = {"lambda_reconstruction": 0.0, "unlabeled_data": [], "network_def#num_embeddings": None}
+
+
+def test_supervised_changes_the_documented_ids_alone() -> None:
+    files = [str(CONFIGS / name) for name in ("train.json", "supervised.json")]
+    assert ConfigParser.load_config_file(files[1]) == CHANGED
+    merged, default = ConfigParser.load_config_files(files), ConfigParser.load_config_file(files[0])
+    for key, value in CHANGED.items():
+        *parents, last = key.split("#")
+        section = merged
+        for parent in parents:
+            section = section[parent]
+        assert section[last] == value
+        whole = default
+        for parent in parents:
+            whole = whole[parent]
+        section[last] = whole[last]
+    assert merged == default
+
+
+@pytest.fixture(scope="module")
+def pair(shared_cohort: CohortFolder, tmp_path_factory: pytest.TempPathFactory) -> list[ConfigParser]:
+    folder = tmp_path_factory.mktemp("pair")
+    settings = {key: value for key, value in TWO_STEPS.items() if key not in CHANGED}
+    return [
+        run_here("training", *configs, **places(shared_cohort, folder / str(len(configs))), **settings)
+        for configs in (["train.json"], ["train.json", "supervised.json"])
+    ]
+
+
+@pytest.mark.parametrize("part", ["encoder", "segmentation_decoder"])
+def test_the_supervised_baseline_is_the_same_u_net(pair: list[ConfigParser], part: str) -> None:
+    whole, baseline = (getattr(parser.get_parsed_content("network"), part) for parser in pair)
+    assert str(whole) == str(baseline)
+    shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (whole, baseline)]
+    assert shapes[0] == shapes[1]
+
+
+def test_the_supervised_baseline_has_nothing_of_vqseg(pair: list[ConfigParser]) -> None:
+    baseline = pair[1].get_parsed_content("network")
+    assert baseline.quantizer is None
+    assert baseline.reconstruction_decoder is None
+    assert pair[1].get_parsed_content("perturbation") is None
+    assert {key.split(".")[0] for key in baseline.state_dict()} == {"encoder", "segmentation_decoder"}
+    trainer = pair[1].get_parsed_content("train#trainer")
+    assert trainer.unlabeled_data_loader is None
+    found = terms(pair[1])
+    assert found["total"] == pytest.approx(found["labeled_segmentation"])
+
+
+def test_the_supervised_baseline_trains_as_long_and_alike(pair: list[ConfigParser]) -> None:
+    trained = [_training_of(parser) for parser in pair]
+    assert trained[0] == trained[1]
+    assert trained[0]["iterations"] == 2
+
+
+def test_the_supervised_baseline_sees_the_same_augmentation(pair: list[ConfigParser]) -> None:
+    drawn = []
+    for parser in pair:
+        augment = parser.get_parsed_content("train#preprocessing").set_random_state(seed=5)
+        drawn.append([augment(case) for case in parser.get_parsed_content("train#dataset").data * 4])
+    for whole, baseline in zip(*drawn, strict=True):
+        for key in ("image", "strong", "label"):
+            torch.testing.assert_close(baseline[key], whole[key], rtol=0, atol=0)
+    assert not torch.equal(drawn[0][0]["strong"], drawn[0][2]["strong"])
+
+
+def _training_of(parser: ConfigParser) -> dict[str, Any]:
+    trainer = parser.get_parsed_content("train#trainer")
+    optimizer = trainer.optimizer
+    loader = trainer.data_loader
+    return {
+        "iterations": trainer.state.iteration,
+        "seed": parser.get_parsed_content("seed"),
+        "optimizer": (type(optimizer), optimizer.defaults),
+        "schedule": parser.get_parsed_content("lr_scheduler").state_dict()["total_iters"],
+        "max_grad_norm": trainer.max_grad_norm,
+        "decay": trainer.teacher.decay,
+        "data": [case["image"] for case in parser.get_parsed_content("train#dataset").data],
+        "batches": (loader.batch_size, loader.sampler.num_samples),
+        "segmentation_loss": str(trainer.loss_function.segmentation_loss),
+    }

@@ -1,0 +1,318 @@
+"""A finished run becomes a bundle of its own, which passes MONAI's and the Model Zoo's checks and infers elsewhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from support.bundle_runs import LABELS, TINY, CohortFolder, Trained, run_here
+from support.deployment_parts import SCHEMA, pass_zoo_check, run_python
+
+from vqseg_bundle import __version__
+from vqseg_bundle.commands import bundle as make_bundle
+from vqseg_bundle.commands import pack as pack_bundle
+from vqseg_bundle.commands.deploying.bundle_configs import find_local_paths, training_config
+from vqseg_bundle.commands.deploying.run_folder import open_run
+
+_LOAD_AND_RUN = """
+import sys, torch, monai.bundle
+root, volumes = "bundles/tiny", sys.argv[1]
+network = monai.bundle.load(
+    "tiny", bundle_dir="bundles", workflow_type="inference", args_file={"bundle_root": root}, device="cpu"
+)
+state = torch.load(f"{root}/models/model.pt", weights_only=True)
+assert state and all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
+files = {"config_file": f"{root}/configs/inference.json", "meta_file": f"{root}/configs/metadata.json"}
+monai.bundle.run(
+    **files, logging_file=False, bundle_root=root, dataset_dir=volumes, output_dir="out", device="cpu"
+)
+import vqseg_bundle
+print("package:", vqseg_bundle.__file__)
+"""
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def made(evaluated: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle, by the script."""
+    folder = tmp_path_factory.mktemp("made") / "tiny"
+    make_bundle.main(["--run", str(evaluated.output_dir), "--output", str(folder), "--bundle-version", "1.2.0"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packed(made: Path) -> Path:
+    pack_bundle.main(["--bundle", str(made), "--output", str(made.parent / "archives")])
+    return made.parent / "archives" / "tiny_v1.2.0.zip"
+
+
+def test_the_metadata_is_of_the_run(made: Path, evaluated: Trained, tmp_path: Path) -> None:
+    metadata = read(made / "configs" / "metadata.json")
+    image, prediction = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
+    assert image["image"]["spatial_shape"] == prediction["pred"]["spatial_shape"] == [32, 32]
+    assert prediction["pred"]["channel_def"] == LABELS
+    assert prediction["pred"]["num_channels"] == 3
+    assert metadata["version"] == "1.2.0"
+    assert metadata["changelog"] == {"1.2.0": f"Trained by vqseg_bundle {__version__}"}
+    digest = read(evaluated.output_dir / "run.json")["data_digest"]
+    expected = f"cohort nested: 2 labelled, 2 unlabelled, 1 validation, 2 test cases (data digest {digest})"
+    assert metadata["data_source"] == expected
+    overall = read(evaluated.output_dir / "summary.json")["overall"]
+    assert metadata["eval_metrics"]["test"]["dice"] == pytest.approx(overall["dice"]["mean"], abs=5e-5)
+    assert metadata["eval_metrics"]["test"]["cases"] == 2
+    assert 0 <= metadata["eval_metrics"]["validation"]["dice"] <= 1
+    if not SCHEMA.is_file():
+        pytest.skip(f"needs MONAI's metadata schema at {SCHEMA}")
+    local = shutil.copy(SCHEMA, tmp_path / "schema.json")
+    monai.bundle.verify_metadata(meta_file=str(made / "configs" / "metadata.json"), filepath=str(local))
+
+
+@pytest.mark.parametrize("config", ["train.json", "inference.json"])
+def test_the_network_takes_and_gives_what_the_metadata_says(made: Path, config: str, tmp_path: Path) -> None:
+    monai.bundle.verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(made / "configs" / "metadata.json"),
+        config_file=str(made / "configs" / config),
+        device="cpu",
+        **{"bundle_root": str(made), "output_dir": str(tmp_path)},
+    )
+
+
+def test_it_holds_what_a_bundle_needs_and_nothing_of_this_machine(made: Path, evaluated: Trained) -> None:
+    files = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    needed = {"LICENSE", "docs/README.md", "docs/data_license.txt", "models/model.pt", "models/model.json"}
+    needed |= {f"configs/{name}" for name in ("metadata.json", "train.json", "inference.json", "evaluate.json")}
+    assert needed <= files
+    assert not [name for name in files if "__pycache__" in name or name.endswith("resume.pt")]
+    for name in files:
+        if name.startswith(("configs", "docs")):
+            text = (made / name).read_text()
+            assert str(evaluated.output_dir) not in text
+            assert str(evaluated.cohort.root) not in text
+    readme = (made / "docs" / "README.md").read_text()
+    for section in ("Model overview", "Data", "Training configuration", "Performance", "Limitations", "License"):
+        assert re.search(f"^#+ {section}$", readme, re.MULTILINE)
+    for path in re.findall(r"(?:configs|models)/[\w.]+\.(?:json|pt)", readme):
+        assert (made / path).is_file(), path
+
+
+def test_packed_and_unpacked_it_loads_and_runs_through_monai(packed: Path, evaluated: Trained, tmp_path: Path) -> None:
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "bundles")
+    images = evaluated.cohort.root / "images"
+    result = run_python("-c", _LOAD_AND_RUN, str(images), cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"package: {tmp_path / 'bundles' / 'tiny'}" in result.stdout
+    for case in ("case_5", "turned"):
+        expected, found = (
+            np.asanyarray(nib.load(folder / "predictions" / f"{case}_pred.nii.gz").dataobj)
+            for folder in (evaluated.output_dir, tmp_path / "out")
+        )
+        np.testing.assert_array_equal(found, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundles", "out"]
+
+
+def test_it_evaluates_alike_and_trains_on_the_same_labels_alone(made: Path, evaluated: Trained, tmp_path: Path) -> None:
+    data = {"bundle_root": str(made), "dataset_dir": str(evaluated.cohort.root), "device": "cpu"}
+    train, evaluate = (made / "configs" / name for name in ("train.json", "evaluate.json"))
+    run_here("evaluating", train, evaluate, **data, output_dir=str(tmp_path / "out"))
+    assert read(tmp_path / "out" / "summary.json") == read(evaluated.output_dir / "summary.json")
+    run_here("training", train, **data, max_iterations=1, output_dir=str(tmp_path / "again"))
+    assert read(tmp_path / "again" / "model.json") == read(made / "models" / "model.json")
+
+
+def test_another_cohorts_labels_are_refused(made: Path, cohort: CohortFolder, tmp_path: Path) -> None:
+    cohort.datalist["labels"] = {**LABELS, "2": "other@place"}
+    cohort.save()
+    places = {"bundle_root": str(made), "dataset_dir": str(cohort.root), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(SystemExit, match=r"the cohort has the labels .*'other@place'.*, this bundle is of a model wi"):
+        run_here("training", made / "configs" / "train.json", **places, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_run_took_from_its_place_is_taken_back(trained: Trained) -> None:
+    run = open_run(trained.output_dir)
+    run.config["foundation_weights"] = "/somewhere/else.pth"
+    run.config["labels_file"] = "/somewhere/labels.json"
+    run.config["train"]["handlers"].append({"_target_": "MLFlowHandler", "tracking_uri": "/somewhere/mlruns"})
+    run.record["labels"][2] = 'core "@" 2'
+    default, processes = ({"tracking_uri": None}, {"distributed": 1})
+    config = training_config(run, default, processes)
+    assert (config["foundation_weights"], config["dataset_dir"], config["datalist"]) == (None, None, None)
+    assert list(find_local_paths(config)) == ["labels_file"]
+    assert len(config["train"]["handlers"]) == len(run.config["train"]["handlers"]) - 1
+    assert ConfigParser(config).get_parsed_content("labels") == run.record["labels"]
+
+
+def test_a_run_in_several_processes_becomes_a_bundle_for_one(trained: Trained) -> None:
+    run = open_run(trained.output_dir)
+    default = {"device": "cpu", "trained": "$one", "train": {"sampler": "plain"}}
+    processes = {"distributed": {}, "device": "$rank", "trained": "$ddp", "train#sampler": "shared"}
+    run.config.update(distributed={}, device="cuda:0", trained="$ddp")
+    run.config["train"]["sampler"] = "shared"
+    config = training_config(run, default, processes)
+    assert "distributed" not in config
+    assert (config["device"], config["trained"], config["train"]["sampler"]) == ("cpu", "$one", "plain")
+
+
+def test_an_evaluation_of_other_weights_or_data_is_no_figure_of_this_model(evaluated: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(evaluated.output_dir, folder)
+    assert "test" in open_run(folder).metrics
+    for name, change in (
+        ("evaluation_config.json", {"checkpoint": "other.pt"}),
+        ("evaluation_run.json", {"data_digest": "other"}),
+    ):
+        before = (folder / name).read_text()
+        (folder / name).write_text(json.dumps({**json.loads(before), **change}))
+        assert list(open_run(folder).metrics) == ["validation"]
+        (folder / name).write_text(before)
+
+
+def _no_weights(folder: Path) -> None:
+    (folder / "model.pt").unlink()
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _no_record(folder: Path) -> None:
+    (folder / "model.json").unlink()
+
+
+def _other_weights(folder: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, folder / "model.pt")
+
+
+def _cut_weights(folder: Path) -> None:
+    content = (folder / "model.pt").read_bytes()
+    (folder / "model.pt").write_bytes(content[: len(content) // 2])
+
+
+def _stopped(folder: Path) -> None:
+    state = torch.load(folder / "resume.pt", weights_only=True)
+    state["engine"]["iteration"] = 4
+    torch.save(state, folder / "resume.pt")
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (_no_weights, "holds no model.pt: name the output_dir of a finished training"),
+        (_no_config, "config.json not found: a training writes it"),
+        (_no_record, "model.json not found: model.pt cannot be used without the record"),
+        (_other_weights, "model.pt: these weights belong to another VQSegNet"),
+        (_cut_weights, "model.pt: "),
+        (_stopped, "stopped after iteration 4 of 6: let it come to its end with the same command and --resume true"),
+    ],
+)
+def test_an_unusable_run_is_refused(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, message: str
+) -> None:
+    shutil.copytree(trained.output_dir, tmp_path / "run")
+    spoil(tmp_path / "run")
+    with pytest.raises(SystemExit, match="2"):
+        make_bundle.main(["--run", str(tmp_path / "run"), "--output", str(tmp_path / "made")])
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_nothing_is_overwritten(made: Path, packed: Path, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (
+            ["--run", str(trained.output_dir), "--output", str(made)],
+            "exists: name a new folder; nothing is overwritten",
+        ),
+        (["--run", "nowhere", "--output", "x"], "--run nowhere is not a folder: name the output_dir of a finished"),
+        (
+            ["--run", str(trained.output_dir), "--output", "x", "--data-license", "none.txt"],
+            "--data-license none.txt is not a file",
+        ),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            make_bundle.main(words)
+        assert message in capsys.readouterr().err
+    before = packed.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        pack_bundle.main(["--bundle", str(made), "--output", str(packed.parent)])
+    assert "tiny_v1.2.0.zip exists: give another --output" in capsys.readouterr().err
+    assert packed.read_bytes() == before
+
+
+def test_an_incomplete_bundle_is_not_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        pack_bundle.main(["--bundle", str(tmp_path), "--output", str(tmp_path / "zip")])
+    assert "lacks LICENSE, configs/metadata.json, configs/inference.json, models/model.pt" in capsys.readouterr().err
+    assert not (tmp_path / "zip").exists()
+
+
+def test_large_weights_are_named_in_place_of_packed(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "tiny")
+    (tmp_path / "tiny" / "models" / "model_trt.ts").write_text("engine")
+    (tmp_path / "tiny" / "eval").mkdir()
+    (tmp_path / "tiny" / "eval" / "metrics.csv").write_text("patient")
+    archive = pack_bundle.pack_bundle(tmp_path / "tiny", tmp_path / "zip", (made / "models" / "model.pt").as_uri())
+    with zipfile.ZipFile(archive) as content:
+        names = set(content.namelist())
+        content.extractall(tmp_path / "unpacked")
+    assert {"tiny/large_files.yml", "tiny/models/model.json", "tiny/models/model_trt.ts"} <= names
+    assert not {"tiny/models/model.pt", "tiny/eval/metrics.csv"} & names
+    monai.bundle.download_large_files(bundle_path=str(tmp_path / "unpacked" / "tiny"))
+    downloaded = tmp_path / "unpacked" / "tiny" / "models" / "model.pt"
+    assert downloaded.read_bytes() == (made / "models" / "model.pt").read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["min", "regular", "full"])
+def test_the_model_zoos_own_check_passes(made: Path, tmp_path: Path, mode: str) -> None:
+    shutil.copytree(made, tmp_path / "tiny")
+    pass_zoo_check(tmp_path / "tiny", mode)
+
+
+def test_a_bundle_of_the_same_settings_has_the_runs_network(made: Path) -> None:
+    default = ConfigParser.load_config_file(made / "configs" / "inference.json")["untrained"]
+    assert default["network"]["num_embeddings"] == TINY["network_def#num_embeddings"]
+    assert default["labels"] == LABELS
+
+
+def test_a_run_of_version_0_6_is_bundled_and_may_be_told_how_its_volumes_were_oriented(
+    evaluated: Trained, tmp_path: Path
+) -> None:
+    """One of the two test volumes is stored LAS, those of the training RAS."""
+    run, bundle = tmp_path / "run", tmp_path / "old"
+    shutil.copytree(evaluated.output_dir, run)
+    config, record = read(run / "config.json"), read(run / "model.json")
+    del config["trained_orientation"], config["chosen_orientation"], config["preprocessing_record"]["orientation"]
+    config["load_transforms"], config["label_transforms"] = (
+        config["load_transforms"][:3],
+        config["label_transforms"][1:],
+    )
+    del config["label_values"], config["load_transforms"][1]["label_values"]
+    del record["preprocessing"]["orientation"], record["info"]["training_volumes"]
+    record["preprocessing"]["slice_axis"] = 2
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "model.json").write_text(json.dumps(record))
+    make_bundle.main(["--run", str(run), "--output", str(bundle)])
+    assert read(bundle / "configs" / "train.json")["load_transforms"][1]["label_values"] == "@label_values"
+    configs = [bundle / "configs" / name for name in ("train.json", "evaluate.json")]
+    places = {
+        "bundle_root": str(bundle),
+        "dataset_dir": str(evaluated.cohort.root),
+        "output_dir": str(tmp_path / "out"),
+    }
+    weights = str(bundle / "models" / "model.pt")
+    run_here("evaluating", *configs, **places, device="cpu", checkpoint=weights, orientation="RAS")
+    assert (tmp_path / "out" / "metrics.csv").read_text() == (evaluated.output_dir / "metrics.csv").read_text()

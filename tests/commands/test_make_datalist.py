@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from vqseg_bundle.commands.data import main
+from vqseg_bundle.data import DataError, SplitRequest, check_cohort, find_cases, load_datalist, split_patients
+
+ROOT = Path(__file__).parents[2]
+
+
+def save(path: Path, seed: int, classes: int | None = None, dtype: type = np.uint8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    voxels = rng.integers(0, classes, (6, 5, 4)).astype(dtype) if classes else rng.integers(0, 999, (6, 5, 4), np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Twelve patients, the last two without label."""
+    for i in range(12):
+        save(tmp_path / f"images/p{i:02d}.nii.gz", i)
+        if i < 10:
+            save(tmp_path / f"labels/p{i:02d}.nii.gz", i, classes=3)
+    return tmp_path
+
+
+@pytest.fixture
+def acdc(tmp_path: Path) -> Path:
+    """Ten patients of two frames, a split file of seven, two held out, and one that it does not list."""
+    for i in range(10):
+        for frame in ("01", "12"):
+            stem = tmp_path / f"patient{i:03d}/patient{i:03d}_frame{frame}"
+            save(stem.with_name(f"{stem.name}.nii.gz"), 100 * i + int(frame))
+            save(stem.with_name(f"{stem.name}_gt.nii.gz"), i, classes=4)
+        save(tmp_path / f"patient{i:03d}/patient{i:03d}_4d.nii.gz", i)
+    split = {
+        "source": "text",
+        "training": [f"patient{i:03d}" for i in range(7)],
+        "validation": ["patient008", "patient007"],
+        "labeled_5_percent": ["patient005", "patient001"],
+        "labeled_10_percent": ["patient005", "patient001", "patient003"],
+    }
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    return tmp_path
+
+
+def run(folder: Path, *options: str) -> dict:
+    main(["--dataset-dir", str(folder), "--force", *options])
+    return json.loads((folder / "datalist.json").read_text())
+
+
+def patients(datalist: dict, split: str) -> list[str]:
+    return sorted({entry["patient"] for entry in datalist[split]})
+
+
+def refused(capsys: pytest.CaptureFixture, message: str, *arguments: str) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_pairs_are_split_and_the_rest_is_unlabeled(pairs: Path):
+    datalist = run(pairs, "--labeled-count", "3", "--validation-count", "2", "--test-count", "1", "--name", "mine")
+    assert [len(datalist[split]) for split in ("training", "unlabeled", "validation", "test")] == [3, 6, 2, 1]
+    assert {"p10", "p11"} <= set(patients(datalist, "unlabeled"))
+    assert all("label" not in entry for entry in datalist["unlabeled"])
+    assert datalist["labels"] == {"0": "background", "1": "label_1", "2": "label_2"}
+    assert datalist["name"] == "mine"
+    entry = datalist["training"][0]
+    assert entry == {"image": f"images/{entry['patient']}.nii.gz", "label": f"labels/{entry['patient']}.nii.gz",
+                     "patient": entry["patient"]}  # fmt: skip
+    cohort = load_datalist(pairs / "datalist.json", pairs)
+    assert check_cohort(cohort, 1, required_split="test", progress=False) == []
+
+
+def test_without_counts_every_label_is_used(pairs: Path):
+    datalist = run(pairs)
+    assert [len(datalist[split]) for split in ("training", "unlabeled", "validation", "test")] == [10, 2, 0, 0]
+
+
+def test_shares_are_rounded_down(pairs: Path):
+    datalist = run(pairs, "--labeled-share", "0.35", "--validation-share", "0.1", "--test-share", "0.2")
+    assert [len(datalist[split]) for split in ("validation", "test")] == [1, 2]
+    assert len(datalist["training"]) == 3  # 0.35 of the 9 that are left is 3.15
+
+
+def test_names_as_msd_and_nnunet_give_them(tmp_path: Path):
+    for name in ("a_001", "a_002"):
+        save(tmp_path / f"imagesTr/{name}_0000.nii.gz", 1)
+    save(tmp_path / "imagesTr/._a_001.nii.gz", 1)
+    save(tmp_path / "labelsTr/a_001.nii.gz", 1, classes=2)
+    datalist = run(tmp_path)
+    assert datalist["training"] == [
+        {"image": "imagesTr/a_001_0000.nii.gz", "label": "labelsTr/a_001.nii.gz", "patient": "a_001"}
+    ]
+    assert datalist["unlabeled"] == [{"image": "imagesTr/a_002_0000.nii.gz", "patient": "a_002"}]
+
+
+def test_given_label_names_are_written(pairs: Path):
+    datalist = run(pairs, "--labels", "background, left ,right")
+    assert datalist["labels"] == {"0": "background", "1": "left", "2": "right"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_patient_is_in_two_splits(tmp_path: Path, seed: int):
+    for i in range(24):
+        save(tmp_path / f"images/pat{i % 8}_visit{i}.nii.gz", i)
+        if i != 9:
+            save(tmp_path / f"labels/pat{i % 8}_visit{i}.nii.gz", i, classes=2)
+    datalist = run(tmp_path, "--patient-pattern", "^(pat[0-9]+)_", "--labeled-count", "2", "--validation-count", "1",
+                   "--test-count", "2", "--seed", str(seed))  # fmt: skip
+    groups = [patients(datalist, split) for split in ("training", "unlabeled", "validation", "test")]
+    assert [len(group) for group in groups] == [2, 3, 1, 2]
+    assert len(set().union(*groups)) == 8
+    cohort = load_datalist(tmp_path / "datalist.json", tmp_path)
+    assert check_cohort(cohort, 1, level="headers") == []
+
+
+def test_draws_follow_the_seed_and_nest():
+    names = [f"p{i}" for i in range(30)]
+
+    def draw(**options: int) -> dict[str, list[str]]:
+        return split_patients(names, names, SplitRequest(**{"test_count": 5, "validation_count": 3, **options}))
+
+    few, many = draw(labeled_count=2), draw(labeled_count=9)
+    assert few["test"] == many["test"]
+    assert few["validation"] == many["validation"]
+    assert set(few["training"]) < set(many["training"])
+    assert draw(labeled_count=2, seed=1)["test"] != few["test"]
+    assert (
+        split_patients(names[::-1], names[::-1], SplitRequest(labeled_count=2, test_count=5, validation_count=3)) == few
+    )
+
+
+def test_split_file_gives_the_first_of_its_labeled_list(acdc: Path):
+    split = str(acdc / "split.json")
+    datalist = run(acdc, "--split-file", split, "--labeled-count", "2")
+    assert patients(datalist, "training") == ["patient001", "patient005"]
+    assert patients(datalist, "unlabeled") == ["patient000", "patient002", "patient003", "patient004", "patient006"]
+    assert patients(datalist, "test") == ["patient007", "patient008"]
+    assert datalist["validation"] == []
+    assert len(datalist["training"]) == 4
+    assert datalist["test"][0] == {
+        "image": "patient007/patient007_frame01.nii.gz",
+        "label": "patient007/patient007_frame01_gt.nii.gz",
+        "patient": "patient007",
+    }
+    assert patients(run(acdc, "--split-file", split, "--labeled-count", "1"), "training") == ["patient005"]
+    three = ["patient001", "patient003", "patient005"]
+    assert patients(run(acdc, "--split-file", split, "--labeled-count", "3"), "training") == three
+    assert patients(run(acdc, "--split-file", split, "--labeled-share", "0.43"), "training") == three
+    four = patients(run(acdc, "--split-file", split, "--labeled-count", "4"), "training")
+    assert len(four) == 4
+    assert set(three) < set(four)
+
+
+def test_split_file_validation_may_stay_validation(acdc: Path):
+    datalist = run(acdc, "--split-file", str(acdc / "split.json"), "--split-file-validation-as", "validation")
+    assert patients(datalist, "validation") == ["patient007", "patient008"]
+    assert datalist["test"] == []
+
+
+def test_tuning_patients_leave_unlabeled_and_become_validation(acdc: Path):
+    options = ("--split-file", str(acdc / "split.json"), "--labeled-count", "2")
+    full, tuned = run(acdc, *options), run(acdc, *options, "--tuning-count", "3", "--seed", "4")
+    assert len(patients(tuned, "validation")) == 3
+    assert set(patients(tuned, "validation")) | set(patients(tuned, "unlabeled")) == set(patients(full, "unlabeled"))
+    assert not set(patients(tuned, "validation")) & set(patients(tuned, "unlabeled"))
+    assert all("label" in entry for entry in tuned["validation"])
+    assert tuned["training"] == full["training"]
+    assert tuned["test"] == full["test"]
+    other = run(acdc, *options, "--tuning-count", "3", "--seed", "5")
+    assert patients(other, "validation") != patients(tuned, "validation")
+
+
+def test_summary_counts_patients_cases_and_what_is_left_out(acdc: Path, capsys: pytest.CaptureFixture):
+    run(acdc, "--split-file", str(acdc / "split.json"), "--labeled-count", "2", "--labels", "background,a,b,c")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines.pop(6)[:4] == ["cases", "left", "out:", "patient009/patient009_frame01.nii.gz,"]
+    assert lines.pop(6)[:5] == ["files", "of", "no", "case:", "10"]  # the whole cycles, patientNNN_4d
+    assert lines[:7] == [
+        ["split", "patients", "cases"],
+        ["training", "2", "4"],
+        ["unlabeled", "5", "10"],
+        ["validation", "0", "0"],
+        ["test", "2", "4"],
+        ["left", "out", "1", "2"],
+        ["labels:", "background,", "a,", "b,", "c"],
+    ]
+
+
+def test_existing_output_is_kept_without_force(pairs: Path, capsys: pytest.CaptureFixture):
+    (pairs / "datalist.json").write_text("precious")
+    refused(capsys, "the file exists; give another name, or --force", "--dataset-dir", str(pairs))
+    assert (pairs / "datalist.json").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--labeled-share", "0.05"), "--labeled-share 0.05 of 12 training patients gives zero patients; expected at"),
+        (("--test-share", "0.01"), "--test-share 0.01 of 12 patients gives zero patients"),
+        (("--labeled-share", "5"), "--labeled-share: expected more than 0 and at most 1, found 5."),
+        (("--labeled-count", "11"), "--labeled-count: expected 0 to 10 (patients with labels left), found 11"),
+        (("--validation-count", "4", "--test-count", "7"), "--validation-count: expected 0 to 3"),
+        (("--tuning-count", "1"), "--tuning-count: expected 0 to 0"),
+        (("--tuning-count", "1", "--validation-count", "1"), "makes the validation list, which another option makes"),
+        (("--labels", "background"), "--labels: expected two or more different names"),
+        (("--labels", "background,a,a"), "--labels: expected two or more different names"),
+        (("--patient-pattern", "^x"), '--patient-pattern "^x": expected to match every case name, found none in p00'),
+        (("--split-file", "gone.json"), "split file gone.json: expected a JSON file, but it cannot be read"),
+    ],
+)
+def test_bad_options_are_refused(pairs: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...], message: str):
+    refused(capsys, message, "--dataset-dir", str(pairs), *options)
+    assert not (pairs / "datalist.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"training": None}, 'expected lists "training" and "validation", found no "training"'),
+        ({"validation": ["patient000"]}, 'in both "training" and "validation": patient000'),
+        ({"labeled_x": ["patient008"] * 4}, 'labelled patients that are not in "training": patient008'),
+        ({"validation": ["patient077"]}, "lists patients that the folder does not have: patient077; check"),
+    ],
+)
+def test_bad_split_files_are_refused(acdc: Path, capsys: pytest.CaptureFixture, change: dict, message: str):
+    path = acdc / "split.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    refused(capsys, message, "--dataset-dir", str(acdc), "--split-file", str(path))
+
+
+def test_split_file_excludes_drawn_held_out_patients(acdc: Path, capsys: pytest.CaptureFixture):
+    options = ("--dataset-dir", str(acdc), "--split-file", str(acdc / "split.json"))
+    refused(capsys, "expected none of them beside --split-file", *options, "--test-count", "2")
+    refused(
+        capsys, "makes the validation list", *options, "--tuning-count", "1", "--split-file-validation-as", "validation"
+    )
+
+
+def test_labeled_patient_of_the_split_file_needs_a_label(acdc: Path, capsys: pytest.CaptureFixture):
+    for path in acdc.glob("patient005/*_gt.nii.gz"):
+        path.unlink()
+    options = ("--dataset-dir", str(acdc), "--split-file", str(acdc / "split.json"))
+    refused(capsys, "patients of its labelled list that have no label file: patient005", *options)
+
+
+def test_label_without_image_is_refused(pairs: Path):
+    save(pairs / "labels/odd.nii.gz", 1, classes=2)
+    with pytest.raises(
+        DataError, match=r"found none in images/ for odd\.nii\.gz \(images are called .*\); rename them alike"
+    ):
+        find_cases(pairs)
+
+
+def test_a_case_that_lacks_a_channel_is_refused(tmp_path: Path):
+    for name in ("a_0000", "a_0001", "b_0000"):
+        save(tmp_path / f"images/{name}.nii.gz", 1)
+    with pytest.raises(DataError, match=r"images: expected 2 channels of b, .* but b_0001 is missing; add it, or take"):
+        find_cases(tmp_path)
+
+
+def test_unknown_layout_and_missing_folder_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"expected images/ and labels/, imagesTr/ .* found nothing\. Name the folder"):
+        find_cases(tmp_path)
+    with pytest.raises(DataError, match="gone: expected a folder, found no such folder"):
+        find_cases(tmp_path / "gone")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(DataError, match=r"images: expected volumes, pictures or folders of DICOM slices, found none"):
+        find_cases(tmp_path)
+
+
+def test_label_values_with_gaps_are_written(pairs: Path, capsys: pytest.CaptureFixture):
+    voxels = np.zeros((6, 5, 4), np.float32)
+    voxels[0] = 255
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), pairs / "labels/p00.nii.gz")
+    found = run(pairs)
+    assert found["label_values"] == [0, 1, 2, 255]
+    assert list(found["labels"].values()) == ["background", "label_1", "label_2", "label_255"]
+    assert "label values: 0, 1, 2, 255" in capsys.readouterr().out
+    assert run(pairs, "--labels", "a,b,c,d")["label_values"] == [0, 1, 2, 255]
+    given = run(pairs, "--labels", "a,b,c,d,e", "--label-values", "0,1,2,7,255")
+    assert given["label_values"] == [0, 1, 2, 7, 255]
+    assert load_datalist(pairs / "datalist.json", pairs).label_values == {0: 0, 1: 1, 2: 2, 3: 7, 4: 255}
+    options = ("--dataset-dir", str(pairs), "--force", "--labels")
+    refused(capsys, "--labels: 3 names, but labels hold 4 values (0, 1, 2, 255); name the class of", *options, "a,b,c")
+    refused(
+        capsys, "--label-values: expected the files' value for each of 2", *options, "a,b", "--label-values", "0,1,4"
+    )
+    voxels[0] = -1
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), pairs / "labels/p00.nii.gz")
+    refused(capsys, "expected labels of whole numbers from 0 on, a value for each class, found -1, 0", *options[:3])
+
+
+def test_a_class_that_no_label_has_is_no_gap(pairs: Path):
+    assert "label_values" not in run(pairs, "--labels", "background,a,b,absent")
+
+
+def test_folder_without_labels_needs_names(tmp_path: Path, capsys: pytest.CaptureFixture):
+    save(tmp_path / "images/a.nii.gz", 1)
+    refused(capsys, "expected at least one label, found none", "--dataset-dir", str(tmp_path))
+    assert len(run(tmp_path, "--labels", "background,organ")["unlabeled"]) == 1
+
+
+def test_help_names_every_option():
+    command = [sys.executable, "-m", "vqseg_bundle", "data", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for option in ("--labeled-share", "--tuning-count", "--split-file-validation-as", "--force", "patientNNN_frameNN"):
+        assert option in result.stdout
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("count", "tuning"), [(3, 0), (7, 10)])
+def test_published_acdc_split(tmp_path: Path, count: int, tuning: int):
+    root = Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared/data") / "acdc"
+    if not root.is_dir():
+        pytest.skip(f"needs the ACDC folder at VQSEG_DATA_ROOT ({root})")
+    output = tmp_path / "datalist.json"
+    main(["--dataset-dir", str(root), "--split-file", str(root / "split.json"), "--labeled-count", str(count),
+          "--tuning-count", str(tuning), "--output", str(output)])  # fmt: skip
+    datalist = json.loads(output.read_text())
+    published = ["patient099", "patient038", "patient050", "patient100", "patient058", "patient021", "patient049"]
+    assert patients(datalist, "training") == sorted(published[:count])
+    assert [len(patients(datalist, split)) for split in ("unlabeled", "validation", "test")] == [
+        70 - count - tuning, tuning, 10
+    ]  # fmt: skip
+    assert len(datalist["test"]) == 20
+    assert len(datalist["labels"]) == 4

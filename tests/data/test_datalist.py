@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vqseg_bundle.data import DataError, load_datalist, open_cohort
+from vqseg_bundle.data.layouts.case_names import case_stem, unique_case_ids
+
+LABELS = {"0": "background", "1": "organ"}
+
+
+def write(folder: Path, **content: object) -> Path:
+    path = folder / "datalist.json"
+    path.write_text(json.dumps({"name": "n", "labels": LABELS, "training": [], **content}))
+    return path
+
+
+def test_all_splits_are_read_with_absolute_paths_and_ids(tmp_path: Path):
+    path = write(
+        tmp_path,
+        training=[{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz", "patient": 7}],
+        unlabeled=[{"image": "imagesTr/b.nii.gz", "label": "labelsTr/b.nii.gz"}],
+        validation=[{"image": "imagesTr/c.nii", "label": "labelsTr/c.nii"}],
+        test=["./imagesTs/d.nii.gz"],
+    )
+    cohort = load_datalist(path, tmp_path)
+    root = str(tmp_path)
+    assert cohort.labels == {0: "background", 1: "organ"}
+    assert cohort.training == [
+        {"image": f"{root}/imagesTr/a.nii.gz", "label": f"{root}/labelsTr/a.nii.gz", "case": "a", "patient": "7"}
+    ]
+    assert cohort.unlabeled == [{"image": f"{root}/imagesTr/b.nii.gz", "case": "b", "patient": "b"}]
+    assert cohort.validation[0]["label"] == f"{root}/labelsTr/c.nii"
+    assert cohort.test == [{"image": f"{root}/imagesTs/d.nii.gz", "case": "d", "patient": "d"}]
+    assert (cohort.name, cohort.source) == ("n", str(path))
+
+
+def test_labels_may_be_a_list_of_names(tmp_path: Path):
+    path = write(tmp_path, labels=["background", "x", "y"])
+    assert load_datalist(path, tmp_path).labels == {0: "background", 1: "x", 2: "y"}
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a.nii.gz", "a"),
+        ("a.b.nii", "a.b"),
+        ("a.dcm", "a"),
+        ("1.2.840.10008", "1.2.840.10008"),
+        ("a_0.75.nii.gz", "a_0.75"),
+        (".nii.gz", ".nii.gz"),
+    ],
+)
+def test_stem(name: str, stem: str):
+    assert case_stem(f"/folder/{name}") == stem
+
+
+def test_equal_names_get_as_many_folders_as_tell_them_apart():
+    paths = ["/r/a/x/im.nii.gz", "/r/b/x/im.nii.gz", "/r/b/y/im.nii.gz", "/r/other.nii.gz"]
+    assert unique_case_ids(paths) == ["a_x_im", "b_x_im", "y_im", "other"]
+
+
+def test_ids_are_unique_even_for_repeated_paths_and_names_that_look_like_numbered_ones():
+    ids = unique_case_ids(["/r/x.nii", "/r/x.nii", "/r/x_2.nii", "/r/x.nii"])
+    assert ids == ["x", "x_3", "x_2", "x_4"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"labels": None}, 'key "labels" is missing; expected'),
+        ({"labels": {"1": "a", "2": "b"}}, r"keys \"0\" to \"C-1\" without gaps.*found keys \['1', '2'\]"),
+        ({"labels": {"0": "background"}}, "two at least; found keys"),
+        ({"labels": {"background": 0, "organ": 1}}, r"found keys \['background', 'organ'\]"),
+        ({"labels": "organ"}, "found a string"),
+        ({"labels": ["background", ""]}, "entry \"1\": expected a name, found ''"),
+        ({"labels": ["background", "a", "a"]}, "expected a different name for each, found"),
+        ({"training": {"image": "a"}}, 'key "training": expected a list of cases, found an object'),
+        ({"training": [{"image": "a.nii"}]}, r'"training" entry 0 \(a.nii\): .* move cases without one to "unlabeled"'),
+        ({"training": ["a.nii"]}, 'a training case needs a "label"'),
+        (
+            {"training": [{"label": "a.nii"}]},
+            'entry 0: expected the path of one volume under "image", or .* found None',
+        ),
+        ({"unlabeled": [{"image": ["a.nii", 3]}]}, "a list of one path a channel, found .'a.nii', 3"),
+        ({"test": [{"image": ["a", "b"], "series": "1.2"}]}, '"series" names one DICOM series, found 2 paths'),
+        ({"label_values": [0, 1, 4]}, r'"label_values": expected .* each of 2 classes .* found \[0, 1, 4\]'),
+        ({"label_values": [0, 0]}, r"all whole and different, found \[0, 0\]"),
+        ({"label_values": {"0": 0, "2": 4}}, "expected the files' value for each of 2 classes"),
+        ({"label_values": [0, 1.5]}, "all whole and different"),
+        ({"channel_names": "T1"}, "\"channel_names\": expected a list of names, found 'T1'"),
+        ({"test": [{"image": "a.nii", "label": 3}]}, 'under "label", found a int'),
+        ({"test": [{"image": "a.nii", "patient": ["p"]}]}, 'expected an id under "patient", found a list'),
+        ({"test": [3]}, '"test" entry 0: expected {"image": path, ...}, found a int'),
+        ({"unlabelled": [{"image": "a.nii"}]}, 'unknown list "unlabelled".*Did you mean "unlabeled"'),
+        ({"val": ["a.nii.gz"]}, 'unknown list "val"; lists of cases are called training, unlabeled, validation, test'),
+    ],
+)
+def test_bad_content_is_refused(tmp_path: Path, content: dict, message: str):
+    with pytest.raises(DataError, match=message):
+        load_datalist(write(tmp_path, **content), tmp_path)
+
+
+def test_lists_that_are_not_cases_pass(tmp_path: Path):
+    assert load_datalist(write(tmp_path, keywords=["MRI"], modality={"0": "MR"}), tmp_path).training == []
+
+
+def test_missing_training_key_is_refused(tmp_path: Path):
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps({"labels": LABELS}))
+    with pytest.raises(DataError, match=r'd\.json: key "training" is missing'):
+        load_datalist(path, tmp_path)
+
+
+def test_missing_file_names_the_working_directory_and_the_script(tmp_path: Path):
+    with pytest.raises(DataError, match=r"nowhere.json: no such file.*working directory.*vqseg data"):
+        load_datalist(tmp_path / "nowhere.json", tmp_path)
+
+
+def test_missing_dataset_dir_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"dataset_dir .*gone: expected a folder, found nothing"):
+        load_datalist(write(tmp_path), tmp_path / "gone")
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "expected a JSON file"), ("[]", "a JSON object, found a list")])
+def test_file_that_is_not_a_json_object_is_refused(tmp_path: Path, text: str, message: str):
+    path = tmp_path / "d.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_datalist(path, tmp_path)
+
+
+def test_open_cohort_finds_either_name_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = tmp_path / "data"
+    data.mkdir()
+    write(data).rename(data / "dataset.json")
+    monkeypatch.chdir(tmp_path)
+    assert open_cohort("data", None, "demo").source == "data/dataset.json"
+    assert open_cohort("", "data/dataset.json", "demo").name == "n"
+    write(data, name="preferred")
+    assert open_cohort("data", "", "demo").name == "preferred"
+    assert not (tmp_path / "demo").exists()
+
+
+def test_open_cohort_without_datalist_names_the_script(tmp_path: Path):
+    with pytest.raises(DataError, match=r"expected datalist.json or dataset.json in it.*vqseg data"):
+        open_cohort(str(tmp_path), None, "demo")
+
+
+def test_open_cohort_with_missing_folder(tmp_path: Path):
+    with pytest.raises(DataError, match=r"dataset_dir .*gone: expected a folder"):
+        open_cohort(str(tmp_path / "gone"), None, "demo")

@@ -1,0 +1,300 @@
+"""Folders as users have them: nnU-Net, a folder a patient, labels beside images, names of many kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from support.bundle_runs import ROOT
+
+from vqseg_bundle.commands.data import main
+from vqseg_bundle.data import DataError, find_cases, find_classes, find_unused_files, list_volumes, load_datalist
+
+VOXELS = np.zeros((4, 3, 2), np.uint8)
+VOXELS[0] = 1
+VOXELS[1] = 2
+
+
+def fill(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(VOXELS, np.eye(4)), path)
+
+
+def found(root: Path) -> list[tuple[str, ...]]:
+    """Image, more channels, label, patient and list of every case."""
+    return [(c.image, *c.more_channels, c.label, c.patient, c.split) for c in find_cases(root)]
+
+
+def dataset_json(root: Path, **content: Any) -> None:
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def test_nnunet_1_lists_names_without_the_channels_number(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/t_0000.nii.gz")
+    listed = [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]
+    dataset_json(tmp_path, training=listed, labels={"0": "background", "1": "liver", "2": "tumor"})
+    assert found(tmp_path) == [
+        ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "a", ""),
+        ("imagesTs/t_0000.nii.gz", "", "t", "unlabeled"),
+    ]
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "liver", "tumor")
+    dataset_json(tmp_path, training=[{**listed[0], "image": "./imagesTr/b.nii.gz"}], labels={"0": "background"})
+    message = (
+        r"dataset\.json: expected the image imagesTr/b\.nii\.gz, found neither it nor b_0000\.nii\.gz; correct the"
+    )
+    with pytest.raises(DataError, match=message):
+        find_cases(tmp_path)
+
+
+def test_nnunet_2_lists_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"imagesTr/{case}_000{channel}.nii.gz" for case in "ab" for channel in (0, 1)))
+    fill(tmp_path, "labelsTr/a.nii.gz", "labelsTr/b.nii.gz", "imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz")
+    fill(tmp_path, "labelsTs/c.nii.gz")
+    names = {"0": "T2", "1": "ADC"}
+    dataset_json(tmp_path, channel_names=names, labels={"background": 0, "zone": 1, "gland": 2}, file_ending=".nii.gz")
+    assert found(tmp_path) == [
+        *((f"imagesTr/{c}_0000.nii.gz", f"imagesTr/{c}_0001.nii.gz", f"labelsTr/{c}.nii.gz", c, "") for c in "ab"),
+        ("imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz", "labelsTs/c.nii.gz", "c", "test"),
+    ]
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "zone", "gland")
+    main(["--dataset-dir", str(tmp_path), "--labeled-count", "1"])
+    assert json.loads((tmp_path / "datalist.json").read_text())["channel_names"] == ["T2", "ADC"]
+    with pytest.raises(DataError, match=r'key "training" is missing; .* vqseg data --dataset-dir'):
+        load_datalist(tmp_path / "dataset.json", tmp_path)
+
+
+def test_nnunet_2_may_name_every_file(tmp_path: Path) -> None:
+    fill(tmp_path, "raw/one.nii.gz", "raw/two.nii.gz", "marks/one.nii.gz")
+    named = {"p1": {"images": ["raw/one.nii.gz", "raw/two.nii.gz"], "label": "marks/one.nii.gz"}}
+    dataset_json(tmp_path, dataset=named, labels={"background": 0, "zone": 1})
+    assert found(tmp_path) == [("raw/one.nii.gz", "raw/two.nii.gz", "marks/one.nii.gz", "p1", "")]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            {"background": 0, "whole": [1, 2], "core": [2]},
+            "whole, core are regions of several classes, which are not supp",
+        ),
+        (
+            {"background": 0, "organ": 1, "ignore": 2},
+            'its class "ignore" marks voxels that no one has labelled, which is',
+        ),
+    ],
+)
+def test_what_is_not_supported_of_nnunet_is_said(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels=labels, channel_names={"0": "CT"})
+    with pytest.raises(DataError, match=message):
+        find_classes(tmp_path, find_cases(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "a": 1, "b": 1}, "a different number for each name"),
+        ({"0": "background", "1": "a", "2": "a"}, "a different name for each class"),
+        ({"background": 1, "a": 2}, "a different name for each class"),
+    ],
+)
+def test_two_classes_in_one_are_refused(tmp_path: Path, labels: dict[str, Any], expected: str) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels=labels, channel_names={"0": "CT"})
+    with pytest.raises(DataError, match=rf'dataset\.json: expected {expected} .*under "labels", found'):
+        find_classes(tmp_path, find_cases(tmp_path))
+
+
+def test_a_background_that_is_not_listed_is_class_0(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels={"a": 1, "b": 2})
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "a", "b")
+
+
+def test_files_that_a_dataset_json_lists_must_be_there(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
+    listed = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "ab"]
+    dataset_json(tmp_path, training=listed)
+    message = r"dataset\.json: expected the files of every case, found none called labelsTr/b\.nii\.gz; correct"
+    with pytest.raises(DataError, match=message):
+        find_cases(tmp_path)
+    named = {"a": {"images": ["imagesTr/gone.nii.gz"], "label": "labelsTr/a.nii.gz"}}
+    dataset_json(tmp_path, dataset=named)
+    with pytest.raises(DataError, match=r"found none called imagesTr/gone\.nii\.gz"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_case_of_nnunet_that_lacks_a_channel_is_named(tmp_path: Path, listed: bool) -> None:
+    """Where another has it, or where none has but the file says that there is one."""
+    fill(tmp_path, *(f"imagesTr/{name}.nii.gz" for name in ("a_0000", "b_0000")))
+    fill(tmp_path, "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    if listed:
+        fill(tmp_path, "imagesTr/a_0001.nii.gz")
+        dataset_json(
+            tmp_path, training=[{"image": f"imagesTr/{c}.nii.gz", "label": f"labelsTr/{c}.nii.gz"} for c in "ab"]
+        )
+    else:
+        dataset_json(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "a": 1})
+    lacking = "b_0001" if listed else "a_0001, b_0001"
+    with pytest.raises(DataError, match=f"expected 2 channels of every case, found none called {lacking}; add"):
+        find_cases(tmp_path)
+
+
+def test_values_of_classes_with_gaps_are_taken_over(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    listed = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    dataset_json(tmp_path, training=listed, labels={"0": "background", "1": "edema", "4": "core"})
+    classes = find_classes(tmp_path, find_cases(tmp_path))
+    assert (classes.names, classes.values) == (("background", "edema", "core"), (0, 1, 4))
+
+
+def test_four_digits_are_a_name_unless_there_are_channels(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{part}/amos_000{number}.nii.gz" for part in ("imagesTr", "labelsTr") for number in (1, 2, 3)))
+    assert [case[-2] for case in found(tmp_path)] == ["amos_0001", "amos_0002", "amos_0003"]
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("image.nii.gz", "label.nii.gz"),
+        ("imaging.nii.gz", "segmentation.nii.gz"),
+        ("p1_ct.nii.gz", "p1_ct_seg.nii.gz"),
+        ("scan.nii", "Mask.nii"),
+        ("ct.nii.gz", "organs-label.nii.gz"),
+    ],
+)
+def test_a_folder_a_patient(tmp_path: Path, image: str, label: str) -> None:
+    fill(tmp_path, f"007/{image}", f"007/{label}", f"0815/{image}")
+    assert found(tmp_path) == [
+        (f"007/{image}", f"007/{label}", "007", ""),
+        (f"0815/{image}", "", "0815", ""),
+    ]
+
+
+def test_two_images_in_a_patients_folder_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, "p/a.nii.gz", "p/b.nii.gz", "p/label.nii.gz")
+    with pytest.raises(
+        DataError, match=r"p: expected one image and one label at most in a patient's folder, found image"
+    ):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["_seg", "-label", ".seg", "_mask", "-segmentation", "_Label"])
+def test_labels_beside_their_images(tmp_path: Path, ending: str) -> None:
+    fill(tmp_path, "a.nii.gz", f"a{ending}.nii.gz", "b.nii.gz")
+    assert found(tmp_path) == [("a.nii.gz", f"a{ending}.nii.gz", "a", ""), ("b.nii.gz", "", "b", "")]
+    assert [case["case"] for case in list_volumes(tmp_path)] == ["a", "b"]
+
+
+def test_a_label_beside_no_image_is_no_image(tmp_path: Path) -> None:
+    fill(tmp_path, "a.nii.gz", "a_seg.nii.gz", "b_seg.nii.gz")
+    with pytest.raises(DataError, match=r"b_seg\.nii\.gz: expected each label beside its image, found none called b;"):
+        find_cases(tmp_path)
+    (tmp_path / "b_seg.nii.gz").rename(tmp_path / "a-mask.nii.gz")
+    with pytest.raises(DataError, match=r"a_seg\.nii\.gz: expected one label an image, found a-mask\.nii\.gz for a, t"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["", "p/"])
+def test_previews_beside_volumes_are_no_images(tmp_path: Path, folder: str) -> None:
+    """Those of the volume's own name, too, which would stand in its place."""
+    fill(tmp_path, f"{folder}a.nii.gz", f"{folder}a_seg.nii.gz")
+    for name in ("a.png", "a_seg.png", "overview.png"):
+        (tmp_path / folder / name).write_bytes(b"x")
+    assert found(tmp_path) == [(f"{folder}a.nii.gz", f"{folder}a_seg.nii.gz", folder.strip("/") or "a", "")]
+    (tmp_path / folder / "a.nii.gz").unlink()  # now the pictures alone are images
+    (tmp_path / folder / "overview.png").unlink()
+    assert found(tmp_path) == [(f"{folder}a.png", f"{folder}a_seg.nii.gz", folder.strip("/") or "a", "")]
+    fill(tmp_path, f"{folder}a.nii.gz", f"{folder}a.nii")
+    with pytest.raises(DataError, match=r"a\.nii\.gz: expected one file a name, found a\.nii besides"):
+        find_cases(tmp_path)
+
+
+def test_endings_in_capitals(tmp_path: Path) -> None:
+    names = ["imagesTr/A_0000.NII.GZ", "imagesTr/A_0001.NII.GZ", "labelsTr/A.NII.GZ"]
+    fill(tmp_path, *(name.replace(".NII.GZ", ".nii.gz") for name in names))
+    for name in names:
+        (tmp_path / name.replace(".NII.GZ", ".nii.gz")).rename(tmp_path / name)
+    assert found(tmp_path) == [(*names, "A", "")]
+    (case,) = list_volumes(tmp_path / "imagesTr", in_channels=2)
+    assert case["case"] == "A"
+
+
+def test_folders_in_any_case_of_letters(tmp_path: Path) -> None:
+    fill(tmp_path, "Images/a.nii.gz", "LABELS/a.nii.gz")
+    assert found(tmp_path) == [("Images/a.nii.gz", "LABELS/a.nii.gz", "a", "")]
+
+
+def test_train_and_test(tmp_path: Path) -> None:
+    fill(tmp_path, "train/images/a.nii.gz", "train/labels/a.nii.gz", "train/images/b.nii.gz")
+    fill(tmp_path, "val/images/v.nii.gz", "val/labels/v.nii.gz", "test/p/ct.nii.gz", "test/p/label.nii.gz")
+    assert found(tmp_path) == [
+        ("train/images/a.nii.gz", "train/labels/a.nii.gz", "a", ""),
+        ("train/images/b.nii.gz", "", "b", ""),
+        ("val/images/v.nii.gz", "val/labels/v.nii.gz", "v", "validation"),
+        ("test/p/ct.nii.gz", "test/p/label.nii.gz", "p", "test"),
+    ]
+
+
+def test_a_pair_of_hdr_and_img_is_one_volume(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for part in ("images", "labels"):
+        nib.save(nib.Nifti1Pair(VOXELS, np.eye(4)), tmp_path / part / "a.hdr")
+    assert found(tmp_path) == [("images/a.hdr", "labels/a.hdr", "a", "")]
+    assert [case["case"] for case in list_volumes(tmp_path / "images")] == ["a"]
+
+
+def test_segments_of_3d_slicer_are_classes(tmp_path: Path) -> None:
+    header = "NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 4 3 2\nencoding: raw\n"
+    names = "Segment0_LabelValue:=1\nSegment0_Name:=liver\nSegment1_LabelValue:=3\nSegment1_Name:=tumour\n\n"
+    voxels = np.where(VOXELS == 2, 3, VOXELS).astype(np.uint8)
+    fill(tmp_path, "a.nii.gz")
+    (tmp_path / "a.seg.nrrd").write_bytes((header + names).encode() + voxels.T.tobytes())
+    cases = find_cases(tmp_path)
+    assert [(case.image, case.label) for case in cases] == [("a.nii.gz", "a.seg.nrrd")]
+    classes = find_classes(tmp_path, cases)
+    assert (classes.names, classes.values) == (("background", "liver", "tumour"), (0, 1, 3))
+
+
+def test_accents_are_one_in_both_spellings(tmp_path: Path) -> None:
+    name = "M\u00fcller"
+    fill(tmp_path, f"images/{name}.nii.gz", f"labels/{unicodedata.normalize('NFD', name)}.nii.gz")
+    ((image, label, patient, _),) = found(tmp_path)
+    assert (image, patient) == (f"images/{name}.nii.gz", name)
+    assert label
+
+
+def test_a_name_that_is_no_utf_8_is_a_name(tmp_path: Path) -> None:
+    fill(tmp_path, "images/a.nii.gz", "labels/a.nii.gz")
+    for part in ("images", "labels"):
+        (tmp_path / part / "a.nii.gz").rename(tmp_path / part / os.fsdecode(b"M\xfcller.nii.gz"))
+    command = [sys.executable, "-m", "vqseg_bundle", "data", "--dataset-dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    cohort = load_datalist(tmp_path / "datalist.json", tmp_path)
+    (case,) = cohort.training
+    assert case["case"] == "M_ller"
+    assert Path(case["image"]).is_file()
+
+
+def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path, "images/p1_a.nii.gz", "images/p1_b.nii.gz", "labels/p1_a.nii.gz", "old/x.nii.gz", ".hidden/y.nii.gz")
+    cases = find_cases(tmp_path)
+    assert find_unused_files(tmp_path, cases) == ["old/x.nii.gz"]
+    main(["--dataset-dir", str(tmp_path), "--patient-pattern", "^p\\d"])
+    printed = capsys.readouterr().out
+    assert "left out             1       1\n" in printed
+    assert "cases left out: images/p1_b.nii.gz" in printed
+    assert "files of no case: 1 (old/x.nii.gz)" in printed

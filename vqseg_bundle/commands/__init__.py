@@ -1,0 +1,1 @@
+"""The commands that users run, ``vqseg NAME`` or ``python -m vqseg_bundle NAME``."""

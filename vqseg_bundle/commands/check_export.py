@@ -1,0 +1,101 @@
+"""Compare exported networks with the weights they were made of: ``vqseg check-export --help``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.inferers import Inferer
+from tqdm import tqdm
+
+from vqseg_bundle.common import project_folder
+
+from .deploying.export_comparison import Agreement, compare_exports
+from .deploying.exported import Exported, Source, open_exported
+from .deploying.run_folder import DeploymentError, load_network
+
+__all__ = ["main"]
+
+_EPILOG = """Volumes are preprocessed and cut into windows as in inference; each window goes through both networks. At
+least 99.99 % of the tokens must get the same code; where all of a window's do, logits may differ by 1e-4.
+
+example:
+  vqseg check-export --checkpoint OUT/model.pt --exported model.ts model.onnx --dataset-dir FOLDER
+"""
+_CODES, _LOGITS = 0.9999, 1e-4
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare; print a line for each exported file."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        agreements = _compare(Path(options.checkpoint), [Path(path) for path in options.exported], options)
+    except (DeploymentError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    for name, agreement in agreements.items():
+        print(_line(name, agreement))
+    apart = [name for name, agreement in agreements.items() if not _agrees(agreement)]
+    if apart:
+        parser.exit(1, f"{parser.prog}: {', '.join(apart)} differ from {options.checkpoint}: export again.\n")
+
+
+def _compare(checkpoint: Path, paths: list[Path], options: argparse.Namespace) -> dict[str, Agreement]:
+    if not checkpoint.is_file():
+        raise DeploymentError(f"--checkpoint {checkpoint} is not a file: name the model.pt that was exported.")
+    network = load_network(checkpoint).eval()
+    exports = {str(path): open_exported(path, network) for path in paths}
+    config = ConfigParser.load_config_file(project_folder() / "configs" / "inference.json")
+    config |= {"checkpoint": str(checkpoint), "dataset_dir": options.dataset_dir, "device": "cpu"}
+    part = ConfigParser({**config, "network_def": network, "window_batch_size": 1}).get_parsed_content
+    inferer: Inferer = part("inferer")
+    window = [1, network.arguments["in_channels"], *part("patch_size")]
+    for name, exported in exports.items():
+        _check_window(name, exported, window)
+    cases: list[dict[str, str]] = part("cases")[: options.limit]
+    transform: Any = part("preprocessing")
+    images = (transform(case) for case in tqdm(cases, desc="comparing", unit="volume", disable=None))
+    agreements = compare_exports(images, inferer, Source(network), exports)
+    for name, exported in exports.items():
+        if exported.has_image_decoder():
+            raise DeploymentError(f"{name} holds the image decoder, which only training needs: export model.pt again.")
+    return agreements
+
+
+def _check_window(name: str, exported: Exported, window: list[int]) -> None:
+    if exported.window not in (None, window):
+        raise DeploymentError(
+            f"{name} takes windows of {exported.window}, inference cuts {window}: export it with --input_shape "
+            f'"{window}".'
+        )
+
+
+def _agrees(agreement: Agreement) -> bool:
+    same = agreement.tokens - agreement.differing_tokens
+    return same >= _CODES * agreement.tokens and agreement.largest_difference <= _LOGITS
+
+
+def _line(name: str, found: Agreement) -> str:
+    return (
+        f"{name}: {found.volumes} volumes, {found.windows:,} windows; {found.differing_tokens:,} of {found.tokens:,} "
+        f"codes differ; logits by at most {found.largest_difference:.1e} in the {found.equal_windows:,} windows with "
+        "equal codes"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vqseg check-export",
+        description="Run TorchScript and ONNX files beside the weights they were made of, on volumes, and compare.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="FILE", help="model.pt, with model.json beside it")
+    add("--exported", required=True, nargs="+", metavar="FILE", help="files that end in .ts or .onnx")
+    add("--dataset-dir", required=True, metavar="FOLDER", help="volumes to run them on")
+    add("--limit", type=int, metavar="N", help="the first N volumes alone")
+    return parser

@@ -1,0 +1,1 @@
+"""Parts of the commands that bundle, pack and compare trained networks."""

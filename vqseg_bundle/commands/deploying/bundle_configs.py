@@ -1,0 +1,164 @@
+"""Configurations of a bundle that is made of a run: the run's network, labels and preprocessing become its defaults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from .run_folder import FinishedRun
+
+__all__ = ["COPIED_CONFIGS", "find_local_paths", "inference_config", "processes_config", "training_config"]
+
+#: configurations that fit any network and are taken over as they are
+COPIED_CONFIGS = ("evaluate.json", "inference_trt.json", "logging.conf", "multi_gpu_evaluate.json")
+#: where and on what a run ran, which is nobody else's business
+_PLACES = (
+    "bundle_root",
+    "dataset_dir",
+    "datalist",
+    "output_dir",
+    "checkpoint",
+    "resume",
+    "data_check",
+    "device",
+    "amp",
+    "num_workers",
+    "foundation_weights",
+    "foundation_feature_dir",
+    "encoder_weights",
+)
+_TRACKING = ("tracking_uri", "experiment_name", "run_name", "execute_config", "save_execute_config")
+_TRACKER = "MLFlowHandler"
+_PREPROCESSING = (
+    "spatial_dims",
+    "in_channels",
+    "slice_axis",
+    "spacing",
+    "image_size",
+    "patch_size",
+    "intensity_window",
+)
+
+
+def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Mapping[str, Any]) -> dict[str, Any]:
+    """``configs/train.json`` of the made bundle: the run's, without its places.
+
+    Labels and preprocessing are written out, so that they no longer depend on the cohort at hand; a training on a
+    cohort with other labels ends with a message.
+
+    Args:
+        run: the run.
+        default: this bundle's ``configs/train.json``.
+        processes: this bundle's ``configs/multi_gpu_train.json``; what a run in several processes took from there is
+            taken back.
+    """
+    config: dict[str, Any] = _without_tracker(run.config)
+    if "chosen_orientation" not in config:
+        config = _with_orientation(config, default)
+    if "label_values" not in config:
+        config = _with_label_values(config, default)
+    if "distributed" in config:
+        config = _in_one_process(config, default, processes)
+    for key in (*_PLACES, *_TRACKING):
+        if key in default:
+            config[key] = default[key]
+        elif key in _TRACKING:
+            config.pop(key, None)
+        elif key in config:
+            config[key] = None
+    config |= {key: run.record["preprocessing"].get(key) for key in _PREPROCESSING}
+    config["labels"] = _expression(run.record["labels"])
+    config["same_labels"] = (
+        "$@cohort.labels == @labels or sys.exit('the cohort has the labels ' + str(@cohort.labels) + ', this bundle is "
+        "of a model with ' + str(@labels) + ': give a cohort with the same by dataset_dir or datalist.')"
+    )
+    config["initialize"] = _checking_labels(config["initialize"])
+    return config
+
+
+def processes_config(default: Mapping[str, Any]) -> dict[str, Any]:
+    """``configs/multi_gpu_train.json`` of the made bundle, which checks the labels as its ``train.json`` does."""
+    return {**default, "initialize": _checking_labels(default["initialize"])}
+
+
+def inference_config(run: FinishedRun, default: Mapping[str, Any]) -> dict[str, Any]:
+    """``configs/inference.json`` of the made bundle: says by itself what network, labels and preprocessing it is of.
+
+    Args:
+        run: the run.
+        default: this bundle's ``configs/inference.json``.
+    """
+    sections = {key: run.record[key] for key in ("network", "labels", "preprocessing")}
+    sections["labels"] = {str(index): name for index, name in sections["labels"].items()}
+    return {**default, "untrained": sections}
+
+
+def find_local_paths(config: Any, prefix: str = "") -> Iterator[str]:
+    """Ids under which a configuration still holds an absolute path.
+
+    Args:
+        config: a configuration or a part of one.
+        prefix: the part's id.
+    """
+    if isinstance(config, str) and not config.startswith(("$", "@")) and Path(config).is_absolute():
+        yield prefix
+    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in items:
+        yield from find_local_paths(value, f"{prefix}#{key}" if prefix else str(key))
+
+
+def _expression(labels: Mapping[int, str]) -> str:
+    """Python text of the labels; MONAI would take an @ in a name for a reference."""
+    entries = ", ".join(f"{index}: {json.dumps(name, ensure_ascii=False)}" for index, name in labels.items())
+    return "$dict({" + entries.replace("@", "\\u0040") + "})"
+
+
+def _checking_labels(initialize: list[Any]) -> list[Any]:
+    """The check goes before the other checks, after the bundle is on the path and the overrides are read."""
+    first = initialize.index("@check") if "@check" in initialize else len(initialize)
+    return [*initialize[:first], "@same_labels", *initialize[first:]]
+
+
+def _with_orientation(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A run of 0.6 or before took volumes as they are stored, which an evaluation may be told to do otherwise."""
+    return {
+        **config,
+        "trained_orientation": None,
+        "chosen_orientation": "@trained_orientation",
+        "preprocessing_record": {**config["preprocessing_record"], "orientation": "@trained_orientation"},
+        "load_transforms": [*config["load_transforms"], default["load_transforms"][-1]],
+    }
+
+
+def _with_label_values(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """A run of 0.6 or before knew no values of label files but class indices, which another cohort may have."""
+    loads = [
+        {**step, "label_values": "@label_values"} if isinstance(step, Mapping) and step.get("is_label") else step
+        for step in config["load_transforms"]
+    ]
+    return {**config, "label_values": default["label_values"], "load_transforms": loads}
+
+
+def _in_one_process(
+    config: Mapping[str, Any], default: Mapping[str, Any], processes: Mapping[str, Any]
+) -> dict[str, Any]:
+    parser, defaults = ConfigParser(dict(config)), ConfigParser(dict(default))
+    for id_ in processes:
+        if id_ in defaults:
+            parser[id_] = defaults[id_]
+        else:
+            parser.get().pop(id_, None)
+    return dict(parser.get())
+
+
+def _without_tracker(config: Any) -> Any:
+    if isinstance(config, Mapping):
+        return {key: _without_tracker(value) for key, value in config.items()}
+    if isinstance(config, list):
+        kept = [item for item in config if not (isinstance(item, Mapping) and item.get("_target_") == _TRACKER)]
+        return [_without_tracker(item) for item in kept]
+    return config

@@ -1,0 +1,139 @@
+"""``docs/README.md`` and ``docs/data_license.txt`` of a made bundle, after the Model Zoo's template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .bundle_metadata import describe_cohort
+from .run_folder import FinishedRun
+
+__all__ = ["data_license", "model_readme"]
+
+_README = """# Model overview
+
+{description} [1]: {architecture}, {bottleneck}.
+
+## Data
+
+Trained on {cohort}.
+Terms of use: [data_license.txt](data_license.txt).
+
+| label | structure |
+| --- | --- |
+{labels}
+
+## Training configuration
+
+{iterations} steps with patches of {patch_size}; everything else is in `configs/train.json`, as it was run.
+
+### Memory
+
+`cache_rate` sets the share of the volumes kept in memory, `activation_checkpointing` trades time for memory,
+`inference_memory_gb` sets how many slices or windows go through the network at once.
+
+## Input and output
+
+Input: volumes with {channels} channel(s), as NIfTI, NRRD, MHA, DICOM series, pictures or NPY. Intensities:
+{normalization}.
+
+Output: logits of each class; after postprocessing class indices on the image's own grid, saved as NIfTI, of DICOM
+series as DICOM SEG, too.
+
+## Performance
+
+{performance}
+
+## MONAI bundle commands
+
+In the bundle's folder; `configs/metadata.json` lists the packages needed (`required_packages_version`).
+
+```sh
+# segment a folder of volumes
+python -m monai.bundle run --config_file configs/inference.json --dataset_dir FOLDER --output_dir OUT
+
+# evaluate on the test cases of a datalist
+python -m monai.bundle run evaluating --config_file "['configs/train.json','configs/evaluate.json']" \\
+    --dataset_dir DIR --datalist DIR/datalist.json --checkpoint models/model.pt --output_dir OUT
+
+# train anew, with the same settings, on a cohort with the same labels
+python -m monai.bundle run training --config_file configs/train.json \\
+    --dataset_dir DIR --datalist DIR/datalist.json --output_dir OUT
+
+# TorchScript and ONNX
+python -m monai.bundle ckpt_export --net_id network_def --filepath models/model.ts --ckpt_file models/model.pt \\
+    --meta_file configs/metadata.json --config_file configs/inference.json
+python -m monai.bundle onnx_export --net_id network_def --filepath models/model.onnx --ckpt_file models/model.pt \\
+    --meta_file configs/metadata.json --config_file configs/inference.json
+```
+
+# System configuration
+
+Python 3.10 or newer; a CPU is enough, CUDA is used where there is one. Trained with PyTorch {torch}, MONAI {monai}.
+
+# Limitations
+
+Research software, not a medical device.
+
+# References
+
+[1] Yang, Xing, Zhu. VQ-Seg: Vector-Quantized Token Perturbation for Semi-Supervised Medical Image Segmentation.
+NeurIPS 2025. https://arxiv.org/abs/2601.10124
+
+# License
+
+Code: Apache-2.0, see [LICENSE](../LICENSE). Data: [data_license.txt](data_license.txt).
+"""
+
+
+def model_readme(run: FinishedRun, metadata: Mapping[str, Any]) -> str:
+    """The text of ``docs/README.md``, with the Model Zoo's sections.
+
+    Args:
+        run: the run.
+        metadata: of the made bundle.
+    """
+    network, preprocessing = run.record["network"], run.record["preprocessing"]
+    codes = network.get("num_embeddings")
+    return _README.format(
+        description=metadata["description"],
+        architecture=f"{network['spatial_dims']}D {network.get('architecture', 'U-Net')}",
+        bottleneck=f"its bottleneck quantised by {codes:,} codewords" if codes else "without quantisation",
+        cohort=describe_cohort(run),
+        labels="\n".join(f"| {index} | {label} |" for index, label in sorted(run.record["labels"].items())),
+        iterations=_iterations(run),
+        patch_size=" x ".join(map(str, preprocessing["patch_size"])),
+        channels=network["in_channels"],
+        normalization=preprocessing["normalization"],
+        performance=_performance(run.metrics),
+        torch=run.run["versions"]["torch"],
+        monai=run.run["versions"]["monai"],
+    )
+
+
+def data_license(run: FinishedRun) -> str:
+    """The text of ``docs/data_license.txt`` where the user gives none: what to fill in."""
+    return (
+        "The bundle carries no data. Its weights were trained on\n"
+        f"{describe_cohort(run)}.\n\n"
+        "The terms of that data were not stated when the bundle was made.\n"
+        "Write them here before you pass the bundle on.\n"
+    )
+
+
+def _iterations(run: FinishedRun) -> str:
+    count = run.config.get("max_iterations")
+    return f"{count:,}" if isinstance(count, int) else "The default number of"
+
+
+def _performance(metrics: Mapping[str, Any]) -> str:
+    if not metrics:
+        return "The run held no figures: it was trained without a validation list and not evaluated."
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    lines = ["| split | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
+    for split, values in metrics.items():
+        lines.append(f"| {split} | " + " | ".join(str(values.get(name, "")) for name in names) + " |")
+    note = "Means over foreground classes of the mean over cases."
+    if "validation" in metrics:
+        note += "\nValidation: the best during training, which chose the weights."
+    return "\n".join(lines) + "\n\n" + note

@@ -1,0 +1,251 @@
+"""Read a datalist in the form of the Medical Segmentation Decathlon (http://medicaldecathlon.com).
+
+``{"name", "labels": {"0": "background", ...}, "training": [{"image", "label", "patient"?}], "unlabeled", "validation",
+"test"}`` with paths relative to the data folder. The Decathlon knows no ``unlabeled`` and ``validation`` lists and no
+``patient``; its own files, whose ``test`` entries are plain strings, are read as they are. ``series`` beside an image
+chooses one of several DICOM series of a folder by its SeriesInstanceUID. An ``image`` may be a list of paths: its
+channels in files of their own, in order. ``label_values`` are the values that labels have for the classes, in order,
+and ``channel_names`` what the channels are, as information.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..formats.label_values import parse_label_values
+from ..formats.volume_path import channel_paths, join_channels, join_volume_path, volume_kind
+from ..layouts.case_names import unique_case_ids
+
+__all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
+
+DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
+_OTHER_LISTS = ("labels", "label_values", "channel_names")
+_LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """The cases of one datalist, by split.
+
+    A case is a dict of strings: ``image`` (absolute path; of one of several DICOM series
+    :func:`~vqseg_bundle.data.formats.join_volume_path` of it, of channels in files of their own
+    :func:`~vqseg_bundle.data.formats.join_channels`), ``label`` (absolute path; only where the case has one),
+    ``case`` (an id that no other case of the cohort has) and ``patient`` (the case id where the datalist gives none).
+
+    Args:
+        name: name of the cohort.
+        labels: class index to class name; index 0 is the background.
+        training: cases with labels.
+        unlabeled: cases without labels; a label in the datalist is left out.
+        validation: cases to choose the model by.
+        test: cases to report on, with or without labels.
+        source: the datalist's path, or the id that the configuration lists the training cases under.
+        listed: whether the configuration lists all cases, and no datalist does.
+        label_values: class index to the value that labels have for it; empty: labels hold class indices.
+        channel_names: of the images' channels, in order; empty where the datalist does not say.
+    """
+
+    name: str
+    labels: dict[int, str]
+    training: list[dict[str, str]] = field(default_factory=list)
+    unlabeled: list[dict[str, str]] = field(default_factory=list)
+    validation: list[dict[str, str]] = field(default_factory=list)
+    test: list[dict[str, str]] = field(default_factory=list)
+    source: str = ""
+    listed: bool = False
+    label_values: dict[int, int] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
+
+    def splits(self) -> dict[str, list[dict[str, str]]]:
+        """Return the case lists by the name they have in the datalist, empty ones included."""
+        return {split: getattr(self, split) for split in DATALIST_SPLITS}
+
+
+def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: bool = False) -> Cohort:
+    """Read a datalist file; no image is opened.
+
+    Args:
+        datalist: path of the JSON file.
+        dataset_dir: folder that the paths in it are relative to.
+        accept_uneven: whether DICOM series may have unevenly spaced slices.
+
+    Raises:
+        DataError: a file or folder is missing, the file is not JSON, or not in the expected form.
+    """
+    path, root = Path(datalist).expanduser(), Path(dataset_dir).expanduser()
+    if not root.is_dir():
+        raise DataError(f"dataset_dir {root}: expected a folder, found {'a file' if root.exists() else 'nothing'}.")
+    content = _read_json(path)
+    _refuse_unknown_lists(content, path)
+    if "training" not in content and "unlabeled" not in content:
+        raise DataError(
+            f'{path}: key "training" is missing; expected a list of {{"image", "label"}} entries. Of nnU-Net\'s '
+            f"dataset.json make a datalist: vqseg data --dataset-dir {root}"
+        )
+    cases = _parse_splits(content, str(path), root)
+    if accept_uneven:
+        _accept_uneven(cases)
+    labels = _parse_labels(content.get("labels"), path)
+    return Cohort(
+        name=str(content.get("name") or path.stem),
+        labels=labels,
+        source=str(path),
+        listed=False,
+        label_values=parse_label_values(content.get("label_values"), len(labels), f'{path}: key "label_values"'),
+        channel_names=_parse_channel_names(content.get("channel_names"), path),
+        **cases,
+    )
+
+
+def cohort_of_lists(
+    lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
+) -> Cohort:
+    """A cohort whose cases are at hand already, in the form that a datalist has them in.
+
+    Args:
+        lists: split to its cases; splits that are left out are empty. Relative paths start at the working directory.
+        labels: class index to class name.
+        name: name of the cohort.
+        source: where the lists come from, for messages.
+
+    Raises:
+        DataError: an entry is no case.
+    """
+    cases = _parse_splits(lists, source, Path.cwd())
+    return Cohort(name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(
+            f"datalist {path}: no such file. Relative paths start at the working directory, {Path.cwd()}; "
+            "`vqseg data` builds a datalist from a folder."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"datalist {path}: expected a JSON file, but it cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"datalist {path}: expected a JSON object, found {_kind(content)}.")
+    return content
+
+
+def _refuse_unknown_lists(content: dict[str, Any], path: Path) -> None:
+    """Refuse a list of cases under a name that nothing reads, as ``unlabelled`` or ``val`` would be: a silent loss."""
+    for key, value in content.items():
+        if key in (*DATALIST_SPLITS, *_OTHER_LISTS) or not isinstance(value, list) or not value:
+            continue
+        near = difflib.get_close_matches(key, DATALIST_SPLITS, n=1)
+        if near or any(_looks_like_case(entry) for entry in value):
+            hint = f' Did you mean "{near[0]}"?' if near else ""
+            allowed = ", ".join(DATALIST_SPLITS)
+            raise DataError(f'{path}: unknown list "{key}"; lists of cases are called {allowed}.{hint}')
+
+
+def _looks_like_case(entry: object) -> bool:
+    return isinstance(entry, dict) or (isinstance(entry, str) and volume_kind(entry) != "")
+
+
+def _parse_labels(labels: object, path: Path) -> dict[int, str]:
+    if labels is None:
+        raise DataError(f'{path}: key "labels" is missing; {_LABELS_EXPECTED}.')
+    if isinstance(labels, list):
+        labels = {str(index): name for index, name in enumerate(labels)}
+    if not isinstance(labels, dict):
+        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}; found {_kind(labels)}.')
+    if len(labels) < 2 or {str(key) for key in labels} != {str(index) for index in range(len(labels))}:
+        hint = ' (values of label files that are not their class\'s index go under "label_values")'
+        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}, two at least; found keys {list(labels)}{hint}.')
+    names = {index: labels[str(index)] for index in range(len(labels))}
+    for index, name in names.items():
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f'{path}: key "labels", entry "{index}": expected a name, found {name!r}.')
+    if len(set(names.values())) < len(names):
+        raise DataError(f'{path}: key "labels": expected a different name for each, found {list(names.values())}.')
+    return names
+
+
+def _parse_channel_names(names: object, path: Path) -> tuple[str, ...]:
+    if isinstance(names, dict):  # as in nnU-Net's dataset.json
+        names = [names.get(str(index)) for index in range(len(names))]
+    if names is None:
+        return ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise DataError(f'{path}: key "channel_names": expected a list of names, found {names!r}.')
+    return tuple(names)
+
+
+def _parse_splits(lists: Mapping[str, Any], source: str, root: Path) -> dict[str, list[dict[str, str]]]:
+    cases = {split: _parse_split(lists.get(split), split, source, root) for split in DATALIST_SPLITS}
+    _name_cases(cases)
+    return cases
+
+
+def _parse_split(entries: object, split: str, source: str, root: Path) -> list[dict[str, str]]:
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise DataError(f'{source}: key "{split}": expected a list of cases, found {_kind(entries)}.')
+    return [_parse_entry(entry, f'{source}: "{split}" entry {i}', split, root) for i, entry in enumerate(entries)]
+
+
+def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str, str]:
+    if isinstance(entry, str):
+        entry = {"image": entry}
+    if not isinstance(entry, dict):
+        raise DataError(f'{where}: expected {{"image": path, ...}}, found {_kind(entry)}.')
+    image, label, patient, series = (entry.get(key) for key in ("image", "label", "patient", "series"))
+    images: list[Any] = image if isinstance(image, list) else [image]
+    if not images or not all(isinstance(path, str) and path for path in images):
+        raise DataError(
+            f'{where}: expected the path of one volume under "image", or a list of one path a channel, found {image!r}.'
+        )
+    if label is not None and not isinstance(label, str):
+        raise DataError(f'{where} ({image}): expected the path of one volume under "label", found {_kind(label)}.')
+    if patient is not None and not isinstance(patient, str | int):
+        raise DataError(f'{where} ({image}): expected an id under "patient", found {_kind(patient)}.')
+    if series is not None and not isinstance(series, str):
+        raise DataError(f'{where} ({image}): expected a SeriesInstanceUID under "series", found {_kind(series)}.')
+    if split == "training" and not label:
+        raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
+    if series and len(images) > 1:
+        raise DataError(f'{where}: "series" names one DICOM series, found {len(images)} paths under "image".')
+    # cases that were parsed before, such as those of a cohort with other lists, have their channels in one string
+    channels = [_absolute(root, channel) for path in images for channel in channel_paths(_absolute(root, path))]
+    case = {"image": join_channels(join_volume_path(channel, series or "") for channel in channels)}
+    if label and split != "unlabeled":
+        case["label"] = _absolute(root, label)
+    if patient is not None and str(patient):
+        case["patient"] = str(patient)
+    return case
+
+
+def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
+    flat = [case for split in DATALIST_SPLITS for case in cases[split]]
+    for case, name in zip(flat, unique_case_ids([case["image"] for case in flat]), strict=True):
+        case["case"] = name
+        case.setdefault("patient", name)
+
+
+def _accept_uneven(cases: dict[str, list[dict[str, str]]]) -> None:
+    for case in (case for split in cases.values() for case in split):
+        if volume_kind(case["image"]) == "dicom":
+            channels = channel_paths(case["image"])
+            case["image"] = join_channels(join_volume_path(path, accept_uneven=True) for path in channels)
+
+
+def _absolute(root: Path, path: str) -> str:
+    # abspath, not resolve: a name that is a link stays the name that the user knows
+    return os.path.abspath(root / Path(path).expanduser())  # noqa: PTH100
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,232 @@
+"""Read a volume's geometry and voxels, whatever its format; the one place that chooses the reader of a path.
+
+All formats end alike: axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is
+a volume of one slice. How a path names a volume: :mod:`vqseg_bundle.data.formats.volume_path`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from PIL.Image import DecompressionBombError
+
+from ..errors import DataError
+from .arrays import read_array, read_array_header
+from .dicom_series import read_dicom, read_dicom_header, series_files
+from .label_values import classes_of_values
+from .nifti import read_nifti, read_nifti_header
+from .pictures import read_mask, read_mask_values, read_picture, read_picture_header
+from .volume_header import VolumeHeader
+from .volume_path import channel_paths, parse_volume_path, volume_kind
+
+__all__ = ["VolumeHeader", "read_classes", "read_header", "read_label_values", "read_voxels", "source_files"]
+
+_FORMATS = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF, BMP or NPY"
+_LEAST_SPACING_MM = 1e-4
+_LEAST_VOLUME = 1e-6  # of a voxel, as a share of the box that its sides would make at right angles
+_WHOLE_WITHIN = 1e-4
+_SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
+
+
+def read_header(path: str) -> VolumeHeader:
+    """Read the geometry of a volume without its voxels, and see that it is complete as far as its format tells.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, or no volume of 3 dimensions, or 4 with channels; DICOM
+            slices do not make a volume; files that hold a channel each do not lie on one grid.
+    """
+    channels = channel_paths(path)
+    if len(channels) > 1:
+        return _stacked_header(channels)
+    with _readable(path):
+        header = _read_header(path, _existing_kind(path))
+    if len(header.shape) not in (3, 4) or min(header.shape) < 1:
+        raise DataError(
+            f"{path}: expected an image of 2 or 3 dimensions, or 4 with channels last, found shape {header.shape}; "
+            "save it anew, without further axes and with at least a voxel along each."
+        )
+    _check_affine(path, header.affine)
+    return header
+
+
+def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, int] | None = None) -> np.ndarray:
+    """Read the voxels in their stored type, or as float32 where the header has an intensity scale.
+
+    Args:
+        path: the volume.
+        is_label: whether it is a label, see :func:`read_classes`.
+        label_values: likewise.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, or not readable as what its name says.
+    """
+    if is_label:
+        return read_classes(path, label_values)[0]
+    channels = channel_paths(path)
+    if len(channels) > 1:
+        shape = _stacked_header(channels).spatial_shape
+        return np.stack([read_voxels(channel).reshape(shape) for channel in channels], axis=-1)
+    with _readable(path):
+        kind = _existing_kind(path)
+        if kind == "picture":
+            return read_picture(path)
+        if kind == "itk":
+            from .itk_files import read_itk  # ITK takes seconds to import
+
+            return read_itk(path)
+        return {"nifti": read_nifti, "dicom": read_dicom, "array": read_array}[kind](path)
+
+
+def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tuple[np.ndarray, bool]:
+    """Read the class indices of a label, in their stored type; whole numbers where all are within 1e-4 of one.
+
+    Fractions so small are left by an intensity scale such as 1 / 255, or by an earlier computation.
+
+    Args:
+        path: the label.
+        label_values: class index to the file's value, see :mod:`vqseg_bundle.data.formats.label_values`; None or empty:
+            the file holds class indices.
+
+    Returns:
+        The classes, and whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
+
+    Raises:
+        DataError: as for :func:`read_voxels`; a mask in colour, or one that JPEG has blurred; a value that is no
+            class's.
+    """
+    if label_values:
+        return classes_of_values(read_label_values(path), label_values, path), False
+    if volume_kind(path) != "picture":
+        return _nearly_whole(read_voxels(path)), False
+    with _readable(path):
+        _existing_kind(path)
+        pixels, mapped = read_mask(path)
+    return _nearly_whole(pixels), mapped
+
+
+def read_label_values(path: str) -> np.ndarray:
+    """Read a label's values as they are stored, near-whole ones as in :func:`read_classes`.
+
+    Raises:
+        DataError: as for :func:`read_classes`.
+    """
+    if volume_kind(path) != "picture":
+        return _nearly_whole(read_voxels(path))
+    with _readable(path):
+        _existing_kind(path)
+        return _nearly_whole(read_mask_values(path))
+
+
+def source_files(path: str) -> list[str]:
+    """The files that hold a volume: those of a DICOM series, from the first slice to the last, or the file itself.
+
+    Of channels in files of their own, the files of all.
+
+    Raises:
+        DataError: DICOM slices do not make a volume.
+    """
+    channels = channel_paths(path)
+    if len(channels) > 1:
+        return [file for channel in channels for file in source_files(channel)]
+    if volume_kind(path) == "dicom":
+        with _readable(path):
+            return series_files(path)
+    return [path]
+
+
+def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
+    """Of channels in files of their own: the first one's, once all are seen to lie on its grid."""
+    headers = [read_header(channel) for channel in channels]
+    first = headers[0]
+    limit = _SAME_GRID * float(np.linalg.norm(first.affine[:3, :3], axis=0).min())
+    for channel, header in zip(channels, headers, strict=True):
+        expected = f"{channel}: expected one channel on the grid of {channels[0]}"
+        remedy = "a volume whose channels lie in files of their own needs them alike"
+        if header.channels > 1:
+            raise DataError(f"{channel}: expected one channel a file, found shape {header.shape}; {remedy}.")
+        if header.spatial_shape != first.spatial_shape:
+            found = f"{header.spatial_shape} voxels instead of {first.spatial_shape}"
+            raise DataError(f"{expected}, found {found}; {remedy}: resample it.")
+        apart = float(np.abs(header.affine - first.affine).max())
+        if apart > limit:
+            raise DataError(f"{expected}, found an affine up to {apart:.4g} mm off; {remedy}: resample it.")
+    return replace(first, shape=(*first.spatial_shape, len(channels)))
+
+
+def _read_header(path: str, kind: str) -> VolumeHeader:
+    if kind == "itk":
+        from .itk_files import read_itk_header  # ITK takes seconds to import
+
+        return read_itk_header(path)
+    readers = {
+        "nifti": read_nifti_header,
+        "dicom": read_dicom_header,
+        "picture": read_picture_header,
+        "array": read_array_header,
+    }
+    return readers[kind](path)
+
+
+def _existing_kind(path: str) -> str:
+    file, kind = parse_volume_path(path).file, volume_kind(path)
+    if not file.exists():
+        raise DataError(f"{path}: no such file; correct the path in the datalist, or dataset_dir.")
+    if file.is_file() and file.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; copy it again.")
+    if kind == "" or (file.is_dir() and kind != "dicom"):
+        found = "a folder" if file.is_dir() else f"a file that ends in {''.join(Path(file).suffixes) or 'nothing'}"
+        if ".img" in file.name.lower():
+            found += "; of a pair name the .hdr file"
+        raise DataError(f"{path}: expected {_FORMATS}, found {found}; convert it.")
+    return kind
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,  # ITK's
+        SyntaxError,  # Pillow's, of a broken PNG
+        DecompressionBombError,
+        zlib.error,
+        ImageFileError,
+        HeaderDataError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: truncated or unreadable ({reason}); copy it again.") from error
+
+
+def _nearly_whole(voxels: np.ndarray) -> np.ndarray:
+    if voxels.dtype.kind != "f":
+        return voxels
+    whole = np.rint(voxels)
+    with np.errstate(invalid="ignore"):  # infinities, which stay what they are
+        return whole if (np.abs(voxels - whole) <= _WHOLE_WITHIN).all() else voxels
+
+
+def _check_affine(path: str, affine: np.ndarray) -> None:
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    expected = f"{path}: expected an affine with positive, finite voxel spacing in mm, found"
+    remedy = "correct the header, or export the volume again"
+    if not np.isfinite(affine).all() or (sides == 0).any():
+        rows = np.array2string(affine[:3], separator=", ").replace("\n", "")
+        raise DataError(f"{expected} {rows}; {remedy}.")
+    if sides.min() < _LEAST_SPACING_MM:
+        shown = " x ".join(np.format_float_positional(side, 4, fractional=False, trim="-") for side in sides)
+        raise DataError(f"{expected} voxels of {shown} mm, so that the file is probably in metres; {remedy} in mm.")
+    if abs(np.linalg.det(affine[:3, :3])) < _LEAST_VOLUME * np.prod(sides):
+        rows = np.array2string(affine[:3], precision=4, separator=", ").replace("\n", "")
+        raise DataError(f"{expected} axes that lie in one plane, {rows}; {remedy}.")

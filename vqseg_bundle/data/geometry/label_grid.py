@@ -1,0 +1,83 @@
+"""A label stored with other axes than its image, brought to the image's grid without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from ..formats.load_volume import OTHER_AFFINE
+
+__all__ = ["LabelToImaged", "axis_change"]
+
+_TOLERANCE = 1e-3  # share of a voxel's smallest side
+
+
+class LabelToImaged(MapTransform):
+    """Flip and permute labels whose grid is their image's with the axes stored in another order or direction.
+
+    Voxels are moved, none is resampled. Of an image that holds two affines (NIfTI's sform and qform) the label may have
+    either. A label that lies otherwise stays as it is; the data check refuses those.
+
+    Args:
+        keys: labels ``(1, *S)`` as MetaTensors, as LoadImaged reads them.
+        image_key: the image, not yet flipped or permuted.
+        allow_missing_keys: skip keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Move every label; it takes the image's affine."""
+        output = dict(data)
+        for key in self.key_iterator(output):
+            output[key] = _move(output[key], output[self.image_key])
+        return output
+
+
+def axis_change(
+    label_affine: np.ndarray, label_shape: Sequence[int], image_affine: np.ndarray, image_shape: Sequence[int]
+) -> np.ndarray | None:
+    """What flips and permutes a label's axes to its image's.
+
+    Args:
+        label_affine: ``(4, 4)``, mm.
+        label_shape: voxels along each axis.
+        image_affine: ``(4, 4)``, mm.
+        image_shape: voxels along each axis.
+
+    Returns:
+        nibabel's orientation ``(3, 2)`` to apply to the label's array; None where the two grids do not share their
+        voxels, to a thousandth of a voxel's smallest side.
+    """
+    change = nib.orientations.io_orientation(np.linalg.solve(image_affine, label_affine))
+    shape = tuple(np.asarray(label_shape)[np.argsort(change[:, 0])])
+    affine = label_affine @ nib.orientations.inv_ornt_aff(change, label_shape)
+    tolerance = _TOLERANCE * float(np.linalg.norm(image_affine[:3, :3], axis=0).min())
+    same = shape == tuple(image_shape) and np.abs(affine - image_affine).max() <= tolerance
+    return change if same else None
+
+
+def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
+    # a label may have been drawn in a program that reads the other one of the image's affines
+    affines = [
+        np.asarray(affine, dtype=np.float64) for affine in (image.affine, image.meta.get(OTHER_AFFINE, image.affine))
+    ]
+    changes = [axis_change(label.affine.cpu().numpy(), label.shape[1:], of, image.shape[1:]) for of in affines]
+    change = next((found for found in changes if found is not None), None)
+    if change is None:
+        return label
+    voxels = nib.orientations.apply_orientation(label.as_tensor().movedim(0, -1).numpy(), change)
+    # copied: NumPy takes a reversed axis of one slice for contiguous, PyTorch does not
+    moved = torch.from_numpy(np.moveaxis(voxels, -1, 0).copy())
+    brought = MetaTensor(moved, meta=label.meta)
+    brought.affine = image.affine
+    return brought

@@ -1,0 +1,109 @@
+"""Names of cases from the paths of their images."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import PurePath
+
+from ..formats.volume_path import channel_paths
+
+__all__ = ["case_stem", "image_of_label", "is_label_name", "unique_case_ids"]
+
+# A suffix starts with a letter, so that the dots of a DICOM identifier such as 1.2.840.10008 stay in the name.
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.[gG][zZ])?$")
+
+_SEPARATORS = re.compile(r"([_\-. ]+)")
+_LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are no UTF-8
+
+
+def case_stem(path: str) -> str:
+    """Return the file name without ``.nii.gz``, ``.nii`` or another suffix."""
+    # FOLDER#UID names one DICOM series of a folder
+    name = PurePath(path).name.replace("#", "_").replace("&", "_")
+    # accents in one spelling, as macOS has another; what no text file can hold becomes a sign that it can
+    name = _SURROGATE.sub("_", unicodedata.normalize("NFC", name))
+    return _SUFFIX.sub("", name) or name
+
+
+def image_of_label(name: str) -> str:
+    """What the image of a label is called, without ``_seg``, ``_mask``, ``_label``, ``_gt``, ``_segmentation``.
+
+    A hyphen or a point may stand for the low line, as 3D Slicer has it: ``x-label.nrrd``, ``x.seg.nrrd``.
+
+    Args:
+        name: see :func:`case_stem`.
+    """
+    return _LABEL_ENDING.sub("", name)
+
+
+def is_label_name(name: str) -> bool:
+    """Whether a file's whole name says that it is a label, as ``segmentation`` does beside ``imaging``.
+
+    Args:
+        name: see :func:`case_stem`.
+    """
+    return _LABEL_NAME.match(name) is not None
+
+
+def unique_case_ids(paths: Sequence[str]) -> list[str]:
+    """Name each path by its stem; where two paths share it, by as many parent folders before it as tell them apart.
+
+    Channels in files of their own are called by what their names begin with alike, ``x`` for ``x_0000`` and ``x_0001``,
+    or by their folder where that is nothing. A path that occurs twice (a mistake that the checks report) gets a number.
+
+    Args:
+        paths: absolute paths of images.
+
+    Returns:
+        As many different ids, each fit to be a file name.
+    """
+    distinct = list(dict.fromkeys(paths))
+    names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
+    return _number_repeats([names[path] for path in paths])
+
+
+def _names_with_parents(paths: list[str]) -> list[str]:
+    parts = [_parts(path) for path in paths]
+    depths = [1] * len(paths)
+    while True:
+        names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        counts = Counter(names)
+        deeper = [
+            counts[name] > 1 and depth < len(part) for name, depth, part in zip(names, depths, parts, strict=True)
+        ]
+        if not any(deeper):
+            return names
+        depths = [depth + more for depth, more in zip(depths, deeper, strict=True)]
+
+
+def _parts(path: str) -> list[str]:
+    """The folders that lead to a volume, and what it is called."""
+    channels = [PurePath(channel) for channel in channel_paths(path)]
+    folder = channels[0].parent
+    folders = [part for part in folder.parts if part != folder.anchor]
+    if len(channels) == 1:
+        return [*folders, case_stem(path)]
+    # part by part, so that t1 and t1ce begin with nothing alike
+    parts = zip(*(_SEPARATORS.split(case_stem(channel.name)) for channel in channels), strict=False)
+    name = "".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)).strip("_-. ")
+    if name or not folders or any(channel.parent != folder for channel in channels):
+        return [*folders, name or case_stem(channels[0].name)]
+    return folders
+
+
+def _number_repeats(names: list[str]) -> list[str]:
+    taken, unique = set(names), list[str]()
+    seen: set[str] = set()
+    for name in names:
+        candidate, number = name, 2
+        while candidate in seen or (candidate != name and candidate in taken):
+            candidate, number = f"{name}_{number}", number + 1
+        seen.add(candidate)
+        unique.append(candidate)
+    return unique

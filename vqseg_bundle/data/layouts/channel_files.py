@@ -1,0 +1,141 @@
+"""Channels in files of their own, found by the files' names.
+
+- ``x_0000``, ``x_0001``, ... are nnU-Net's: the number is the channel's.
+- ``x_flair``, ``x_t1``, ``x_t1ce``, ``x_t2`` are BraTS's up to 2021, and ``x-t2f``, ``x-t1n``, ``x-t1c``, ``x-t2w`` its
+  later ones. They are taken in this order, FLAIR, T1, T1 with contrast, T2, so that a model of one is a model of both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
+
+from ..errors import DataError
+from ..formats.volume_io import read_header
+from ..formats.volume_path import join_channels, volume_kind
+from .case_names import case_stem
+
+__all__ = [
+    "BRATS_CHANNELS",
+    "brats_case",
+    "case_of_channel",
+    "find_brats_channels",
+    "find_numbered_channels",
+    "gather_channels",
+]
+
+#: what BraTS's channels are, in order
+BRATS_CHANNELS = ("FLAIR", "T1", "T1 with contrast", "T2")
+
+_BRATS_ENDINGS = (("_flair", "_t1", "_t1ce", "_t2"), ("-t2f", "-t1n", "-t1c", "-t2w"))
+_MOST_CHANNELS = 16
+_NUMBER = re.compile(r"_(\d{4})$")
+
+
+def find_numbered_channels(
+    names: Collection[str], labels: Collection[str] = (), count: int | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Cases that have a channel ``x_0000``; without one, four digits at the end are part of a name.
+
+    They are part of a name, too, where a label is called ``x_0000``, where ``x`` has a number above 15, and where one
+    ``x`` alone has several numbers and neither a label nor ``count`` says that these are channels.
+
+    Args:
+        names: of files, see :func:`~vqseg_bundle.data.layouts.case_names.case_stem`.
+        labels: names of labels.
+        count: channels of every case; cases of others are none. None: as many as the case with most has.
+
+    Returns:
+        case to the names of all its channels in order, those that are missing too.
+    """
+    numbers: dict[str, set[int]] = defaultdict(set)
+    for name in names:
+        match = _NUMBER.search(name)
+        if match and match.start():
+            numbers[name[: match.start()]].add(int(match[1]))
+    named = {
+        case
+        for case, those in numbers.items()
+        if max(those) >= _MOST_CHANNELS or any(f"{case}_{number:04d}" in labels for number in those)
+    }
+    first = {case for case in numbers if 0 in numbers[case] and case not in named}
+    if count is None:
+        alone = len(set(numbers) - named) == 1 and not first & set(labels)
+        count = 1 if alone else max((max(numbers[case]) + 1 for case in first), default=0)
+    # one that lacks the first channel where others have several is no name but lacks it
+    meant = first if count == 1 else set(numbers) - named if first else set()
+    return {
+        case: tuple(f"{case}_{number:04d}" for number in range(count)) for case in meant if max(numbers[case]) < count
+    }
+
+
+def find_brats_channels(names: Collection[str], certain: bool = False) -> dict[str, tuple[str, ...]]:
+    """Cases that have BraTS's channels; see :func:`find_numbered_channels` for what is returned.
+
+    Args:
+        names: of files.
+        certain: whether a case with one of them lacks the others; else it does where another case has two.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for case in dict.fromkeys(filter(None, map(brats_case, names))):
+        schemes = [tuple(case + ending for ending in endings) for endings in _BRATS_ENDINGS]
+        found[case] = max(schemes, key=lambda channels: len({*channels}.intersection(names)))
+    several = any(len({*channels}.intersection(names)) > 1 for channels in found.values())
+    return found if certain or several else {}
+
+
+def brats_case(name: str) -> str:
+    """What stands before BraTS's ending of a channel; empty where there is none."""
+    endings = (ending for endings in _BRATS_ENDINGS for ending in endings if name.endswith(ending))
+    return next((name.removesuffix(ending) for ending in endings), "")
+
+
+def case_of_channel(name: str) -> str:
+    """What the case is called if the name is that of a channel; else the name."""
+    return brats_case(name) or _NUMBER.sub("", name) or name
+
+
+def gather_channels(paths: Sequence[str], count: int) -> dict[str, str]:
+    """The volumes that files make for a model of so many channels.
+
+    With several channels, ``x_0000`` and ``x_0001``, and BraTS's with four, are one volume where they hold a channel
+    each; a file that is missing is part of its path all the same, so that it is said to be. With one channel ``x_0000``
+    alone is called ``x``.
+
+    Args:
+        paths: of files, and folders of DICOM slices, which stay as they are.
+        count: channels of the model.
+
+    Returns:
+        path of each volume, in the order of their first files, to a path whose last part is what it is called.
+    """
+    folders: dict[PurePath, dict[str, str]] = defaultdict(dict)
+    for path in paths:
+        if volume_kind(path) != "dicom":
+            folders[PurePath(path).parent].setdefault(case_stem(path), path)
+    volumes: dict[str, tuple[str, str]] = {}
+    for folder, files in folders.items():
+        found = find_numbered_channels(files, count=count) | (
+            find_brats_channels(files, certain=True) if count == len(BRATS_CHANNELS) else {}
+        )
+        for case, channels in found.items():
+            held = [files[channel] for channel in channels if channel in files]
+            if count == 1 or _holds_one_channel(held[0]):
+                volume = join_channels(_path_of(channel, files, held[0]) for channel in channels)
+                volumes |= dict.fromkeys(held, (volume, str(folder / case)))
+    return dict(volumes.get(path, (path, path)) for path in paths)
+
+
+def _path_of(channel: str, files: Mapping[str, str], beside: str) -> str:
+    """Where a channel lies, or would lie: called as the file beside it but for its own name."""
+    place = PurePath(beside)
+    return files.get(channel) or str(place.with_name(channel + place.name[len(case_stem(place.name)) :]))
+
+
+def _holds_one_channel(path: str) -> bool:
+    try:
+        return read_header(path).channels == 1
+    except DataError:  # which the check of the data says
+        return True

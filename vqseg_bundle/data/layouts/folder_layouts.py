@@ -1,0 +1,178 @@
+"""Find the cases of a folder, in the layouts that :mod:`vqseg_bundle.data.layouts` knows, and the classes of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import DataError
+from ..formats import parse_volume_path, volume_kind
+from ..formats.slicer_segments import common_segment_names
+from ..formats.volume_io import read_label_values
+from . import (
+    FoundCase,
+    find_acdc,
+    find_beside,
+    find_brats,
+    find_dataset_json,
+    find_pairs,
+    find_patient_folders,
+    find_split_folders,
+    pair_folders,
+    read_channel_names,
+    read_label_names,
+)
+from .case_names import case_stem
+from .channel_files import BRATS_CHANNELS, brats_case
+from .found_case import some
+
+__all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes", "find_unused_files"]
+
+_MOST_VALUES = 256  # of labels with gaps; more are an image's
+_MOST_SHOWN = 10
+
+
+def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[FoundCase]:
+    """Find images, labels and patients, sorted by path.
+
+    Args:
+        dataset_dir: folder in one of the layouts; a ``dataset.json`` goes before all.
+        patient_pattern: regular expression that finds the patient (its first group that matches, or else all of its
+            match) in a case's name; ``None``: each case is a patient of its own, or in ACDC's layout its folder.
+
+    Raises:
+        DataError: the folder has none of the layouts, a label lacks its image, a case lacks a channel, or the pattern
+            does not match.
+    """
+    if not dataset_dir.is_dir():
+        raise DataError(f"dataset_dir {dataset_dir}: expected a folder, found no such folder.")
+    pair = pair_folders(dataset_dir)
+    cases = find_dataset_json(dataset_dir, patient_pattern)
+    cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])
+    # first what is known by its names, last what is known by where it lies
+    cases = cases or find_acdc(dataset_dir) or find_brats(dataset_dir, patient_pattern)
+    for find in (find_split_folders, find_beside, find_patient_folders):
+        cases = cases or find(dataset_dir, patient_pattern)
+    if not cases:
+        entries = sorted(dataset_dir.iterdir())
+        names = some([f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]) or "nothing"
+        raise DataError(
+            f"dataset_dir {dataset_dir}: expected images/ and labels/, imagesTr/ and labelsTr/, labeled/ and "
+            "unlabeled/, train/ and test/, train-label/ and train-unlabel/, ACDC's "
+            "patientNNN/patientNNN_frameNN.nii.gz, BraTS's PATIENT/PATIENT_flair.nii.gz, x.nii.gz with x_seg.nii.gz "
+            f"beside it, or a folder a patient with an image and a label; found {names}. Name the folder that holds "
+            "them, rename folders so, or write a datalist by hand: docs/README.md."
+        )
+    return cases
+
+
+@dataclass(frozen=True)
+class FoundClasses:
+    """The classes of a folder's labels.
+
+    Args:
+        names: by class index, the background first.
+        values: what labels hold for each class; empty where that is its index.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int, ...] = ()
+
+
+def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[str] = ()) -> FoundClasses:
+    """The classes by the names given, those of ``dataset.json`` or of 3D Slicer's segments, or by label values.
+
+    Without any names they are called ``background``, ``label_1``, ...
+    Where the labels' values are not 0, 1, 2, ..., they are given to the classes in rising order.
+
+    Args:
+        dataset_dir: the folder.
+        cases: its cases.
+        names: of all classes, the background's first; empty: not known.
+
+    Raises:
+        DataError: no case has a label and no name is known; values are negative, no whole numbers, or of another number
+            than the names.
+    """
+    paths = [str(dataset_dir / case.label) for case in cases if case.label]
+    named = {} if names else read_label_names(dataset_dir)
+    segments = {} if names or named else common_segment_names(paths)
+    named = named or ({0: "background", **dict(sorted(segments.items()))} if segments else {})
+    if len(set(named.values())) > 1:
+        plain = list(named) == list(range(len(named)))
+        return FoundClasses(tuple(named.values()), () if plain else tuple(named))
+    if not paths and not names:
+        raise DataError(
+            f"dataset_dir {dataset_dir}: expected at least one label, found none; put labels into labels/, or name the "
+            'classes with --labels "background,name,...".'
+        )
+    indices, values = _label_values(paths, accept_unreadable=bool(names))
+    count = len(names) or max(len(indices), 2)
+    if indices <= {float(index) for index in range(count)}:
+        return FoundClasses(tuple(names or ["background", *(f"label_{index}" for index in range(1, count))]))
+    shown = ", ".join(f"{value:g}" for value in sorted(values)[:_MOST_SHOWN])
+    if min(values) < 0 or not all(value.is_integer() for value in values) or len(values) > _MOST_VALUES:
+        raise DataError(
+            f"dataset_dir {dataset_dir}: expected labels of whole numbers from 0 on, a value for each class, found "
+            f"{shown}; correct the labels."
+        )
+    if names and len(names) != len(values):
+        raise DataError(
+            f"--labels: {len(names)} names, but labels hold {len(values)} values ({shown}); name the class of each "
+            'value in rising order, or say which values the classes have with --label-values "0,1,...".'
+        )
+    ordered = tuple(sorted(int(value) for value in values))
+    return FoundClasses(tuple(names or ["background", *(f"label_{value}" for value in ordered[1:])]), ordered)
+
+
+def find_unused_files(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
+    """Volumes in the folder that are of no case, by their paths relative to it; hidden ones are passed over.
+
+    Args:
+        dataset_dir: the folder.
+        cases: what was found in it.
+    """
+    paths = [path for case in cases for path in (case.image, *case.more_channels, case.label) if path]
+    used = {parse_volume_path(dataset_dir / path).file for path in paths}
+    unused = []
+    for file in sorted(dataset_dir.rglob("*")):
+        inner = file.relative_to(dataset_dir)
+        hidden = any(part.startswith(".") for part in inner.parts)
+        if not hidden and file.is_file() and volume_kind(file) and not used & {file, *file.parents}:
+            unused.append(inner.as_posix())
+    return unused
+
+
+def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
+    """What channels in files of their own are: BraTS's, or as ``dataset.json`` says; empty where nothing says it."""
+    several = [case for case in cases if case.more_channels]
+    if several and all(brats_case(case_stem(case.image)) for case in several):
+        return list(BRATS_CHANNELS)
+    return read_channel_names(dataset_dir) if several else []
+
+
+def _label_values(paths: Sequence[str], accept_unreadable: bool) -> tuple[set[float], set[float]]:
+    """All values as class indices, and as they are stored: 255 in a picture's mask of 0 and 255 is class 1."""
+    indices, values = {0.0}, {0.0}
+    with ThreadPoolExecutor(2) as pool:
+        read = partial(_stored_values, accept_unreadable=accept_unreadable)
+        bar = tqdm(pool.map(read, paths), "reading labels", len(paths), unit="file", disable=None)
+        for path, stored in zip(paths, bar, strict=True):
+            values |= stored
+            indices |= {1.0} if volume_kind(path) == "picture" and {255.0} <= stored <= {0.0, 255.0} else stored
+    return indices, values
+
+
+def _stored_values(path: str, accept_unreadable: bool) -> set[float]:
+    try:
+        return {float(value) for value in np.unique(read_label_values(path).T)}
+    except DataError:
+        if accept_unreadable:  # the check of the data names it
+            return set()
+        raise

@@ -1,0 +1,181 @@
+"""Write a class map as DICOM SEG (PS3.3 A.51) of the series that it was made from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+from monai.utils import optional_import
+from pydicom.config import disable_value_validation
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from vqseg_bundle import __version__
+
+from ..errors import DataError
+from ..formats import VolumeHeader
+from .dicom_seg_source import has_other_than_ascii, read_sources
+
+__all__ = ["check_segment_codes", "write_dicom_seg"]
+
+# MONAI Label's server has a pydicom that highdicom does not work with; nothing is written there
+hd, _ = optional_import("highdicom")
+
+#: what a segment is called where its label has no code: true of any structure, and says no more than that
+_GENERAL = Code("91723000", "SCT", "Anatomical Structure")
+_NAME = "vqseg_bundle"
+_SERIES_NUMBER = 1000  # behind the scanner's own series
+_LONGEST_LABEL = 64  # value representation LO
+_TOLERANCE = 0.1  # of a voxel
+_UTF8 = "ISO_IR 192"
+
+
+def write_dicom_seg(
+    classes: np.ndarray,
+    affine: np.ndarray,
+    source_files: Sequence[str | Path],
+    labels: Mapping[int, str],
+    path: str | Path,
+    segment_codes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a binary segmentation with a segment for each label, which refers to the images it was made from.
+
+    Patient and study are those of the images, see :func:`~vqseg_bundle.data.output.dicom_seg_source.read_sources`; text
+    is in UTF-8 where any is not ASCII. A frame is written where a segment has foreground; a segment without any
+    is described all the same, and a map of background alone gets one empty frame a segment, since the format wants one.
+
+    Args:
+        classes: class indices ``(X, Y, Z)`` on the grid of the series, its axes in any order and direction.
+        affine: 4 x 4 matrix from indices of ``classes`` to mm, RAS (as in NIfTI).
+        source_files: one file a slice, in any order.
+        labels: class index to name, background (0) included.
+        path: the file to write; an existing one is replaced.
+        segment_codes: see :func:`check_segment_codes`.
+
+    Raises:
+        DataError: a source cannot be read or lacks what a segmentation must refer to, or ``classes`` lies on another
+            grid than the sources.
+        ValueError: ``segment_codes`` is not of the described form.
+    """
+    coded = check_segment_codes(segment_codes, labels)
+    sources, grid = read_sources(source_files)
+    where = f"the series {sources[0].SeriesInstanceUID}"
+    frames = _on_source_grid(np.asarray(classes), np.asarray(affine, dtype=np.float64), grid, where)
+    if not frames.any():
+        frames, sources = frames[:1], sources[:1]
+    texts = [*labels.values(), *(part.meaning for pair in coded.values() for part in pair)]
+    ascii_alone = all(text.isascii() for text in texts) and not has_other_than_ascii(sources[0])
+    with disable_value_validation():  # UIDs are those of the sources, and the log has named those that are none
+        segmentation = _segmentation(frames, sources, labels, coded, None if ascii_alone else _UTF8)
+        segmentation.save_as(path)
+
+
+def _segmentation(
+    frames: np.ndarray,
+    sources: Sequence[pydicom.Dataset],
+    labels: Mapping[int, str],
+    coded: Mapping[str, tuple[Code, Code]],
+    character_set: str | None,
+) -> pydicom.Dataset:
+    algorithm = hd.AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, __version__)
+    return hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=frames,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=[
+            hd.seg.SegmentDescription(
+                segment_number=index,
+                segment_label=name.replace("\\", "/")[:_LONGEST_LABEL],  # a backslash would part it in two
+                segmented_property_category=coded[name][0],
+                segmented_property_type=coded[name][1],
+                algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+                algorithm_identification=algorithm,
+            )
+            for index, name in sorted(labels.items())[1:]
+        ],
+        series_instance_uid=hd.UID(),
+        series_number=_SERIES_NUMBER,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer=_NAME,
+        manufacturer_model_name="VQ-Seg",
+        software_versions=__version__,
+        device_serial_number=__version__,
+        content_label="SEGMENTATION",
+        content_description="Automatic segmentation, research use",
+        series_description="VQ-Seg segmentation",
+        omit_empty_frames=bool(frames.any()),
+        specific_character_set=character_set,
+    )
+
+
+def check_segment_codes(
+    segment_codes: Mapping[str, Any] | None, labels: Mapping[int, str]
+) -> dict[str, tuple[Code, Code]]:
+    """Category and type of every foreground label, in SNOMED CT or another coding scheme.
+
+    Args:
+        segment_codes: label name to ``[value, scheme, meaning]``, the type, such as
+            ``["10200004", "SCT", "Liver"]``, or to ``{"category": [...], "type": [...]}``. A label without an entry is
+            an "Anatomical Structure" (91723000, SCT), and so is the category where the type alone is given.
+        labels: class index to name, background (0) included.
+
+    Returns:
+        label name to (category, type).
+
+    Raises:
+        ValueError: an unknown label, or an entry of another form.
+    """
+    names = [name for _, name in sorted(labels.items())[1:]]
+    given = dict(segment_codes or {})
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ValueError(f"segment_codes names {', '.join(map(repr, unknown))}, but the labels are {', '.join(names)}.")
+    coded = {}
+    for name in names:
+        entry = given.get(name, {})
+        parts = entry if isinstance(entry, Mapping) else {"type": entry}
+        if not set(parts) <= {"category", "type"}:
+            raise ValueError(f"segment_codes, {name!r}: the keys are 'category' and 'type', got {list(parts)}.")
+        coded[name] = (_to_code(parts.get("category"), name), _to_code(parts.get("type"), name))
+    return coded
+
+
+def _to_code(entry: Any, name: str) -> Code:
+    if entry is None:
+        return _GENERAL
+    if isinstance(entry, str) or len(entry) != 3 or not all(isinstance(part, str) and part for part in entry):
+        raise ValueError(
+            f"segment_codes, {name!r}: a code is [value, scheme, meaning], three texts such as "
+            f'["10200004", "SCT", "Liver"], got {entry!r}.'
+        )
+    return Code(*entry)
+
+
+def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeader, where: str) -> np.ndarray:
+    """Frames ``(slices, rows, columns)``, uint8 (uint16 above 255 classes), in the order of the sources.
+
+    Raises:
+        DataError: the voxels do not lie where those of the sources lie.
+    """
+    grid, shape = source.affine, source.shape
+    turns = nib.orientations.io_orientation(np.linalg.inv(grid) @ affine)
+    if classes.ndim != 3 or np.isnan(turns).any():
+        raise DataError(f"{where}: the class map must be a volume on the grid of the series, found {classes.shape}.")
+    turned = nib.orientations.apply_orientation(classes, turns)
+    turned_affine = affine @ nib.orientations.inv_ornt_aff(turns, classes.shape)
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape))], dtype=float)
+    distance = np.linalg.norm((corners @ (turned_affine - grid).T)[:, :3], axis=1).max()
+    voxel = np.linalg.norm(grid[:3, :3], axis=0).min()
+    if turned.shape != shape or distance > _TOLERANCE * voxel:
+        raise DataError(
+            f"{where}: the class map must lie on the grid of the series, {shape} voxels; found {turned.shape}, corners "
+            f"up to {distance:.4g} mm away. Invert the prediction to the image's own grid first."
+        )
+    kind = np.uint8 if turned.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
+    return np.ascontiguousarray(turned.transpose(2, 1, 0)).astype(kind)

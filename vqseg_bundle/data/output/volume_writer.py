@@ -1,0 +1,168 @@
+"""Writes predictions as NIfTI on the grid of their source, with the source's own geometry, named by their case."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.config import DtypeLike, KeysCollection, NdarrayOrTensor, PathLike
+from monai.data import NibabelWriter
+from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey
+
+from ..errors import DataError
+from ..formats.label_values import values_of_classes
+from ..formats.nifti import open_nifti, scale_to_mm
+from ..formats.volume_path import channel_paths, volume_kind
+
+__all__ = ["SOURCE_KEY", "NameByCased", "VolumeWriter", "class_map_dtype"]
+
+#: meta key of the path that a prediction's image was loaded from, where "filename_or_obj" names something else
+SOURCE_KEY = "source"
+_SAME_PLACE = 0.01  # of a voxel's smallest side
+_SCANNER = 1  # code of a form that is the scanner's own
+_NO_SHEAR = 1e-4  # cosine between axes
+
+
+def class_map_dtype(values: Iterable[int | str]) -> np.dtype:
+    """The smallest type that holds all values of a class map: uint8 up to 255, then uint16, and so on.
+
+    Args:
+        values: what voxels may hold, whole numbers or their text.
+    """
+    numbers = [int(value) for value in values]
+    return np.result_type(np.uint8, *(np.min_scalar_type(number) for number in (min(numbers), max(numbers))))
+
+
+class NameByCased(MapTransform):
+    """Give predictions their case's id as file name, for SaveImaged; where they come from stays beside it.
+
+    Two images may share a file name, and an image may lie outside the dataset's folder; case ids are unique, so
+    predictions neither overwrite each other nor leave the output folder. Without a "case" the name stays.
+
+    Args:
+        keys: MetaTensors to name.
+        allow_missing_keys: skip keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Set the file name in the meta data of every key."""
+        output = dict(data)
+        for key in self.key_iterator(output):
+            if "case" in output:
+                named = output[key].clone()
+                source = named.meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")
+                name = {ImageMetaKey.FILENAME_OR_OBJ: f"{output['case']}.nii.gz", SOURCE_KEY: source}
+                named.meta = {**named.meta, **name}
+                output[key] = named
+        return output
+
+
+class VolumeWriter(NibabelWriter):
+    """MONAI's NibabelWriter that repeats what the source says of where its voxels lie.
+
+    A NIfTI source's qform, sform, their codes, its units, its version and its number of axes are written as they are,
+    so that prediction and source overlay exactly in every program, whichever of the forms it reads. Any other source's
+    affine becomes sform and qform, in mm, of code 1 (scanner); the qform, which knows no shear, is left out of a
+    sheared one. Of a source whose channels lie in files of their own the first is repeated.
+
+    Args:
+        output_dtype: of the voxels.
+        label_values: class index to the value that is written for it; None or empty: what is written is as it comes.
+        kwargs: others of NibabelWriter.
+    """
+
+    def __init__(
+        self, output_dtype: DtypeLike = np.float32, label_values: Mapping[int, int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(output_dtype=output_dtype, **kwargs)
+        self.label_values = dict(label_values or {})
+
+    def set_data_array(
+        self,
+        data_array: NdarrayOrTensor,
+        channel_dim: int | None = 0,
+        squeeze_end_dims: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Take the array; of a single channel the channel axis goes, where ``squeeze_end_dims``."""
+        super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
+        if squeeze_end_dims and self.data_obj.ndim > 3 and self.data_obj.shape[-1] == 1:
+            self.data_obj = self.data_obj[..., 0]
+        if self.label_values:
+            self.data_obj = values_of_classes(np.asarray(self.data_obj), self.label_values)
+
+    def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
+        """Take the affine, and where the source lies."""
+        super().set_metadata(meta_dict, resample, **options)
+        meta = meta_dict or {}
+        self.source = channel_paths(meta.get(SOURCE_KEY) or meta.get(ImageMetaKey.FILENAME_OR_OBJ) or "")[0]
+        original = meta.get("original_affine")
+        self.original_affine = None if original is None else np.asarray(original, dtype=np.float64)
+
+    def write(self, filename: PathLike, verbose: bool = False, **obj_kwargs: Any) -> None:
+        """Write the file.
+
+        Raises:
+            DataError: the array does not lie on the source's grid.
+        """
+        voxels = np.asarray(self.create_backend_obj(self.data_obj, self.affine, self.output_dtype).dataobj)
+        image = self._like_nifti(voxels) if volume_kind(self.source) == "nifti" else self._like_other(voxels)
+        nib.save(image, filename)
+
+    def _like_nifti(self, voxels: np.ndarray) -> Any:
+        source = open_nifti(self.source)
+        two = isinstance(source.header, nib.Nifti2Header)
+        # of a pair's header, too, a single file's: the fields are the same but for the magic word
+        stored = (nib.Nifti2Header if two else nib.Nifti1Header)(
+            source.header.binaryblock, source.header.endianness, False
+        )
+        header = stored.as_byteswapped("<")
+        header["magic"] = header.single_magic
+        affine = np.asarray(source.affine, dtype=np.float64)
+        factor = scale_to_mm(source)
+        self._check_place(np.diag([factor, factor, factor, 1.0]) @ affine)
+        if len(source.shape) == 2 and voxels.shape[2:] == (1,):
+            voxels = voxels[..., 0]
+        if voxels.shape[:3] != source.shape[:3]:
+            raise DataError(
+                f"{self.source}: expected a prediction of {source.shape[:3]} voxels, found {voxels.shape}; invert it "
+                "to the image's own grid first."
+            )
+        header.set_data_dtype(voxels.dtype)
+        pixdim = header["pixdim"].copy()
+        header.set_data_shape(voxels.shape)
+        header["pixdim"] = pixdim  # nibabel sets those of axes that are no longer there to 1
+        header.set_slope_inter(1, 0)
+        header.set_intent("none")
+        header["cal_min"] = header["cal_max"] = 0
+        # the header's own affine, so that nibabel leaves both forms as they are
+        return (nib.Nifti2Image if two else nib.Nifti1Image)(voxels, header.get_best_affine(), header)
+
+    def _like_other(self, voxels: np.ndarray) -> Any:
+        affine = self.original_affine if self.original_affine is not None else np.asarray(self.affine, dtype=np.float64)
+        self._check_place(affine)
+        image = nib.Nifti1Image(voxels, affine)
+        sides = np.linalg.norm(affine[:3, :3], axis=0)
+        cosines = (affine[:3, :3] / sides).T @ (affine[:3, :3] / sides) - np.eye(3)
+        image.set_sform(affine, _SCANNER)
+        image.set_qform(affine, _SCANNER if np.abs(cosines).max() < _NO_SHEAR else 0)
+        image.header.set_xyzt_units("mm")
+        return image
+
+    def _check_place(self, affine: np.ndarray) -> None:
+        """Raise DataError where the array's own affine, in mm, is not the source's."""
+        own = np.asarray(self.affine, dtype=np.float64)
+        limit = _SAME_PLACE * np.linalg.norm(affine[:3, :3], axis=0).min()
+        corner = np.array([*(size - 1 for size in self.data_obj.shape[:3]), 1.0])
+        apart = max(np.linalg.norm((own - affine)[:3, 3]), np.linalg.norm(((own - affine) @ corner)[:3]))
+        if apart > limit:
+            raise DataError(
+                f"{self.source}: expected a prediction on the image's own grid, found corners {apart:.4g} mm away; "
+                "invert it to that grid first."
+            )
