@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from support.bundle_runs import LABELS, TINY, CohortFolder, Trained, run_here
-from support.deployment_parts import SCHEMA, pass_zoo_check, run_python
+from support.bundle_runs import LABELS, TINY, CohortFolder, Trained, run_here, run_python
+from support.deployment_parts import SCHEMA, pass_zoo_check
 
 from vqseg_bundle import __version__
 from vqseg_bundle.commands import bundle as make_bundle

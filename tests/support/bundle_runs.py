@@ -36,6 +36,7 @@ __all__ = [
     "refused",
     "run_command",
     "run_here",
+    "run_python",
     "write_cohort",
 ]
 
@@ -150,20 +151,21 @@ def oblique_affine() -> np.ndarray:
 
 
 def run_command(*arguments: str, cwd: Path = ROOT, module: str = "monai.bundle", timeout: int = 400) -> Result:
-    """The command that a user types, in a process of its own that finds no installed copy of this package.
+    """The command that a user types; see :func:`run_python`."""
+    return run_python("-m", module, *arguments, cwd=cwd, timeout=timeout)
+
+
+def run_python(*words: str, cwd: Path, installed: Path | None = None, timeout: int = 400) -> Result:
+    """Python in a process of its own that finds no installed copy of this package, but for one in ``installed``.
 
     Python's ``-S`` leaves out an editable install (a .pth file); the other packages' folders are put on the path.
     """
-    packages = os.pathsep.join(dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages, "HF_HUB_OFFLINE": "1"}
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    path = os.pathsep.join(dict.fromkeys([*([str(installed)] if installed else []), *folders]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-S", "-W", "ignore", *words]
     return subprocess.run(
-        [sys.executable, "-S", "-W", "ignore", "-m", module, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
