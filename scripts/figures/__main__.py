@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from scripts.figures import codebook, perturbation
+from scripts.figures import codebook, overview, perturbation
 
 __all__ = ["main"]
 
-_FIGURES = {"codebook": codebook.main, "perturbation": perturbation.main}
+_FIGURES = {"codebook": codebook.main, "overview": overview.main, "perturbation": perturbation.main}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,97 @@
+"""What goes into a training and what comes out of it: ``python -m scripts.figures overview --help``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from scripts.figures.outcome import check_output
+from vqseg_bundle.data import DataError, open_cohort, read_classes, read_voxels
+
+__all__ = ["main"]
+
+_COLORS = mpl.color_sequences["Set1"]
+_UNLABELED = 6
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Draw the figure of the demo cohort, or of another one."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    output = Path(options.output)
+    try:
+        check_output(output, options.force)
+        cohort = open_cohort(options.dataset_dir, options.datalist, "data/demo_cohort")
+        figure = _draw(cohort.splits(), Path(options.predictions))
+    except (DataError, ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    figure.savefig(output, dpi=110)
+    print(f"wrote {output}")
+
+
+def _draw(splits: Mapping[str, Sequence[Mapping[str, Any]]], predictions: Path) -> Figure:
+    figure = Figure(figsize=(11, 3.5), layout="constrained")
+    given, made = figure.subfigures(1, 2, width_ratios=(5, 4))
+    _draw_given(given, splits["training"], splits["unlabeled"])
+    case = splits["test"][0]
+    _draw_made(made, case, predictions / f"{case['case']}_pred.nii.gz")
+    return figure
+
+
+def _draw_given(figure: SubFigure, labeled: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> None:
+    figure.suptitle(f"in: {len(labeled)} labelled scans, {len(others)} unlabelled", fontsize=11)
+    shown = [*labeled[:2], *others[:_UNLABELED]]
+    for axes, case in zip(figure.subplots(2, 4).flat, shown, strict=False):
+        image, place = _slice(case["image"], case.get("label"))
+        _show(axes, image)
+        if "label" in case:
+            _outline(axes, read_classes(case["label"])[0][..., place])
+
+
+def _draw_made(figure: SubFigure, case: Mapping[str, Any], prediction: Path) -> None:
+    figure.suptitle("out: a model that segments new scans", fontsize=11)
+    image, place = _slice(case["image"], case["label"])
+    left, right = figure.subplots(1, 2)
+    for axes, title, path in ((left, "prediction", str(prediction)), (right, "ground truth", case["label"])):
+        _show(axes, image)
+        _outline(axes, read_classes(path)[0][..., place])
+        axes.set_title(title, fontsize=9)
+
+
+def _slice(image: str, label: str | None) -> tuple[np.ndarray, int]:
+    """The slice of a volume of one channel with the most foreground, or the middle one; and its place."""
+    voxels = read_voxels(image)
+    area = (read_classes(label)[0] > 0).sum((0, 1)) if label else np.zeros(voxels.shape[2])
+    place = int(area.argmax()) if area.any() else voxels.shape[2] // 2
+    return voxels[..., place], place
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    axes.imshow(image.T, cmap="gray", interpolation="nearest")
+    axes.axis("off")
+
+
+def _outline(axes: Axes, classes: np.ndarray) -> None:
+    for index in range(1, int(classes.max()) + 1):
+        axes.contour(index == classes.T, levels=[0.5], colors=[_COLORS[index - 1]], linewidths=1.3)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.figures overview",
+        description="Draw labelled and unlabelled scans of a cohort, and beside them a test case's prediction.",
+    )
+    add = parser.add_argument
+    add("--predictions", required=True, metavar="FOLDER", help="predictions/ of an evaluation of the test cases")
+    add("--datalist", metavar="FILE", help="datalist (default: the embedded demo cohort)")
+    add("--dataset-dir", metavar="DIR", help="folder its paths start at (default: the datalist's)")
+    add("--output", required=True, metavar="FILE", help="picture to write")
+    add("--force", action="store_true", help="overwrite an existing output")
+    return parser
