@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 __all__ = ["LANGUAGES", "SHORT_TRAINING", "Fence", "commands", "read_fences", "shortened"]
 
-#: of a block after ``` ; "text" is what a command printed
-LANGUAGES = ("sh", "python", "json", "text")
+#: of a block after ``` ; "text" is what a command printed, "mermaid" a diagram
+LANGUAGES = ("sh", "python", "json", "text", "mermaid")
 
 #: what a training in a document is run with, in place of what is written there
 SHORT_TRAINING = {
