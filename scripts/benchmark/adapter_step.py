@@ -1,9 +1,9 @@
-"""The bundle's training step with its data pipeline, with and without feature adapter."""
+"""What the feature adapter adds to a training step, data pipeline included."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,49 +16,47 @@ from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.transforms import Compose
 
-from scripts.benchmark.bundle_step import CLASSES, bundle_parser, trainer_step
+from scripts.benchmark.contenders import Case, Comparison, Contender, Plan
+from scripts.benchmark.steps import CLASSES, bundle_parser, image_setting, trainer_step
 from vqseg_bundle.data import FoundationFeatureStore, SliceGridRule
 from vqseg_bundle.data.features.foundation_store import save_features
 from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 
-__all__ = ["MODEL", "MODES", "prepare_adapter_step"]
+__all__ = ["ADAPTER", "MODES", "prepare_adapter_step"]
 
-#: name of the foundation model
-MODEL = "dinov2_vits14"
 #: how the adapter gets its targets: there is no adapter, the model runs on every view, or its features are sampled
-MODES = ("none", "exact", "cached")
+MODES = {
+    "none": "ours, no adapter",
+    "exact": "ours, features of every view",
+    "cached": "ours, features once a slice",
+}
 
+_MODEL = "dinov2_vits14"
 _SLICES = 10
 _CASE = "case"
 _VIEW_TRANSFORMS = ("coordinate_transforms", "geometric_transforms", "feature_transforms", "strong_transforms")
 
 
-def prepare_adapter_step(
-    overrides: Mapping[str, Any], device: str, mode: str, weights: str | None
-) -> Callable[[], None]:
+def prepare_adapter_step(overrides: Mapping[str, Any], device: str, mode: str) -> Callable[[], None]:
     """A trainer on random views of a volume in memory; each call of what is returned is one iteration, views included.
 
     Args:
         overrides: value by id; "patch_size" is the size of the volume's slices.
         device: "cpu" or "cuda".
         mode: one of :data:`MODES`.
-        weights: the model's checkpoint; None takes random weights.
-
-    Raises:
-        ValueError: another mode.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}, got '{mode}'.")
     torch.manual_seed(0)
     if mode == "none":
         return _step(bundle_parser(("train.json",), {"device": device, **overrides}), device)
     folder = TemporaryDirectory()
-    with _weight_file(weights) as file:
-        model = {"foundation_model": MODEL, "foundation_weights": file}
-        parser = bundle_parser(("train.json", "pfa.json"), {"device": device, **model, **overrides})
-        if mode == "cached":
-            parser["foundation_cache"] = _store(Path(folder.name), parser)
-        return _step(parser, device, folder)
+    weights = Path(folder.name) / "random.pth"
+    model = timm.create_model(FOUNDATION_SPECS[_MODEL].backbone, pretrained=False, num_classes=0)
+    torch.save(model.state_dict(), weights)
+    adapted = {"foundation_model": _MODEL, "foundation_weights": str(weights)}
+    parser = bundle_parser(("train.json", "pfa.json"), {"device": device, **adapted, **overrides})
+    if mode == "cached":
+        parser["foundation_cache"] = _store(Path(folder.name), parser)
+    return _step(parser, device, folder)
 
 
 def _step(parser: ConfigParser, device: str, folder: TemporaryDirectory | None = None) -> Callable[[], None]:
@@ -79,10 +77,7 @@ class _Batches:
     def __init__(
         self, volume: Mapping[str, Any], transform: Compose, size: int, folder: TemporaryDirectory | None
     ) -> None:
-        self.volume = volume
-        self.transform = transform
-        self.size = size
-        self.folder = folder
+        self.volume, self.transform, self.size, self.folder = volume, transform, size, folder
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
         while True:
@@ -99,7 +94,7 @@ def _volume(patch: list[int]) -> dict[str, MetaTensor]:
 
 def _store(folder: Path, parser: ConfigParser) -> FoundationFeatureStore:
     """Random features of the volume's slices on disk, as the training keeps them."""
-    spec, patch = FOUNDATION_SPECS[MODEL], parser["patch_size"]
+    spec, patch = FOUNDATION_SPECS[_MODEL], parser["patch_size"]
     grid = spec.grid(spec.input_size(parser["foundation_image_size"]))
     rule = SliceGridRule((patch[0], patch[1]), grid, spec.image_size // spec.patch_size)
     store = FoundationFeatureStore(folder, {_CASE: "features.npy"}, rule)
@@ -108,14 +103,33 @@ def _store(folder: Path, parser: ConfigParser) -> FoundationFeatureStore:
     return store
 
 
-@contextmanager
-def _weight_file(weights: str | None) -> Iterator[str]:
-    """The file given, or one of random weights that is there for the block alone."""
-    if weights is not None:
-        yield weights
-        return
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "random.pth"
-        model = timm.create_model(FOUNDATION_SPECS[MODEL].backbone, pretrained=False, num_classes=0)
-        torch.save(model.state_dict(), file)
-        yield str(file)
+def _compare(plan: Plan, overrides: dict[str, Any]) -> Comparison:
+    parser = bundle_parser(("train.json", "pfa.json"), overrides)
+    setting = {"images": image_setting(parser), "model's input": parser["foundation_image_size"]}
+    contenders = tuple(
+        Contender(name, partial(prepare_adapter_step, overrides, plan.device, mode)) for mode, name in MODES.items()
+    )
+    return Comparison(setting, contenders, MODES["none"])
+
+
+def _build(plan: Plan) -> list[Comparison]:
+    small: dict[str, Any] = {
+        "patch_size": [64, 64],
+        "network_def#channels": [16, 32, 64, 128],
+        "network_def#strides": [2, 2, 2],
+        "network_def#reconstruction_channels": [8, 16, 32],
+    }
+    if plan.quick:
+        tiny = {"patch_size": [32, 32], "network_def#channels": [4, 4, 8, 8], "foundation_image_size": 28}
+        return [_compare(plan, {**small, **tiny})]
+    return [_compare(plan, {"patch_size": [128, 128]}), _compare(plan, small)]
+
+
+ADAPTER = Case(
+    "Training step with the feature adapter, 2D",
+    "One iteration with its data: eight random views cut from a volume in memory and augmented as configured, then the "
+    "step as above at the default K 1,024, D 64. The adapter aligns with DINOv2 ViT-S/14 with random weights; its "
+    "features are computed on every view, or sampled from those that were stored once a slice. Computing these is not "
+    "in it.",
+    _build,
+)

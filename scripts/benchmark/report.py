@@ -1,37 +1,95 @@
-"""Results as Markdown."""
+"""Records of measured cases, one JSON file each, and the Markdown that is made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from scripts.benchmark.comparison import MEASURED
+from scripts.benchmark.contenders import Case, Comparison
+from scripts.benchmark.measuring import MEASURED, Result
 
-__all__ = ["markdown_report", "show_bytes", "show_ratio", "show_seconds"]
+__all__ = ["case_record", "load_case", "markdown_report", "save_case", "show_bytes", "show_ratio", "show_seconds"]
 
+_KEYS = ("title", "note", "machine", "moment", "options", "comparisons")
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
 _HEADER = "| setting | contender | fastest | median | times the baseline | extra memory | runs |"
 _RULE = "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
 
 
-def markdown_report(records: Mapping[str, Mapping[str, Any]], plot: str | None = None) -> str:
-    """The machines, then all tables, each with its note; the plot below the case "scaling".
+def case_record(
+    case: Case,
+    machine: dict[str, str],
+    moment: str,
+    options: dict[str, Any],
+    measured: Sequence[tuple[Comparison, list[Result]]],
+) -> dict[str, Any]:
+    """Everything measured of a case, as plain data.
 
     Args:
-        records: by case, from :func:`~scripts.benchmark.store.case_record`.
-        plot: link to the plot, or None.
+        case: the case.
+        machine: what it ran on.
+        moment: when it began, and how busy the machine was.
+        options: how it was measured.
+        measured: each comparison with its results.
+
+    Returns:
+        with "title", "note", "machine", "moment", "options" and "comparisons"; each of these holds its "setting",
+        "baseline" and "results" with times in seconds, memory in bytes and "ratio", the minimum over the baseline's.
     """
-    sections = [_section(record, plot if case == "scaling" else None) for case, record in records.items()]
-    return "\n\n".join([_machines(records), *sections])
+    comparisons = []
+    for comparison, results in measured:
+        baseline = next((min(each.seconds, default=None) for each in results if each[0] == comparison.baseline), None)
+        rows = [_result_record(result, baseline) for result in results]
+        comparisons.append({"setting": dict(comparison.setting), "baseline": comparison.baseline, "results": rows})
+    return dict(zip(_KEYS, (case.title, case.note, machine, moment, options, comparisons), strict=True))
+
+
+def save_case(directory: Path, case: str, record: dict[str, Any]) -> Path:
+    """Write ``<case>.json``; returns its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{case}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def load_case(directory: Path, case: str) -> dict[str, Any] | None:
+    """The record that :func:`save_case` wrote; None where there is none.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    path = directory / f"{case}.json"
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected a benchmark's record, found no JSON ({error}); remove the file.") from error
+    missing = [key for key in _KEYS if key not in record] if isinstance(record, dict) else list(_KEYS)
+    if missing:
+        raise ValueError(f"{path}: expected a benchmark's record, found one without {missing}; remove the file.")
+    return record
+
+
+def markdown_report(records: Sequence[Mapping[str, Any]]) -> str:
+    """The machines, then all tables, each with its note.
+
+    Args:
+        records: from :func:`case_record`.
+    """
+    return "\n\n".join([_machines(records), *map(_section, records)])
 
 
 def show_seconds(seconds: float | None) -> str:
     """Three digits with a unit."""
     if seconds is None:
         return ""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms")):
-        if seconds >= factor:
-            return f"{_three_digits(seconds / factor)} {unit}"
-    return f"{_three_digits(seconds / 1e-6)} us"
+    factor, unit = next((pair for pair in _UNITS if seconds >= pair[0]), _UNITS[-1])
+    value = seconds / factor
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
 
 
 def show_bytes(count: int | None) -> str:
@@ -48,24 +106,31 @@ def show_ratio(ratio: float | None) -> str:
     return f"{ratio:.2f}" if ratio >= 0.1 else f"1/{1 / ratio:.0f}"
 
 
-def _three_digits(value: float) -> str:
-    decimals = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:.{decimals}f}"
+def _result_record(result: Result, baseline: float | None) -> dict[str, Any]:
+    minimum = min(result.seconds, default=None)
+    return {
+        "contender": result.contender,
+        "status": result.status,
+        "runs": len(result.seconds),
+        "minimum": minimum,
+        "median": statistics.median(result.seconds) if result.seconds else None,
+        "ratio": minimum / baseline if baseline and minimum is not None else None,
+        "extra_bytes": result.extra_bytes,
+        "seconds": list(result.seconds),
+    }
 
 
-def _section(record: Mapping[str, Any], plot: str | None) -> str:
+def _section(record: Mapping[str, Any]) -> str:
     rows = [_row(comparison, result) for comparison in record["comparisons"] for result in comparison["results"]]
-    parts = [f"### {record['title']}", record["note"], "\n".join([_HEADER, _RULE, *rows])]
-    if plot:
-        parts.append(f"![Time and memory over N and K]({plot})")
     clock = "; processor time, not time on the wall" if record["options"].get("clock") == "cpu" else ""
-    return "\n\n".join([*parts, f"Begun {record['moment']}{clock}."])
+    table = "\n".join([_HEADER, _RULE, *rows])
+    return "\n\n".join([f"### {record['title']}", record["note"], table, f"Begun {record['moment']}{clock}."])
 
 
-def _machines(records: Mapping[str, Mapping[str, Any]]) -> str:
+def _machines(records: Sequence[Mapping[str, Any]]) -> str:
     """A line for each machine, with the cases measured on it where there are several."""
     cases: dict[str, list[str]] = {}
-    for record in records.values():
+    for record in records:
         described = "; ".join(f"{name} {value}" for name, value in record["machine"].items())
         cases.setdefault(described, []).append(record["title"])
     if len(cases) == 1:
@@ -74,22 +139,12 @@ def _machines(records: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _row(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    setting = ", ".join(f"{name} {_show_size(value)}" for name, value in comparison["setting"].items())
-    name = result["contender"]
+    sizes = {name: f"{value:,}" if isinstance(value, int) else value for name, value in comparison["setting"].items()}
+    cells = [", ".join(f"{name} {value}" for name, value in sizes.items()), result["contender"]]
     if result["status"] != MEASURED:
-        cells = [setting, name, result["status"], "", "", "", ""]
+        cells += [result["status"], "", "", "", ""]
     else:
-        cells = [
-            setting,
-            f"**{name}**" if name.startswith("ours") else name,
-            show_seconds(result["minimum"]),
-            show_seconds(result["median"]),
-            show_ratio(result["ratio"]),
-            show_bytes(result["extra_bytes"]),
-            str(result["runs"]),
-        ]
+        cells[1] = f"**{cells[1]}**" if cells[1].startswith("ours") else cells[1]
+        cells += [show_seconds(result["minimum"]), show_seconds(result["median"]), show_ratio(result["ratio"])]
+        cells += [show_bytes(result["extra_bytes"]), str(result["runs"])]
     return f"| {' | '.join(cells)} |"
-
-
-def _show_size(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)

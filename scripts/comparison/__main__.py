@@ -9,16 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.comparison.commands import StagesOf, bundle_stages
+from scripts.comparison.bundle_runs import StagesOf, bundle_stages, check_settings
 from scripts.comparison.datasets import OpenedDataset, open_dataset
 from scripts.comparison.plan import ComparisonPlan, Run, folder_name
 from scripts.comparison.plan_file import load_plan
-from scripts.comparison.record_tables import read_record
 from scripts.comparison.records import FINISHED
 from scripts.comparison.report import collect, write_report
-from scripts.comparison.results import RunResult
+from scripts.comparison.results import RunResult, read_record
 from scripts.comparison.running import Failure, Machine, PlannedRun, default_machine, execute, survey
-from scripts.comparison.settings import check_settings
+from scripts.tool import errors_told, tool_parser
 from vqseg_bundle.bundle import FolderLock
 
 __all__ = ["main"]
@@ -54,17 +53,16 @@ def main(arguments: Sequence[str] | None = None, stages_of: StagesOf = bundle_st
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        plan = load_plan(Path(options.plan))
-        output = Path(options.output or f"outputs/compare/{folder_name(plan.name)}")
-        folders = _dataset_dirs(options.dataset_dir, plan)
-        if options.record:
-            _report_record(plan, Path(options.record), output, options)
-        elif options.dry_run or options.report:
-            _look(plan, output, folders, options)
-        elif _run(plan, output, folders, options, stages_of):
-            parser.exit(1)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        with errors_told(parser):
+            plan = load_plan(Path(options.plan))
+            output = Path(options.output or f"outputs/compare/{folder_name(plan.name)}")
+            folders = _dataset_dirs(options.dataset_dir, plan)
+            if options.record:
+                _report_record(plan, Path(options.record), output, options)
+            elif options.dry_run or options.report:
+                _look(plan, output, folders, options)
+            elif _run(plan, output, folders, options, stages_of):
+                parser.exit(1)
     except KeyboardInterrupt:
         parser.exit(_INTERRUPTED, "\ninterrupted; the same command goes on from here\n")
 
@@ -107,8 +105,7 @@ def _run(
         _print_counts(planned)
         failures: list[Failure] = []
         if pending:
-            finished = [each for each in planned if each.state.state == FINISHED]
-            failures = execute(pending, finished, opened, output, machine, stages_of)
+            failures = execute(pending, opened, output, machine, stages_of)
         _report(plan, survey(plan, output, opened), output, options)
     for failure in failures:
         print(f"\nFAILED {failure.run}: {failure.reason}")
@@ -205,11 +202,8 @@ def _machine(options: argparse.Namespace) -> Machine:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.comparison",
-        description="Run a plan, methods x datasets x seeds, and write one table with tests and plots.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "comparison", "Run a plan, methods x datasets x seeds, and write one table with tests and plots.", _EPILOG
     )
     add = parser.add_argument
     add("--plan", required=True, metavar="FILE", help="YAML file, such as plans/demo.yaml")

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.comparison.commands import Stage
+from scripts.comparison.bundle_runs import Stage
 from scripts.comparison.plan_file import ROOT
 
 __all__ = ["Outcome", "Workers", "explain_failure", "tail"]

@@ -40,7 +40,8 @@ def load_plan(path: Path) -> ComparisonPlan:
         raise ValueError(f"{path}: {_explain(error)}")
     datasets = {name: _dataset(name, given) for name, given in content["datasets"].items()}
     methods: dict[str, Method] = {}
-    for method in [*_plain_methods(content), *_swept_methods(content)]:
+    plain = [Method(name, **_with_tuples(given)) for name, given in content.get("methods", {}).items()]
+    for method in [*plain, *_swept_methods(content)]:
         if method.name in methods:
             raise ValueError(f"{path}: methods, vary: two methods are called '{method.name}'; rename one.")
         methods[method.name] = method
@@ -99,42 +100,22 @@ def _explain(error: ValidationError) -> str:
 
 
 def _dataset(name: str, given: Mapping[str, Any]) -> Dataset:
-    seeds = given.get("seeds")
-    return Dataset(
-        name=name,
-        dataset_dir=given.get("dataset_dir"),
-        datalist=given.get("datalist"),
-        split=given.get("split"),
-        overrides=given.get("overrides", {}),
-        seeds=None if seeds is None else tuple(seeds),
-        note=given.get("note", "").strip(),
-    )
+    return Dataset(name, **{**_with_tuples(given), "note": given.get("note", "").strip()})
 
 
-def _method(
-    name: str, given: Mapping[str, Any], more: Mapping[str, Any] | None = None, point: SweepPoint | None = None
-) -> Method:
-    datasets, seeds = given.get("datasets"), given.get("seeds")
-    return Method(
-        name=name,
-        configs=tuple(given.get("configs", ())),
-        overrides={**given.get("overrides", {}), **(more or {})},
-        datasets=None if datasets is None else tuple(datasets),
-        seeds=None if seeds is None else tuple(seeds),
-        point=point,
-    )
-
-
-def _plain_methods(content: Mapping[str, Any]) -> Iterable[Method]:
-    return [_method(name, given) for name, given in content.get("methods", {}).items()]
+def _with_tuples(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
 
 
 def _swept_methods(content: Mapping[str, Any]) -> Iterable[Method]:
     for sweep in content.get("vary", []):
         symbol = sweep.get("symbol", sweep["key"])
+        given = {key: sweep[key] for key in ("configs", "datasets", "seeds") if key in sweep}
         for value in sweep["values"]:
+            overrides = {**sweep.get("overrides", {}), sweep["key"]: value}
             point = SweepPoint(sweep["name"], sweep.get("axis", symbol), value)
-            yield _method(f"{sweep['name']} {symbol} {value}", sweep, {sweep["key"]: value}, point)
+            name = f"{sweep['name']} {symbol} {value}"
+            yield Method(name, overrides=overrides, point=point, **_with_tuples(given))
 
 
 def _check_names(plan: ComparisonPlan) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.comparison.commands import expanded
+from scripts.comparison.bundle_runs import expanded
 from scripts.comparison.datasets import OpenedDataset, file_digest
 from scripts.comparison.plan import Run
 from scripts.comparison.plan_file import CONFIGS

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from scripts.comparison.plan import ComparisonPlan
 from scripts.comparison.plots import save_plots
-from scripts.comparison.record_tables import write_record
-from scripts.comparison.results import RunResult, read_result
+from scripts.comparison.results import RunResult, read_result, write_record
 from scripts.comparison.running import PlannedRun
 from scripts.comparison.table import DatasetTable, build_tables
 from scripts.comparison.text import latex_table, markdown_table, means_csv
-from scripts.documents import write_between_markers
+from scripts.tool import write_between_markers
 
 __all__ = ["collect", "write_report"]
 

@@ -1,20 +1,43 @@
-"""What a finished run's evaluation wrote, read back."""
+"""What finished runs found: read from an evaluation, kept in the record of a plan, and read from that again.
+
+A record is two tables and one JSON, small enough to be kept beside a document: ``cases.csv`` holds what every
+evaluation found, ``runs.csv`` a line for each run with its times and counts, ``runs.json`` what runs share, settings
+and machines, which ``runs.csv`` names by position. The report made from them is the one made from the runs themselves.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vqseg_bundle.common import write_json
 from vqseg_bundle.handlers.case_comparison import METRICS, STATUSES
 
-__all__ = ["METRICS", "CaseClass", "RunResult", "parse_case", "read_result"]
+__all__ = [
+    "METRICS",
+    "RECORD_FILES",
+    "CaseClass",
+    "RunResult",
+    "csv_number",
+    "csv_text",
+    "read_record",
+    "read_result",
+    "write_record",
+]
 
-_COLUMNS = ["case", "class_index", "class_name", *METRICS, "status"]
+RECORD_FILES = ("cases.csv", "runs.csv", "runs.json")
+_EVALUATED = ["case", "class_index", "class_name", *METRICS, "status"]
+_COUNTS = ("labeled", "unlabeled")
+_STAGES = ("training", "evaluating")
+_COLUMNS = ["dataset", "method", "seed", *_COUNTS, *(f"{stage}_seconds" for stage in _STAGES)]
+_COLUMNS += ["finished", "commit", "inputs", "settings", "machine"]
 
 
 @dataclass(frozen=True)
@@ -90,15 +113,75 @@ def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapp
     Raises:
         ValueError: the file is not what an evaluation writes.
     """
-    return RunResult(dataset, method, seed, _read_rows(folder / "metrics.csv"), record)
+    path = folder / "metrics.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != _EVALUATED:
+            raise ValueError(f"{path}: expected the columns {_EVALUATED}, found {reader.fieldnames}; evaluate again.")
+        try:
+            rows = tuple(_parse_case(line, line["class_name"]) for line in reader)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {reader.line_num}: {error}; evaluate again.") from error
+    return RunResult(dataset, method, seed, rows, record)
 
 
-def parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
-    """A line of a table of cases, which has the columns "case" and "status" and one for each metric.
+def write_record(results: Iterable[RunResult], folder: Path) -> list[Path]:
+    """Write the three files into an existing folder.
+
+    Args:
+        results: of finished runs.
+        folder: where to write.
+
+    Returns:
+        what was written.
+    """
+    results = list(results)
+    settings, machines = _distinct(results, "settings"), _distinct(results, "machine")
+    texts = {"cases.csv": _cases_csv(results), "runs.csv": _runs_csv(results, settings, machines)}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    write_json(folder / "runs.json", {"settings": settings, "machines": machines})
+    return [folder / name for name in RECORD_FILES]
+
+
+def read_record(folder: Path) -> list[RunResult]:
+    """The results that :func:`write_record` was given, in their order.
+
+    Args:
+        folder: with the three files.
 
     Raises:
-        ValueError: an unknown status, or a metric that is no number.
+        ValueError: a file is missing or is not what :func:`write_record` writes.
     """
+    missing = [name for name in RECORD_FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: expected a record ({', '.join(RECORD_FILES)}), found no {missing[0]}.")
+    try:
+        common = json.loads((folder / "runs.json").read_text(encoding="utf-8"))
+        rows: dict[tuple[str, str, int], list[CaseClass]] = {}
+        for line in _lines(folder / "cases.csv"):
+            rows.setdefault(_run_of(line), []).append(_parse_case(line, line["class"]))
+        return [
+            RunResult(*_run_of(line), tuple(rows[_run_of(line)]), _run_record(line, common))
+            for line in _lines(folder / "runs.csv")
+        ]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{folder}: expected the record of a comparison, but: {error!r}; write it again.") from error
+
+
+def csv_number(value: float) -> str:
+    """Not rounded; empty where it is not defined."""
+    return "" if math.isnan(value) else repr(value)
+
+
+def csv_text(lines: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
     if line["status"] not in STATUSES:
         raise ValueError(f"status: expected one of {', '.join(STATUSES)}, found '{line['status']}'")
     absent = line["status"] == "absent"
@@ -106,15 +189,61 @@ def parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
     return CaseClass(line["case"], class_name, values, line["status"])
 
 
-def _read_rows(path: Path) -> tuple[CaseClass, ...]:
+def _distinct(results: Sequence[RunResult], key: str) -> list[dict[str, Any]]:
+    """The different values under a key of the runs' records, in the order of their first use."""
+    found: list[dict[str, Any]] = []
+    for result in results:
+        value = _shared(result.record[key])
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def _shared(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the seed, which each run has for itself."""
+    return {key: item for key, item in value.items() if key != "seed"}
+
+
+def _cases_csv(results: Iterable[RunResult]) -> str:
+    """A line for each class of each case of each run, as the evaluations wrote them."""
+    lines: list[list[object]] = [["dataset", "method", "seed", "case", "class", *METRICS, "status"]]
+    for result in results:
+        for row in result.rows:
+            values = [csv_number(row.values[metric]) for metric in METRICS]
+            lines.append([result.dataset, result.method, result.seed, row.case, row.class_name, *values, row.status])
+    return csv_text(lines)
+
+
+def _runs_csv(results: Sequence[RunResult], settings: list[dict[str, Any]], machines: list[dict[str, Any]]) -> str:
+    lines: list[list[object]] = [[*_COLUMNS]]
+    for result in results:
+        record = result.record
+        counts, seconds = [record[name] for name in _COUNTS], [record["seconds"].get(stage, "") for stage in _STAGES]
+        made = [record.get("finished", ""), record["commit"] or "", record.get("inputs", "")]
+        shared = [settings.index(_shared(record["settings"])), machines.index(_shared(record["machine"]))]
+        lines.append([result.dataset, result.method, result.seed, *counts, *seconds, *made, *shared])
+    return csv_text(lines)
+
+
+def _run_record(line: Mapping[str, str], common: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "settings": {**common["settings"][int(line["settings"])], "seed": int(line["seed"])},
+        "machine": common["machines"][int(line["machine"])],
+        **{name: int(line[name]) for name in _COUNTS},
+        "seconds": {stage: float(line[f"{stage}_seconds"]) for stage in _STAGES if line[f"{stage}_seconds"]},
+        "finished": line["finished"],
+        "commit": line["commit"] or None,
+        "inputs": line["inputs"],
+    }
+
+
+def _run_of(line: Mapping[str, str]) -> tuple[str, str, int]:
+    return line["dataset"], line["method"], int(line["seed"])
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != _COLUMNS:
-            raise ValueError(f"{path}: expected the columns {_COLUMNS}, found {reader.fieldnames}; evaluate again.")
-        try:
-            return tuple(parse_case(line, line["class_name"]) for line in reader)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}; evaluate again.") from error
+        return list(csv.DictReader(file))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -19,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from scripts.benchmark.machine import describe_machine
-from scripts.comparison.commands import StagesOf
+from scripts.comparison.bundle_runs import StagesOf, trains_on_unlabeled
 from scripts.comparison.datasets import OpenedDataset
 from scripts.comparison.execution import Outcome, Workers, explain_failure
 from scripts.comparison.plan import ComparisonPlan, Run
@@ -32,12 +30,8 @@ from scripts.comparison.records import (
     run_state,
     save_record,
 )
-from scripts.comparison.settings import trains_on_unlabeled
-from scripts.comparison.time_left import TimeLeft, show_duration, training_share
 
 __all__ = ["Failure", "Machine", "PlannedRun", "default_machine", "execute", "survey"]
-
-_TICK_SECONDS = 1.0
 
 
 class Machine(NamedTuple):
@@ -109,17 +103,15 @@ def survey(plan: ComparisonPlan, output: Path, opened: Mapping[str, OpenedDatase
 
 def execute(
     pending: Sequence[PlannedRun],
-    finished: Iterable[PlannedRun],
     opened: Mapping[str, OpenedDataset],
     output: Path,
     machine: Machine,
     stages_of: StagesOf,
 ) -> list[Failure]:
-    """Run what is pending, side by side, with a bar that tells the time left; a failed run does not stop the others.
+    """Run what is pending, side by side, and tell the time left; a failed run does not stop the others.
 
     Args:
         pending: what to run, in this order.
-        finished: earlier runs, whose times tell what to expect.
         opened: the datasets, by name.
         output: the comparison's folder.
         machine: what may be used.
@@ -129,30 +121,27 @@ def execute(
         the runs that failed.
     """
     failures: list[Failure] = []
-    bar = tqdm(
-        total=len(pending),
-        bar_format="{desc}{n_fmt}/{total_fmt} runs |{bar}| {elapsed} gone{postfix}",
-        disable=not sys.stderr.isatty(),
-    )
-    with closing(bar), Workers(machine.jobs, machine.threads, machine.gpus) as workers:
-        watch = _Watch(output, machine, bar)
-        for each in finished:
-            watch.time_left.learn(each.run, each.seconds or 0.0)
+    begun = time.monotonic()
+    with Workers(machine.jobs, machine.threads, machine.gpus) as workers:
         futures: dict[Future[Outcome], PlannedRun] = {}
         for each in pending:
             folder = output / each.run.folder
             stages = stages_of(each.run, opened[each.run.dataset.name], folder.resolve())
             futures[workers.submit(stages, folder, partial(put_run_aside, output, each.run))] = each
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
-            watch.follow([(futures[future].run, future.running()) for future in waiting])
-            for future in sorted(done, key=lambda future: str(futures[future].run)):
-                failure = _conclude(futures[future], future.result(), opened, output, machine)
-                watch.tell(futures[future].run, future.result(), failure)
-                failures += [failure] if failure else []
-            watch.show()
+        for future in tqdm(as_completed(futures), "runs", len(futures), unit="run", smoothing=0, disable=None):
+            run, outcome = futures[future].run, future.result()
+            failure = _conclude(futures[future], outcome, opened, output, machine)
+            failures += [failure] if failure else []
+            said = f"FAILED, {failure.reason}" if failure else f"finished in {_show(sum(outcome.seconds.values()))}"
+            done = sum(each.done() for each in futures)
+            left = (len(futures) - done) * (time.monotonic() - begun) / done
+            more = f"; {len(futures) - done} left, about {_show(left)}" if done < len(futures) else ""
+            tqdm.write(f"{run}: {said}{more}")
     return failures
+
+
+def _show(seconds: float) -> str:
+    return tqdm.format_interval(seconds)
 
 
 def _conclude(
@@ -185,42 +174,6 @@ def _conclude(
 def _commit(path: Path) -> str | None:
     """The commit that the bundle noted; None where it runs outside of a checkout."""
     return json.loads(path.read_text(encoding="utf-8"))["git_commit"] if path.is_file() else None
-
-
-class _Watch:
-    """Tells what happens: a line for each run that ends, and the time left."""
-
-    def __init__(self, output: Path, machine: Machine, bar: tqdm) -> None:
-        self.time_left = TimeLeft(lambda run: training_share(output / run.folder / "console_training.log"))
-        self._jobs = machine.jobs
-        self._bar = bar
-        self._begun: dict[str, float] = {}
-        self._working: list[Run] = []
-        self._waiting: list[Run] = []
-
-    def follow(self, unfinished: Sequence[tuple[Run, bool]]) -> None:
-        """Take in which runs are left, and whether they have begun."""
-        self._working = [run for run, begun in unfinished if begun]
-        self._waiting = [run for run, begun in unfinished if not begun]
-        for run in self._working:
-            self._begun.setdefault(str(run), time.monotonic())
-
-    def tell(self, run: Run, outcome: Outcome, failure: Failure | None) -> None:
-        seconds = sum(outcome.seconds.values())
-        if failure is None:
-            self.time_left.learn(run, seconds)
-        said = f"FAILED, {failure.reason}" if failure else f"finished in {show_duration(seconds)}"
-        count = len(self._working) + len(self._waiting)
-        tqdm.write(f"{run}: {said}{f'; {count} left, about {self._left()}' if count else ''}")
-        self._bar.update()
-
-    def show(self) -> None:
-        self._bar.set_postfix_str(f"about {self._left()} left; {len(self._working)} at work")
-
-    def _left(self) -> str:
-        now = time.monotonic()
-        working = [(run, now - self._begun[str(run)]) for run in self._working]
-        return show_duration(self.time_left.seconds(self._waiting, working, self._jobs))
 
 
 def default_machine(jobs: int | None, threads: int) -> Machine:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from scripts.comparison.results import METRICS, RunResult
-from scripts.comparison.statistics import Spread
-from scripts.comparison.table import DatasetTable, Row
+from scripts.comparison.results import METRICS, csv_number, csv_text
+from scripts.comparison.table import DatasetTable, Row, Spread
 
-__all__ = ["cases_csv", "escape_latex", "latex_table", "markdown_table", "means_csv", "show_p", "show_spread"]
+__all__ = ["escape_latex", "latex_table", "markdown_table", "means_csv", "show_p", "show_spread"]
 
 _HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95", "asd_mm": "ASD"}
 _DECIMALS = {"dice": 3, "jaccard": 3, "hd95_mm": 2, "asd_mm": 2}
@@ -78,20 +75,10 @@ def means_csv(tables: Iterable[DatasetTable]) -> str:
         for row in table.rows:
             start = [table.name, row.method.name]
             counts = [row.labeled, row.unlabeled, len(row.results), len(row.planned)]
-            end = [_number(row.p_case), _number(row.p_seed), _number(row.minutes)]
+            end = [csv_number(row.p_case), csv_number(row.p_seed), csv_number(row.minutes)]
             lines.append([*start, "all", *counts, *_numbers(row.overall), *end])
             lines += [[*start, name, *counts, *_numbers(of), "", "", ""] for name, of in row.classes.items()]
-    return _csv(lines)
-
-
-def cases_csv(results: Iterable[RunResult]) -> str:
-    """A line for each class of each case of each run, as the evaluations wrote them."""
-    lines: list[list[object]] = [["dataset", "method", "seed", "case", "class", *METRICS, "status"]]
-    for result in results:
-        for row in result.rows:
-            values = [_number(row.values[metric]) for metric in METRICS]
-            lines.append([result.dataset, result.method, result.seed, row.case, row.class_name, *values, row.status])
-    return _csv(lines)
+    return csv_text(lines)
 
 
 def show_spread(value: Spread, decimals: int, plus_minus: str) -> str:
@@ -129,14 +116,4 @@ def _cells(row: Row, reference: str | None, plus_minus: str, missing: str) -> li
 
 
 def _numbers(spreads: Mapping[str, Spread]) -> list[str]:
-    return [_number(part) for metric in METRICS for part in (spreads[metric].mean, spreads[metric].deviation)]
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else repr(value)
-
-
-def _csv(lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    return [csv_number(part) for metric in METRICS for part in (spreads[metric].mean, spreads[metric].deviation)]

@@ -9,20 +9,25 @@ import torch
 
 from scripts.benchmark import __main__ as benchmark
 from scripts.benchmark.adapter_step import prepare_adapter_step
-from scripts.benchmark.bundle_step import WITHOUT_VQ, bundle_parser, prepare_step
-from scripts.benchmark.cases.entropy import plain_entropy
-from scripts.benchmark.cases.perturbation import loop_over_codes
-from scripts.benchmark.cases.search import SEARCH
-from scripts.benchmark.comparison import Plan
-from scripts.benchmark.inputs import make_codebook, make_indices, make_tokens
-from scripts.benchmark.peers import faiss_search, monai_search
+from scripts.benchmark.code_operations import loop_over_codes, plain_entropy
+from scripts.benchmark.contenders import Plan
 from scripts.benchmark.reference_code import (
     ReferenceCodeError,
     check_reference_code,
     published_perturbation,
     published_quantizer,
 )
-from vqseg_bundle.layers import code_use_entropy, nearest_code
+from scripts.benchmark.searches import (
+    SEARCH,
+    faiss_search,
+    make_codebook,
+    make_indices,
+    make_tokens,
+    monai_search,
+    our_search,
+)
+from scripts.benchmark.steps import WITHOUT_VQ, bundle_parser, prepare_step
+from vqseg_bundle.layers import code_use_entropy
 
 # A stand-in with the interface of the published code, for the adapter alone.
 QUANTIZER_MODULE = """
@@ -71,7 +76,7 @@ def test_contenders_are_named_once_and_the_baseline_is_one_of_them(case, quick):
 
 
 def test_searches_of_the_peers_find_the_codes_that_ours_finds():
-    ours = nearest_code(make_tokens(40, 8, "cpu"), make_codebook(30, 8, "cpu"))
+    ours = our_search(40, 30, 8, "cpu")()
     assert len(ours.unique()) > 10
     assert torch.equal(monai_search(40, 30, 8, "cpu")(), ours)
     with pytest.raises(ValueError, match="device must be 'cpu', got 'cuda'"):
@@ -124,7 +129,7 @@ def test_a_step_with_adapter_gets_its_targets_in_the_way_that_is_measured(mode):
         "patch_size": [32, 32],
         "foundation_image_size": 28,
     }
-    step = prepare_adapter_step(overrides, "cpu", mode, None)
+    step = prepare_adapter_step(overrides, "cpu", mode)
     torch.manual_seed(0)
     step()
     trainer = step.__self__

@@ -10,11 +10,10 @@ import yaml
 from jsonschema import Draft202012Validator
 from support.comparison_parts import write_plan
 
-from scripts.comparison.commands import bundle_stages, expanded
+from scripts.comparison.bundle_runs import bundle_stages, check_settings, expanded, trains_on_unlabeled
 from scripts.comparison.datasets import open_dataset
 from scripts.comparison.plan import Dataset, SweepPoint, folder_name
 from scripts.comparison.plan_file import ROOT, load_plan
-from scripts.comparison.settings import check_settings, trains_on_unlabeled
 
 PLANS = sorted((ROOT / "plans").rglob("*.yaml"))
 

@@ -11,9 +11,8 @@ from support.bundle_runs import ROOT
 from support.comparison_parts import evaluation, write_evaluation
 
 from scripts.comparison import __main__ as compare
-from scripts.comparison.record_tables import RECORD_FILES, read_record, write_record
-from scripts.comparison.results import RunResult, read_result
-from scripts.documents import markers
+from scripts.comparison.results import RECORD_FILES, RunResult, read_record, read_result, write_record
+from scripts.tool import markers
 
 
 def made_up(folder: Path, method: str, seed: int, threads: int) -> RunResult:

@@ -16,7 +16,7 @@ from support.comparison_parts import Comparison, is_alive, wait_until
 from support.held_folder import folder_held
 
 from scripts.comparison import __main__ as compare
-from scripts.comparison.commands import Stage
+from scripts.comparison.bundle_runs import Stage
 from vqseg_bundle import __version__
 
 # A comparison in a process of its own, whose runs of seed 1 never end.

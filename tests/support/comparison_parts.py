@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from scripts.comparison import __main__ as compare
-from scripts.comparison.commands import Stage
+from scripts.comparison.bundle_runs import Stage
 from scripts.comparison.datasets import OpenedDataset
 from scripts.comparison.plan import Run
 from vqseg_bundle.handlers.case_comparison import ClassMetrics

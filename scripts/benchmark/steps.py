@@ -1,0 +1,237 @@
+"""Whole training steps and whole-volume inference of the bundle as configured, with and without quantisation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from torch import Tensor
+
+from scripts.benchmark.contenders import Case, Comparison, Contender, Plan
+from scripts.benchmark.published_step import PublishedPerturbation, PublishedQuantizer, prepare_published_step
+from vqseg_bundle.engines import STRONG, SemiSupervisedTrainer
+from vqseg_bundle.losses import VQSegTargets
+
+__all__ = [
+    "CLASSES",
+    "INFERENCE",
+    "STEP_2D",
+    "STEP_3D",
+    "WITHOUT_VQ",
+    "bundle_parser",
+    "image_setting",
+    "prepare_step",
+    "trainer_step",
+]
+
+#: Classes of the segmentation, background included.
+CLASSES = 4
+#: Overrides that leave a mean teacher of the same U-Net: no quantiser, no image decoder, no code-use entropy.
+WITHOUT_VQ: dict[str, Any] = {
+    "network_def#num_embeddings": None,
+    "lambda_reconstruction": 0.0,
+    "lambda_entropy": 0.0,
+}
+
+_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+_TRAINING = ("train.json",)
+_TRAINING_3D = ("train.json", "train_3d.json")
+_MEAN_TEACHER = "U-Net mean teacher without VQ"
+_ENDLESS = 10**6
+
+
+def bundle_parser(configs: tuple[str, ...], overrides: Mapping[str, Any]) -> ConfigParser:
+    """The bundle's configuration, overridden as on the command line; parts are built where asked for.
+
+    Args:
+        configs: file names in ``configs/``.
+        overrides: value by id.
+    """
+    parser = ConfigParser()
+    parser.read_config([str(_CONFIGS / name) for name in configs])
+    parser.update({"labels": [f"class {index}" for index in range(CLASSES)], "foundation_model": "none", **overrides})
+    return parser
+
+
+def prepare_step(
+    configs: tuple[str, ...], overrides: Mapping[str, Any], device: str, reference_code: str | None = None
+) -> Callable[[], None]:
+    """A trainer on two batches of random images; each call of what is returned is one iteration.
+
+    Args:
+        configs: file names in ``configs/``.
+        overrides: value by id.
+        device: "cpu" or "cuda".
+        reference_code: checkout whose quantiser, QPM and entropy term stand in for the bundle's, or None.
+    """
+    torch.manual_seed(0)
+    parser = bundle_parser(configs, {"device": device, **overrides})
+    part = parser.get_parsed_content
+    network, training_module = part("network"), part("training_module")
+    if reference_code:
+        network.quantizer = PublishedQuantizer(reference_code, network.quantizer).to(device)
+        training_module.perturbation = PublishedPerturbation(reference_code, network.quantizer, part("perturb_prob"))
+    sizes = [(part(f"{kind}_batch_size"), 1, *part("patch_size")) for kind in ("labeled", "unlabeled")]
+    images = [torch.randn(size, generator=torch.Generator().manual_seed(3)) for size in sizes]
+    labeled, unlabeled = ({"image": image, STRONG: image + 0.1} for image in images)
+    labeled["label"] = torch.randint(CLASSES, sizes[0], generator=torch.Generator().manual_seed(4))
+    return trainer_step(parser, device, [labeled], [unlabeled])
+
+
+def trainer_step(
+    parser: ConfigParser, device: str, labeled: Iterable[Mapping[str, Any]], unlabeled: Iterable[Mapping[str, Any]]
+) -> Callable[[], None]:
+    """The trainer of a configuration, without handlers; each call of what is returned is one iteration.
+
+    Args:
+        parser: the configuration.
+        device: "cpu" or "cuda".
+        labeled: batches with "image", "label" and the strong view.
+        unlabeled: batches with "image" and the strong view.
+    """
+    part = parser.get_parsed_content
+    trainer = SemiSupervisedTrainer(
+        device=torch.device(device),
+        max_epochs=1,
+        epoch_length=_ENDLESS,
+        train_data_loader=labeled,
+        unlabeled_data_loader=unlabeled,
+        network=part("trained"),
+        student=part("network"),
+        teacher=part("teacher"),
+        loss_function=part("loss"),
+        targets=VQSegTargets,
+        optimizer=part("optimizer"),
+        mixer=part("train#mixer"),
+        foundation_model=part("foundation"),
+        max_grad_norm=part("train#trainer#max_grad_norm"),
+        generator=torch.Generator(device).manual_seed(0),
+        amp=part("amp"),
+    )
+    # an interrupted run goes on where it was
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, trainer.interrupt)
+    trainer.logger.setLevel(logging.CRITICAL)  # the engine reports its own garbage collection as an exception
+    return trainer.run
+
+
+def image_setting(parser: ConfigParser) -> str:
+    """The images of a step, such as "4 + 4 of 128 x 128"."""
+    batches = f"{parser['labeled_batch_size']} + {parser['unlabeled_batch_size']}"
+    return f"{batches} of {_show(parser['patch_size'])}"
+
+
+def _inference(overrides: dict[str, Any], slices: int, device: str) -> Callable[[], Tensor]:
+    torch.manual_seed(0)
+    parser = bundle_parser(_TRAINING, {"device": device, **overrides})
+    network = parser.get_parsed_content("network").eval()
+    inferer = parser.get_parsed_content("validate#inferer")
+    volume = torch.randn(1, 1, *parser.get_parsed_content("patch_size"), slices, device=device)
+    return torch.inference_mode()(lambda: inferer(volume, network))
+
+
+def _show(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _setting(configs: tuple[str, ...], overrides: dict[str, Any]) -> dict[str, Any]:
+    """The sizes of a step, read from the configuration."""
+    parser = bundle_parser(configs, overrides)
+    tokens = list(parser["patch_size"])
+    for stride in parser["network_def#strides"]:
+        factors = [stride] * len(tokens) if isinstance(stride, int) else stride
+        tokens = [size // factor for size, factor in zip(tokens, factors, strict=True)]
+    return {
+        "images": image_setting(parser),
+        "channels": " ".join(map(str, parser["network_def#channels"])),
+        "tokens": _show(tokens),
+        "K": parser["network_def#num_embeddings"],
+        "D": parser["network_def#embedding_dim"],
+    }
+
+
+def _sizes(codes: int, width: int, patch: list[int]) -> dict[str, Any]:
+    return {"network_def#num_embeddings": codes, "network_def#embedding_dim": width, "patch_size": patch}
+
+
+def _compare_2d(plan: Plan, overrides: dict[str, Any], published_size: int) -> Comparison:
+    changes: dict[str, dict[str, Any]] = {
+        _MEAN_TEACHER: WITHOUT_VQ,
+        "ours": {},
+        "ours, image decoder off": {"lambda_reconstruction": 0.0},
+        "ours, QPM off": {"perturb_prob": 0.0},
+        "ours, code-use entropy off": {"lambda_entropy": 0.0},
+    }
+    contenders = [
+        Contender(name, partial(prepare_step, _TRAINING, {**overrides, **each}, plan.device))
+        for name, each in changes.items()
+    ]
+    if plan.reference_code:
+        whole = partial(prepare_published_step, plan.reference_code, CLASSES, published_size, plan.device)
+        parts = partial(prepare_step, _TRAINING, overrides, plan.device, plan.reference_code)
+        contenders.append(Contender("the same, published quantiser, QPM, entropy term", parts))
+        contenders.append(Contender(f"published network, {_show([published_size] * 2)}", whole))
+    return Comparison(_setting(_TRAINING, overrides), tuple(contenders), _MEAN_TEACHER)
+
+
+def _build_2d(plan: Plan) -> list[Comparison]:
+    if plan.quick:
+        tiny = {**_sizes(256, 8, [32, 32]), "network_def#channels": [4, 4, 8, 8, 16]}
+        return [_compare_2d(plan, tiny, 28)]
+    return [_compare_2d(plan, _sizes(16384, width, [128, 128]), 126) for width in (64, 256)]
+
+
+def _build_3d(plan: Plan) -> list[Comparison]:
+    codes, patch = (256, [16, 16, 8]) if plan.quick else (16384, [96, 96, 16])
+    overrides: dict[str, Any] = {"network_def#num_embeddings": codes, "patch_size": patch}
+    changes: dict[str, dict[str, Any]] = {
+        _MEAN_TEACHER: WITHOUT_VQ,
+        "ours": {},
+        "ours, activation checkpointing": {"activation_checkpointing": True},
+    }
+    contenders = tuple(
+        Contender(name, partial(prepare_step, _TRAINING_3D, {**overrides, **each}, plan.device))
+        for name, each in changes.items()
+    )
+    return [Comparison(_setting(_TRAINING_3D, overrides), contenders, _MEAN_TEACHER)]
+
+
+def _compare_inference(plan: Plan, codes: int, width: int, patch: list[int], slices: int) -> Comparison:
+    overrides = {**_sizes(codes, width, patch), "lambda_reconstruction": 0.0}
+    contenders = tuple(
+        Contender(name, partial(_inference, {**overrides, **changes}, slices, plan.device))
+        for name, changes in (("U-Net without VQ", WITHOUT_VQ), ("ours", {}))
+    )
+    return Comparison({"volume": _show([*patch, slices]), "K": codes, "D": width}, contenders, "U-Net without VQ")
+
+
+def _build_inference(plan: Plan) -> list[Comparison]:
+    if plan.quick:
+        return [_compare_inference(plan, 256, 8, [32, 32], 3)]
+    return [_compare_inference(plan, *sizes, [128, 128], 24) for sizes in ((1024, 64), (16384, 64), (16384, 256))]
+
+
+_NOTE = (
+    "One iteration of the bundle's trainer as configured, with the K and D that a row says: teacher, CutMix, student "
+    "forward and backward, clipping, optimiser, teacher update; no data loading, no adapter. The baseline is the same "
+    "trainer on the same U-Net without quantiser and image decoder."
+)
+
+STEP_2D = Case(
+    "Training step, 2D",
+    f"{_NOTE} What one part costs is the difference to the row without it. The published parts stand in the same "
+    "U-Net and trainer; the published network (random weights, as many images, two strong views) runs without CutMix.",
+    _build_2d,
+)
+STEP_3D = Case("Training step, 3D", f"{_NOTE} Sizes of `configs/train_3d.json`.", _build_3d)
+INFERENCE = Case(
+    "Whole-volume inference",
+    "The deployed 2D network through MONAI's `SliceInferer` as configured (`validate#inferer`), from the volume to "
+    "its logits. The baseline is the same U-Net without quantiser.",
+    _build_inference,
+)
