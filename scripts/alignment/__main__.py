@@ -16,6 +16,7 @@ from scripts.alignment.measure import Measured, measure_slices
 from scripts.alignment.picture import PictureRow, save_picture
 from scripts.alignment.trained_run import NETWORKS, TRAINED, TrainedRun, open_run
 from scripts.alignment.views import SlicePatches
+from scripts.tool import check_new, errors_told, tool_parser
 from vqseg_bundle.bundle import check_device
 from vqseg_bundle.common import write_json
 
@@ -44,17 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure a run and write what was found."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    try:
+    with errors_told(parser):
         _measure(options)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 def _measure(options: argparse.Namespace) -> None:
     folder = Path(options.run).expanduser()
     output = Path(options.output).expanduser() if options.output else folder / "alignment.json"
     figure = Path(options.figure).expanduser() if options.figure else None
-    _check_places(output, figure, options.force)
+    check_new("--output", output, options.force)
+    if figure is not None:
+        check_new("--figure", figure, options.force)
     check_device(options.device)
     overrides = {key: getattr(options, key) for key in ("dataset_dir", "datalist", "foundation_weights")}
     run = open_run(folder, overrides, options.network, options.device, options.seed)
@@ -69,12 +70,6 @@ def _measure(options: argparse.Namespace) -> None:
     if figure is not None:
         save_picture(pictures, figure)
         print(f"wrote {figure}")
-
-
-def _check_places(output: Path, figure: Path | None, force: bool) -> None:
-    for option, path in (("--output", output), ("--figure", figure)):
-        if path is not None and path.exists() and not force:
-            raise ValueError(f"{option} {path}: there is one already; name another file, or overwrite it by --force.")
 
 
 def _cases(run: TrainedRun, options: argparse.Namespace) -> list[dict[str, str]]:
@@ -160,11 +155,10 @@ def _name(case: dict[str, str]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.alignment",
-        description="Measure how a training with configs/pfa.json aligned its features with the foundation model's.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "alignment",
+        "Measure how a training with configs/pfa.json aligned its features with the foundation model's.",
+        _EPILOG,
     )
     add = parser.add_argument
     add("--run", required=True, metavar="OUT", help="the training's output_dir")

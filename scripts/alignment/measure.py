@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from scripts.alignment.retrieval import retrieved, shuffled
 from scripts.alignment.views import SlicePatches
 from vqseg_bundle.losses import PatchInfoNCELoss
 
-__all__ = ["CHANCE", "POSITION", "SHUFFLED", "Measured", "Row", "measure_slices"]
+__all__ = ["CHANCE", "POSITION", "SHUFFLED", "Measured", "Row", "measure_slices", "retrieved", "shuffled"]
 
 #: names of the rows without an adapter of their own
 SHUFFLED, POSITION, CHANCE = "trained adapter, patches shuffled", "place alone, from other volumes", "chance"
@@ -95,6 +94,41 @@ def measure_slices(
     for name, (in_slice, in_batch, loss) in ((name, values.tolist()) for name, values in sums.items()):
         rows.append(Row(name, in_slice / (slices * patches), in_batch / (slices * patches), loss / slices))
     return Measured(tuple(rows), slices, seen[0].grid, batch_size)
+
+
+def retrieved(queries: Tensor, keys: Tensor) -> Tensor:
+    r"""Whether a patch's own key is the nearest of all, by cosine similarity.
+
+    :math:`r_i = [s_{ii} = \max_j s_{ij}] \,/\, |\{j : s_{ij} = s_{ii}\}|` with
+    :math:`s_{ij} = \cos(q_i, k_j)`: keys that are equally near share the hit, as a fair draw among them would.
+
+    Args:
+        queries: adapted features, ``(..., n, C)``; the n of one leading index are compared with each other.
+        keys: foundation features, of the same shape; the own key of a query has the same place.
+
+    Returns:
+        Float32 ``(..., n)`` in [0, 1]. Its mean over queries that know nothing of their keys is 1 / n.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if queries.shape != keys.shape:
+        raise ValueError(f"queries and keys must have the same shape, got {(*queries.shape,)} and {(*keys.shape,)}.")
+    similarities = F.normalize(queries.float(), dim=-1) @ F.normalize(keys.float(), dim=-1).transpose(-1, -2)
+    own = similarities.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)  # (..., n, 1)
+    nearest = own.squeeze(-1) == similarities.amax(dim=-1)
+    return nearest / (similarities == own).sum(dim=-1)
+
+
+def shuffled(keys: Tensor, generator: torch.Generator) -> Tensor:
+    """The keys in random order, each leading index by a permutation of its own: the control of :func:`retrieved`.
+
+    Args:
+        keys: ``(..., n, C)``.
+        generator: randomness, on the CPU.
+    """
+    order = torch.rand(keys.shape[:-1], generator=generator).argsort(dim=-1).to(keys.device)
+    return keys.gather(-2, order.unsqueeze(-1).expand_as(keys))
 
 
 def _sums(

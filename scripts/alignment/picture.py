@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from scripts.figures.principal_colors import principal_colors
+from scripts.figures.token_map import principal_colors
 
 __all__ = ["PictureRow", "centered", "save_picture"]
 

@@ -9,11 +9,10 @@ import torch
 from monai.transforms import CenterSpatialCrop
 from torch import Tensor
 
-from scripts.alignment.retrieval import as_patches
 from vqseg_bundle.layers import PostVQFeatureAdapter
 from vqseg_bundle.networks import FoundationModel, VQSegNet
 
-__all__ = ["SlicePatches", "ViewFeatures"]
+__all__ = ["SlicePatches", "ViewFeatures", "as_patches"]
 
 
 class SlicePatches(NamedTuple):
@@ -85,3 +84,10 @@ class ViewFeatures:
         """Post-VQ features; of a network without quantiser its bottleneck, as in training."""
         features = self.network.encode(images).features
         return features if self.network.quantizer is None else self.network.quantizer(features).quantized
+
+
+def as_patches(features: Tensor) -> Tensor:
+    """Patch vectors ``(N, h * w, C)``, row by row, of ``(B, C, h, w)`` or, slice by slice, ``(B, C, h, w, d)``."""
+    if features.ndim == 5:
+        features = features.movedim(-1, 1).flatten(0, 1)  # (B, C, h, w, d) -> (B * d, C, h, w)
+    return features.flatten(2).transpose(1, 2)

@@ -74,8 +74,7 @@ def project_codes(history: Sequence[Snapshot], method: str = "pca", seed: int = 
         ``(K, 2)`` for each snapshot.
 
     Raises:
-        ValueError: another method.
-        ImportError: scikit-learn is not installed.
+        ValueError: another method, or scikit-learn is not installed.
     """
     codes = np.concatenate([snapshot.codebook for snapshot in history])
     if method == "pca":
@@ -84,8 +83,10 @@ def project_codes(history: Sequence[Snapshot], method: str = "pca", seed: int = 
         _, directions = np.linalg.eigh(centered.T @ centered)
         places = centered @ directions[:, :-3:-1]
     elif method == "tsne":
-        from sklearn.manifold import TSNE
-
+        try:
+            from sklearn.manifold import TSNE
+        except ModuleNotFoundError as error:
+            raise ValueError("--method tsne needs scikit-learn: pip install scikit-learn") from error
         perplexity = min(30.0, (len(codes) - 1) / 3)
         places = TSNE(random_state=seed, init="pca", perplexity=perplexity).fit_transform(codes)
     else:

@@ -1,4 +1,4 @@
-"""What goes into a training and what comes out of it: ``python -m scripts.figures overview --help``."""
+"""What goes into a training and what comes out of it, on slices of a cohort."""
 
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from scripts.figures.outcome import check_output
-from vqseg_bundle.data import DataError, open_cohort, read_classes, read_voxels
+from vqseg_bundle.data import open_cohort, read_classes, read_voxels
 
-__all__ = ["main"]
+__all__ = ["DESCRIPTION", "EPILOG", "add_options", "draw"]
+
+DESCRIPTION = "Draw labelled and unlabelled scans of a cohort, and beside them a test case's prediction."
+EPILOG = """example:
+  python -m scripts.figures overview --predictions OUT/predictions --output overview.png
+"""
 
 _COLORS = mpl.color_sequences["Set1"]
 _UNLABELED = 6
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of the command line that say what to draw."""
+    add = parser.add_argument
+    add("--predictions", required=True, metavar="FOLDER", help="predictions/ of an evaluation of the test cases")
+    add("--datalist", metavar="FILE", help="datalist (default: the embedded demo cohort)")
+    add("--dataset-dir", metavar="DIR", help="folder its paths start at (default: the datalist's)")
+
+
+def draw(options: argparse.Namespace, output: Path) -> None:
     """Draw the figure of the demo cohort, or of another one."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    output = Path(options.output)
-    try:
-        check_output(output, options.force)
-        cohort = open_cohort(options.dataset_dir, options.datalist, "data/demo_cohort")
-        figure = _draw(cohort.splits(), Path(options.predictions))
-    except (DataError, ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    figure.savefig(output, dpi=110)
-    print(f"wrote {output}")
+    cohort = open_cohort(options.dataset_dir, options.datalist, "data/demo_cohort")
+    _draw(cohort.splits(), Path(options.predictions)).savefig(output, dpi=110)
 
 
 def _draw(splits: Mapping[str, Sequence[Mapping[str, Any]]], predictions: Path) -> Figure:
     figure = Figure(figsize=(11, 3.5), layout="constrained")
-    given, made = figure.subfigures(1, 2, width_ratios=(5, 4))
+    given, made = figure.subfigures(1, 2, squeeze=False, width_ratios=(5, 4)).ravel()
     _draw_given(given, splits["training"], splits["unlabeled"])
     case = splits["test"][0]
     _draw_made(made, case, predictions / f"{case['case']}_pred.nii.gz")
@@ -81,17 +84,3 @@ def _show(axes: Axes, image: np.ndarray) -> None:
 def _outline(axes: Axes, classes: np.ndarray) -> None:
     for index in range(1, int(classes.max()) + 1):
         axes.contour(index == classes.T, levels=[0.5], colors=[_COLORS[index - 1]], linewidths=1.3)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.figures overview",
-        description="Draw labelled and unlabelled scans of a cohort, and beside them a test case's prediction.",
-    )
-    add = parser.add_argument
-    add("--predictions", required=True, metavar="FOLDER", help="predictions/ of an evaluation of the test cases")
-    add("--datalist", metavar="FILE", help="datalist (default: the embedded demo cohort)")
-    add("--dataset-dir", metavar="DIR", help="folder its paths start at (default: the datalist's)")
-    add("--output", required=True, metavar="FILE", help="picture to write")
-    add("--force", action="store_true", help="overwrite an existing output")
-    return parser

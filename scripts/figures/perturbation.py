@@ -1,10 +1,9 @@
-"""Draw what QPM and dropout do at growing strength: ``python -m scripts.figures perturbation --help``."""
+"""What QPM and dropout do at growing strength: what is drawn, and from what."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.figures.outcome import check_output
 from scripts.figures.perturbation_figure import save_perturbation_figure
 from scripts.figures.perturbation_sweep import radius_curves, sweep
 from scripts.figures.trained_network import TrainedNetwork, display_slice, load_case, open_trained
 from vqseg_bundle.layers import VectorQuantizer
 
-__all__ = ["main"]
+__all__ = ["DESCRIPTION", "EPILOG", "add_options", "draw"]
 
-_EPILOG = """what it shows:
+DESCRIPTION = "Draw what QPM and dropout do at growing strength."
+EPILOG = """what it shows:
   the KL radius of dropout and of the QPM, in the codebook of --checkpoint and in an untrained one; with --image, the
   prediction and its Dice under both at growing strength: against --label, else against the unperturbed prediction
 
@@ -29,22 +28,28 @@ examples:
   python -m scripts.figures perturbation --checkpoint OUT/model.pt --image DIR/images/a.nii.gz \\
       --label DIR/labels/a.nii.gz --output perturbation.png
 """
+
 _CONFIG = Path(__file__).parents[2] / "configs" / "train.json"
 #: the radius of dropout is infinite at 1
 _CURVE = [round(float(value), 3) for value in np.linspace(0.0, 0.95, 20)]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the figure."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    try:
-        _draw(options)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those of the command line that say what to draw."""
+    add = parser.add_argument
+    add("--checkpoint", help="weights of a training, OUT/model.pt")
+    add("--image", help="a volume to segment")
+    add("--label", help="its label")
+    add("--slice", type=int, help="number of the slice shown, from 0 (default: the one with most label)")
+    add("--strengths", default="0,0.1,0.3,0.5,0.7,0.9", help="eps and rates (default: %(default)s)")
+    add("--temperature", default="auto", help="of the QPM (default: auto, as in training)")
+    add("--dropout-mode", choices=("channel", "element"), default="channel", help="default: channel")
+    add("--draws", type=int, default=3, help="draws a strength (default: 3)")
+    add("--seed", type=int, default=0, help="of the draws and the random codebook (default: 0)")
 
 
-def _draw(options: argparse.Namespace) -> None:
+def draw(options: argparse.Namespace, output: Path) -> None:
+    """Draw the figure, and print the numbers that it shows."""
     if options.image and not options.checkpoint:
         raise ValueError("--image needs --checkpoint: the network that is to segment it.")
     if options.label and not options.image:
@@ -52,8 +57,6 @@ def _draw(options: argparse.Namespace) -> None:
     if options.draws < 1:
         raise ValueError(f"--draws must be at least 1, got {options.draws}.")
     strengths, temperature = _strengths(options.strengths), _temperature(options.temperature)
-    output = Path(options.output)
-    check_output(output, options.force)
     trained = open_trained(Path(options.checkpoint)) if options.checkpoint else None
     case = None
     if trained is not None and options.image:
@@ -70,7 +73,6 @@ def _draw(options: argparse.Namespace) -> None:
             print(f"{result.method} {result.strength:g}: Dice {np.mean(result.dice):.3f}")
         classes = list(trained.labels.values())[1:]
         save_perturbation_figure(output, _CURVE, curves, case, results, number, classes)
-    print(f"wrote {output}")
 
 
 def _codebooks(trained: TrainedNetwork | None, seed: int) -> dict[str, Tensor]:
@@ -107,26 +109,3 @@ def _temperature(text: str) -> float | str:
     if not isinstance(temperature, str) and not temperature > 0:
         raise ValueError(f'--temperature: expected "auto" or a positive number, found "{text}".')
     return temperature
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.figures perturbation",
-        description=__doc__.split(":", maxsplit=1)[0] if __doc__ else None,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--checkpoint", help="weights of a training, OUT/model.pt")
-    parser.add_argument("--image", help="a volume to segment")
-    parser.add_argument("--label", help="its label")
-    parser.add_argument(
-        "--slice", type=int, help="number of the slice shown, from 0 (default: the one with most label)"
-    )
-    parser.add_argument("--strengths", default="0,0.1,0.3,0.5,0.7,0.9", help="eps and rates (default: %(default)s)")
-    parser.add_argument("--temperature", default="auto", help="of the QPM (default: auto, as in training)")
-    parser.add_argument("--dropout-mode", choices=("channel", "element"), default="channel", help="default: channel")
-    parser.add_argument("--draws", type=int, default=3, help="draws a strength (default: 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws and the random codebook (default: 0)")
-    parser.add_argument("--output", required=True, help="file of the figure, such as perturbation.png")
-    parser.add_argument("--force", action="store_true", help="overwrite the file")
-    return parser

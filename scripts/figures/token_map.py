@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.figures.principal_colors import principal_colors
-from scripts.figures.slice_view import SliceView
-from scripts.figures.trained_network import Case, TrainedNetwork
+from scripts.figures.trained_network import Case, SliceView, TrainedNetwork
 
-__all__ = ["TokenMap", "map_tokens"]
+__all__ = ["TokenMap", "map_tokens", "principal_colors"]
+
+# Colours span the reference but for the outermost at each end.
+_QUANTILE = 0.02
 
 
 class TokenMap(NamedTuple):
@@ -59,6 +61,27 @@ def map_tokens(trained: TrainedNetwork, case: Case, number: int) -> TokenMap:
         places = places.repeat_interleave(stride, dim=axis).narrow(axis, 0, size)
     colors = principal_colors(trained.quantizer.project_codebook().float())[0]
     return TokenMap(image[0].numpy(), places.numpy(), tokens.numpy(), colors.numpy(), view)
+
+
+def principal_colors(reference: Tensor, others: Sequence[Tensor] = ()) -> list[Tensor]:
+    """Colours of features: the three first principal components of the reference are red, green and blue.
+
+    Args:
+        reference: ``(N, C)``, N at least 3.
+        others: ``(M, C)`` each; same components and same scale, so that like features have like colours.
+
+    Returns:
+        ``(N, 3)`` of the reference, then ``(M, 3)`` of each other, in [0, 1].
+    """
+    mean = reference.mean(dim=0)
+    components = torch.linalg.svd(reference - mean, full_matrices=False).Vh[:3]
+    # a singular vector's sign is arbitrary: its largest entry is made positive, on any machine
+    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    components = components * largest.sign()
+    projected = [(each - mean) @ components.T for each in (reference, *others)]
+    low, high = (projected[0].quantile(share, dim=0) for share in (_QUANTILE, 1 - _QUANTILE))
+    span = (high - low).clamp_min(torch.finfo(low.dtype).tiny)
+    return [((each - low) / span).clamp(0, 1) for each in projected]
 
 
 def _is_2d(trained: TrainedNetwork) -> bool:

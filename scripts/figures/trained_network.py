@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch import Tensor
 
-from scripts.figures.slice_view import SliceView, view_slices
 from vqseg_bundle.bundle import build_deployed_network, load_model_record, load_weights
+from vqseg_bundle.handlers import Upright, find_upright
 from vqseg_bundle.layers import VectorQuantizer
 from vqseg_bundle.networks import VQNetwork
 
-__all__ = ["Case", "TrainedNetwork", "display_slice", "load_case", "open_trained"]
+__all__ = ["Case", "SliceView", "TrainedNetwork", "display_slice", "load_case", "open_trained", "view_slices"]
 
 # readers of formats that are not asked for say at every start what they lack
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -46,6 +47,44 @@ class TrainedNetwork(NamedTuple):
     patch_size: list[int]
     preprocess: Callable[[Mapping[str, str]], Mapping[str, Any]]
     inferer: Inferer
+
+
+class SliceView(NamedTuple):
+    """The same for every slice of a volume.
+
+    Attributes:
+        inside: what of a slice's two axes is image, not padding.
+        upright: how it is turned.
+    """
+
+    inside: tuple[slice, slice]
+    upright: Upright
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel over its width."""
+        return self.upright.sizes[0] / self.upright.sizes[1]
+
+    def show(self, array: np.ndarray) -> np.ndarray:
+        """Rows downwards, columns to the right.
+
+        Args:
+            array: ``(H, W)`` or ``(H, W, 3)``, a slice along the volume's last axis.
+        """
+        return self.upright.turn(array[self.inside])
+
+    def within(self, starts: Sequence[int], lengths: Sequence[int]) -> SliceView:
+        """The view of a part of the slices.
+
+        Args:
+            starts: where the part begins, along both axes.
+            lengths: its size.
+        """
+        cuts = [
+            slice(max(0, known.start - start), min(length, known.stop - start))
+            for known, start, length in zip(self.inside, starts, lengths, strict=False)
+        ]
+        return SliceView((cuts[0], cuts[1]), self.upright)
 
 
 class Case(NamedTuple):
@@ -160,3 +199,24 @@ def display_slice(case: Case, number: int | None) -> int:
     if case.label is not None and case.label.any():
         return int((case.label > 0).flatten(0, -2).sum(dim=0).argmax())
     return count // 2
+
+
+def view_slices(volume: MetaTensor) -> SliceView:
+    """The view of slices along the last axis.
+
+    Args:
+        volume: ``(C, *S)``, loaded and preprocessed by MONAI's transforms.
+    """
+    oriented = not np.allclose(np.asarray(volume.meta["original_affine"]), np.eye(4))
+    single = volume.shape[-1] == 1
+    affine = volume.affine.cpu().numpy().astype(np.float64)
+    first, second = _padding(volume)
+    upright = find_upright(affine, volume.ndim - 2, oriented, picture=single)
+    return SliceView((first, second), upright)
+
+
+def _padding(volume: MetaTensor) -> list[slice]:
+    """What of the first two axes is image: the preprocessing pads last of all."""
+    last = volume.applied_operations[-1] if volume.applied_operations else {}
+    widths = last["extra_info"]["padded"] if last.get("class") == "SpatialPad" else ((0, 0),) * volume.ndim
+    return [slice(before, size - after) for (before, after), size in zip(widths[1:3], volume.shape[1:3], strict=True)]

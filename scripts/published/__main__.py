@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from scripts.benchmark.reference_code import ReferenceCodeError
 from scripts.published.parity import Comparison, compare
 from scripts.published.published_checkpoint import ConversionError, convert, read_published
+from scripts.tool import errors_told, tool_parser
 from vqseg_bundle.bundle import write_model_record
 from vqseg_bundle.networks import VQNetwork, describe_network
 
@@ -44,13 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if bool(options.checkpoint) != bool(options.output):
         parser.error("--checkpoint and --output belong together")
     checkpoint = Path(options.checkpoint).expanduser() if options.checkpoint else None
-    try:
+    with errors_told(parser):
         if checkpoint is not None:
             _convert(checkpoint, Path(options.output).expanduser(), options)
         if options.reference_code:
             _prove(options.reference_code, checkpoint)
-    except (ConversionError, ReferenceCodeError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 def _convert(checkpoint: Path, output: Path, options: argparse.Namespace) -> None:
@@ -124,12 +122,11 @@ def _line(found: Comparison) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.published",
-        description="Turn a checkpoint of the published VQ-Seg code (https://github.com/script-Yang/VQ-Seg) into "
-        "model.pt and model.json, for evaluation and inference by this bundle.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        "published",
+        "Turn a checkpoint of the published VQ-Seg code (https://github.com/script-Yang/VQ-Seg) into model.pt and "
+        "model.json, for evaluation and inference by this bundle.",
+        _EPILOG,
     )
     add = parser.add_argument
     add("--checkpoint", metavar="FILE", help="what the published train.py saved")

@@ -16,12 +16,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from scripts.alignment import __main__ as measure_alignment
 from scripts.alignment.loss_course import loss_course, read_scalar
-from scripts.alignment.measure import CHANCE, POSITION, SHUFFLED, measure_slices
+from scripts.alignment.measure import CHANCE, POSITION, SHUFFLED, measure_slices, retrieved, shuffled
 from scripts.alignment.picture import centered
-from scripts.alignment.retrieval import as_patches, retrieved, shuffled
 from scripts.alignment.trained_run import TRAINED, UNTRAINED
-from scripts.alignment.views import SlicePatches, ViewFeatures
-from scripts.figures.principal_colors import principal_colors
+from scripts.alignment.views import SlicePatches, ViewFeatures, as_patches
+from scripts.figures.token_map import principal_colors
 from vqseg_bundle import networks
 from vqseg_bundle.layers import PostVQFeatureAdapter
 from vqseg_bundle.losses import PatchInfoNCELoss
@@ -228,7 +227,7 @@ def test_the_command_measures_a_run_and_keeps_what_it_found(run, tmp_path, capsy
     assert "trained adapter" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         measure_alignment.main(words)
-    assert "found.json: there is one already" in capsys.readouterr().err
+    assert "found.json: the file exists; give another name, or --force" in capsys.readouterr().err
     measure_alignment.main([*words, "--force", "--network", "teacher", "--split", "unlabeled", "--cases", "1"])
     other = json.loads(output.read_text())
     assert (other["network"], other["cases"]) == ("teacher", ["case_2.nii.gz"])

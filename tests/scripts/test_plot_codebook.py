@@ -11,11 +11,10 @@ import pytest
 import torch
 from support.bundle_runs import Trained
 
-from scripts.figures.codebook import main
+from scripts.figures.__main__ import main
 from scripts.figures.codebook_figure import sorted_shares
 from scripts.figures.codebook_history import Snapshot, load_history, project_codes
-from scripts.figures.principal_colors import principal_colors
-from scripts.figures.token_map import map_tokens
+from scripts.figures.token_map import map_tokens, principal_colors
 from scripts.figures.trained_network import load_case, open_trained
 
 
@@ -120,7 +119,7 @@ def test_the_command_counts_the_codes_in_use(
 ) -> None:
     figure = tmp_path / "new" / "figure.png"
     image = trained.cohort.root / "images" / "case_5.nii.gz"
-    main(["--run", str(trained.output_dir), "--image", str(image), "--output", str(figure)])
+    main(["codebook", "--run", str(trained.output_dir), "--image", str(image), "--output", str(figure)])
     printed = capsys.readouterr().out
     for path in (trained.output_dir / "codebook").glob("*.npz"):
         stored = np.load(path)
@@ -148,7 +147,7 @@ def test_bad_arguments_end_with_a_message(
     monkeypatch.chdir(tmp_path)
     Path("there.png").write_text("mine")
     with pytest.raises(SystemExit, match="2"):
-        main(["--run", ".", *words])
+        main(["codebook", "--run", ".", *words])
     assert re.search(message, capsys.readouterr().err)
     assert Path("there.png").read_text() == "mine"
 
@@ -163,7 +162,7 @@ def test_an_image_and_a_slice_that_are_not_there_are_named(
         (["--image", str(image), "--slice", "4"], "--slice must lie in 0 to 3 for case_5.nii.gz, got 4"),
     ):
         with pytest.raises(SystemExit, match="2"):
-            main([*run, *words])
+            main(["codebook", *run, *words])
         assert message in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.bundle_runs import Trained
 
-from scripts.figures.perturbation import main
+from scripts.figures.__main__ import main
 from scripts.figures.perturbation_figure import window
 from scripts.figures.perturbation_sweep import mean_dice, perturbed_prediction, radius_curves, sweep
 from scripts.figures.trained_network import Case, TrainedNetwork, display_slice, load_case, open_trained
@@ -118,7 +118,7 @@ def test_the_command_draws_and_prints_what_it_draws(
     folder = trained.cohort.root
     words = ["--checkpoint", str(trained.output_dir / "model.pt"), "--image", str(folder / "images" / "case_5.nii.gz")]
     words += ["--label", str(folder / "labels" / "case_5.nii.gz"), "--strengths", "0,0.5", "--draws", "1"]
-    main([*words, "--output", str(figure)])
+    main(["perturbation", *words, "--output", str(figure)])
     printed = capsys.readouterr().out
     codebook = network.quantizer.project_codebook().detach()
     radius = [qpm_kl_divergence(codebook, strength, "auto").item() for strength in (0.5, 0.9)]
@@ -128,7 +128,7 @@ def test_the_command_draws_and_prints_what_it_draws(
 
 
 def test_without_weights_the_radius_alone_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--output", str(tmp_path / "figure.png")])
+    main(["perturbation", "--output", str(tmp_path / "figure.png")])
     printed = capsys.readouterr().out
     assert "dropout: KL radius 0.153 at 0.5, 3.35 at 0.9" in printed
     assert "QPM, random codebook" in printed
@@ -152,7 +152,7 @@ def test_bad_arguments_end_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        main([*words, "--output", str(tmp_path / "figure.png")])
+        main(["perturbation", *words, "--output", str(tmp_path / "figure.png")])
     assert re.search(message, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())
 
