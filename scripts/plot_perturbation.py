@@ -1,5 +1,0 @@
-"""The former name of a command, which says the new one; gone with version 0.9."""
-
-raise SystemExit(
-    "python -m scripts.plot_perturbation is now python -m scripts.figures perturbation, with the same options."
-)
