@@ -80,7 +80,7 @@ def open_run(folder: Path, overrides: Mapping[str, str | None], network: str, de
     config["trained_orientation"] = record["preprocessing"].get("orientation")
     config |= {key: value for key, value in overrides.items() if value is not None}
     part = ConfigParser(config).get_parsed_content
-    module, teacher = part("trained"), part("teacher")
+    module, teacher = part("train#trainer#network"), part("teacher")
     state = _read_state(folder / "resume.pt")
     try:
         module.load_state_dict(state["student"])

@@ -34,7 +34,13 @@ MODES = {
 _MODEL = "dinov2_vits14"
 _SLICES = 10
 _CASE = "case"
-_VIEW_TRANSFORMS = ("coordinate_transforms", "geometric_transforms", "feature_transforms", "strong_transforms")
+_VIEW_TRANSFORMS = (
+    "coordinate_transforms",
+    "labeled_crop",
+    "geometric_transforms",
+    "feature_transforms",
+    "strong_transforms",
+)
 
 
 def prepare_adapter_step(overrides: Mapping[str, Any], device: str, mode: str) -> Callable[[], None]:

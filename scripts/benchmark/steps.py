@@ -102,7 +102,7 @@ def trainer_step(
         epoch_length=_ENDLESS,
         train_data_loader=labeled,
         unlabeled_data_loader=unlabeled,
-        network=part("trained"),
+        network=part("train#trainer#network"),
         student=part("network"),
         teacher=part("teacher"),
         loss_function=part("loss"),

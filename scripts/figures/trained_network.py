@@ -126,7 +126,7 @@ def open_trained(checkpoint: Path) -> TrainedNetwork:
     config["chosen_orientation"] = "@trained_orientation"  # without one, the one volume stays as it is stored
     config["picture_transforms"] = {
         "_target_": "Compose",
-        "transforms": "$@load_transforms + @image_transforms + @label_transforms",
+        "transforms": "$@load_image + @load_label + @volume_transforms",
     }
     part = ConfigParser(config).get_parsed_content
     return TrainedNetwork(

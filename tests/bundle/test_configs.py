@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,30 @@ def test_overridden_max_epochs_rules(shared_cohort: CohortFolder, tmp_path: Path
     assert (trainer.state.epoch, trainer.state.iteration, trainer.total_iterations) == (1, 3, 3)
     assert parser.get_parsed_content("lr_scheduler").total_iters == 3
     assert parser.get_parsed_content("lr_scheduler").get_last_lr() == [0.0]
+
+
+# ---- ids ------------------------------------------------------------------------------------------------------------
+
+TEXTS = sorted(
+    path
+    for folder in ("configs", "docs", "scripts", "tests", "vqseg_bundle")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".json", ".md", ".py", ".yaml") and not {"results", "former_runs"} & set(path.parts)
+)
+BY_POSITION = re.compile(r"\w*(?:transforms|handlers|_crop)\b(?:[\"']?\]\[|\[|#|::)-?[\d:]")
+
+
+def test_nothing_is_addressed_by_its_position() -> None:
+    """Neither by ids nor in expressions and code; a list of transforms or handlers may grow."""
+    found = [(path.name, BY_POSITION.findall(path.read_text(encoding="utf-8"))) for path in TEXTS]
+    assert len(found) > 200
+    assert [entry for entry in found if entry[1]] == []
+
+
+@pytest.mark.parametrize("text", ["train#handlers#{}", "a::handlers::{}", "@x_transforms[{}:-1]", 'c["x_crop"][{}]'])
+def test_an_address_by_position_is_found(text: str) -> None:
+    assert BY_POSITION.search(text.format(1))
+    assert not BY_POSITION.search(text.format("name"))
 
 
 # ---- supervised.json ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from support.bundle_runs import ROOT, TINY, CohortFolder, refused, run_here
+from support.bundle_runs import CONFIGS, ROOT, TINY, CohortFolder, refused, run_here
 from support.foundation_parts import PatchMeans
 from torch import nn
 
@@ -30,6 +30,7 @@ TWO_STEPS_3D = {
     "network_def#strides": [[2, 2, 1], [2, 2, 2], [2, 2, 1]],
     "network_def#reconstruction_channels": [4, 4, 8],
 }
+CROP = {"_target_": "RandSpatialCropd", "keys": ["image", "label"], "roi_size": "@crop_size"}
 #: a stand-in that sees 4 x 4 patches in a view of 16 pixels
 CACHED = {"foundation_model": "dinov2_vits14", "foundation_image_size": 56, "foundation_features": "cached"}
 
@@ -153,7 +154,9 @@ def test_the_model_sees_each_slice_once_however_long_the_training(
 
 def test_other_preprocessing_makes_other_files(shared_cohort, tmp_path, built):
     settings = {**TWO_STEPS, **CACHED, "foundation_feature_dir": str(tmp_path / "shared")}
-    for change in ({}, {"image_size": [24, 24]}, {"image_transforms#4#upper": 90.0}):
+    transforms = ConfigParser.load_config_file(CONFIGS / "train.json")["volume_transforms"]
+    clipped = [{**step, "upper": 90.0} if "upper" in step else step for step in transforms]
+    for change in ({}, {"image_size": [24, 24]}, {"volume_transforms": clipped}):
         overrides = {**settings, **change}
         run_here("training", "train.json", **places(shared_cohort, tmp_path / "out"), **overrides)
     assert len(list((tmp_path / "shared").iterdir())) == 12
@@ -174,7 +177,7 @@ def test_without_it_nothing_is_written_and_batches_hold_no_features(shared_cohor
         ({"foundation_feature_gb": 0}, "foundation_feature_gb must be positive, got 0"),
         ({"foundation_feature_gb": 1e-6}, r"foundation_feature_gb is 1e-06, .* 4 cases take 6\.14e-06 GB"),
         ({"foundation_image_size": 518, "patch_size": [8, 8]}, r"needs 148 patches .* 4\.0 times coarser.*'exact'"),
-        ({"geometric_transforms#0#keys": ["image", "label"]}, "geometric_transforms#0#keys names image without row, c"),
+        ({"labeled_crop": [CROP]}, "labeled_crop: the keys of RandSpatialCropd name image without row, c"),
         ({"geometric_transforms": []}, "geometric_transforms lacks JoinTokenCoordinatesd"),
     ],
 )

@@ -18,8 +18,7 @@ def test_the_added_handler_gets_the_settings_and_monais_default_stays() -> None:
     config = {"tracking_handler": {"artifacts": ["a"]}, "train": {"handlers": [{"_target_": "StatsHandler"}, default]}}
     parser = ConfigParser(config)
     adapt_tracking(parser)
-    assert parser.get("train#handlers#1") == {**ADDED, "artifacts": ["a"]}
-    assert parser.get("train#handlers#0") == {"_target_": "StatsHandler"}
+    assert parser.get("train#handlers") == [{"_target_": "StatsHandler"}, {**ADDED, "artifacts": ["a"]}]
     assert default == ADDED
 
 

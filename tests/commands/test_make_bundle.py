@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from support.bundle_runs import LABELS, TINY, CohortFolder, Trained, run_here, run_python
+from support.bundle_runs import FORMER_CONFIGS, LABELS, TINY, CohortFolder, Trained, run_here, run_python
 from support.deployment_parts import SCHEMA, pass_zoo_check
 
 from vqseg_bundle import __version__
@@ -159,13 +159,14 @@ def test_what_a_run_took_from_its_place_is_taken_back(trained: Trained) -> None:
 
 def test_a_run_in_several_processes_becomes_a_bundle_for_one(trained: Trained) -> None:
     run = open_run(trained.output_dir)
-    default = {"device": "cpu", "trained": "$one", "train": {"sampler": "plain"}}
-    processes = {"distributed": {}, "device": "$rank", "trained": "$ddp", "train#sampler": "shared"}
+    default = {"device": "cpu", "train": {"sampler": "plain"}}
+    processes = {"distributed": {}, "device": "$rank", "train#sampler": "shared"}
     run.config.update(distributed={}, device="cuda:0", trained="$ddp")
     run.config["train"]["sampler"] = "shared"
     config = training_config(run, default, processes)
     assert "distributed" not in config
-    assert (config["device"], config["trained"], config["train"]["sampler"]) == ("cpu", "$one", "plain")
+    assert (config["device"], config["train"]["sampler"]) == ("cpu", "plain")
+    assert config["trained"] == "$@training_module.to(@device)"  # of a run of 0.7
 
 
 def test_an_evaluation_of_other_weights_or_data_is_no_figure_of_this_model(evaluated: Trained, tmp_path: Path) -> None:
@@ -294,19 +295,14 @@ def test_a_run_of_version_0_6_is_bundled_and_may_be_told_how_its_volumes_were_or
     """One of the two test volumes is stored LAS, those of the training RAS."""
     run, bundle = tmp_path / "run", tmp_path / "old"
     shutil.copytree(evaluated.output_dir, run)
-    config, record = read(run / "config.json"), read(run / "model.json")
-    del config["trained_orientation"], config["chosen_orientation"], config["preprocessing_record"]["orientation"]
-    config["load_transforms"], config["label_transforms"] = (
-        config["load_transforms"][:3],
-        config["label_transforms"][1:],
-    )
-    del config["label_values"], config["load_transforms"][1]["label_values"]
+    record = read(run / "model.json")
     del record["preprocessing"]["orientation"], record["info"]["training_volumes"]
     record["preprocessing"]["slice_axis"] = 2
-    (run / "config.json").write_text(json.dumps(config))
     (run / "model.json").write_text(json.dumps(record))
+    shutil.copy(FORMER_CONFIGS["0.6"], run / "config.json")
     make_bundle.main(["--run", str(run), "--output", str(bundle)])
-    assert read(bundle / "configs" / "train.json")["load_transforms"][1]["label_values"] == "@label_values"
+    (labels,) = (step for step in read(bundle / "configs" / "train.json")["load_transforms"] if "is_label" in step)
+    assert labels["label_values"] == "@label_values"
     configs = [bundle / "configs" / name for name in ("train.json", "evaluate.json")]
     places = {
         "bundle_root": str(bundle),

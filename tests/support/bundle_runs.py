@@ -23,6 +23,7 @@ from vqseg_bundle.bundle.training_start import STATS_LOGGERS
 
 __all__ = [
     "CONFIGS",
+    "FORMER_CONFIGS",
     "LABELS",
     "ROOT",
     "TINY",
@@ -42,6 +43,8 @@ __all__ = [
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
+#: version to a ``config.json`` that a training of it wrote
+FORMER_CONFIGS = {path.stem.removeprefix("config_"): path for path in (ROOT / "tests/support/former_runs").iterdir()}
 LABELS = {"0": "background", "1": "shell", "2": "core"}
 IN_PLANE, THICK = 1.5, 6.0
 

@@ -18,7 +18,9 @@ __all__ = ["cache_foundation_features"]
 T = TypeVar("T")
 
 #: ids of the configuration that decide, with the preprocessing record, what a slice looks like
-PREPROCESSING_IDS = ("load_transforms", "image_transforms")
+PREPROCESSING_IDS = ("load_image", "volume_transforms")
+#: ids of the transforms that move a view, in their order
+SPATIAL_IDS = ("labeled_crop", "unlabeled_crop", "geometric_transforms")
 
 
 def cache_foundation_features(
@@ -113,19 +115,23 @@ def _build_model(name: str, weights: str | None, device: torch.device, token: in
 def _require_coordinates() -> None:
     """Refuse geometric transforms that would move the image and leave its coordinates behind."""
     parser = running_parser()
-    for index, transform in enumerate(parser.get("geometric_transforms")):
-        if transform["_target_"].endswith(data.JoinTokenCoordinatesd.__name__):
-            return
-        keys = parser.get_parsed_content(f"geometric_transforms#{index}#keys")
-        keys = [keys] if isinstance(keys, str) else list(keys)
-        lacking = [key for key in data.COORDINATE_KEYS if key not in keys]
-        if "image" in keys and lacking:
-            raise ValueError(
-                f"geometric_transforms#{index}#keys names image without {', '.join(lacking)}, which tell where a view "
-                "lies. Before JoinTokenCoordinatesd name them, too, or set foundation_features 'exact'."
-            )
+    for part in SPATIAL_IDS:
+        steps = parser.get(part)
+        # the other crop's name stands for the same crop
+        for index, transform in enumerate(steps if isinstance(steps, list) else []):
+            if transform["_target_"].endswith(data.JoinTokenCoordinatesd.__name__):
+                return
+            keys = parser.get_parsed_content(f"{part}#{index}#keys")
+            keys = [keys] if isinstance(keys, str) else list(keys)
+            lacking = [key for key in data.COORDINATE_KEYS if key not in keys]
+            if "image" in keys and lacking:
+                raise ValueError(
+                    f"{part}: the keys of {transform['_target_']} name image without {', '.join(lacking)}, which tell "
+                    "where a view lies. Before JoinTokenCoordinatesd name them, too, or set foundation_features "
+                    "'exact'."
+                )
     raise ValueError(
-        "geometric_transforms lacks JoinTokenCoordinatesd: put it behind the crop, as configs/train.json does, or set "
+        "geometric_transforms lacks JoinTokenCoordinatesd: put it first, as configs/train.json does, or set "
         "foundation_features 'exact'."
     )
 

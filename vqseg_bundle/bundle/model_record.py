@@ -223,6 +223,9 @@ def check_files_hold(
 
 def _comparable(section: str, values: Mapping[Any, Any]) -> dict[str, Any]:
     plain = _plain(values)
+    if section == "network" and isinstance(plain.get("quantizer"), dict):
+        # weight of a loss: of the training, not of the network; records of 0.7 and before have it
+        plain["quantizer"].pop("commitment_cost", None)
     if section != "preprocessing":
         return plain
     plain.setdefault("orientation", None)  # records of 0.6 and before do not have the key

@@ -23,7 +23,10 @@ def adapt_tracking(parser: ConfigParser) -> None:
     settings = parser.get(_SETTINGS)
     if settings is None:
         return
-    for index, handler in enumerate(parser.get(_HANDLERS, [])):
-        if isinstance(handler, dict) and handler.get("_target_") == _TARGET:
-            # a new mapping: the one found is MONAI's own default, which later runs in this process read
-            parser[f"{_HANDLERS}#{index}"] = {**handler, **settings}
+    handlers = parser.get(_HANDLERS)
+    if handlers:
+        # new mappings: the one found is MONAI's own default, which later runs in this process read
+        parser[_HANDLERS] = [
+            {**handler, **settings} if isinstance(handler, dict) and handler.get("_target_") == _TARGET else handler
+            for handler in handlers
+        ]

@@ -75,8 +75,8 @@ def start_training(
     preprocessing: Mapping[str, Any],
     unlabeled: Sequence[Mapping[str, str]],
     foundation_model: str,
-    lock: FolderLock,
     write: bool,
+    lock: FolderLock | None = None,
 ) -> None:
     """Check everything that can be checked before the first step, and write down what is about to run.
 
@@ -98,13 +98,14 @@ def start_training(
         preprocessing: what inference must repeat.
         unlabeled: the unlabelled cases that are trained on.
         foundation_model: its name, "none" if the adapter is off.
-        lock: of output_dir, which this training is to hold alone.
         write: whether this process writes (rank 0).
+        lock: of output_dir, which this training is to hold alone; None makes one (configurations of 0.6 have none).
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.
     """
     exit_cleanly(check_writable, output_dir)
+    lock = lock or FolderLock(output_dir)
     if write:
         exit_cleanly(lock.check)
     exit_cleanly(network.check_patch_size, preprocessing["patch_size"])

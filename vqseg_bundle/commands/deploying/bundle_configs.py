@@ -58,11 +58,13 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
     """
     config: dict[str, Any] = _without_tracker(run.config)
     if "chosen_orientation" not in config:
-        config = _with_orientation(config, default)
+        config = _with_orientation(config)
     if "label_values" not in config:
         config = _with_label_values(config, default)
     if "distributed" in config:
         config = _in_one_process(config, default, processes)
+        if "trained" in config:  # of 0.7 and before, where several processes shared it in place of the trainer's
+            config["trained"] = "$@training_module.to(@device)"
     for key in (*_PLACES, *_TRACKING):
         if key in default:
             config[key] = default[key]
@@ -123,14 +125,22 @@ def _checking_labels(initialize: list[Any]) -> list[Any]:
     return [*initialize[:first], "@same_labels", *initialize[first:]]
 
 
-def _with_orientation(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+def _with_orientation(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run of 0.6 or before took volumes as they are stored, which an evaluation may be told to do otherwise."""
     return {
         **config,
         "trained_orientation": None,
         "chosen_orientation": "@trained_orientation",
         "preprocessing_record": {**config["preprocessing_record"], "orientation": "@trained_orientation"},
-        "load_transforms": [*config["load_transforms"], default["load_transforms"][-1]],
+        "load_transforms": [
+            *config["load_transforms"],
+            {
+                "_target_": "vqseg_bundle.data.OrientVolumed",
+                "_disabled_": "$@chosen_orientation is None",
+                "keys": "image",
+                "orientation": "@chosen_orientation",
+            },
+        ],
     }
 
 

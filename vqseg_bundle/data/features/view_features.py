@@ -98,7 +98,7 @@ class JoinTokenCoordinatesd(MapTransform):
         if len(found) < len(COORDINATE_KEYS) or set(found.values()) != {expected}:
             raise ValueError(
                 f"foundation_features 'cached': the image has {expected} voxels here, its coordinates {found}. Name "
-                f"the keys {', '.join(COORDINATE_KEYS)} beside image in each of geometric_transforms before "
+                f"the keys {', '.join(COORDINATE_KEYS)} beside image in each spatial transform before "
                 "JoinTokenCoordinatesd, or use foundation_features 'exact'."
             )
         coordinates = [output.pop(key).as_subclass(torch.Tensor) for key in COORDINATE_KEYS]
@@ -132,7 +132,7 @@ class SampleFoundationFeaturesd(MapTransform):
         if any(key in output for key in COORDINATE_KEYS):
             raise ValueError(
                 "foundation_features 'cached': the coordinates were not joined to the image. Put JoinTokenCoordinatesd "
-                "behind the crop in geometric_transforms, or use foundation_features 'exact'."
+                "first into geometric_transforms, or use foundation_features 'exact'."
             )
         view = output[self.image_key]
         coordinates = view[-len(COORDINATE_KEYS) :].as_subclass(torch.Tensor)

@@ -11,6 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import MetaKeys
 
 from ..formats.load_volume import OTHER_AFFINE
 
@@ -22,12 +23,13 @@ _TOLERANCE = 1e-3  # share of a voxel's smallest side
 class LabelToImaged(MapTransform):
     """Flip and permute labels whose grid is their image's with the axes stored in another order or direction.
 
-    Voxels are moved, none is resampled. Of an image that holds two affines (NIfTI's sform and qform) the label may have
-    either. A label that lies otherwise stays as it is; the data check refuses those.
+    The grid is the one that the image was read on, whatever has been done to it since. Voxels are moved, none is
+    resampled. Of an image that holds two affines (NIfTI's sform and qform) the label may have either. A label that
+    lies otherwise stays as it is; the data check refuses those.
 
     Args:
         keys: labels ``(1, *S)`` as MetaTensors, as LoadImaged reads them.
-        image_key: the image, not yet flipped or permuted.
+        image_key: the image; its meta data say how it was read, else it must not have been moved yet.
         allow_missing_keys: skip keys that are not there.
     """
 
@@ -36,7 +38,7 @@ class LabelToImaged(MapTransform):
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Move every label; it takes the image's affine."""
+        """Move every label; it takes the affine of the image's file."""
         output = dict(data)
         for key in self.key_iterator(output):
             output[key] = _move(output[key], output[self.image_key])
@@ -68,10 +70,10 @@ def axis_change(
 
 def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
     # a label may have been drawn in a program that reads the other one of the image's affines
-    affines = [
-        np.asarray(affine, dtype=np.float64) for affine in (image.affine, image.meta.get(OTHER_AFFINE, image.affine))
-    ]
-    changes = [axis_change(label.affine.cpu().numpy(), label.shape[1:], of, image.shape[1:]) for of in affines]
+    read = image.meta.get(MetaKeys.ORIGINAL_AFFINE, image.affine)
+    shape = tuple(image.meta.get(MetaKeys.SPATIAL_SHAPE, image.shape[1:]))
+    affines = [np.asarray(affine, dtype=np.float64) for affine in (read, image.meta.get(OTHER_AFFINE, read))]
+    changes = [axis_change(label.affine.cpu().numpy(), label.shape[1:], of, shape) for of in affines]
     change = next((found for found in changes if found is not None), None)
     if change is None:
         return label
@@ -79,5 +81,5 @@ def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
     # copied: NumPy takes a reversed axis of one slice for contiguous, PyTorch does not
     moved = torch.from_numpy(np.moveaxis(voxels, -1, 0).copy())
     brought = MetaTensor(moved, meta=label.meta)
-    brought.affine = image.affine
+    brought.affine = torch.as_tensor(read)
     return brought

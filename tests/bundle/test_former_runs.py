@@ -1,0 +1,63 @@
+"""Runs of earlier versions: their configurations still train, go on, evaluate, and become bundles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.bundle_runs import FORMER_CONFIGS, TINY, CohortFolder, Trained, run_here
+
+from vqseg_bundle.commands import bundle as make_bundle
+
+VERSIONS = sorted(FORMER_CONFIGS)
+
+
+def keys(cohort: CohortFolder, output_dir: Path, **more: Any) -> dict[str, Any]:
+    return {"dataset_dir": str(cohort.root), "output_dir": str(output_dir), "device": "cpu", **more}
+
+
+def state(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def former(
+    request: pytest.FixtureRequest, shared_cohort: CohortFolder, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a training by a configuration of then."""
+    folder = tmp_path_factory.mktemp(request.param)
+    run_here("training", FORMER_CONFIGS[request.param], **keys(shared_cohort, folder, **TINY))
+    record = json.loads((folder / "model.json").read_text())
+    assert record["network"]["quantizer"]["commitment_cost"] == 0.25
+    return folder
+
+
+def test_the_newer_one_gives_the_same_weights_as_this_version(former: Path, trained: Trained) -> None:
+    if "0.7" not in former.name:
+        pytest.skip("0.6 took volumes as they are stored")
+    torch.testing.assert_close(state(former), state(trained.output_dir), rtol=0, atol=0)
+
+
+def test_its_training_goes_on_by_either_configuration(
+    former: Path, shared_cohort: CohortFolder, tmp_path: Path
+) -> None:
+    shutil.copytree(former, tmp_path / "out")
+    for config in (former / "config.json", "train.json"):
+        run_here("training", config, **keys(shared_cohort, tmp_path / "out", **TINY, resume=True))
+        torch.testing.assert_close(state(tmp_path / "out"), state(former), rtol=0, atol=0)
+    assert (tmp_path / "out" / "training.log").read_text().count("after iteration 6") == 2
+
+
+def test_the_bundle_made_of_it_evaluates_alike(former: Path, shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    shutil.copytree(former, tmp_path / "run")
+    run_here("evaluating", "train.json", "evaluate.json", **keys(shared_cohort, tmp_path / "run"))
+    expected = (tmp_path / "run" / "metrics.csv").read_text()
+    made = tmp_path / "made"
+    make_bundle.main(["--run", str(tmp_path / "run"), "--output", str(made)])
+    configs = [made / "configs" / name for name in ("train.json", "evaluate.json")]
+    run_here("evaluating", *configs, **keys(shared_cohort, tmp_path / "out", bundle_root=str(made)))
+    assert (tmp_path / "out" / "metrics.csv").read_text() == expected
