@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["FEATURES", "SOURCE"]
 
-#: of a foundation model, of the weak views: ``(B, C_f, *G)``
+#: foundation-model features of the weak views, ``(B, C_f, *G)``
 FEATURES = "foundation_features"
-#: names of the files that the images come from
+#: names of the images' files
 SOURCE = "source"

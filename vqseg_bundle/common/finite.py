@@ -1,4 +1,4 @@
-"""Numbers that are not finite (NaN, infinity): found at little cost, and named where they are found."""
+"""Finds non-finite numbers (NaN, infinity) at little cost, and names the tensors that have them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether all numbers are finite; waits for a GPU once.
 
     Args:
-        tensors: of one device; those that hold no floating-point numbers are passed over.
+        tensors: all on one device; those that are not floating point are skipped.
     """
     floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel() > 0]
     if not floating:
         return True
-    # norms take few kernels and a tenth of the time; only a square that overflows needs the second look
+    # norms take few kernels and a tenth of the time; the second look is only for squares that overflow
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(floating)])
     return bool(norms.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in floating)
 
 
 def non_finite_names(named: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Names of the tensors that hold a number that is not finite.
+    """Names of the tensors with a non-finite number.
 
     Args:
         named: such as ``module.named_parameters()``.
@@ -39,11 +39,11 @@ def non_finite_names(named: Iterable[tuple[str, Tensor]]) -> list[str]:
 
 
 def named_tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors of what ``state_dict`` returned, with the keys that lead there joined by dots.
+    """All tensors in a ``state_dict``, named by the keys that lead there, joined by dots.
 
     Args:
-        content: a tensor, or mappings, lists and tuples of such; anything else is passed over.
-        name: what comes before the names.
+        content: a tensor, or mappings, lists and tuples of tensors; anything else is skipped.
+        name: prefix of the names.
     """
     if isinstance(content, Tensor):
         yield name, content

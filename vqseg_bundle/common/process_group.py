@@ -1,6 +1,6 @@
-"""What a process knows of the others that train or evaluate with it; a single one is the first of one.
+"""The processes that train or evaluate together; without a process group, one process of rank 0.
 
-PyTorch's own group is asked each time: ignite's wrapper of it outlives the group that it was made for.
+PyTorch's own group is queried each time, since ignite's wrapper outlives the group it was made for.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def process_count() -> int:
 
 
 def process_rank() -> int:
-    """Number of this process, 0 without a process group."""
+    """Rank of this process, 0 without a process group."""
     return dist.get_rank() if _has_group() else 0
 
 
 def wait_for_all() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has reached this call."""
     if _has_group():
         dist.barrier()
 
@@ -34,7 +34,7 @@ def gather_objects(own: T) -> list[T]:
     """Every process's object, in the order of their ranks; all processes must call it.
 
     Args:
-        own: what this process contributes; it must be picklable.
+        own: this process's contribution, picklable.
     """
     if not _has_group():
         return [own]

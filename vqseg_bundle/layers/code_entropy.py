@@ -1,4 +1,4 @@
-"""Code-use entropy: tokens sure of their code, codes used alike, without an N x K matrix in memory."""
+"""Code-use entropy, which favours confident tokens and evenly used codes, without an N x K matrix in memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vqseg_bundle.layers.code_products import extend_codebook, full_precision, t
 
 __all__ = ["code_use_entropy"]
 
-# A chunk's matrix stays in the processor's cache; a product of fewer columns than these would run at half its speed.
+# A chunk's matrix stays in the processor's cache; products with fewer columns would run at half the speed.
 _MATRIX_ELEMENTS = 2**20
 _MIN_COLUMNS = 64
-# Columns of the gradient's product that are added to the codebook's gradient at a time: bounds a copy of it.
+# Rows of the codebook's gradient added at a time, which bounds the size of a copy.
 _ADDED_CODES = 1024
 
 
@@ -70,9 +70,9 @@ class _CodeUseEntropy(torch.autograd.Function):
 
 
 def _over_processes(assignment: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
-    """Mean assignment of the tokens of all processes, and how many tokens a process has on average.
+    """Mean assignment of the tokens of all processes, and the mean number of tokens per process.
 
-    DistributedDataParallel averages gradients: divided by that number, they sum to those of all tokens together.
+    DistributedDataParallel averages gradients: divided by that number, they equal those of all tokens together.
     """
     sums = torch.cat((assignment, assignment.new_tensor([tokens])))
     if process_count() > 1:
@@ -84,7 +84,7 @@ class _HalfDistances:
     """Half the squared distances of all codes to chunks of tokens, up to the token's norm, which a softmax ignores."""
 
     def __init__(self, features: Tensor, codebook: Tensor) -> None:
-        # float32 must not cancel when the codebook sits far from the origin
+        # float32 must not cancel if the codebook is far from the origin
         self._features, self._center = features, codebook.mean(dim=0)
         self._extended = extend_codebook(codebook, self._center, len(codebook))  # (K, D + 1)
 
@@ -122,19 +122,19 @@ def code_use_entropy(
     .. math:: p_n = \mathrm{softmax}_k(-\lVert z_n - c_k \rVert^2 / T), \quad
               L = \frac1N \sum_n H(p_n) - H\Bigl(\frac1N \sum_n p_n\Bigr)
 
-    The value lies in ``[-log K, 0]``; low means confident tokens spread over many codes. Equal to the plain formula
-    in value and gradient; the plain formula keeps about six ``N x K`` matrices. Of several processes that train
-    together, the mean assignment is that of all their tokens, and the mean of their values and of their gradients is
-    that of all tokens in one process.
+    The value lies in ``[-log K, 0]``; low means confident tokens spread over many codes. Value and gradient equal those
+    of the plain formula, which keeps about six ``N x K`` matrices. If several processes train together, the mean
+    assignment is over all their tokens, and the means of their values and gradients equal those of one process with all
+    tokens.
 
     Args:
         features: tokens ``(N, D)``.
-        codebook: codewords ``(K, D)``, the same dtype.
+        codebook: codewords ``(K, D)``, of the same dtype.
         temperature: T > 0, in units of squared distance.
-        max_elements: elements of one chunk's matrix; None takes 2**20, and at least 64 tokens at a time.
+        max_elements: elements of one chunk's matrix; None means 2**20, but at least 64 tokens at a time.
 
     Returns:
-        scalar, the inputs' dtype.
+        scalar, in the inputs' dtype.
 
     Raises:
         ValueError: ``temperature`` is not positive.

@@ -1,4 +1,4 @@
-"""Products of codes and tokens: small chunks at the machine's full speed, in float32 whatever autocast says."""
+"""Products of codes and tokens, in small chunks at the machine's full speed, in float32 regardless of autocast."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ MAX_BUFFER_ELEMENTS = 2**23
 def full_precision(device_type: str) -> Iterator[None]:
     """Switch autocast off for ``device_type`` and reduced-precision float32 matrix products off for every device.
 
-    Under TF32 or bfloat16 the nearest code of a collapsing or offset codebook is wrong for up to 99 % of the tokens.
+    In TF32 or bfloat16 the nearest code is wrong for up to 99 % of the tokens if the codebook collapses or is off the
+    origin.
 
     Args:
-        device_type: ``tensor.device.type`` of what is computed inside.
+        device_type: ``tensor.device.type`` of the tensors in the block.
     """
     with _ieee_matmul(), torch.autocast(device_type=device_type, enabled=False):
         yield
@@ -32,7 +33,7 @@ def full_precision(device_type: str) -> Iterator[None]:
 
 @contextmanager
 def _ieee_matmul() -> Iterator[None]:
-    """Full-precision float32 matrix products, whichever of PyTorch's two interfaces the caller has set them by."""
+    """Full-precision float32 matrix products, whichever of PyTorch's two interfaces the caller has used."""
     if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # before PyTorch 2.9
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
@@ -55,9 +56,9 @@ def _ieee_matmul() -> Iterator[None]:
 
 
 def extend_codebook(codebook: Tensor, center: Tensor, rows: int) -> Tensor:
-    """Centred codewords and half their squared norm, ``(rows, D + 1)``; rows beyond K are infinitely far.
+    """Centred codewords and half their squared norms, ``(rows, D + 1)``; rows beyond K are infinitely far away.
 
-    Its product with ``(-z, 1)``, z centred alike, is half the squared distance up to the token's own norm.
+    The product with ``(-z, 1)``, z centred likewise, is half the squared distance minus half the token's squared norm.
 
     Args:
         codebook: ``(K, D)``.
@@ -76,8 +77,9 @@ def extend_codebook(codebook: Tensor, center: Tensor, rows: int) -> Tensor:
 def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """``left @ right.T``, ``(M, D)`` and ``(N, D)`` to ``(M, N)``.
 
-    On a CPU as a 1 x 1 convolution over channels-last pixels, which is the same sum: oneDNN's convolutions use the
-    whole width of the processor's vectors where the BLAS library's products may use half (MKL on AMD: 2.2 times).
+    On a CPU this is a 1 x 1 convolution over channels-last pixels, the same sum: oneDNN's convolutions use the
+    processor's whole vector width, while the BLAS library's products may use only half (MKL on AMD takes 2.2 times as
+    long).
 
     Args:
         left: ``(M, D)``, contiguous.
@@ -87,5 +89,5 @@ def transposed_product(left: Tensor, right: Tensor) -> Tensor:
         pixels = left.view(1, left.shape[0], 1, -1).permute(0, 3, 1, 2)
         return F.conv2d(pixels, right.view(right.shape[0], -1, 1, 1)).permute(0, 2, 3, 1).view(left.shape[0], -1)
     result = torch.empty((left.shape[0], right.shape[0]), dtype=left.dtype, device=left.device)
-    # out= keeps a scripted search out of the reach of an enclosing autocast
+    # out= shields a scripted search from an enclosing autocast
     return torch.mm(left, right.t(), out=result)

@@ -1,8 +1,8 @@
-"""Two ways to hold the codewords of a vector quantiser.
+"""Two kinds of codebooks for a vector quantiser.
 
-:class:`MappedCodebook` is the paper's: a frozen random codebook seen through a learned linear map, so that every
-gradient step moves all codewords (SimVQ, https://arxiv.org/abs/2411.02038). :class:`EMACodebook` follows the features
-by an exponential moving average (van den Oord et al., 2017, https://arxiv.org/abs/1711.00937, appendix A.1).
+:class:`MappedCodebook` is the paper's: a learned linear map of a frozen random codebook, so that every gradient step
+moves all codewords (SimVQ, https://arxiv.org/abs/2411.02038). :class:`EMACodebook` follows the features by an
+exponential moving average (van den Oord et al., 2017, https://arxiv.org/abs/1711.00937, appendix A.1).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["EMACodebook", "MappedCodebook"]
 class MappedCodebook(nn.Module):
     r"""Codewords :math:`c_k = W b_k`: frozen random vectors :math:`b_k`, learned square map :math:`W`.
 
-    ``W`` starts orthogonal, so the codewords start as the random vectors' own distances: ``b_k ~ N(0, I / D)``.
+    ``b_k ~ N(0, I / D)``. ``W`` starts orthogonal, so the codewords keep the random vectors' distances.
 
     Args:
         num_embeddings: number of codewords, K.
@@ -41,19 +41,19 @@ class MappedCodebook(nn.Module):
         """Codewords ``(K, D)`` with gradient to the mapping."""
         codewords = self.mapping(self.basis)
         if torch.jit.is_scripting() and codewords.dtype != self.basis.dtype:
-            # a script cannot switch an enclosing autocast off; float64 is out of its reach
+            # a script cannot switch off an enclosing autocast, which leaves float64 alone
             codewords = F.linear(self.basis.double(), self.mapping.weight.double()).to(self.basis.dtype)
         return codewords
 
     @torch.jit.unused
     @torch.no_grad()
     def update(self, features: Tensor, indices: Tensor) -> None:
-        """Nothing to follow: this codebook learns by gradient."""
+        """Do nothing: this codebook learns by gradient."""
 
     @torch.jit.unused
     @torch.no_grad()
     def revive(self, codes: Tensor, features: Tensor) -> None:
-        """Place some codewords on given features by solving ``W b = z`` for their random vectors.
+        """Move some codewords onto given features by solving ``W b = z`` for their random vectors.
 
         Args:
             codes: ``(M,)``, int64, the codes to move.
@@ -64,11 +64,12 @@ class MappedCodebook(nn.Module):
 
 
 class EMACodebook(nn.Module):
-    r"""Codewords that follow the mean of the tokens assigned to them.
+    r"""Codewords that follow the mean of their assigned tokens.
 
     With decay :math:`\gamma`, counts :math:`n_k` and sums :math:`s_k` of a batch:
     :math:`N_k \leftarrow \gamma N_k + (1-\gamma) n_k`, :math:`S_k \leftarrow \gamma S_k + (1-\gamma) s_k`,
-    :math:`c_k = S_k / N_k`. A code without tokens keeps its place. Updated by an explicit call, never by ``forward``.
+    :math:`c_k = S_k / N_k`. A code without tokens stays where it is. Updated only by an explicit call, never by
+    ``forward``.
 
     Args:
         num_embeddings: number of codewords, K.
@@ -93,13 +94,13 @@ class EMACodebook(nn.Module):
         self.register_buffer("sums", codewords.clone())
 
     def forward(self) -> Tensor:
-        """Codewords ``(K, D)``, without gradient; a copy, so that an update cannot change what a graph has saved."""
+        """Codewords ``(K, D)``, without gradient; a copy, so that updates do not change tensors saved in a graph."""
         return self.codewords.clone()
 
     @torch.jit.unused
     @torch.no_grad()
     def update(self, features: Tensor, indices: Tensor) -> None:
-        """One moving-average step; sums over all processes where several train together.
+        """One moving-average step; sums over all processes if several train together.
 
         Args:
             features: tokens ``(N, D)``.
@@ -118,7 +119,7 @@ class EMACodebook(nn.Module):
     @torch.jit.unused
     @torch.no_grad()
     def revive(self, codes: Tensor, features: Tensor) -> None:
-        """Place some codewords on given features, as if each had just held one token.
+        """Move some codewords onto given features, as if each had just one token.
 
         Args:
             codes: ``(M,)``, int64, the codes to move.

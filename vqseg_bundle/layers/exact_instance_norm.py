@@ -9,14 +9,15 @@ __all__ = ["keep_instance_norm_exact"]
 
 
 def keep_instance_norm_exact(network: nn.Module) -> None:
-    """Write each instance norm out, with means taken one axis after another, in the network's ONNX export.
+    """Spell out each instance norm, with means taken axis by axis, in the network's ONNX export.
 
-    onnxruntime sums a whole map in one float32 pass, in InstanceNormalization as in ReduceMean. Where a map is nearly
-    constant, the small standard deviation carries that sum's rounding into the logits: 2.3e-4 off a float64 run, 1.2e-5
-    in PyTorch. Sums of one axis each are short enough: 1.6e-5. Nothing changes outside of the export.
+    onnxruntime sums a whole map in one float32 pass, both in InstanceNormalization and in ReduceMean. If a map is
+    nearly constant, its small standard deviation carries the rounding of that sum into the logits: 2.3e-4 off a float64
+    run, compared with 1.2e-5 in PyTorch. Sums along one axis are short enough: 1.6e-5. Outside the export nothing
+    changes.
 
     Args:
-        network: every instance norm in it that keeps no running statistics gets a forward hook.
+        network: gets a forward hook on every instance norm without running statistics.
     """
     for module in network.modules():
         if isinstance(module, (nn.InstanceNorm2d, nn.InstanceNorm3d)) and not module.track_running_stats:

@@ -1,7 +1,7 @@
 """Post-VQ Feature Adapter (PFA) of VQ-Seg (Yang et al., NeurIPS 2025, https://arxiv.org/abs/2601.10124).
 
-The adapter maps the quantised feature map onto the patch grid and channel count of a frozen foundation model, so that
-the patch-wise InfoNCE loss (:mod:`vqseg_bundle.losses.alignment`) can compare the two.
+The adapter maps the quantised feature map to the patch grid and channels of a frozen foundation model, so that the
+patch-wise InfoNCE loss (:mod:`vqseg_bundle.losses.alignment`) can compare the two.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class PostVQFeatureAdapter(nn.Module):
         out_channels: channels of the foundation model's features, C_f.
 
     Shape:
-        - Input: ``(B, D, *S)``, ``S`` being the spatial sizes.
-        - Output: ``(B, C_f, *grid)``, input dtype (autocast's under autocast).
+        - Input: ``(B, D, *S)``, S being the spatial size.
+        - Output: ``(B, C_f, *grid)``, in the input's dtype (under autocast, in autocast's).
 
     Raises:
         ValueError: ``spatial_dims`` is not 2 or 3, or a channel count is below 1.
@@ -58,7 +58,7 @@ class PostVQFeatureAdapter(nn.Module):
 
         Args:
             quantized: post-VQ feature map, ``(B, D, *S)``.
-            grid: the foundation model's patch grid, one positive size for each spatial dimension.
+            grid: the foundation model's patch grid, one positive size per spatial dimension.
 
         Returns:
             Adapted features, ``(B, C_f, *grid)``.

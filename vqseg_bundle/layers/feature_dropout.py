@@ -1,7 +1,7 @@
-"""Dropout of feature maps: the perturbation that the Quantized Perturbation Module is held against.
+"""Dropout of feature maps, the perturbation with which the Quantized Perturbation Module is compared.
 
-UniMatch (Yang et al., CVPR 2023, https://arxiv.org/abs/2208.09910) perturbs its features by channel dropout of rate
-0.5; VQ-Seg (arXiv 2601.10124) puts QPM in its place.
+UniMatch (Yang et al., CVPR 2023, https://arxiv.org/abs/2208.09910) perturbs its features by channel dropout with rate
+0.5; VQ-Seg (arXiv 2601.10124) replaces it with QPM.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class FeatureDropout(nn.Module):
 
     with one draw per channel of each image ("channel", as ``nn.Dropout2d``) or one per element ("element").
 
-    Active in ``train`` and ``eval`` mode alike: the caller decides when to perturb.
+    Active in both ``train`` and ``eval`` mode: the caller decides when to perturb.
 
     Args:
         perturb_prob: dropout rate p in [0, 1).
@@ -31,7 +31,7 @@ class FeatureDropout(nn.Module):
 
     Shape:
         - features: ``(B, D, *S)``, floating point.
-        - output: like ``features``, with gradient to what is kept.
+        - output: like ``features``, with gradient to the kept elements.
 
     Raises:
         ValueError: ``perturb_prob`` outside [0, 1), or an unknown ``mode``.
@@ -53,7 +53,7 @@ class FeatureDropout(nn.Module):
         return f"perturb_prob={self.perturb_prob}, mode={self.mode}"
 
     def forward(self, features: Tensor, codes: Codes | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Perturbed copy of ``features``; the same for the same state of ``generator``."""
+        """Perturbed copy of ``features``; deterministic given the state of ``generator``."""
         if self.perturb_prob == 0.0:
             return features.clone()
         shape = features.shape

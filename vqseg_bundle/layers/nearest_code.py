@@ -1,9 +1,9 @@
-"""Nearest codeword search: one matrix product's cost, without the N x K matrix.
+"""Nearest-codeword search at the cost of one matrix product, without the N x K matrix.
 
-``argmin_k ||z - c_k||^2 = argmin_k (||c_k||^2 / 2 - z . c_k)``: the norm of ``z`` does not matter to the minimum.
-The codebook's mean is subtracted from both sides first: distances stay, and float32 no longer cancels when a codebook
-sits far from the origin. Tokens go through a small buffer by chunks; the least score is looked for among the
-minima of blocks of codes, since a plain minimum is many times faster than one that keeps its place.
+``argmin_k ||z - c_k||^2 = argmin_k (||c_k||^2 / 2 - z . c_k)``: the norm of ``z`` does not affect the minimum. First,
+the codebook's mean is subtracted from both sides: distances are unchanged, and float32 does not cancel if the codebook
+is far from the origin. Tokens go through a small buffer in chunks. The least score is sought among the minima of blocks
+of codes, since a plain minimum is many times faster than one with its index.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vqseg_bundle.layers.code_products import (
 
 __all__ = ["nearest_code"]
 
-# On a CPU this many tokens and codes at a time are fastest: their scores and the codes stay in its cache.
+# On a CPU these chunk sizes are fastest: scores and codes stay in its cache.
 _CPU_TOKENS = 128
 _CPU_CODES = 2**14
 
@@ -65,15 +65,15 @@ def _search(
 def nearest_code(features: Tensor, codebook: Tensor, max_elements: int = MAX_BUFFER_ELEMENTS) -> Tensor:
     """Index of the nearest codeword, ``argmin_k ||z - c_k||``, for every token.
 
-    Runs in float32 (float64 for float64 input) whatever autocast or TF32 say, without gradient. Scriptable.
+    Runs in float32 (float64 for float64 input) regardless of autocast and TF32, without gradient. Scriptable.
 
     Args:
         features: tokens, ``(N, D)``, any floating dtype.
         codebook: codewords, ``(K, D)``.
-        max_elements: size of the score buffer; peak extra memory is this many elements whatever N is.
+        max_elements: size of the score buffer; extra memory peaks at this many elements for any N.
 
     Returns:
-        ``(N,)``, int64 in ``[0, K)``. Of several codewords at exactly the same distance, any one.
+        ``(N,)``, int64 in ``[0, K)``. Ties are broken arbitrarily.
     """
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     tokens, codewords = features.detach().to(dtype), codebook.detach().to(dtype)

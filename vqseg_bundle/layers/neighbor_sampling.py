@@ -1,8 +1,8 @@
-"""Draws from the transition law, one a token, exact and without a K x K matrix.
+"""Exact draws from the transition law, one per token, without a K x K matrix.
 
-Most tokens of a smooth law are served by rejection: a code proposed uniformly is accepted with ``exp(-d_ij / T)``.
-What is left, all of it where the law is peaked, is drawn by inverting the running sum of its code's exact row. The
-choice between the two does not depend on the value drawn, so the law stays exact.
+If the law is smooth, most tokens are served by rejection sampling: a uniformly proposed code is accepted with
+probability ``exp(-d_ij / T)``. The remaining tokens (all, if the law is peaked) are drawn by inverting the running sum
+of their code's exact row. The choice between the two does not depend on the value drawn, so the law remains exact.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from vqseg_bundle.layers.transition import CodeDistances, neighbor_logits
 
 __all__ = ["draw_neighbors"]
 
-# elements of the exact rows that are held at once
+# elements of exact rows in memory at once
 _ROW_ELEMENTS = MAX_BUFFER_ELEMENTS // 4
-# tokens whose blocks of codes are searched, or whose proposals are looked up, at once
+# tokens whose blocks of codes are searched, or whose proposals are checked, at once
 _CHUNK_TOKENS = 4096
-# Proposals cost D a token, a row K D a distinct code. More rounds serve few more tokens; where a first round serves
-# less than the least share, the others would serve next to none.
+# A proposal costs D per token, a row K D per distinct code. More rounds serve few more tokens; if the first one serves
+# less than the least share, the others would serve almost none.
 _ROUNDS = 16
 _LEAST_ACCEPTED = 0.05
 
@@ -32,13 +32,13 @@ _LEAST_ACCEPTED = 0.05
 def draw_neighbors(
     tokens: Tensor, distances: CodeDistances, temperature: float | Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
-    """One draw a token: code ``j != i`` with probability ``exp(-d_ij / T) / Z_i``.
+    """One draw per token: code ``j != i`` with probability ``exp(-d_ij / T) / Z_i``.
 
     Args:
         tokens: codes to move away from, ``(N,)``, int64.
-        distances: of the codebook, at least 2 codewords.
+        distances: of a codebook with at least 2 codewords.
         temperature: T > 0, in units of the distance.
-        generator: decides the draws.
+        generator: source of randomness; None uses torch's global one.
 
     Returns:
         ``(N,)``, int64.
@@ -65,7 +65,7 @@ def _accept_proposals(
     temperature: float | Tensor,
     generator: torch.Generator | None,
 ) -> None:
-    """One proposal a token; writes those accepted where ``drawn`` is still -1."""
+    """One proposal per token; writes accepted ones where ``drawn`` is still -1."""
     proposed = torch.randint(len(distances) - 1, tokens.shape, device=tokens.device, generator=generator)
     proposed += proposed >= tokens  # uniform over all codes but the token's own
     uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
@@ -78,7 +78,7 @@ def _accept_proposals(
 def _draw_from_rows(
     tokens: Tensor, distances: CodeDistances, temperature: float | Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """One draw a token from the exact rows of the distinct codes."""
+    """One draw per token from the exact rows of the distinct codes."""
     uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
     codes, row_of_token = tokens.unique(return_inverse=True)
     order = row_of_token.argsort()
@@ -86,7 +86,7 @@ def _draw_from_rows(
     width = math.isqrt(size - 1) + 1  # of a block of codes
     rows = max(1, min(len(codes), _ROW_ELEMENTS // size))
     starts = torch.arange(0, len(codes) + rows, rows, device=tokens.device)
-    # the only host synchronisation: where each chunk of rows begins among the sorted tokens
+    # host synchronisation: where each chunk of rows begins among the sorted tokens
     bounds = torch.searchsorted(row_of_token[order], starts).tolist()
     drawn = torch.empty_like(tokens)
     for chunk, (start, stop) in enumerate(itertools.pairwise(bounds)):
@@ -94,7 +94,7 @@ def _draw_from_rows(
         own = codes[first : first + rows]
         weights = neighbor_logits(own, distances, temperature).exp_()
         if size % width:
-            weights = F.pad(weights, (0, width - size % width))  # of weight 0: up to whole blocks
+            weights = F.pad(weights, (0, width - size % width))  # weight 0, to fill the last block
         blocks = weights.unflatten(1, (-1, width))  # (rows, blocks, width)
         sums = blocks.sum(dim=2)
         for members in order[start:stop].split(_CHUNK_TOKENS):
@@ -112,15 +112,16 @@ def _chunks(length: int) -> list[slice]:
 def _invert_running_sum(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Draw a column in proportion to its weight: the first whose running sum exceeds ``u`` times the total.
 
-    A column of weight 0 is never drawn, however a parallel scan rounds its running sum
+    A column of weight 0 is never drawn, no matter how a parallel scan rounds the running sum
     (https://github.com/pytorch/pytorch/pull/16075).
 
     Args:
-        weights: not negative, one of each row positive, ``(N, M)``.
+        weights: ``(N, M)``, non-negative, at least one positive per row.
         uniform: ``(N,)``, float64 in [0, 1).
 
     Returns:
-        columns ``(N,)``, int64, and how far into its column ``u`` lies, ``(N,)``, float64 in [0, 1): uniform again.
+        columns ``(N,)``, int64, and the position of ``u`` within its column, ``(N,)``, float64 in [0, 1): uniform
+        again.
     """
     positive = weights > 0
     running = weights.double().cumsum(dim=1).masked_fill_(~positive, 0.0)

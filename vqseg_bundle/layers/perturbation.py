@@ -1,7 +1,7 @@
-"""What every perturbation of post-VQ features is: clean features and their codes in, perturbed features out.
+"""The protocol of perturbations: clean post-VQ features and their codes in, perturbed features out.
 
-A new one is a module of this form, exported by :mod:`vqseg_bundle.layers` and named in a configuration as
-``perturbation``; the training module knows no more of it than this.
+A new perturbation is a module with this interface, exported by :mod:`vqseg_bundle.layers` and named in a configuration
+as ``perturbation``. The training module uses nothing else of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Codes", "Perturbation"]
 
 
 class Codes(NamedTuple):
-    """What a quantiser chose.
+    """A quantiser's choice.
 
     Attributes:
         indices: ``(B, *S)``, int64 in ``[0, K)``.
@@ -27,10 +27,10 @@ class Codes(NamedTuple):
 
 
 class Perturbation(Protocol):
-    """Perturbs a feature map, in ``train`` and ``eval`` mode alike: the caller decides when.
+    """Perturbs a feature map, in both ``train`` and ``eval`` mode: the caller decides when.
 
     Attributes:
-        needs_codes: whether it works on codes, so that a map without quantiser cannot be perturbed.
+        needs_codes: whether it needs codes, so that a map without a quantiser cannot be perturbed.
     """
 
     needs_codes: bool
@@ -38,11 +38,11 @@ class Perturbation(Protocol):
     def __call__(
         self, features: Tensor, codes: Codes | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Perturbed copy of ``features``, ``(B, D, *S)``; the same for the same state of ``generator``.
+        """Perturbed copy of ``features``, ``(B, D, *S)``; deterministic given the state of ``generator``.
 
         Args:
             features: clean post-VQ features.
-            codes: the codes of these features; None for a map that has none.
-            generator: randomness; None is torch's global one.
+            codes: the codes of these features, if they have any.
+            generator: source of randomness; None uses torch's global one.
         """
         ...

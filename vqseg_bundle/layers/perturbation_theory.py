@@ -1,4 +1,4 @@
-"""How far a perturbation moves the distribution of features: QPM's radius and dropout's (VQ-Seg, appendix)."""
+"""How far a perturbation moves the distribution of features: the radius of QPM and of dropout (VQ-Seg, appendix)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vqseg_bundle.layers.transition import automatic_temperature, log_neighbor_d
 
 __all__ = ["dropout_kl_divergence", "perturbed_marginal", "qpm_kl_divergence", "transition_matrix"]
 
-# one chunk holds its distances, their logarithmic probabilities and a copy of either at once
+# one chunk needs its distances, their log probabilities and a copy of one of them at the same time
 _CHUNK_ELEMENTS = MAX_BUFFER_ELEMENTS // 2
 
 
@@ -23,7 +23,7 @@ def transition_matrix(
     temperature: float | str = 1.0,
     distance: str = "squared_euclidean",
 ) -> Tensor:
-    r"""The whole law :math:`\pi(j|i)` of the QPM as a matrix; for codebooks small enough to hold it.
+    r"""The whole law :math:`\pi(j|i)` of the QPM as a matrix, for small codebooks.
 
     Args:
         codebook: ``(K, D)``.
@@ -32,7 +32,7 @@ def transition_matrix(
         distance: "squared_euclidean", "euclidean" or "cosine".
 
     Returns:
-        ``(K, K)``, row i holding :math:`\pi(\cdot|i)`; rows sum to 1.
+        ``(K, K)``, row i being :math:`\pi(\cdot|i)`; rows sum to 1.
 
     Raises:
         ValueError: ``perturb_prob`` outside [0, 1].
@@ -50,11 +50,11 @@ def perturbed_marginal(
     temperature: float | str = 1.0,
     distance: str = "squared_euclidean",
 ) -> Tensor:
-    r"""Distribution of codes after the QPM, from a uniform one before.
+    r"""Distribution of codes after the QPM, starting from a uniform one.
 
     .. math:: Q(c_j|\epsilon) = \frac1K \Bigl[(1 - \epsilon) + \epsilon \sum_{i \ne j} \frac{e^{-d_{ij}/T}}{Z_i}\Bigr]
 
-    Rows are summed by chunks, so K = 65,536 needs no K x K matrix.
+    Rows are summed in chunks, so K = 65,536 needs no K x K matrix.
 
     Args:
         codebook: ``(K, D)``.
@@ -79,7 +79,7 @@ def qpm_kl_divergence(
 ) -> Tensor:
     r"""Radius of the QPM: :math:`\mathrm{KL}(P \Vert Q) = \frac1K \sum_j \log \frac{1}{K\,Q(c_j|\epsilon)}`.
 
-    Finite for every strength: it is bounded even at :math:`\epsilon = 1`.
+    Finite for every strength, and bounded even at :math:`\epsilon = 1`.
 
     Args:
         codebook: ``(K, D)``.
@@ -97,9 +97,9 @@ def qpm_kl_divergence(
 
 
 def dropout_kl_divergence(p: float) -> float:
-    r"""Radius of dropout by moment matching on a Gaussian feature: :math:`\frac12 (\frac{p}{1-p} + \log(1-p))`.
+    r"""Radius of dropout, by moment matching for a Gaussian feature: :math:`\frac12 (\frac{p}{1-p} + \log(1-p))`.
 
-    Unbounded as the rate goes to 1, which is the paper's case against it.
+    Unbounded as the rate approaches 1, which is the paper's argument against dropout.
 
     Args:
         p: dropout rate in [0, 1).
@@ -116,7 +116,7 @@ def dropout_kl_divergence(p: float) -> float:
 
 
 def _log_density_ratio(codebook: Tensor, perturb_prob: float, temperature: float | str, distance: str) -> Tensor:
-    """``log(Q / P)`` of every code, ``(K,)``; in logarithms, since what reaches a far code underflows."""
+    """``log(Q / P)`` of every code, ``(K,)``; in logarithms, since the probability of a far code underflows."""
     scale = _checked_temperature(codebook, perturb_prob, temperature, distance)
     rows = max(1, _CHUNK_ELEMENTS // len(codebook))
     codes = torch.arange(len(codebook), device=codebook.device)

@@ -1,7 +1,8 @@
-"""The Quantized Perturbation Module, QPM: noise in the space of code indices instead of dropout.
+"""The Quantized Perturbation Module (QPM): noise in the space of code indices instead of dropout.
 
-VQ-Seg (arXiv 2601.10124): a token with code i stays with probability 1 - eps, and otherwise moves to code j with
-probability proportional to exp(-d(c_i, c_j)). The abstract's other form shuffles the places of the indices.
+VQ-Seg (arXiv 2601.10124): a token with code i keeps it with probability 1 - eps, and otherwise moves to code j with
+probability proportional to exp(-d(c_i, c_j)). The abstract describes another form, which shuffles the positions of the
+indices.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ class QuantizedPerturbation(nn.Module):
     .. math:: \pi(i|i) = 1 - \epsilon, \qquad
               \pi(j|i) = \epsilon \frac{e^{-d(c_i, c_j) / T}}{\sum_{k \ne i} e^{-d(c_i, c_k) / T}} \quad (j \ne i)
 
-    Shuffle form: in each image ``round(eps N)`` tokens, drawn at random, trade places in one cycle.
+    Shuffle form: in each image, ``round(eps N)`` random tokens swap positions in one cycle.
 
-    Where a token moves, the output has the value of the new codeword and the gradient of the token it replaces. Active
-    in ``train`` and ``eval`` mode alike: the caller decides when to perturb.
+    A moved token has the value of its new codeword and passes its gradient to the feature it replaces. Active in both
+    ``train`` and ``eval`` mode: the caller decides when to perturb.
 
     Args:
         perturb_prob: :math:`\epsilon` in [0, 1].
@@ -80,10 +81,10 @@ class QuantizedPerturbation(nn.Module):
         )
 
     def forward(self, features: Tensor, codes: Codes | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Perturbed copy of ``features``; the same for the same state of ``generator``.
+        """Perturbed copy of ``features``; deterministic given the state of ``generator``.
 
         Raises:
-            ValueError: there are no codes.
+            ValueError: ``codes`` is None.
         """
         if codes is None:
             raise ValueError("QuantizedPerturbation needs the codes of the features, got None: quantise them first.")
@@ -92,7 +93,7 @@ class QuantizedPerturbation(nn.Module):
 
     @torch.no_grad()
     def perturb_indices(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Perturbed copy of ``indices``, ``(B, *S)``; the same for the same state of ``generator``."""
+        """Perturbed copy of ``indices``, ``(B, *S)``; deterministic given the state of ``generator``."""
         if self.perturb_prob == 0.0:
             return indices.clone()
         if self.mode == "shuffle":

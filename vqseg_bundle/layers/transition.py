@@ -21,20 +21,20 @@ __all__ = [
 ]
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")
-# The automatic temperature is read from this many codewords and this share of their nearest neighbours.
+# The automatic temperature is measured on this many codewords and this share of their nearest neighbours.
 _PROBED_CODES = 64
 _NEAR_SHARE = 0.02
 
 
 class CodeDistances:
-    """Distances ``d(c_i, c_j)`` within one codebook, row by row; what all rows share is computed once.
+    """Distances ``d(c_i, c_j)`` within one codebook, row by row; shared quantities are computed once.
 
     Args:
-        codebook: ``(K, D)``; read in at least float32.
+        codebook: ``(K, D)``; converted to at least float32.
         distance: "squared_euclidean", "euclidean" or "cosine" (one minus the cosine).
 
     Raises:
-        ValueError: unknown ``distance``.
+        ValueError: ``distance`` is unknown.
     """
 
     def __init__(self, codebook: Tensor, distance: str = "squared_euclidean") -> None:
@@ -43,7 +43,7 @@ class CodeDistances:
         codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
         self.distance = distance
         points = F.normalize(codebook, dim=1) if distance == "cosine" else codebook
-        # distances stay, and float32 does not cancel when the codebook sits far from the origin
+        # distances are unchanged, and float32 does not cancel if the codebook is far from the origin
         self._extended = extend_codebook(points, points.mean(dim=0), len(points))  # (K, D + 1)
         self.points = self._extended[:, :-1]
 
@@ -51,7 +51,7 @@ class CodeDistances:
         return len(self.points)
 
     def rows(self, codes: Tensor) -> Tensor:
-        """Distances from some codes to all.
+        """Distances from some codes to all codes.
 
         Args:
             codes: ``(U,)``, int64.
@@ -66,7 +66,7 @@ class CodeDistances:
         return self._from_squared(squared.add_(chosen[:, -1], alpha=2.0).clamp_min_(0.0)).t()
 
     def pairs(self, first: Tensor, second: Tensor) -> Tensor:
-        """Distances between codes, one pair after another.
+        """Distances between pairs of codes.
 
         Args:
             first: ``(N,)``, int64.
@@ -86,7 +86,7 @@ class CodeDistances:
 def neighbor_distribution(
     codes: Tensor, codebook: Tensor, temperature: float | Tensor, distance: str = "squared_euclidean"
 ) -> Tensor:
-    """Where a replaced token goes: ``exp(-d_ij / T) / Z_i`` for ``j != i`` and exactly 0 at ``j = i``.
+    """Distribution of a replaced token: ``exp(-d_ij / T) / Z_i`` for ``j != i`` and exactly 0 for ``j = i``.
 
     Args:
         codes: rows wanted, ``(U,)``, int64.
@@ -106,7 +106,7 @@ def neighbor_distribution(
 def log_neighbor_distribution(
     codes: Tensor, codebook: Tensor, temperature: float | Tensor, distance: str = "squared_euclidean"
 ) -> Tensor:
-    """Logarithm of :func:`neighbor_distribution`: finite for codes so far away that their probability underflows.
+    """Logarithm of :func:`neighbor_distribution`, finite even for codes whose probability underflows.
 
     Args:
         codes: rows wanted, ``(U,)``, int64.
@@ -124,7 +124,7 @@ def log_neighbor_distribution(
 
 
 def neighbor_logits(codes: Tensor, distances: CodeDistances, temperature: float | Tensor) -> Tensor:
-    """Logarithm of the law up to a constant of each row: 0 at the nearest neighbour, minus infinity at ``j = i``.
+    """Logarithm of the law up to a constant per row: 0 at the nearest neighbour, minus infinity at ``j = i``.
 
     Args:
         codes: rows wanted, ``(U,)``, int64.
@@ -141,20 +141,20 @@ def neighbor_logits(codes: Tensor, distances: CodeDistances, temperature: float 
         raise ValueError(f"codebook must hold at least 2 codewords to move between, got {len(distances)}.")
     rows = distances.rows(codes)
     rows.scatter_(1, codes.unsqueeze(1), torch.inf)
-    # counted from the nearest neighbour on, so that no temperature can push a whole row to minus infinity
+    # relative to the nearest neighbour, so that no temperature can push a whole row to minus infinity
     rows -= rows.detach().amin(dim=1, keepdim=True)
     return rows.div_(-temperature)
 
 
 def automatic_temperature(codebook: Tensor | CodeDistances, distance: str = "squared_euclidean") -> Tensor:
-    """The codebook's own scale: the mean distance of a code to its nearest 2 % of codewords (at least one).
+    """The codebook's own scale: the mean distance from a code to the nearest 2 % of codewords (at least one).
 
-    A fixed temperature of 1 is nearly uniform on a codebook at initialisation and nearest-neighbour only on a wide
-    one. Read from at most 64 evenly spaced codes, so it is deterministic and costs little at any K.
+    With a fixed temperature of 1 the law is nearly uniform on a codebook at initialisation and picks only nearest
+    neighbours on a wide one. Measured on at most 64 evenly spaced codes: deterministic, and cheap for any K.
 
     Args:
-        codebook: ``(K, D)``, or its distances where these are known already.
-        distance: see :class:`CodeDistances`; not read where distances are given.
+        codebook: ``(K, D)``, or its distances if already available.
+        distance: see :class:`CodeDistances`; not used if distances are given.
 
     Returns:
         positive scalar, on the codebook's device (no host synchronisation).

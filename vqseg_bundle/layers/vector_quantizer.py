@@ -20,10 +20,10 @@ class VectorQuantizerOutput(NamedTuple):
     """What :class:`VectorQuantizer` returns.
 
     Attributes:
-        quantized: ``(B, D, *S)``, codewords by value, features by gradient (straight-through).
+        quantized: ``(B, D, *S)``, with the codewords' values and the features' gradient (straight-through).
         indices: ``(B, *S)``, int64 in ``[0, K)``.
         commitment_loss: scalar, codebook and commitment terms.
-        entropy_loss: scalar, the code-use entropy; 0 where it is not asked for and in ``eval`` mode.
+        entropy_loss: scalar, the code-use entropy; 0 if it is turned off or in ``eval`` mode.
     """
 
     quantized: Tensor
@@ -33,14 +33,14 @@ class VectorQuantizerOutput(NamedTuple):
 
 
 def lookup(indices: Tensor, codebook: Tensor) -> Tensor:
-    """Codewords of a map of indices, channels first.
+    """Codewords for a map of indices, channels first.
 
     Args:
         indices: ``(B, *S)``, int64 in ``[0, K)``.
         codebook: ``(K, D)``.
 
     Returns:
-        ``(B, D, *S)``, the codebook's dtype, with gradient to the codebook.
+        ``(B, D, *S)``, in the codebook's dtype, with gradient to the codebook.
     """
     return F.embedding(indices, codebook).movedim(-1, 1)
 
@@ -48,29 +48,30 @@ def lookup(indices: Tensor, codebook: Tensor) -> Tensor:
 class VectorQuantizer(nn.Module):
     r"""Replace each feature vector with its nearest codeword.
 
-    Token-wise :math:`i = \arg\min_k \lVert z - c_k \rVert`; the output is :math:`c_i`, and gradients pass straight
-    through to the features. The search is float32 and centred whatever autocast says. ``commitment_loss`` is
+    For each token, :math:`i = \arg\min_k \lVert z - c_k \rVert`; the output is :math:`c_i`, and gradients pass straight
+    through to the features. The search is always in float32 and centred, regardless of autocast. ``commitment_loss`` is
     :math:`\lVert \mathrm{sg}(z) - c_i \rVert^2 + \beta \lVert z - \mathrm{sg}(c_i) \rVert^2`, summed over channels and
-    averaged over tokens; its first term only where the codebook learns by gradient. ``forward`` changes no parameter
-    and no buffer in either mode: :meth:`update` and :meth:`revive` do, when called.
+    averaged over tokens; the first term only if the codebook learns by gradient. ``forward`` changes no parameter or
+    buffer in either mode; only :meth:`update` and :meth:`revive` do.
 
     Args:
         spatial_dims: number of spatial dimensions, 2 or 3.
         num_embeddings: number of codewords, K, at least 2.
         embedding_dim: channels of the input and width of a codeword, D.
         codebook_type: "mapped" (the paper's: learned linear map of a frozen random codebook) or "ema".
-        normalize: put features and codewords on the unit sphere first, which makes the search a cosine search.
-            Part of the projection: :meth:`project_codebook` returns unit codewords then, and ``quantized`` is unit too.
+        normalize: project features and codewords onto the unit sphere, for a cosine search. Then
+            :meth:`project_codebook` returns unit vectors, and so does ``quantized``.
         commitment_cost: :math:`\beta`.
-        entropy_temperature: temperature of the code-use entropy in units of squared distance; 0 leaves it out.
+        entropy_temperature: temperature of the code-use entropy, in units of squared distance; 0 disables it.
         ema_decay: decay of the "ema" codebook.
 
     Shape:
         - features: ``(B, D, *S)``.
-        - codebook: ``(K, D)``; what :meth:`project_codebook` returns, computed once a step and passed on.
+        - codebook: ``(K, D)``, from :meth:`project_codebook`, so that it can be computed once per step; None computes
+          it.
 
     Raises:
-        ValueError: an argument is outside what is said above, or the input has not D channels.
+        ValueError: an argument is out of range, or the input does not have D channels.
 
     Examples:
         >>> quantizer = VectorQuantizer(spatial_dims=2, num_embeddings=16, embedding_dim=8)
@@ -114,7 +115,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.jit.export
     def project_codebook(self) -> Tensor:
-        """The explicit codewords ``(K, D)``, with gradient to the mapping where the codebook has one."""
+        """The codewords ``(K, D)``, with gradient to the mapping if the codebook has one."""
         if torch.jit.is_scripting():
             codebook = self.codebook()
         else:
@@ -139,7 +140,7 @@ class VectorQuantizer(nn.Module):
         commitment = self.commitment_cost * _squared_error(features, codewords.detach())
         if self.codebook.follows_gradient:
             commitment = commitment + _squared_error(features.detach(), codewords)
-        # z - sg(z) is exactly zero, so the value is the codeword to the last bit
+        # z - sg(z) is exactly zero, so the value is the codeword, bit for bit
         quantized = codewords.detach().to(features.dtype) + (features - features.detach())
         return VectorQuantizerOutput(quantized, indices, commitment, self._entropy(tokens, codebook))
 
@@ -152,7 +153,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.jit.unused
     def update(self, features: Tensor, indices: Tensor) -> None:
-        """One moving-average step of an "ema" codebook; nothing for a "mapped" one.
+        """One moving-average step of an "ema" codebook; does nothing for a "mapped" one.
 
         Args:
             features: the map that was quantised, ``(B, D, *S)``.

@@ -1,4 +1,4 @@
-"""Losses of VQ-Seg and of the methods it is compared with; they take tensors."""
+"""Losses of VQ-Seg and of the methods it is compared with, on tensors."""
 
 from vqseg_bundle.losses.alignment import PatchInfoNCELoss
 from vqseg_bundle.losses.mean_squared import MeanSquaredConsistencyLoss, UncertaintyMaskedConsistencyLoss

@@ -6,7 +6,7 @@ VQ-Seg (Yang et al., NeurIPS 2025, https://arxiv.org/abs/2601.10124), with ``sim
     L_{align} = -\frac{1}{H'W'} \sum_i \log
         \frac{\exp(sim(f^{pfa}_i, f^{fm}_i) / \tau)}{\sum_j \exp(sim(f^{pfa}_i, f^{fm}_j) / \tau)}
 
-Deviation: the paper is 2D. Here the patches of a volume are contrasted within their own slice, because a neighboring
+Deviation: the paper is 2D. Here the patches of a volume are contrasted within their own slice, because a neighbouring
 slice shows nearly the same anatomy at the same place and would be a false negative.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 __all__ = ["PatchInfoNCELoss"]
 
-# Floor of the norms: a feature that is exactly zero gets a bounded gradient (torch's default 1e-12 does not bound it).
+# Floor of the norms, which bounds the gradient of a zero feature (torch's default 1e-12 does not).
 _MIN_NORM = 1e-6
 
 
@@ -27,7 +27,7 @@ class PatchInfoNCELoss(nn.Module):
 
     Every patch of an image (of a slice, for volumes) is classified among that image's own foundation patches; the
     positive is the patch at the same place. The mean runs over patches, slices and images. Computed in float32, with
-    autocast off for the device that the features are on.
+    autocast off on the features' device.
 
     Args:
         temperature: softmax temperature, tau. Defaults to 0.07.
@@ -57,7 +57,7 @@ class PatchInfoNCELoss(nn.Module):
             The loss, a float32 scalar.
 
         Raises:
-            ValueError: the shapes differ, are not 4 or 5 dimensional, or leave less than two patches to contrast.
+            ValueError: the shapes differ, are not 4- or 5-dimensional, or leave fewer than two patches to contrast.
         """
         if adapted.shape != target.shape or adapted.ndim not in (4, 5):
             raise ValueError(

@@ -31,18 +31,18 @@ class MeanSquaredConsistencyLoss(nn.Module):
 
 
 class UncertaintyMaskedConsistencyLoss(nn.Module):
-    r"""The same over the voxels of which the pseudo-labeller is certain enough.
+    r"""Mean squared error over the voxels of which the pseudo-labeller is certain enough.
 
     UA-MT (Yu et al., MICCAI 2019, https://arxiv.org/abs/1907.07034), with u the predictive entropy and r the ramp:
 
     .. math:: L = \frac{\sum_v [u_v < H] \, \lVert p_v - \hat p_v \rVert^2}{C \sum_v [u_v < H]}, \qquad
               H = (h_0 + (1 - h_0)\, r) \ln C
 
-    The published code, for two classes, divides by twice the kept voxels and has ln 2; here both follow C. The sums run
-    over the batches of all processes that train together. The loss is 0 where no voxel is kept.
+    The published code, for two classes, divides by twice the kept voxels and uses ln 2; here both depend on C. The sums
+    run over the batches of all processes that train together. The loss is 0 if no voxel is kept.
 
     Args:
-        initial_share: :math:`h_0` in [0, 1], the share of the largest entropy that the threshold starts at.
+        initial_share: :math:`h_0` in [0, 1], the initial threshold as a share of the largest entropy.
 
     Shape:
         - logits: ``(B, C, *S)``, the student's.
@@ -70,7 +70,7 @@ class UncertaintyMaskedConsistencyLoss(nn.Module):
             ramp: r in [0, 1].
 
         Raises:
-            ValueError: there is no entropy.
+            ValueError: ``entropy`` is empty.
         """
         if entropy.numel() == 0:
             raise ValueError(

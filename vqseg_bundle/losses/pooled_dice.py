@@ -1,4 +1,4 @@
-"""Soft Dice over the voxels that a mask keeps, of the whole batch of all processes."""
+"""Soft Dice over the voxels that a mask keeps, in the whole batch of all processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vqseg_bundle.losses.process_sum import sum_over_processes
 
 __all__ = ["PooledDiceLoss"]
 
-# MONAI's: keeps the loss of a class that nobody has or predicts at 0.
+# MONAI's value; keeps the loss of a class that is neither present nor predicted at 0.
 _SMOOTH = 1e-5
 
 
@@ -20,12 +20,12 @@ class PooledDiceLoss(nn.Module):
               {\sum_v p_{vc}^o + \sum_v t_{vc}^o + s}\right), \qquad s = 10^{-5}
 
     with p the softmax and o = 2 if ``squared``, else 1. The sums run over the batches of all processes that train
-    together, so that the loss does not depend on how the images are divided over them. In one process it equals
+    together, so the loss does not depend on how the images are divided among them. In one process it equals
     ``monai.losses.MaskedDiceLoss`` with ``softmax`` and ``batch``.
 
     Args:
         include_background: whether class 0 is one of the classes.
-        squared: square the addends of the denominator (V-Net's form).
+        squared: square the terms of the denominator, as V-Net does.
 
     Shape:
         - logits: ``(B, C, *S)``.

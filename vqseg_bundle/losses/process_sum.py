@@ -1,4 +1,4 @@
-"""Sums over all processes of a distributed training, for losses that are no mean over samples."""
+"""Sums over all processes of a distributed training, for losses that are not means over samples."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ def sum_over_processes(part: Tensor) -> Tensor:
     r"""Sum of every process's ``part``, with the gradient that a loss of the whole batch needs.
 
     DistributedDataParallel averages the gradients of W processes. A loss :math:`L(\sum_r s_r)` that each of them
-    computes from the same sum therefore needs :math:`W\, \partial L / \partial s_r` from each, and no communication
-    in the backward pass. Every process must call it equally often, in the same order. Of one process, ``part`` itself.
+    computes from the same sum therefore needs :math:`W\, \partial L / \partial s_r` from each, and no communication in
+    the backward pass. Every process must call it equally often, in the same order. With a single process, returns
+    ``part``.
 
     Args:
-        part: this process's share, of one shape everywhere.
+        part: this process's share, of the same shape on every process.
 
     Returns:
         like ``part``.

@@ -1,4 +1,4 @@
-"""Consistency by hard pseudo-labels that are confident enough."""
+"""Consistency with hard pseudo-labels of sufficient confidence."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["PseudoLabelLoss"]
 
 
 class PseudoLabelLoss(nn.Module):
-    r"""Segmentation loss against the most probable class, over the voxels where its probability reaches a threshold.
+    r"""Segmentation loss against the most probable class, over the voxels whose probability reaches a threshold.
 
     VQ-Seg's :math:`L_{seg}(\hat y_u, \cdot)`; with a threshold, FixMatch's and UniMatch's.
 
     Args:
-        segmentation_loss: called with logits, labels and the mask of confident voxels; None is cross-entropy.
-        confidence_threshold: pseudo-labels below this probability are left out; 0 keeps all, as VQ-Seg's paper does.
+        segmentation_loss: called with logits, labels and the mask of confident voxels; None means cross-entropy.
+        confidence_threshold: pseudo-labels below this probability are ignored; 0 keeps all, as in VQ-Seg's paper.
 
     Shape:
         - logits: ``(B, C, *S)``, the student's.

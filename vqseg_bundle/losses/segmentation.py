@@ -15,15 +15,15 @@ __all__ = ["SegmentationLoss"]
 class SegmentationLoss(nn.Module):
     r"""Cross-entropy over the voxels that a mask keeps, plus a weighted soft Dice loss over the same voxels.
 
-    Cross-entropy is averaged over all voxels, kept or not, as UniMatch does: few confident voxels weigh little.
-    Dice pools the batch of all processes, so that a slice without an organ does not count against it.
+    Cross-entropy is averaged over all voxels, kept or not, as in UniMatch: few confident voxels have little weight.
+    Dice pools the batch of all processes, so a slice without an organ does not count against it.
 
     Args:
-        lambda_dice: weight of the Dice term; 0 is the paper's cross-entropy alone.
-        lambda_cross_entropy: weight of the cross-entropy; 0 is Dice alone, as UniMatch's medical code has it for
+        lambda_dice: weight of the Dice term; 0 gives the paper's cross-entropy.
+        lambda_cross_entropy: weight of the cross-entropy; 0 leaves only Dice, as UniMatch's medical code does for
             pseudo-labels.
-        include_background: whether the background is one of the classes that Dice averages over.
-        squared_dice: square the addends of Dice's denominator (V-Net's form, and that code's).
+        include_background: whether Dice averages over the background too.
+        squared_dice: square the terms of Dice's denominator, as V-Net and UniMatch's medical code do.
 
     Shape:
         - logits: ``(B, C, *S)``.
@@ -68,7 +68,7 @@ class SegmentationLoss(nn.Module):
             cross_entropy = (F.cross_entropy(logits, target, reduction="none") * keep).mean()
             loss = loss + self.lambda_cross_entropy * cross_entropy
         if self.lambda_dice > 0:
-            # one-hot before the mask: a masked index would turn into the background's
+            # one-hot before masking: a masked index would become the background's
             classes = one_hot(target.unsqueeze(1), logits.shape[1])
             dice = self.dice(logits, classes, keep.unsqueeze(1).to(logits.dtype))
             loss = loss + self.lambda_dice * dice

@@ -16,7 +16,7 @@ __all__ = ["LossTerms", "VQSegLoss", "VQSegTargets"]
 
 
 class StudentOutput(Protocol):
-    """What the loss reads of the student's output (see ``vqseg_bundle.networks.VQSegOutput``)."""
+    """The part of the student's output that the loss reads (see ``vqseg_bundle.networks.VQSegOutput``)."""
 
     labeled_logits: Tensor
     unlabeled_logits: Tensor
@@ -27,22 +27,22 @@ class StudentOutput(Protocol):
 
 
 class ConsistencyLoss(Protocol):
-    """What holds the student's logits of one stream against its pseudo-labels."""
+    """Compares the student's logits of one stream with its pseudo-labels."""
 
     def __call__(self, logits: Tensor, probabilities: Tensor, entropy: Tensor, ramp: float = 1.0) -> Tensor:
         """Scalar from ``(B, C, *S)``, ``(B, C, *S)``, ``(B, *S)`` or empty, and the ramp in [0, 1]."""
 
 
 class VQSegTargets(NamedTuple):
-    """What the student's output is held against.
+    """The targets of the student's output.
 
     Attributes:
-        images: ``(B_l + B_u, C, *S)``, what the student saw: the image decoder's target.
+        images: ``(B_l + B_u, C, *S)``, the student's input and the image decoder's target.
         labels: ``(B_l, *S)``, int64.
         pseudo_probabilities: ``(B_u, C, *S)``, float32, the pseudo-labeller's; empty without unlabelled images.
-        entropy: ``(B_u, *S)``, float32, its predictive entropy in nats; empty where it does not estimate it.
-        stream_weights: weights of the streams that the unlabelled images consist of, equally many images each.
-        foundation_features: ``(B_l + B_u, C_f, *G)``; empty without foundation model.
+        entropy: ``(B_u, *S)``, float32, its predictive entropy in nats; empty if it gives none.
+        stream_weights: weights of the streams that make up the unlabelled images, with equally many images each.
+        foundation_features: ``(B_l + B_u, C_f, *G)``; empty without a foundation model.
     """
 
     images: Tensor
@@ -56,7 +56,7 @@ class VQSegTargets(NamedTuple):
 class LossTerms(NamedTuple):
     """The unweighted terms and their weighted sum, all scalars; a term that does not apply is 0.
 
-    ``unlabeled_segmentation`` is the sum over the streams by their weights.
+    ``unlabeled_segmentation`` is the weighted sum over the streams.
     """
 
     total: Tensor
@@ -78,22 +78,22 @@ class VQSegLoss(nn.Module):
 
         L = L_l + \lambda_u L_u + \lambda_a L_{align} + \lambda_c L_{commit} + \lambda_e L_{entropy}
 
-    The paper has one stream s of unlabelled images, gives no weight to reconstruction (:math:`\lambda_r = 1`) and
-    leaves the quantiser's own terms unnamed.
+    The paper has one stream s of unlabelled images, no weight of the reconstruction (:math:`\lambda_r = 1`), and does
+    not specify the quantiser's own terms.
 
     Args:
-        lambda_u: weight of everything unlabelled; the trainer ramps it up by ``ramp``.
+        lambda_u: weight of all unlabelled terms; the trainer ramps it up by ``ramp``.
         lambda_reconstruction: :math:`\lambda_r`.
         lambda_a: weight of the alignment with the foundation model.
         lambda_commitment: :math:`\lambda_c`.
         lambda_entropy: :math:`\lambda_e`, weight of the code-use entropy.
-        segmentation_loss: applied to labels; None is cross-entropy.
-        consistency_loss: applied to the pseudo-labels of each stream; None is :class:`PseudoLabelLoss` with
+        segmentation_loss: applied to labels; None means cross-entropy.
+        consistency_loss: applied to the pseudo-labels of each stream; None means :class:`PseudoLabelLoss` with
             ``segmentation_loss``, over all voxels.
-        alignment_loss: None is :class:`PatchInfoNCELoss` with its default temperature.
+        alignment_loss: None means :class:`PatchInfoNCELoss` with its default temperature.
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: a weight is negative.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class VQSegLoss(nn.Module):
 
         Args:
             output: the student's.
-            targets: what to hold it against.
-            ramp: factor in [0, 1] on ``lambda_u``, handed on to ``consistency_loss``.
+            targets: its targets.
+            ramp: factor in [0, 1] of ``lambda_u``, also passed to ``consistency_loss``.
         """
         zero = output.labeled_logits.new_zeros((), dtype=torch.float32)
         labeled = len(targets.labels)
@@ -172,6 +172,6 @@ class VQSegLoss(nn.Module):
         size = len(targets.pseudo_probabilities) // len(weights)
         entropies = targets.entropy.split(size) if targets.entropy.numel() > 0 else [targets.entropy] * len(weights)
         logits, probabilities = output.unlabeled_logits.split(size), targets.pseudo_probabilities.split(size)
-        # each stream by itself, so that Dice pools the images of one
+        # stream by stream, so that Dice pools the images of one stream
         losses = [self.consistency_loss(*part, ramp) for part in zip(logits, probabilities, entropies, strict=True)]
         return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
