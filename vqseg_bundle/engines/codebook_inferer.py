@@ -1,4 +1,4 @@
-"""Whole volumes through a quantised network: its codebook is projected once a volume, not once a batch of windows."""
+"""Inference on whole volumes that projects a network's codebook once per volume, not once per batch of windows."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["CodebookInferer"]
 
 
 class CodebookInferer(Inferer):
-    """Let another inferer run the windows of a volume with one codebook.
+    """Run another inferer with one codebook for all windows of a volume.
 
     Args:
-        inferer: cuts the volume, such as MONAI's SliceInferer or SlidingWindowInferer.
+        inferer: divides the volume, such as MONAI's SliceInferer or SlidingWindowInferer.
     """
 
     def __init__(self, inferer: Inferer) -> None:
@@ -27,10 +27,10 @@ class CodebookInferer(Inferer):
 
         Args:
             inputs: ``(B, C, *S)``.
-            network: one with ``project_codebook``, whose forward takes the codebook as its second argument; any other
-                is run as the inner inferer alone would.
+            network: if it has ``project_codebook``, its forward takes the codebook as second argument; any other
+                network is passed to the inner inferer directly.
             args: further arguments of the network.
-            kwargs: the same, by name.
+            kwargs: further keyword arguments of the network.
         """
         project = getattr(network, "project_codebook", None)
         codebook = project() if project is not None else None
@@ -40,5 +40,5 @@ class CodebookInferer(Inferer):
         def run_with_codebook(windows: Tensor, *more: Any, **named: Any) -> Any:
             return network(windows, codebook, *more, **named)
 
-        # bound here: MONAI's SliceInferer keeps further arguments from the network
+        # bound here: MONAI's SliceInferer does not pass further arguments to the network
         return self.inferer(inputs, run_with_codebook, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The EMA teacher: an average of the student over time, which gives the pseudo-labels and is what gets deployed."""
+"""The EMA teacher: an average of the student over time, which gives the pseudo-labels and is deployed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["EMATeacher"]
 
 
 class EMATeacher(AveragedModel):
-    r"""Exponential moving average of a network, buffers included, nothing shared with it.
+    r"""Exponential moving average of a network and its buffers, without shared tensors.
 
     After update number t the average is :math:`\theta' \leftarrow \alpha_t \theta' + (1 - \alpha_t)\,\theta` with the
-    warm-up :math:`\alpha_t = \min(\alpha, 1 - 1 / (t + 1))`, so that the first steps do not average over random
-    weights. Integer buffers are copied.
+    warm-up :math:`\alpha_t = \min(\alpha, 1 - 1 / (t + 1))`, so that the first steps do not average random weights.
+    Integer buffers are copied.
 
     Args:
         network: the student; the teacher starts as its copy.
@@ -40,7 +40,7 @@ class EMATeacher(AveragedModel):
         self.eval()
 
     def train(self, mode: bool = True) -> EMATeacher:
-        """Stay in eval mode: a teacher's normalisation and dropout never train."""
+        """Stay in eval mode: the teacher's normalisation and dropout are never in train mode."""
         return super().train(False)
 
     def pseudo_label(self, images: Tensor, generator: torch.Generator | None = None) -> PseudoLabels:
@@ -52,7 +52,7 @@ class EMATeacher(AveragedModel):
         """
         with torch.inference_mode():
             probabilities = self.module(images).float().softmax(dim=1)
-        # a tensor made in inference mode cannot be saved for a backward pass, its copy can
+        # tensors made in inference mode cannot be saved for a backward pass; their copies can
         return PseudoLabels(probabilities.clone(), images.new_empty(0))
 
     def _average(self, averaged: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:

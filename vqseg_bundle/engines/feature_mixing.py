@@ -1,4 +1,4 @@
-"""CutMix's boxes on a coarse grid of features."""
+"""CutMix on a coarse grid of features."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["mix_features"]
 
 
 def mix_features(mix: Callable[[Tensor], Tensor], features: Tensor, image_size: Sequence[int]) -> Tensor:
-    """Give every patch the features of the image that the mixed batch shows at the patch's center.
+    """Give each patch the features of the image that the mixed batch shows at the patch's centre.
 
-    MONAI's ``CutMix.apply`` keeps its box in pixels of the images, so that it cannot be applied to a map of another
-    size. Applied to images that hold their own number everywhere it tells where each pixel comes from.
+    MONAI's ``CutMix.apply`` has its box in image pixels, so it cannot be applied to a map of another size. Applied to
+    images filled with their own index, it tells which image each pixel comes from.
 
     Args:
-        mix: pastes regions of some images of a batch ``(B, 1, *image_size)`` into others, ``CutMix.apply`` with the
-            parameters that mixed the images.
+        mix: pastes regions of some images of a batch ``(B, 1, *image_size)`` into others: ``CutMix.apply`` with the
+            parameters used for the images.
         features: of the images before mixing, ``(B, C, *G)``.
-        image_size: spatial size of the images, as many axes as G.
+        image_size: spatial size of the images, with as many axes as G.
 
     Returns:
         ``(B, C, *G)``.

@@ -1,4 +1,4 @@
-"""Train and eval modes that come back as they were, module by module."""
+"""Restores train and eval modes, module by module."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["modes_kept"]
 
 @contextmanager
 def modes_kept(network: nn.Module) -> Iterator[None]:
-    """Put every module back into its own mode, train or eval, at the end.
+    """Restore every module's mode, train or eval, at the end of the block.
 
     Args:
-        network: whose mode changes within.
+        network: its mode may change in the block.
     """
     modes = [(module, module.training) for module in network.modules()]
     try:

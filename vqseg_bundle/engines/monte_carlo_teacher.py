@@ -1,4 +1,4 @@
-"""UA-MT's teacher, which estimates how sure it is (Yu et al., MICCAI 2019, https://arxiv.org/abs/1907.07034)."""
+"""UA-MT's teacher, which estimates its uncertainty (Yu et al., MICCAI 2019, https://arxiv.org/abs/1907.07034)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class MonteCarloTeacher:
 
     .. math:: \mu_c = \frac{1}{T} \sum_t p_{t, c}, \qquad u = -\sum_c \mu_c \ln \mu_c
 
-    and the target is one further stochastic pass, as in the paper. A pass sees the images plus Gaussian noise clamped
-    to a bound, with the network's dropout layers on and all else in eval mode. Those layers draw from torch's global
-    state, as dropout always does.
+    and the target is one further stochastic pass, as in the paper. Each pass sees the images plus clamped Gaussian
+    noise, with the network's dropout layers on and everything else in eval mode. Dropout draws from torch's global
+    random state.
 
     Args:
         teacher: the average of the student.
@@ -32,7 +32,7 @@ class MonteCarloTeacher:
         noise_bound: the noise is clamped to plus and minus this.
 
     Raises:
-        ValueError: an argument is outside what is said above, or the network has no dropout layer.
+        ValueError: an argument is out of range, or the network has no dropout layer.
     """
 
     def __init__(self, teacher: EMATeacher, samples: int = 8, noise_std: float = 0.1, noise_bound: float = 0.2) -> None:
@@ -55,7 +55,7 @@ class MonteCarloTeacher:
 
         Args:
             images: ``(B, C, *S)``.
-            generator: randomness of the noise, on the images' device.
+            generator: source of the noise, on the images' device; None uses torch's global one.
         """
         with modes_kept(self.teacher), torch.inference_mode():
             for layer in _active_dropout(self.teacher):
@@ -65,7 +65,7 @@ class MonteCarloTeacher:
             for _ in range(self.samples):
                 mean += self._pass(images, generator) / self.samples
             entropy = torch.special.entr(mean).sum(dim=1)
-        # tensors made in inference mode cannot be saved for a backward pass, their copies can
+        # tensors made in inference mode cannot be saved for a backward pass; their copies can
         return PseudoLabels(target.clone(), entropy.clone())
 
     def _pass(self, images: Tensor, generator: torch.Generator | None) -> Tensor:

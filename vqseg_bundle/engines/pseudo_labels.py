@@ -1,4 +1,4 @@
-"""What a pseudo-labeller says of unlabelled images, and how it is asked."""
+"""Pseudo-labels of unlabelled images, and the protocol of pseudo-labellers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["PseudoLabeler", "PseudoLabels"]
 
 
 class PseudoLabels(NamedTuple):
-    """The opinion of a batch. Hard labels and their confidence are derived when asked for.
+    """Pseudo-labels of a batch. Hard labels and their confidence are computed on access.
 
     Attributes:
-        probabilities: ``(B, C, *S)``, float32, of each class.
-        entropy: ``(B, *S)``, float32, in nats, the predictive entropy; empty where the labeller does not estimate it.
+        probabilities: ``(B, C, *S)``, float32, of the classes.
+        entropy: ``(B, *S)``, float32, the predictive entropy in nats; empty if the labeller does not estimate it.
     """
 
     probabilities: Tensor
@@ -40,5 +40,5 @@ class PseudoLabeler(Protocol):
 
         Args:
             images: ``(B, C, *S)``.
-            generator: randomness, where the labeller has any.
+            generator: source of randomness, for labellers that need it.
         """

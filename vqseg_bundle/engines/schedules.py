@@ -1,4 +1,4 @@
-"""How long training lasts and how the unlabelled terms come in."""
+"""The length of a training and the ramp-up of the unlabelled terms."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ __all__ = ["iteration_budget", "sigmoid_ramp_up"]
 
 
 def iteration_budget(max_epochs: int, iterations_per_epoch: int, max_iterations: int | None = None) -> int:
-    """Iterations a run really takes: ``max_iterations``, unless ``max_epochs`` was set to something else.
+    """Number of iterations of a run: ``max_iterations``, unless ``max_epochs`` was overridden.
 
-    ``max_epochs`` normally is ``ceil(max_iterations / iterations_per_epoch)``, and the last epoch may be short. Whoever
-    overrides ``max_epochs`` (MONAI Label always does) gets that many whole epochs.
+    Normally ``max_epochs`` is ``ceil(max_iterations / iterations_per_epoch)``, and the last epoch may be short. If
+    ``max_epochs`` is overridden, as MONAI Label always does, the run has that many complete epochs.
 
     Args:
         max_epochs: epochs of the trainer.
-        iterations_per_epoch: iterations of a whole epoch.
-        max_iterations: the budget asked for, or None.
+        iterations_per_epoch: iterations of a complete epoch.
+        max_iterations: the requested budget, or None.
 
     Returns:
         number of optimiser steps.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count is below 1.
     """
     if max_epochs < 1 or iterations_per_epoch < 1 or (max_iterations is not None and max_iterations < 1):
         raise ValueError(
@@ -35,13 +35,13 @@ def iteration_budget(max_epochs: int, iterations_per_epoch: int, max_iterations:
 
 
 def sigmoid_ramp_up(progress: float, share: float) -> float:
-    r"""Weight of the unlabelled terms: :math:`e^{-5 (1 - t)^2}`, t going from 0 to 1 over a share of the training.
+    r"""Weight of the unlabelled terms: :math:`e^{-5 (1 - t)^2}`, t rising from 0 to 1 over a share of the training.
 
     Laine and Aila, Temporal Ensembling, 2017 (https://arxiv.org/abs/1610.02242), as UA-MT uses it.
 
     Args:
-        progress: share of all iterations done, in [0, 1].
-        share: share of the training that the ramp takes, in [0, 1]; 0 is no ramp.
+        progress: completed share of all iterations, in [0, 1].
+        share: share of the training that the ramp takes, in [0, 1]; 0 disables it.
 
     Returns:
         factor in (0, 1].

@@ -39,27 +39,28 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     gradient or weight that is not finite ends the run in that iteration by a
     :class:`~vqseg_bundle.common.NonFiniteError`, which names it and the files of the batches (their "source").
 
-    Arguments beyond those of :class:`monai.engines.SupervisedTrainer` (``network`` is the training module there):
+    Arguments in addition to those of :class:`monai.engines.SupervisedTrainer` (whose ``network`` is the training
+    module):
 
     Args:
-        student: the network inside ``network`` that the teacher follows.
-        teacher: the student's average, which is what gets deployed.
+        student: the network inside ``network``, which the teacher averages.
+        teacher: the student's average, which is deployed.
         loss_function: called with the student's output, the targets and the ramp; returns named terms with ``total``.
         targets: builds the loss's targets from keyword arguments (``vqseg_bundle.losses.VQSegTargets``).
         unlabeled_data_loader: batches with "image" (weak view) and the streams' views; None trains supervised.
-        unlabeled_streams: versions of the unlabelled batch that the student sees, as streams or mappings.
-        pseudo_labeler: gives the pseudo-labels; None is the teacher.
-        foundation_model: frozen model whose features the adapter is aligned with, or None. Batches that bring such
-            features of their weak views under "foundation_features", ``(B, C_f, *G)``, need none.
-        foundation_depth: token slices of a volume that the foundation model is asked for; None asks for all slices.
+        unlabeled_streams: the versions of the unlabelled batch that the student sees, as streams or mappings.
+        pseudo_labeler: gives the pseudo-labels; None uses the teacher.
+        foundation_model: frozen model with whose features the adapter is aligned, or None. Batches with the features of
+            their weak views under "foundation_features", ``(B, C_f, *G)``, need none.
+        foundation_depth: number of slices of a volume for the foundation model; None uses all slices.
         mixer: MONAI's CutMix for the unlabelled batch, or None.
         max_iterations: budget; see :func:`~vqseg_bundle.engines.iteration_budget`.
-        total_iterations: length of the whole training, where ``run`` is called for one part of it after the other
-            (federated rounds); None is that budget.
-        ramp_up_share: share of the training over which the unlabelled terms come in, in [0, 1].
-        max_grad_norm: gradients are clipped to this norm; None leaves them.
-        generator: randomness of the perturbation, on the training device; it seeds the mixer, too. None leaves both to
-            the random states they have.
+        total_iterations: length of the whole training if ``run`` is called for several parts of it (federated rounds);
+            None means the budget of this run.
+        ramp_up_share: share of the training over which the unlabelled terms ramp up, in [0, 1].
+        max_grad_norm: gradients are clipped to this norm; None disables it.
+        generator: randomness of the perturbation, on the training device; it also seeds the mixer. None leaves both
+            with their own random states.
 
     Raises:
         ValueError: ``ramp_up_share`` outside [0, 1], ``max_grad_norm`` not positive, a count below 1, or a stream that
@@ -107,7 +108,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.ramp_up_share = ramp_up_share
         self.max_grad_norm = max_grad_norm
         self.generator = generator
-        # a disabled one makes every step the same code; MONAI's own, None without AMP, stays unused
+        # if disabled, every step still runs the same code; MONAI's own, None without AMP, stays unused
         scaled = self.amp and self.state.device.type == "cuda"
         self.loss_scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)
         self.guard = StepGuard(self.network, teacher, self.state.epoch_length, scaled)
@@ -120,7 +121,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     @property
     def progress(self) -> float:
-        """Share of all iterations that lie before the current one, in [0, 1)."""
+        """Share of all iterations before the current one, in [0, 1)."""
         return max(self.state.iteration - 1, 0) / self.total_iterations
 
     def state_dict(self) -> OrderedDict:
@@ -131,10 +132,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return state
 
     def load_state_dict(self, state_dict: Mapping) -> None:
-        """Go on where ``state_dict`` was taken.
+        """Continue from a saved state.
 
         Raises:
-            ValueError: it was taken from a training of another length, whose schedules would not fit.
+            ValueError: it is of a training of another length, whose schedules do not fit.
         """
         own = (self.total_iterations, self.state.epoch_length)
         found = (state_dict.get("total_iterations", own[0]), state_dict["epoch_length"])
@@ -151,7 +152,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         # before MONAI's own, which would log a traceback and save the weights
         self.add_event_handler(Events.EXCEPTION_RAISED, _raise_non_finite)
         super()._register_handlers(handlers)
-        # with a handler that lets it pass, ignite takes an error for dealt with
+        # if a handler lets an error pass, ignite considers it handled
         self.add_event_handler(Events.EXCEPTION_RAISED, _raise)
 
     def _start(self, engine: Engine) -> None:
@@ -161,17 +162,17 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             self.teacher.update_parameters(self.student)
         for loader in (self.data_loader, self.unlabeled_data_loader):
             sampler: Any = getattr(loader, "sampler", None)
-            # PyTorch's name, of samplers whose order is the same on every process
+            # PyTorch's method of samplers with the same order on every process
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(self.state.epoch)
         if self.unlabeled_data_loader is not None:
             self._unlabeled_batches = endless_batches(self.unlabeled_data_loader)
         if self.state.iteration >= self.total_iterations:
-            # resumed after the last iteration: ignite would go on where a last epoch was short
+            # resumed after the last iteration: ignite would continue if the last epoch was short
             self.terminate()
 
     def _seed_mixer(self, engine: Engine) -> None:
-        # MONAI's mixer starts from an unseeded state of its own; drawn each epoch, it needs no place in a checkpoint
+        # MONAI's mixer starts unseeded; with a new seed each epoch its state need not be saved
         if self.mixer is not None and self.generator is not None:
             seed = torch.randint(2**31, (1,), generator=self.generator, device=self.generator.device)
             self.mixer.set_random_state(seed=int(seed))
@@ -186,7 +187,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         labeled = self._to_device(batchdata.get(STRONG, batchdata[Keys.IMAGE]))
         if Keys.LABEL in batchdata:
             labels = self._to_device(batchdata[Keys.LABEL]).squeeze(1).long()
-        else:  # a client without labels trains on the unlabelled batch alone
+        else:  # a client without labels trains only on the unlabelled batch
             labeled, labels = labeled[:0], labeled[:0, 0].long()
         output: dict[str, Any] = {Keys.IMAGE: labeled, Keys.LABEL: labels}
         self.state.output = output
@@ -219,7 +220,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.guard.check_weights()
         self.teacher.update_parameters(self.student)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
-        return self.state.output  # handlers may have put another one there
+        return self.state.output  # handlers may have replaced it
 
     def _next_unlabeled(self) -> dict[str, Any] | None:
         if self._unlabeled_batches is None:

@@ -1,4 +1,4 @@
-"""Stops a training in the very step whose loss, gradients or weights are not finite."""
+"""Stops a training in the step in which loss, gradients or weights are not finite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StepGuard"]
 
 logger = logging.getLogger(__name__)
 
-#: Skipped steps in a row that are worth a warning: a loss scale of 2^16 has come down to 2^-4 by then.
+#: Consecutive skipped steps before a warning: by then a loss scale of 2^16 has fallen to 2^-4.
 _MANY_SKIPPED = 20
 _NAMES_SHOWN = 5
 
@@ -26,14 +26,14 @@ _NAMES_SHOWN = 5
 class StepGuard:
     """Check each step of a trainer: the gradients before the optimiser, the weights after it.
 
-    A check costs one wait for the device. Several processes stop together.
+    Each check waits for the device once. Several processes stop together.
 
     Args:
-        network: what is trained.
-        teacher: the student's average, which is looked at where a loss is not finite.
-        epoch_length: iterations of a whole epoch.
-        scaled: whether a loss scaler skips the steps whose gradients overflow: these are no error, and only many in a
-            row a warning, once.
+        network: the trained network.
+        teacher: the student's average, which is inspected if a loss is not finite.
+        epoch_length: iterations of a complete epoch.
+        scaled: whether a loss scaler skips steps whose gradients overflow. These are not errors; only many in a row
+            give a warning, once.
     """
 
     def __init__(self, network: nn.Module, teacher: nn.Module, epoch_length: int, scaled: bool = False) -> None:
@@ -46,32 +46,32 @@ class StepGuard:
         self._skipped = 0
 
     def begin(self, iteration: int, labeled: Mapping[str, Any], unlabeled: Mapping[str, Any] | None) -> None:
-        """Remember what a step works on.
+        """Remember the batches of a step.
 
         Args:
             iteration: its number, from 1.
-            labeled: the labelled batch, with its files under "source" where they are known.
+            labeled: the labelled batch, with its files under "source" if known.
             unlabeled: the unlabelled batch, or None.
         """
         self._iteration = iteration
         self._batches = {"labelled": labeled} | ({"unlabelled": unlabeled} if unlabeled is not None else {})
 
     def check_gradients(self, loss: Tensor, norm: Tensor, terms: Any, pseudo: PseudoLabels | None) -> None:
-        """Refuse the step before the optimiser takes it.
+        """Check the step before the optimiser takes it.
 
         Args:
             loss: the unscaled loss.
             norm: norm of all gradients, unscaled.
             terms: the named terms of the loss, a named tuple of scalars.
-            pseudo: the pseudo-labels, or None; a hard label hides a probability that is not finite from the loss.
+            pseudo: the pseudo-labels, or None; hard labels hide non-finite probabilities from the loss.
 
         Raises:
-            NonFiniteError: loss or pseudo-labels are not finite on one of the processes, or the norm is not.
+            NonFiniteError: the loss or pseudo-labels of a process, or the norm, are not finite.
         """
         mass = norm.new_zeros(()) if pseudo is None else pseudo.probabilities.sum()
         flags = torch.stack((loss.detach().float(), norm.detach().float(), mass.float())).isfinite().int()
         if process_count() > 1:
-            # gradients are shared, losses are not: nobody may be left waiting for the one that stops
+            # gradients are shared, losses are not: no process may be left waiting for the one that stops
             dist.all_reduce(flags, op=dist.ReduceOp.MIN)
         loss_is_finite, norm_is_finite, mass_is_finite = flags.tolist()
         if not loss_is_finite:
@@ -87,7 +87,7 @@ class StepGuard:
             self._stop(what, "No weight has been changed by it.")
 
     def check_weights(self) -> None:
-        """Refuse what the optimiser made of the weights, before the teacher takes it over.
+        """Check the updated weights before they reach the teacher.
 
         Raises:
             NonFiniteError: a weight or buffer is not finite.
@@ -138,7 +138,7 @@ def _describe_loss(loss: Tensor, terms: Any) -> str:
 
 
 def _spoilt_files(batches: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Files whose own entries of the batch are not finite, each once."""
+    """Files whose entries in the batch are not finite, each once."""
     found = [
         f"{files[index]} ({kind})"
         for kind, batch in batches.items()

@@ -12,13 +12,13 @@ __all__ = ["StudentPseudoLabeler"]
 
 
 class StudentPseudoLabeler:
-    """Pseudo-labels from the network that is trained, in eval mode and without gradient.
+    """Pseudo-labels from the trained network itself, in eval mode and without gradient.
 
-    Modes are put back afterwards and no buffer changes. UniMatch's code labels in train mode where the pass is shared
-    and in eval mode elsewhere; the two agree for a network with neither batch normalisation nor dropout.
+    Modes are restored afterwards, and buffers do not change. UniMatch's code labels in train mode if the pass is
+    shared, otherwise in eval mode; the two agree for a network with neither batch normalisation nor dropout.
 
     Args:
-        network: the student itself, not what distributes it.
+        network: the student itself, not its distributed wrapper.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -34,7 +34,7 @@ class StudentPseudoLabeler:
         with modes_kept(self.network), torch.inference_mode():
             self.network.eval()
             probabilities = self.network(images).float().softmax(dim=1)
-        # PyTorch before pull request 165068: autocast keeps what it cast without gradient for the training pass
+        # PyTorch before pull request 165068: autocast would reuse its casts without gradient in the training pass
         torch.clear_autocast_cache()
-        # a tensor made in inference mode cannot be saved for a backward pass, its copy can
+        # tensors made in inference mode cannot be saved for a backward pass; their copies can
         return PseudoLabels(probabilities.clone(), images.new_empty(0))

@@ -1,4 +1,4 @@
-"""Which versions of the unlabelled batch the student sees in one step, and what each counts."""
+"""The versions of the unlabelled batch that the student sees in one step, and their weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 __all__ = ["STRONG", "STRONG_2", "UnlabeledStream", "parse_streams"]
 
-#: Batch key of the strong view; its weak view is MONAI's "image" and shares its geometry.
+#: Batch key of the strong view; the weak view, with the same geometry, is MONAI's "image".
 STRONG = "strong"
 #: Batch key of a second strong view of the same weak view.
 STRONG_2 = "strong_2"
@@ -24,16 +24,16 @@ class UnlabeledStream:
     """One version of the unlabelled batch.
 
     The default is VQ-Seg's only stream. UniMatch (https://arxiv.org/abs/2208.09910) has three: two strong views, each
-    mixed by boxes of its own, and the weak view with perturbed features.
+    mixed with its own boxes, and the weak view with perturbed features.
 
     Args:
-        view: batch key of what the student sees: "strong", "strong_2" or "image" (the weak view).
+        view: batch key of the view: "strong", "strong_2" or "image" (the weak view).
         perturbed: whether the training module perturbs its features.
-        mixed: whether the trainer's mixer, if there is one, mixes it.
-        weight: factor of its loss, positive.
+        mixed: whether the trainer's mixer, if any, mixes it.
+        weight: positive factor of its loss.
 
     Raises:
-        ValueError: an argument is outside what is said above.
+        ValueError: an argument is not one of these values.
     """
 
     view: str = STRONG
@@ -53,13 +53,13 @@ class UnlabeledStream:
 
 
 def parse_streams(streams: Sequence[UnlabeledStream | Mapping[str, Any]]) -> tuple[UnlabeledStream, ...]:
-    """Unlabelled streams from what a configuration holds.
+    """Unlabelled streams from a configuration.
 
     Args:
-        streams: at least one; each a stream or a mapping of its arguments.
+        streams: at least one, each a stream or a mapping of its arguments.
 
     Raises:
-        ValueError: there is none, one is no mapping or has an unknown key, or a value is refused.
+        ValueError: the list is empty, an entry is not a mapping or has an unknown key, or a value is refused.
     """
     if not isinstance(streams, list | tuple) or len(streams) == 0:
         raise ValueError(f"unlabeled_streams must be a list of at least one stream, got {streams!r}.")

@@ -1,4 +1,4 @@
-"""The unlabelled batch as the student sees it: all streams in one batch, each mixed on its own."""
+"""The unlabelled batch as the student sees it: all streams in one batch, each mixed separately."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["UnlabeledViews", "arrange_streams", "endless_batches"]
 
 
 class UnlabeledViews(NamedTuple):
-    """All streams of an unlabelled batch of B images, stream by stream: N is their number times B.
+    """All streams of an unlabelled batch of B images, one after the other; N is the number of streams times B.
 
     Attributes:
-        weak: ``(N, C, *S)``, weak views, each mixed as its stream is.
-        images: ``(N, C, *S)``, what the student sees.
+        weak: ``(N, C, *S)``, weak views, mixed like their streams.
+        images: ``(N, C, *S)``, the student's input.
         pseudo: pseudo-labels of these N images.
-        perturbed: N flags, whether the features of an image are to be perturbed.
-        features: ``(N, C_f, *G)``, foundation-model features of the weak views that came with the batch, mixed as these
-            are; empty where none came.
+        perturbed: N flags, whether to perturb the features of an image.
+        features: ``(N, C_f, *G)``, foundation-model features of the weak views from the batch, mixed likewise; empty if
+            the batch has none.
     """
 
     weak: Tensor
@@ -40,14 +40,14 @@ class UnlabeledViews(NamedTuple):
 def arrange_streams(
     views: Mapping[str, Tensor], pseudo: PseudoLabels, streams: Sequence[UnlabeledStream], mixer: CutMix | None
 ) -> UnlabeledViews:
-    """Put all streams into one batch.
+    """Combine all streams into one batch.
 
     Args:
-        views: ``(B, C, *S)`` each, by batch key: "image" (the weak view) and the views of the streams; where they come
-            with the batch, features ``(B, C_f, *G)`` of the weak view under "foundation_features".
+        views: ``(B, C, *S)`` each, by batch key: "image" (the weak view) and the streams' views; optionally features
+            ``(B, C_f, *G)`` of the weak view under "foundation_features".
         pseudo: pseudo-labels of the weak view.
         streams: at least one.
-        mixer: mixes the streams that want it, each by a draw of its own, or None.
+        mixer: mixes each stream with ``mixed`` by a separate draw, or None.
     """
     parts = [_one_stream(views, pseudo, stream, mixer) for stream in streams]
     return UnlabeledViews(
@@ -62,13 +62,13 @@ def arrange_streams(
 
 
 def endless_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Batches again and again.
+    """Repeat the batches endlessly.
 
     Args:
-        batches: what can be gone through many times.
+        batches: an iterable that can be iterated repeatedly.
 
     Raises:
-        ValueError: it gives no batch.
+        ValueError: it yields no batch.
     """
     while True:
         empty = True
@@ -92,7 +92,7 @@ def _one_stream(
     entropy = pseudo.entropy
     if entropy.numel() > 0:
         entropy = mixer.apply(entropy.unsqueeze(1)).squeeze(1)
-    # each voxel comes from one image of the batch: mixed probabilities have the mixed labels and confidences
+    # each voxel comes from one image of the batch, so mixed probabilities have the mixed labels and confidences
     mixed = PseudoLabels(mixer.apply(pseudo.probabilities), entropy)
     if features.numel() > 0:
         features = mix_features(mixer.apply, features, weak.shape[2:])

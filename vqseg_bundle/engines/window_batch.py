@@ -1,4 +1,4 @@
-"""How many slices or windows of a volume go through the network at once."""
+"""The number of slices or windows of a volume that go through the network at once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 __all__ = ["window_batch_size"]
 
-# What a window needs in a forward pass without gradient, in float32 maps of the first level's size and width:
-# 8 to 12, measured on the bundle's U-Nets in 2D and 3D.
+# Memory of a window in a forward pass without gradient, in float32 maps of the first level's size and width: 8 to 12,
+# measured on the bundle's U-Nets in 2D and 3D.
 _MAPS_A_WINDOW = 12
-# On a CPU larger batches leave its cache and get slower: measured fastest at 4 to 8 slices of 128 x 128.
+# On a CPU larger batches exceed the cache and get slower: 4 to 8 slices of 128 x 128 were fastest.
 _CPU_BYTES = 2**27
 _CUDA_SHARE = 0.25
 
@@ -24,10 +24,10 @@ def window_batch_size(
 
     Args:
         window: size of a window in voxels.
-        channels: width of the first level of a U-Net, or what stands for it in another network.
+        channels: width of the first level of a U-Net, or its equivalent in another network.
         device: where the network runs.
-        memory_gb: budget in GB (1e9 bytes); None takes a quarter of what is free on a CUDA device, and on a CPU what
-            runs fastest.
+        memory_gb: budget in GB (1e9 bytes); None means a quarter of the free memory on a CUDA device, and the fastest
+            size on a CPU.
 
     Returns:
         at least 1.

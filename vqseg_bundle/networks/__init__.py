@@ -1,4 +1,4 @@
-"""The VQ-Seg networks and what training wraps around them."""
+"""The VQ-Seg networks and their training wrappers."""
 
 from vqseg_bundle.networks.dinov2_dpt_net import DINOv2DPTNet
 from vqseg_bundle.networks.dinov2_encoder import DINOv2Encoder

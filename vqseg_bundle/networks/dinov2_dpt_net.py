@@ -1,4 +1,4 @@
-"""The backbone of VQ-Seg's published code: a fine-tuned DINOv2 whose last level is quantised, under a DPT decoder."""
+"""The network of VQ-Seg's published code: a fine-tuned DINOv2 whose last level is quantised, and a DPT decoder."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 __all__ = ["DINOv2DPTNet"]
 
 _PATCH = 14
-# A window of 224 x 224 needs 80 to 120 maps of its size with fusion_channels 64, measured; a unit of the width is 12.
+# A window of 224 x 224 needs 80 to 120 maps of its size with fusion_channels 64 (measured); a unit of width is 12.
 _FUSION_CHANNELS_A_UNIT = 7
 
 
 class DINOv2DPTNet(VQNetwork):
-    """DINOv2 encoder, vector quantisation of its last level, DPT decoder; and the paper's image decoder.
+    """DINOv2 encoder, vector quantisation of its last level, DPT decoder, and the paper's image decoder.
 
-    The segmentation decoder sees the three shallower levels as they are and the deepest one quantised, at the encoder's
-    own width. The image decoder sees the quantised level alone. 2D only.
+    The segmentation decoder sees the three shallower levels unquantised and the deepest one quantised, at the encoder's
+    width. The image decoder sees only the quantised level. 2D only.
 
     Args:
         spatial_dims: 2.
-        in_channels: channels of the image; other than three become grey.
+        in_channels: channels of the image; unless there are three, they are averaged to grey.
         out_channels: classes, background included.
-        encoder: see :class:`~vqseg_bundle.networks.dinov2_encoder.DINOv2Encoder`, as are the next two.
+        encoder: see :class:`~vqseg_bundle.networks.dinov2_encoder.DINOv2Encoder`, also for the next two.
         encoder_levels: four blocks.
         encoder_sizes: other sizes of the encoder.
-        pretrained: start the encoder from DINOv2's weights, from ``encoder_weights`` or downloaded.
+        pretrained: start the encoder from DINOv2's weights, read from ``encoder_weights`` or downloaded.
         encoder_weights: the official checkpoint file.
-        reassemble_channels: see :class:`~vqseg_bundle.networks.dpt.DPTDecoder`, as is the next one.
+        reassemble_channels: see :class:`~vqseg_bundle.networks.dpt.DPTDecoder`, also for the next one.
         fusion_channels: width of the fused maps.
-        num_embeddings: codewords, K; None builds the same network without quantisation.
+        num_embeddings: number of codewords, K; None builds the same network without quantisation.
         reconstruction: build the image decoder. A network built without it loads a training network's state dict.
         reconstruction_channels: channels of the image decoder's levels, shallow first, each at twice the resolution of
             the next; its output is resized to the image.
         dropout: dropout rate inside encoder and image decoder.
         quantizer: further arguments of :class:`~vqseg_bundle.layers.VectorQuantizer`.
-        activation_checkpointing: train in less memory and more time.
+        activation_checkpointing: saves memory in training at the cost of time.
 
     Shape:
         - image: ``(B, in_channels, H, W)``, H and W multiples of 14.
         - output: logits ``(B, out_channels, H, W)``.
 
     Raises:
-        ValueError: sizes that do not fit each other, 3D, or what the parts refuse.
+        ValueError: sizes do not fit each other, ``spatial_dims`` is not 2, or a part refuses an argument.
         FileNotFoundError: ``encoder_weights`` does not exist, or the download failed.
 
     Examples:
@@ -126,7 +126,7 @@ class DINOv2DPTNet(VQNetwork):
             )
 
     def encode(self, image: Tensor) -> Encoding:
-        """The deepest level for the quantiser, the three others for the decoder, all on the patch grid."""
+        """The deepest level for the quantiser and the three others for the decoder, all on the patch grid."""
         maps = self.encoder(image)
         return Encoding(maps[-1], maps[:-1])
 
@@ -136,7 +136,7 @@ class DINOv2DPTNet(VQNetwork):
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
 
     def decode_image(self, quantized: Tensor, size: list[int]) -> Tensor:
-        """Reconstruction ``(B, in_channels, *size)`` from post-VQ features alone.
+        """Reconstruction ``(B, in_channels, *size)`` from the post-VQ features only.
 
         Raises:
             ValueError: the network was built without its image decoder.
@@ -147,13 +147,13 @@ class DINOv2DPTNet(VQNetwork):
         return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
-        """Refuse patches that the network cannot be trained on.
+        """Check that the network can be trained on such patches.
 
         Args:
-            patch_size: one length an axis.
+            patch_size: one length per axis.
 
         Raises:
-            ValueError: a length is no multiple of the patches of DINOv2.
+            ValueError: a length is not a multiple of DINOv2's patch size.
         """
         if any(length % _PATCH for length in patch_size):
             nearest = [max(1, round(length / _PATCH)) * _PATCH for length in patch_size]

@@ -1,4 +1,4 @@
-"""DINOv2 as an encoder to train: grey or colour images in, the patch features of some of its blocks out."""
+"""DINOv2 as a trainable encoder: from grey or colour images to the patch features of some of its blocks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _SPECS = {spec.name: spec for spec in DINOV2}
 class DINOv2Encoder(nn.Module):
     """Patch features of some blocks of a DINOv2 (Oquab et al., 2024, https://arxiv.org/abs/2304.07193).
 
-    Each image is scaled as :class:`~vqseg_bundle.networks.FoundationModel` does it: min-max to [0, 1], grey as three
-    equal channels, then ImageNet's mean and standard deviation. Positions are resized to each input's patch grid in
-    DINOv2's own way. The final layer norm is applied to each level, and the class token is left out.
+    Images are scaled as in :class:`~vqseg_bundle.networks.FoundationModel`: min-max to [0, 1], grey as three equal
+    channels, then ImageNet's mean and standard deviation. Positions are resized to each input's patch grid as in
+    DINOv2's code. The final layer norm is applied to each level, and the class token is dropped.
 
     Args:
         name: "dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14" or "dinov2_vitg14".
-        levels: blocks whose output is returned, from 0, increasing; the last one is the last block.
-        pretrained: start from DINOv2's weights: from ``weights``, or downloaded for None. Otherwise random.
-        weights: the official checkpoint file.
-        dropout: dropout rate after attention and in the perceptrons.
-        sizes: other ``embed_dim``, ``depth``, ``num_heads`` for timm's model; small ones serve tests.
-        activation_checkpointing: keep only the tokens between blocks for the backward pass and compute the rest again.
+        levels: blocks whose output is returned, counted from 0, increasing; the last must be the last block.
+        pretrained: start from DINOv2's weights, read from ``weights`` or downloaded; otherwise from random ones.
+        weights: the official checkpoint file; None downloads it.
+        dropout: dropout rate after attention and in the MLPs.
+        sizes: other ``embed_dim``, ``depth``, ``num_heads`` for timm's model, such as small ones for tests.
+        activation_checkpointing: keep only the tokens between blocks for the backward pass, and recompute the rest.
 
     Attributes:
         patch_size: 14.
@@ -45,7 +45,7 @@ class DINOv2Encoder(nn.Module):
 
     Shape:
         - image: ``(B, C, H, W)``; two channels or more than three are averaged to grey. H and W multiples of 14.
-        - output: one map a level, ``(B, channels, H / 14, W / 14)``.
+        - output: one map per level, ``(B, channels, H / 14, W / 14)``.
 
     Raises:
         ValueError: an unknown name, levels that the model does not have, an input of another size, or ``weights`` is

@@ -1,7 +1,7 @@
 """The convolutional decoder of a dense prediction transformer (DPT; Ranftl et al., 2021, arXiv 2103.13413).
 
 Reassemble: four levels of tokens, all on the patch grid, become maps at 4, 2, 1 and 1/2 times its resolution. Fusion:
-from the deepest map on, each is refined, joined with the next one and upsampled. As in the paper's section 3, without
+from the deepest map on, each is refined, joined with the next and upsampled. As in section 3 of the paper, without
 read-out token and batch normalisation.
 """
 
@@ -23,7 +23,7 @@ class DPTDecoder(nn.Module):
     Args:
         in_channels: width of the tokens.
         out_channels: classes.
-        reassemble_channels: width of each level's map, shallow first: four of them.
+        reassemble_channels: width of each of the four levels' maps, shallow first.
         fusion_channels: width of the fused maps.
 
     Shape:
@@ -31,7 +31,7 @@ class DPTDecoder(nn.Module):
         - output: ``(B, out_channels, 8 h, 8 w)``.
 
     Raises:
-        ValueError: ``reassemble_channels`` are not four.
+        ValueError: ``reassemble_channels`` does not have four entries.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DPTDecoder(nn.Module):
         self.reassemble = nn.ModuleList(
             _Reassemble(in_channels, width, fusion_channels, level) for level, width in enumerate(reassemble_channels)
         )
-        # deepest first, as they are run; nothing lies below the deepest for its map to be added to
+        # deepest first, in the order they run; nothing is below the deepest for its map to be added to
         self.fusion = nn.ModuleList(_Fusion(fusion_channels, has_skip=step > 0) for step in range(_LEVELS))
         self.head = nn.Sequential(
             nn.Conv2d(fusion_channels, fusion_channels, kernel_size=3, padding=1),
@@ -66,7 +66,7 @@ class DPTDecoder(nn.Module):
 
 
 class _Reassemble(nn.Module):
-    """One level's tokens as a map: projected, resampled by its level's factor, brought to the common width."""
+    """One level's tokens as a map: projected, resampled by the level's factor, reduced to the common width."""
 
     def __init__(self, in_channels: int, channels: int, out_channels: int, level: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Reassemble(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """Add the refined map of a level to what comes from below, refine the sum, upsample it."""
+    """Add the refined map of a level to the deeper result, refine the sum, upsample it."""
 
     def __init__(self, channels: int, has_skip: bool) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Fusion(nn.Module):
 
 
 class _ResidualUnit(nn.Module):
-    """Two convolutions, each after a ReLU, beside the identity (He et al., 2016, pre-activation)."""
+    """Two convolutions, each after a ReLU, plus the identity (He et al., 2016, pre-activation)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The path of a training network that a deployed one lacks: image, codes, image."""
+"""The path that a deployed network lacks: from image to codes to image."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["ImageReconstructor"]
 
 
 class ImageReconstructor(nn.Module):
-    """Encoder, quantiser and image decoder of a network, for a look at what its codes keep of an image.
+    """Encoder, quantiser and image decoder of a network, to see what its codes keep of an image.
 
     Args:
-        network: with image decoder; its weights are shared.
+        network: with an image decoder; its weights are shared.
 
     Shape:
         - image: ``(B, in_channels, *S)``.
-        - output: the same.
+        - output: as the input.
 
     Raises:
         ValueError: the network was built without its image decoder.
@@ -30,7 +30,7 @@ class ImageReconstructor(nn.Module):
         self.network = network
 
     def project_codebook(self) -> Tensor | None:
-        """The explicit codewords ``(K, D)``; None without quantiser."""
+        """The codewords ``(K, D)``; None without a quantiser."""
         return self.network.project_codebook()
 
     def forward(self, image: Tensor, codebook: Tensor | None = None) -> Tensor:
@@ -38,7 +38,7 @@ class ImageReconstructor(nn.Module):
 
         Args:
             image: ``(B, in_channels, *S)``.
-            codebook: what :meth:`project_codebook` returned; None projects it here.
+            codebook: from :meth:`project_codebook`; None computes it.
         """
         features = self.network.encode(image).features
         if self.network.quantizer is not None:

@@ -1,4 +1,4 @@
-"""A skip connection that is vector quantised like the bottleneck."""
+"""A skip connection that is vector-quantised like the bottleneck."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["QuantizedSkip"]
 
 
 class QuantizedSkip(nn.Module):
-    """One level's map through a quantiser of its own: 1x1 convolution, nearest codewords, 1x1 convolution back.
+    """One level's map through its own quantiser: 1x1 convolution, nearest codewords, 1x1 convolution back.
 
     Args:
         spatial_dims: 2 or 3.
@@ -46,5 +46,5 @@ class QuantizedSkip(nn.Module):
         self.expansion = convolution(embedding_dim, channels, kernel_size=1)
 
     def forward(self, skip: Tensor) -> Tensor:
-        """The map that the decoder sees in deployment."""
+        """The decoder's input in deployment."""
         return self.expansion(self.quantizer(self.projection(skip)).quantized)

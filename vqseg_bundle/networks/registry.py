@@ -1,4 +1,4 @@
-"""Networks by name, as the record beside the weights says which one it is of."""
+"""Networks by name, for the record beside the weights."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ __all__ = ["build_network", "describe_network"]
 
 _KEY = "architecture"
 _NETWORKS: dict[str, type[VQNetwork]] = {network.__name__: network for network in (VQSegNet, DINOv2DPTNet)}
-# records of early versions name no network; theirs is left out of new ones as well, so that both compare equal
+# records of early versions do not name this network; nor do new ones, so that they compare equal
 _UNNAMED = VQSegNet
 
 
 def describe_network(network: VQNetwork) -> dict[str, Any]:
-    """What :func:`build_network` needs to build such a network again.
+    """The description from which :func:`build_network` rebuilds a network.
 
     Args:
-        network: any.
+        network: any network.
 
     Returns:
-        its arguments, and under "architecture" its class's name unless that is VQSegNet.
+        its arguments and, unless it is a VQSegNet, its class name under "architecture".
     """
     name = {} if type(network) is _UNNAMED else {_KEY: type(network).__name__}
     return {**name, **network.arguments}
 
 
 def build_network(description: Mapping[str, Any]) -> VQNetwork:
-    """Build the network that was described, with random weights.
+    """Build a network from its description, with random weights.
 
     Args:
         description: see :func:`describe_network`.
 
     Raises:
-        ValueError: there is no network of that name, or it refuses an argument.
-        TypeError: an argument is missing or too many.
+        ValueError: the name is unknown, or the network refuses an argument.
+        TypeError: an argument is missing or unknown.
     """
     arguments = dict(description)
     name = arguments.pop(_KEY, _UNNAMED.__name__)

@@ -1,4 +1,4 @@
-"""What training wraps: the network, the perturbation and the adapter, in one forward pass over all images."""
+"""Network, perturbation and adapter in one forward pass over all images, for training."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class QuantizedMap(NamedTuple):
 
 
 class VQSegOutput(NamedTuple):
-    """Everything the losses and the codebook's handlers need; labelled images first, then unlabelled ones.
+    """Everything that the losses and the codebook's handlers need; labelled images first, then unlabelled ones.
 
     Attributes:
         labeled_logits: ``(B_l, C, *S)`` from the clean post-VQ features.
-        unlabeled_logits: ``(B_u, C, *S)``, from perturbed ones where asked for; ``B_u`` is 0 without unlabelled batch.
-        reconstruction: ``(B_l + B_u, in_channels, *S)`` from the same features; empty without image decoder.
-        adapted: ``(B_l + B_u, C_f, *G)``, adapted clean post-VQ features; empty without adapter.
+        unlabeled_logits: ``(B_u, C, *S)``, from perturbed ones if requested; ``B_u`` is 0 without an unlabelled batch.
+        reconstruction: ``(B_l + B_u, in_channels, *S)`` from the same features; empty without an image decoder.
+        adapted: ``(B_l + B_u, C_f, *G)``, adapted clean post-VQ features; empty without an adapter.
         features: ``(B_l + B_u, D, *S_L)``, before quantisation, detached.
-        indices: ``(B_l + B_u, *S_L)``, int64, before perturbation; empty without quantiser.
-        codebook: ``(K, D)``, detached; empty without quantiser.
+        indices: ``(B_l + B_u, *S_L)``, int64, before perturbation; empty without a quantiser.
+        codebook: ``(K, D)``, detached; empty without a quantiser.
         commitment_loss: scalar, the sum over the quantisers.
         entropy_loss: scalar, the sum over the quantisers.
-        quantized_skips: the skip connections that are quantised, shallow first.
+        quantized_skips: the quantised skip connections, shallow first.
     """
 
     labeled_logits: Tensor
@@ -61,21 +61,21 @@ class VQSegOutput(NamedTuple):
 class VQSegTrainingModule(nn.Module):
     """One pass of the student over a labelled and an unlabelled batch.
 
-    Both batches go through the encoder together and are quantised with one codebook, projected once. Features of the
-    unlabelled images pass through the perturbation, those of the labelled ones do not (the paper's L_l and L_u);
-    quantised skip connections are perturbed like the bottleneck, each by a draw of its own. The adapter sees the clean
-    features of both: a randomly replaced token has no business resembling its patch.
+    Both batches go through the encoder together and are quantised with one codebook, projected once. Only the
+    unlabelled images' features are perturbed (the paper's L_l and L_u); quantised skip connections are perturbed like
+    the bottleneck, each by a separate draw. The adapter sees the clean features of both: a randomly replaced token
+    should not resemble its patch.
 
     Args:
         network: the student.
-        perturbation: perturbs the unlabelled images' post-VQ features (:class:`~vqseg_bundle.layers.Perturbation`; the
-            bottleneck of a network without quantiser). None leaves them.
-        adapter: adapts post-VQ features to a foundation model's; None leaves ``adapted`` empty.
-        perturb_skips: also perturb the other skip connections' maps, each by a draw of its own, as UniMatch does; they
-            have no codes.
+        perturbation: perturbs the unlabelled images' post-VQ features (:class:`~vqseg_bundle.layers.Perturbation`), or
+            the bottleneck of a network without a quantiser; None disables it.
+        adapter: adapts post-VQ features to a foundation model's; None disables it.
+        perturb_skips: also perturb the other skip connections' maps, which have no codes, each by a separate draw, as
+            UniMatch does.
 
     Raises:
-        ValueError: a perturbation that needs codes, for a network without quantiser or for skip connections.
+        ValueError: the perturbation needs codes, which the network or its skip connections do not have.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class VQSegTrainingModule(nn.Module):
             unlabeled: ``(B_u, in_channels, *S)`` of the same size, or None.
             grid: the foundation model's patch grid; None skips the adapter.
             generator: randomness of the perturbation.
-            perturbed: whether to perturb an unlabelled image, ``B_u`` flags; None perturbs all.
+            perturbed: ``B_u`` flags, whether to perturb each unlabelled image; None perturbs all.
 
         Raises:
-            ValueError: the number of flags is not that of the unlabelled images.
+            ValueError: there are not as many flags as unlabelled images.
         """
         images = labeled if unlabeled is None else torch.cat((labeled, unlabeled))
         size = list(images.shape[2:])
@@ -153,7 +153,7 @@ class VQSegTrainingModule(nn.Module):
         )
 
     def _pass_skips(self, maps: list[Tensor], runs: list[_Run], generator: torch.Generator | None) -> _Skips:
-        """What the segmentation decoder sees of the encoder's maps, and what their quantisers say."""
+        """The encoder's maps for the segmentation decoder, and the outputs of their quantisers."""
         skips = _Skips(list(maps), [], maps[0].new_zeros(()), maps[0].new_zeros(()))
         for level, skip in enumerate(maps):
             stage = self.network.skip_stages[level] if len(self.network.skip_stages) > 0 else None
@@ -196,7 +196,7 @@ class _Skips(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Neighboring images of the whole batch that are perturbed, or not, all alike."""
+    """Consecutive images of the batch that are all perturbed, or all not."""
 
     images: slice
     perturbed: bool

@@ -15,20 +15,20 @@ _KERNEL_SIZE = 3
 
 
 class UNetEncoder(nn.Module):
-    """Convolution blocks, each after the first one strided.
+    """Convolution blocks, all strided except the first.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         channels: channels of each level, shallow first.
-        strides: one stride (int or one int an axis) between each two levels: ``len(channels) - 1`` of them.
+        strides: ``len(channels) - 1`` strides between the levels, each an int or one int per axis.
         norm: MONAI name (and arguments) of the normalisation.
         dropout: dropout rate inside the blocks.
-        activation_checkpointing: keep only the levels' maps for the backward pass and compute the rest again.
+        activation_checkpointing: keep only the levels' maps for the backward pass, and recompute the rest.
 
     Shape:
-        - input: ``(B, in_channels, *S)``, S divisible by the strides' product.
-        - output: one map a level, shallow first, ``(B, channels[l], *S_l)``.
+        - input: ``(B, in_channels, *S)``, S divisible by the product of the strides.
+        - output: one map per level, shallow first, ``(B, channels[l], *S_l)``.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class UNetEncoder(nn.Module):
 
 
 class _UpStage(nn.Module):
-    """Transposed convolution by one stride, then a convolution block over it and, where wanted, the skip connection."""
+    """Transposed convolution, then a convolution block over its output and, optionally, the skip connection."""
 
     def __init__(
         self,
@@ -91,22 +91,22 @@ class _UpStage(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """The way back up to the image's size, with skip connections at the levels asked for.
+    """Decoder back to the image's size, with optional skip connections at each level.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the deepest map.
-        out_channels: channels of the result.
+        out_channels: channels of the output.
         channels: channels of each level above the deepest, shallow first.
-        strides: as the encoder's.
-        skip_channels: channels of the encoder's map at each of those levels, shallow first; 0 where it stays unseen.
+        strides: the encoder's.
+        skip_channels: channels of the encoder's map at each of those levels, shallow first; 0 for no skip connection.
         norm: MONAI name (and arguments) of the normalisation.
         dropout: dropout rate inside the blocks.
-        activation_checkpointing: as the encoder's.
+        activation_checkpointing: see :class:`UNetEncoder`.
 
     Shape:
         - deepest: ``(B, in_channels, *S_L)``.
-        - maps: the encoder's maps above the deepest, shallow first; those without a skip connection are not read.
+        - maps: the encoder's maps above the deepest, shallow first; those without a skip connection are not used.
         - output: ``(B, out_channels, *S)``.
     """
 

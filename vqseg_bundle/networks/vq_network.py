@@ -1,4 +1,4 @@
-"""What training, evaluation and export need of a network with a vector quantised feature map."""
+"""The interface of networks with a vector-quantised feature map, for training, evaluation and export."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Encoding(NamedTuple):
     """An image before quantisation.
 
     Attributes:
-        features: ``(B, D, *S_L)``, what the quantiser sees.
+        features: ``(B, D, *S_L)``, the quantiser's input.
         skips: the encoder's maps above the deepest, shallow first.
     """
 
@@ -32,21 +32,21 @@ class Encoding(NamedTuple):
 class VQNetwork(nn.Module, ABC):
     """An encoder, a quantiser, a segmentation decoder and an image decoder in the post-VQ space.
 
-    ``forward`` is the deployed path: encoder, quantiser, segmentation decoder; it returns the logits alone and can be
-    scripted. The image decoder, ``reconstruction_decoder``, is run by training only.
+    ``forward`` is the deployed path (encoder, quantiser, segmentation decoder); it returns only the logits and can be
+    scripted. The image decoder, ``reconstruction_decoder``, is used only in training.
 
     Args:
-        arguments: the arguments that the weights depend on, for the record beside them. Kept as an attribute, as are
-            the next three.
-        stride: pixels between two tokens, one number an axis.
+        arguments: the arguments that the weights depend on, for the record beside them. This and the next three are
+            kept as attributes.
+        stride: pixels between two tokens, one number per axis.
         embedding_dim: channels of the post-VQ features, D.
-        inference_width: a twelfth of the float32 maps of a window's size that a forward pass without gradient needs,
-            the unit of :func:`vqseg_bundle.engines.window_batch_size`; a U-Net's is its first level's width.
+        inference_width: a twelfth of the number of float32 maps of a window's size that a forward pass without gradient
+            needs, the unit of :func:`vqseg_bundle.engines.window_batch_size`; for a U-Net, its first level's width.
 
     Attributes:
         quantizer: the bottleneck's quantiser, or None.
-        skip_stages: what the encoder's maps pass through on their way to the segmentation decoder, one module a level,
-            shallow first: a :class:`QuantizedSkip` or an identity; empty where no skip connection is quantised.
+        skip_stages: modules between the encoder's maps and the segmentation decoder, one per level, shallow first: a
+            :class:`QuantizedSkip` or an identity; empty if no skip connection is quantised.
         reconstruction_decoder: the image decoder, or None.
     """
 
@@ -72,7 +72,7 @@ class VQNetwork(nn.Module, ABC):
 
     @abstractmethod
     def decode_image(self, quantized: Tensor, size: list[int]) -> Tensor:
-        """Reconstruction ``(B, in_channels, *size)`` from post-VQ features alone.
+        """Reconstruction ``(B, in_channels, *size)`` from the post-VQ features only.
 
         Raises:
             ValueError: the network was built without its image decoder.
@@ -80,10 +80,10 @@ class VQNetwork(nn.Module, ABC):
 
     @abstractmethod
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
-        """Refuse patches that the network cannot be trained on.
+        """Check that the network can be trained on such patches.
 
         Args:
-            patch_size: one length an axis.
+            patch_size: one length per axis.
 
         Raises:
             ValueError: the size does not fit.
@@ -94,8 +94,8 @@ class VQNetwork(nn.Module, ABC):
 
         Args:
             image: ``(B, in_channels, *S)``.
-            codebook: what :meth:`project_codebook` returned, for callers that run many images with the same weights;
-                None projects it here.
+            codebook: from :meth:`project_codebook`, for callers that run many images with the same weights; None
+                computes it.
         """
         encoding = self.encode(image)
         bottleneck = encoding.features
@@ -108,23 +108,23 @@ class VQNetwork(nn.Module, ABC):
 
     @torch.jit.export
     def project_codebook(self) -> Tensor | None:
-        """The bottleneck's explicit codewords ``(K, D)``; None without quantiser."""
+        """The bottleneck's codewords ``(K, D)``; None without a quantiser."""
         return self.quantizer.project_codebook() if self.quantizer is not None else None
 
     def quantizers(self) -> list[VectorQuantizer]:
-        """All quantisers: the bottleneck's, then those of skip connections, shallow first."""
+        """All quantisers: the bottleneck's, then those of the skip connections, shallow first."""
         skips = [stage.quantizer for stage in self.skip_stages if isinstance(stage, QuantizedSkip)]
         return skips if self.quantizer is None else [self.quantizer, *skips]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights; only the image decoder may be missing on the receiving side.
+        """Load weights; only this network's image decoder may be missing.
 
-        A network without image decoder drops exactly that decoder's keys. ``strict=False``, which some loaders set,
-        allows one thing more: weights without image decoder for a network with one (fine-tuning a deployed model).
+        A network without an image decoder ignores that decoder's keys. ``strict=False``, which some loaders set, also
+        allows weights without an image decoder for a network with one (fine-tuning a deployed model).
 
         Raises:
-            RuntimeError: any other missing, unexpected or differently shaped entry; a lenient loader must not turn a
-                wrong file into a random network.
+            RuntimeError: any other entry is missing, unexpected or of another shape, since a lenient loader must not
+                turn a wrong file into a random network.
         """
         own = self.state_dict()
         if self.reconstruction_decoder is None:

@@ -23,17 +23,18 @@ _QUANTIZED = "quantized"
 class VQSegNet(VQNetwork):
     """U-Net whose bottleneck is vector quantised, with two decoders in the post-VQ space.
 
-    ``forward`` is the deployed path: encoder, quantiser, segmentation decoder; it returns the logits alone. The image
-    decoder sees nothing but the post-VQ features, and only training runs it. Inputs of any size are padded at their
-    far ends to the next multiple of the strides' product, and the logits are cropped back.
+    ``forward`` is the deployed path (encoder, quantiser, segmentation decoder); it returns only the logits. The image
+    decoder sees only the post-VQ features and is used only in training. Inputs of any size are padded at their far ends
+    to the next multiple of the strides' product, and the logits are cropped back.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: channels of the image.
         out_channels: classes, background included.
         channels: encoder channels of each level, shallow first.
-        strides: strides between the levels, ints or one int an axis: ``len(channels) - 1`` of them.
-        num_embeddings: codewords, K; None builds the same U-Net without quantisation (the supervised baseline).
+        strides: ``len(channels) - 1`` strides between the levels, each an int or one int per axis.
+        num_embeddings: number of codewords, K; None builds the same U-Net without quantisation (the supervised
+            baseline).
         embedding_dim: width of a codeword, D.
         skip_connections: whether the segmentation decoder sees the encoder's maps: True, False or "quantized" (through
             a quantiser of that level's own, :class:`~vqseg_bundle.networks.QuantizedSkip`); one for all levels above
@@ -43,8 +44,8 @@ class VQSegNet(VQNetwork):
         norm: MONAI name (and arguments) of the normalisation.
         dropout: dropout rate inside encoder and decoders (MONAI Label's epistemic scoring sets it).
         quantizer: further arguments of :class:`~vqseg_bundle.layers.VectorQuantizer`.
-        activation_checkpointing: train in less memory: keep only the levels' maps for the backward pass and compute
-            the rest again, the same numbers in about a third more time.
+        activation_checkpointing: save memory in training: keep only the levels' maps for the backward pass and
+            recompute the rest, for the same numbers in about a third more time.
 
     Attributes:
         arguments: the arguments that its weights depend on, for the record beside them.
@@ -54,7 +55,7 @@ class VQSegNet(VQNetwork):
         - output: logits ``(B, out_channels, *S)``.
 
     Raises:
-        ValueError: sizes that do not fit each other, or what the quantiser refuses.
+        ValueError: sizes do not fit each other, or the quantiser refuses an argument.
 
     Examples:
         >>> network = VQSegNet(2, 1, 4, channels=(8, 16, 32), strides=(2, 2), num_embeddings=64, embedding_dim=16)
@@ -156,7 +157,7 @@ class VQSegNet(VQNetwork):
         return _crop(self.segmentation_decoder(self.code_expansion(quantized), skips), size)
 
     def decode_image(self, quantized: Tensor, size: list[int]) -> Tensor:
-        """Reconstruction ``(B, in_channels, *size)`` from post-VQ features alone.
+        """Reconstruction ``(B, in_channels, *size)`` from the post-VQ features only.
 
         Raises:
             ValueError: the network was built without its image decoder.
@@ -166,10 +167,10 @@ class VQSegNet(VQNetwork):
         return _crop(self.reconstruction_decoder(self.code_expansion(quantized), []), size)
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
-        """Refuse patches that the network cannot be trained on.
+        """Check that the network can be trained on such patches.
 
         Args:
-            patch_size: one length an axis.
+            patch_size: one length per axis.
 
         Raises:
             ValueError: the bottleneck would be a single token, which instance norm cannot normalise.

@@ -1,4 +1,4 @@
-"""Frozen vision foundation models: one interface, and a registry of those that configs can name."""
+"""Frozen vision foundation models: one interface, and a registry of those that configurations can name."""
 
 from vqseg_bundle.networks.foundation.model import FoundationModel
 from vqseg_bundle.networks.foundation.registry import FOUNDATION_SPECS, build_foundation_model

@@ -1,4 +1,4 @@
-"""Sizes, normalization and origin of each foundation model: the one place that knows them."""
+"""Sizes, normalisation and source of each foundation model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _dinov2(name: str, backbone: str, channels: int) -> FoundationSpec:
 
 
 def _dinov3(name: str, backbone: str, channels: int) -> FoundationSpec:
-    # The variants with a bias hold every official file; timm also has some without, for files whose bias is zero.
+    # The variants with a bias fit every official file; timm also has variants without, for files whose bias is zero.
     repository = f"timm/{backbone}.lvd1689m"
     return FoundationSpec(
         name=name,
@@ -77,7 +77,7 @@ def _mae(name: str, backbone: str, patch_size: int, channels: int, file: str) ->
 
 def _sam(name: str, backbone: str, file: str) -> FoundationSpec:
     address = f"{_META}/segment_anything/{file}"
-    # SAM's own 123.675 and the like, for 0 to 255, are ImageNet's.
+    # SAM's own values, such as 123.675 for 0 to 255, are ImageNet's.
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     return FoundationSpec(name, backbone, 1024, 16, 256, mean, std, source=address, url=address)
 

@@ -3,9 +3,9 @@
 VQ-Seg (Yang et al., NeurIPS 2025, https://arxiv.org/abs/2601.10124) aligns post-VQ features with the patch features of
 a frozen foundation model, DINOv2 by default.
 
-A :class:`FoundationModel` keeps its backbone out of ``nn.Module``'s registry: its weights are in no ``state_dict`` or
-``parameters()`` of whatever holds it (hence not in checkpoints, optimizers or DDP's buckets), ``train`` and ``apply``
-cannot reach them, and still ``.to(device)`` moves them.
+A :class:`FoundationModel` keeps its backbone out of ``nn.Module``'s registry: its weights are not in the ``state_dict``
+or ``parameters()`` of the module that contains it (hence not in checkpoints, optimisers or DDP's buckets), ``train``
+and ``apply`` cannot reach them, but ``.to(device)`` still moves them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 __all__ = ["FoundationModel", "scale_to_unit"]
 
-# Images of this many pixels together, after resizing, go through a backbone at once: one of SAM's 1024 x 1024.
+# Total pixels, after resizing, that go through a backbone at once: one of SAM's 1024 x 1024 images.
 _PIXELS_AT_ONCE = 2**20
 
 
@@ -30,13 +30,13 @@ class FoundationModel(nn.Module, ABC):
     as a whole, so that its slices keep a common scale) is min-max scaled to [0, 1], a constant one to 0; resized to a
     square of ``image_size`` (bilinear, antialiased when it shrinks); grey is repeated to three channels; the model's
     own mean and standard deviation are applied. Images, and slices of volumes, go through the model a few at a time, so
-    that the memory needed does not grow with their number but for the features themselves.
+    memory does not grow with their number, except for the features.
 
-    The features carry no gradient. The model is in eval mode whatever mode its holder is in.
+    The features have no gradient. The model is always in eval mode.
 
     Args:
         backbone: the image model; frozen here.
-        channels: channels of its patch features. Kept as an attribute, as are the next two.
+        channels: channels of its patch features. This and the next two are kept as attributes.
         image_size: side of the square image that the backbone takes, in pixels.
         grid: its patch grid ``(h, w)`` at that size.
         mean: three channel means for inputs in [0, 1].
@@ -60,7 +60,7 @@ class FoundationModel(nn.Module, ABC):
         self.channels = channels
         self.image_size = image_size
         self.grid = grid
-        # In a tuple, because nn.Module would register it as a child were it a plain attribute.
+        # In a tuple, because nn.Module would register a plain attribute as a child.
         self._unregistered = (backbone.requires_grad_(False).eval(),)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -81,14 +81,14 @@ class FoundationModel(nn.Module, ABC):
 
         Args:
             images: ``(B, C, H, W)``, or volumes ``(B, C, H, W, D)`` with slices along the last axis; any intensities.
-            depth: volumes only: how many slices to use, from 1 to D. Slice ``k`` is the one at the center of the k-th
+            depth: volumes only: how many slices to use, from 1 to D. Slice ``k`` is the one at the centre of the k-th
                 of ``depth`` equal parts, ``floor((k + 0.5) * D / depth)``. Defaults to all D.
 
         Returns:
             Float32 features, ``(B, channels, h, w)`` for images or ``(B, channels, h, w, depth)`` for volumes.
 
         Raises:
-            ValueError: ``images`` is neither 4 nor 5 dimensional, or ``depth`` does not fit it.
+            ValueError: ``images`` is neither 4- nor 5-dimensional, or ``depth`` does not fit it.
         """
         if images.ndim not in (4, 5):
             raise ValueError(f"images must be (B, C, H, W) or (B, C, H, W, D), got shape {tuple(images.shape)}.")
@@ -96,7 +96,7 @@ class FoundationModel(nn.Module, ABC):
             raise ValueError(
                 f"depth must be None for 2D images and 1 to D for volumes, got {depth} for shape {tuple(images.shape)}."
             )
-        # A plain tensor: MetaTensor's bookkeeping on each of the backbone's operations costs time and serves nothing.
+        # A plain tensor: MetaTensor's bookkeeping would cost time in each of the backbone's operations.
         scaled = scale_to_unit(images.as_subclass(torch.Tensor).float())
         if scaled.ndim == 4:
             return self._features_of(scaled)
@@ -105,22 +105,22 @@ class FoundationModel(nn.Module, ABC):
         return features.movedim(1, -1)
 
     def train(self, mode: bool = True) -> FoundationModel:
-        """Stay in eval mode, whatever ``mode`` asks for."""
+        """Stay in eval mode for any ``mode``."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoundationModel:
-        """Extend ``to``, ``cuda``, ``half`` and their kin to the unregistered backbone."""
+        """Extend ``to``, ``cuda``, ``half`` and the like to the unregistered backbone."""
         super()._apply(fn, recurse)
         self.backbone._apply(fn, recurse)
         return self
 
     def _features_of(self, scaled: Tensor) -> Tensor:
-        """Features of images in [0, 1], a few at a time: what is resized and attended to must fit in memory."""
+        """Features of images in [0, 1], a few at a time to limit memory."""
         chunks = scaled.split(max(1, _PIXELS_AT_ONCE // self.image_size**2))
         return torch.cat([self.extract_features(self._prepare(chunk)).float() for chunk in chunks])
 
     def _prepare(self, scaled: Tensor) -> Tensor:
-        """Resize images in [0, 1] of one or three channels and normalise them as the backbone wants."""
+        """Resize images in [0, 1] with one or three channels and normalise them as the backbone expects."""
         size = (self.image_size, self.image_size)
         resized = F.interpolate(scaled, size=size, mode="bilinear", align_corners=False, antialias=True)
         normalized = (resized.expand(-1, 3, -1, -1) - self.mean) / self.std
@@ -128,7 +128,7 @@ class FoundationModel(nn.Module, ABC):
 
 
 def scale_to_unit(images: Tensor) -> Tensor:
-    """Min-max scale each image ``(B, C, *S)``, float32, to [0, 1], as grey unless it has three channels.
+    """Min-max scale each image ``(B, C, *S)``, float32, to [0, 1]; unless it has three channels, average it to grey.
 
     A constant image becomes 0. Scriptable.
     """

@@ -1,4 +1,4 @@
-"""The foundation models that configs can name."""
+"""The foundation models that configurations can name."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _FAMILIES: list[tuple[type[TimmFoundationModel] | type[SAMFoundationModel], list
 _MODELS = {spec.name: (family, spec) for family, specs in _FAMILIES for spec in specs}
 
 FOUNDATION_SPECS: dict[str, FoundationSpec] = {name: spec for name, (_, spec) in _MODELS.items()}
-"""What is known of each model, by the name that configs use."""
+"""Specification of each model, by its name in configurations."""
 
 
 def build_foundation_model(
     name: str, weights: str | Path | None = None, image_size: int | None = None
 ) -> FoundationModel | None:
-    """Build the foundation model that a config names.
+    """Build the foundation model that a configuration names.
 
     Args:
         name: "none", or a name in :data:`FOUNDATION_SPECS`.
-        weights: checkpoint file; ``None`` downloads it, where its authors offer that.
-        image_size: side of the model's square input in pixels, a multiple of its patch size. ``None`` is the size that
+        weights: checkpoint file; None downloads it, if its authors offer that.
+        image_size: side of the model's square input in pixels, a multiple of its patch size. None means the size that
             it was trained with.
 
     Returns:

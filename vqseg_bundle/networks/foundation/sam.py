@@ -1,4 +1,4 @@
-"""Foundation models that are image encoders of Segment Anything."""
+"""Foundation models from the image encoders of Segment Anything."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ _PREFIX = "image_encoder."
 
 
 class SAMFoundationModel(FoundationModel):
-    """The embedding that the image encoder of SAM (Kirillov et al., 2023, https://arxiv.org/abs/2304.02643) computes.
+    """The image embedding of SAM's image encoder (Kirillov et al., 2023, https://arxiv.org/abs/2304.02643).
 
-    MedSAM (Ma et al., 2024, https://arxiv.org/abs/2304.12306) is the same network with weights of its own; it takes
-    images in [0, 1] as they are, which its specification's mean 0 and standard deviation 1 say.
+    MedSAM (Ma et al., 2024, https://arxiv.org/abs/2304.12306) is the same network with its own weights; its input is
+    the image in [0, 1], hence mean 0 and standard deviation 1 in its specification.
 
-    Images are stretched to a square, as MedSAM does it; SAM itself scales the longer side and pads the other. At other
-    sizes than the native one the absolute positions are resized bilinearly, as SAMed
-    (https://arxiv.org/abs/2304.13785) does it; the relative ones are resized linearly by the encoder itself, which
-    comes to the same as SAMed's way.
+    Images are stretched to a square, as in MedSAM; SAM itself scales the longer side and pads the other. At other sizes
+    than the native one, the absolute positions are resized bilinearly, as in SAMed (https://arxiv.org/abs/2304.13785);
+    the encoder itself resizes the relative ones linearly, with the same result as SAMed's.
 
     Args:
         spec: the model, ``spec.backbone`` being its name in segment-anything's registry.
-        weights: checkpoint file of the whole SAM, of which the image encoder is used. ``None`` downloads it.
+        weights: checkpoint file of the whole SAM, of which only the image encoder is used; None downloads it.
         image_size: side of the square input in pixels, a multiple of 16. Defaults to 1024.
 
     Raises:
-        ValueError: ``image_size`` is no multiple of the patch size, ``weights`` is not a checkpoint of this model, or
-            the package segment-anything is not installed.
+        ValueError: ``image_size`` is not a multiple of the patch size, ``weights`` is not a checkpoint of this model,
+            or the package segment-anything is not installed.
         FileNotFoundError: ``weights`` does not exist, or the download failed.
     """
 
@@ -60,8 +59,8 @@ class SAMFoundationModel(FoundationModel):
 
 
 def _empty_encoder(spec: FoundationSpec) -> ImageEncoderViT:
-    """The encoder without memory for its weights: it takes the file's tensors, and the decoder is never needed."""
-    try:  # here, so that what is deployed imports without the package
+    """The encoder without memory for its weights, which come from the file."""
+    try:  # here, so that deployed code imports without the package
         from segment_anything import sam_model_registry
     except ImportError as error:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What has to be known of a foundation model before its weights are there."""
+"""What is known of a foundation model before its weights are loaded."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__ = ["FoundationSpec"]
 
 @dataclass(frozen=True)
 class FoundationSpec:
-    """Sizes, normalization and origin of one foundation model.
+    """Sizes, normalisation and source of one foundation model.
 
     Attributes:
-        name: the name that configs use.
-        backbone: the name under which the library that builds the model knows it.
-        image_size: side of the square input of its training, in pixels.
+        name: the name in configurations.
+        backbone: its name in the library that builds the model.
+        image_size: side of the square input that it was trained with, in pixels.
         patch_size: side of a patch, in pixels.
         channels: channels of its patch features.
         mean: three channel means for inputs in [0, 1].
         std: three channel standard deviations for inputs in [0, 1].
-        source: where its weight file can be had, for people to read.
-        hub: repository and file name on the Hugging Face hub, for a download without being asked for a file.
-        url: address of such a download where there is no ``hub``; with neither, a file has to be given.
+        source: where to get its weight file, for error messages.
+        hub: repository and file name on the Hugging Face hub, for an automatic download.
+        url: address of the download if there is no ``hub``; with neither, the user has to give a file.
     """
 
     name: str
@@ -39,7 +39,7 @@ class FoundationSpec:
         """The side of the input to use: ``image_size``, or the native one for ``None``.
 
         Raises:
-            ValueError: ``image_size`` is no positive multiple of the patch size.
+            ValueError: ``image_size`` is not a positive multiple of the patch size.
         """
         size = self.image_size if image_size is None else image_size
         if size < self.patch_size or size % self.patch_size:
@@ -50,5 +50,5 @@ class FoundationSpec:
         return size
 
     def grid(self, image_size: int) -> tuple[int, int]:
-        """Patch grid ``(h, w)`` of an input of ``image_size`` pixels a side."""
+        """Patch grid ``(h, w)`` of a square input of ``image_size`` pixels."""
         return image_size // self.patch_size, image_size // self.patch_size

@@ -1,4 +1,4 @@
-"""The families of foundation models that run through timm: names in their files, and how they resize positions."""
+"""The families of foundation models that use timm: the names in their files, and how they resize positions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "resize_dinov2_positions",
 ]
 
-# transformers' names of a Dinov2Model's parts, and the official DINOv2's, which are timm's.
+# Names in transformers' Dinov2Model, and the official DINOv2's, which timm uses.
 _TRANSFORMERS_NAMES = (
     (r"^embeddings\.cls_token$", "cls_token"),
     (r"^embeddings\.position_embeddings$", "pos_embed"),
@@ -38,9 +38,9 @@ _QUERY = re.compile(r"attention\.attention\.query\.(weight|bias)$")
 
 
 def resize_dinov2_positions(positions: Tensor, height: int, width: int) -> Tensor:
-    """Fit positions ``(1, channels, side, side)`` to ``(1, channels, height, width)`` as DINOv2's own code does it.
+    """Resize positions ``(1, channels, side, side)`` to ``(1, channels, height, width)`` as DINOv2's own code does.
 
-    Bicubic, not antialiased, by the scale factors that the official 0.1 offset on the grid size gives. Scriptable.
+    Bicubic, not antialiased, with the scale factors from the official 0.1 offset of the grid size. Scriptable.
     """
     factors = [(height + 0.1) / positions.shape[-2], (width + 0.1) / positions.shape[-1]]
     return F.interpolate(positions, scale_factor=factors, mode="bicubic")
@@ -49,8 +49,8 @@ def resize_dinov2_positions(positions: Tensor, height: int, width: int) -> Tenso
 class DINOv2FoundationModel(TimmFoundationModel):
     """DINOv2 (Oquab et al., 2024, https://arxiv.org/abs/2304.07193) without registers.
 
-    Positions are resized as the official ``interpolate_pos_encoding`` does it; timm's own way, which is antialiased,
-    changes the features by about 3 % at 126 pixels.
+    Positions are resized as in the official ``interpolate_pos_encoding``; timm's own antialiased resizing changes the
+    features by about 3 % at 126 pixels.
     """
 
     @staticmethod
@@ -68,7 +68,7 @@ class DINOv2FoundationModel(TimmFoundationModel):
 class DINOv2RegistersFoundationModel(DINOv2FoundationModel):
     """DINOv2 with registers (Darcet et al., 2024, https://arxiv.org/abs/2309.16588).
 
-    Its official configuration resizes positions antialiased and without offset.
+    Its official configuration resizes positions with antialiasing and without offset.
     """
 
     resize_positions = staticmethod(TimmFoundationModel.resize_positions)
@@ -77,7 +77,7 @@ class DINOv2RegistersFoundationModel(DINOv2FoundationModel):
 class DINOv3FoundationModel(TimmFoundationModel):
     """DINOv3 (Siméoni et al., 2025, https://arxiv.org/abs/2508.10104).
 
-    Its rotary positions follow the grid: nothing is resized.
+    Its rotary positions adapt to the grid: nothing is resized.
     """
 
     @staticmethod
@@ -89,9 +89,9 @@ class DINOv3FoundationModel(TimmFoundationModel):
 class CLIPFoundationModel(TimmFoundationModel):
     """The image tower of OpenAI's CLIP (Radford et al., 2021, https://arxiv.org/abs/2103.00020).
 
-    Files under open_clip's names, of the whole model, or timm's copies. The patch tokens are those after the layer
-    norm that CLIP applies to its class token, as open_clip gives them with ``output_tokens``; positions are resized
-    as open_clip does it.
+    Files have open_clip's names and the whole model, or are timm's copies. The patch tokens are those after the layer
+    norm that CLIP applies to its class token, as open_clip returns them with ``output_tokens``; positions are resized
+    as in open_clip.
     """
 
     @staticmethod
@@ -103,7 +103,6 @@ class CLIPFoundationModel(TimmFoundationModel):
 
 class BiomedCLIPFoundationModel(TimmFoundationModel):
     """The image tower of BiomedCLIP (Zhang et al., 2023, https://arxiv.org/abs/2303.00915), which is a model of timm.
-
     Files are those of open_clip, of the whole model.
     """
 
@@ -120,7 +119,7 @@ class BiomedCLIPFoundationModel(TimmFoundationModel):
 class MAEFoundationModel(TimmFoundationModel):
     """The encoder of a masked autoencoder (He et al., 2022, https://arxiv.org/abs/2111.06377), on all patches.
 
-    Positions are resized as the official ``interpolate_pos_embed`` does it.
+    Positions are resized as in the official ``interpolate_pos_embed``.
     """
 
     @staticmethod
@@ -137,14 +136,14 @@ class MAEFoundationModel(TimmFoundationModel):
 class RadDINOFoundationModel(TimmFoundationModel):
     """Rad-DINO (Pérez-García et al., 2025, https://arxiv.org/abs/2401.10815), a DINOv2 ViT-B/14 of chest radiographs.
 
-    Files are those of transformers' ``Dinov2Model``; positions are resized as transformers does it.
+    Files are those of transformers' ``Dinov2Model``; positions are resized as in transformers.
     """
 
     resize_positions = staticmethod(MAEFoundationModel.resize_positions)
 
     @staticmethod
     def convert_names(state: Mapping[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-        """transformers' names made timm's; each block's query, key and value are joined."""
+        """Convert transformers' names to timm's, joining each block's query, key and value."""
         if "embeddings.cls_token" not in state:
             raise KeyError("embeddings.cls_token")
         converted: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Foundation models that are vision transformers of timm."""
+"""Foundation models from timm's vision transformers."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ __all__ = ["TimmFoundationModel"]
 class TimmFoundationModel(FoundationModel):
     """Patch tokens of one of timm's vision transformers, after its final layer norm.
 
-    Families differ in the names that their files use (:meth:`convert_names`) and in how their own code fits the
-    position embedding to another input size (:meth:`resize_positions`); the embedding is resized once, here.
+    Families differ in the names in their files (:meth:`convert_names`) and in how their own code resizes the position
+    embedding for another input size (:meth:`resize_positions`); the embedding is resized once, here.
 
     Args:
-        spec: the model, ``spec.backbone`` being timm's name of its architecture.
-        weights: checkpoint file as its authors offer it, or timm's copy; in any floating dtype. ``None`` downloads it.
+        spec: the model, with timm's architecture name as ``spec.backbone``.
+        weights: checkpoint file as published by its authors, or timm's copy, in any floating dtype; None downloads it.
         image_size: side of the square input in pixels, a multiple of the patch size. Defaults to the native size.
 
     Raises:
-        ValueError: ``image_size`` is no multiple of the patch size, or ``weights`` is not a checkpoint of this model.
+        ValueError: ``image_size`` is not a multiple of the patch size, or ``weights`` is not a checkpoint of this
+            model.
         FileNotFoundError: ``weights`` does not exist, or the download failed.
     """
 
@@ -46,25 +47,25 @@ class TimmFoundationModel(FoundationModel):
 
     @staticmethod
     def convert_names(state: Mapping[str, Tensor], vit: VisionTransformer) -> dict[str, Tensor]:
-        """A file's tensors under timm's names; a KeyError names what tells such a file from others and is missing."""
+        """A file's tensors under timm's names; a KeyError names the missing key that identifies such files."""
         return checkpoint_filter_fn(dict(state), vit)
 
     @staticmethod
     def resize_positions(positions: Tensor, grid: int) -> Tensor:
-        """Fit positions ``(1, channels, side, side)`` to ``(1, channels, grid, grid)``: bicubic, antialiased."""
+        """Resize positions ``(1, channels, side, side)`` to ``(1, channels, grid, grid)``: bicubic, antialiased."""
         return F.interpolate(positions, size=(grid, grid), mode="bicubic", antialias=True)
 
     @classmethod
     def load_weights(
         cls, vit: VisionTransformer, spec: FoundationSpec, weights: str | Path | None, key: str = FOUNDATION_KEY
     ) -> None:
-        """Fill one of timm's vision transformers from a file of this family, for models that are not frozen as well.
+        """Load a file of this family into one of timm's vision transformers, frozen or not.
 
         Args:
             vit: timm's ``spec.backbone`` at its native input size.
             spec: the model.
             weights: see the class.
-            key: the configuration's key for ``weights``, for messages.
+            key: the configuration's key for ``weights``, for error messages.
 
         Raises:
             ValueError: ``weights`` is not a checkpoint of this model.
@@ -86,7 +87,7 @@ class TimmFoundationModel(FoundationModel):
         return tokens.transpose(1, 2).unflatten(2, self.grid)
 
     def _set_input_size(self, vit: VisionTransformer, image_size: int) -> None:
-        """Fix the input size; timm's own resizing of the positions is replaced by the family's."""
+        """Set the input size, with the family's resizing of the positions instead of timm's."""
         original, side = cast(Any, vit.pos_embed), vit.patch_embed.grid_size[0]
         vit.set_input_size((image_size, image_size))
         grid = vit.patch_embed.grid_size[0]
@@ -101,7 +102,7 @@ class TimmFoundationModel(FoundationModel):
 def _refuse_other_sizes(
     state: Mapping[str, Tensor], vit: VisionTransformer, spec: FoundationSpec, weights: str | Path | None, key: str
 ) -> None:
-    """Refuse files of another patch or input size: timm would resample their patch and position embeddings."""
+    """Refuse files of another patch or input size, whose embeddings timm would resample."""
     shapes = {tuple(value.shape) for value in state.values()}
     patch = tuple(vit.patch_embed.proj.weight.shape)
     if patch not in shapes:

@@ -1,7 +1,7 @@
 """Reading the weights of foundation models, with errors that name the file and the remedy.
 
-Files are read by :func:`timm.models.load_state_dict` and :func:`torch.load` with ``weights_only``: no code that a file
-may hold is run.
+Files are read by :func:`timm.models.load_state_dict` and :func:`torch.load` with ``weights_only``: no code in a file is
+run.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def read_state(spec: FoundationSpec, weights: str | Path | None, key: str = FOUN
 
     Args:
         spec: the model.
-        weights: a file of :func:`torch.save` or safetensors; a training's entry "model" or "state_dict" is looked into.
-            ``None`` downloads the file, or takes it from the hub's cache.
+        weights: a file of :func:`torch.save` or safetensors, with the weights possibly under "model" or "state_dict";
+            None downloads the file, or takes it from the hub's cache.
         key: the configuration's key for ``weights``, for messages.
 
     Raises:
         FileNotFoundError: there is no such file, or the download failed.
-        ValueError: the file cannot be read, or holds something other than tensors.
+        ValueError: the file cannot be read, or contains something other than tensors.
     """
     state = _download(spec, key) if weights is None else _read(spec, Path(weights), key)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
@@ -60,11 +60,11 @@ def load_into(
         state: tensors under the model's own names.
         spec: the model, for messages.
         weights: where ``state`` is from, for messages.
-        assign: take the tensors themselves rather than copies, as a model on the meta device has to.
+        assign: take the tensors themselves rather than copies, as a model on the meta device needs.
         key: the configuration's key for ``weights``, for messages.
 
     Raises:
-        ValueError: a name is missing or too many, or a shape differs.
+        ValueError: a name is missing or unexpected, or a shape differs.
     """
     try:
         backbone.load_state_dict(state, assign=assign)
@@ -75,7 +75,7 @@ def load_into(
 def foreign_checkpoint(
     spec: FoundationSpec, weights: str | Path | None, reason: str, key: str = FOUNDATION_KEY
 ) -> ValueError:
-    """The error of a checkpoint that is not one of ``spec``; the other arguments go into its message."""
+    """The error for a checkpoint that is not one of ``spec``; the other arguments go into its message."""
     origin = "the download" if weights is None else f"'{weights}'"
     return ValueError(
         f"{key}: {origin} is not a checkpoint of {spec.name}. {_remedy(spec, key)} {shorten(reason, 300)}"
@@ -87,7 +87,7 @@ def _read(spec: FoundationSpec, path: Path, key: str) -> dict[str, Tensor]:
         raise FileNotFoundError(f"{key}: there is no file '{path}'. {_remedy(spec, key)}")
     try:
         return load_state_dict(str(path), use_ema=False, weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in as many ways as there are formats
+    except Exception as error:  # damaged and foreign files fail in many ways, depending on the format
         kind = "a TorchScript archive, which is a program" if _is_torchscript(path) else "damaged or not a checkpoint"
         raise ValueError(f"{key}: '{path}' is {kind} ({type(error).__name__}). {_remedy(spec, key)}") from error
 
@@ -105,7 +105,7 @@ def _download(spec: FoundationSpec, key: str) -> dict[str, Tensor]:
             return load_state_dict_from_hf(*spec.hub, weights_only=True)
         if spec.url is not None:
             return torch.hub.load_state_dict_from_url(spec.url, map_location="cpu", weights_only=True)
-    except Exception as error:  # the hub client, its transport and the file format each bring errors of their own
+    except Exception as error:  # the hub client, its transport and the file format each have their own errors
         raise FileNotFoundError(
             f"No {key} file is given, and the weights of {spec.name} could not be downloaded "
             f"({type(error).__name__}). {_remedy(spec, key)}"
@@ -116,5 +116,5 @@ def _download(spec: FoundationSpec, key: str) -> dict[str, Tensor]:
 
 
 def _remedy(spec: FoundationSpec, key: str) -> str:
-    """What a user can do about missing or wrong weights."""
+    """What the user can do about missing or wrong weights."""
     return f"Download {spec.source} and pass the file by the key {key}, or {_WITHOUT[key]}."
