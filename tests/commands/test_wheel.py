@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.build import build_editable
 from support.bundle_runs import ROOT, Trained, run_python
 
 from vqseg_bundle.commands import bundle as make_bundle
 from vqseg_bundle.commands.main import COMMANDS
 
-_EVERY_HELP = """
+_COMMANDS = """
 import sys
+import vqseg_bundle
 from vqseg_bundle.commands.main import COMMANDS, main
-for command in (None, *COMMANDS):
+print("PACKAGE", vqseg_bundle.__file__)
+for command in COMMANDS:
     print("BEGIN", command)
     try:
-        main(["--help"] if command is None else [command, "--help"])
+        main([command, "--help"])
     except SystemExit as end:
         print("END", end.code)
-import vqseg_bundle
-print("PACKAGE", vqseg_bundle.__file__)
+main(["bundle", *sys.argv[1:]])
 """
 
 
@@ -46,24 +49,25 @@ def empty(tmp_path: Path) -> Path:
     return tmp_path / "empty"
 
 
-def test_every_command_explains_itself_and_leaves_the_folder_empty(installed: Path, empty: Path) -> None:
-    done = run_python("-c", _EVERY_HELP, cwd=empty, installed=installed)
+def test_its_script_explains_the_commands(installed: Path, empty: Path) -> None:
+    done = run_python(str(installed / "bin" / "vqseg"), "--help", cwd=empty, installed=installed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"  {command} " in done.stdout for command in COMMANDS)
+
+
+def test_every_command_explains_itself_and_bundle_makes_what_the_checkout_makes(
+    installed: Path, empty: Path, evaluated: Trained, tmp_path: Path
+) -> None:
+    run = ["--run", str(evaluated.output_dir), "--output"]
+    done = run_python("-c", _COMMANDS, *run, "made", cwd=empty, installed=installed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"PACKAGE {installed}" in done.stdout
     texts = done.stdout.split("BEGIN ")[1:]
-    for text, command in zip(texts, (None, *COMMANDS), strict=True):
-        assert text.startswith(f"{command}\nusage: vqseg{f' {command}' if command else ''} [-h]")
+    for text, command in zip(texts, COMMANDS, strict=True):
+        assert text.startswith(f"{command}\nusage: vqseg {command} [-h]")
         assert "\nEND 0\n" in text
-    assert list(empty.iterdir()) == []
-
-
-def test_its_script_makes_the_bundle_that_the_checkout_makes(
-    installed: Path, empty: Path, evaluated: Trained, tmp_path: Path
-) -> None:
-    words = ["bundle", "--run", str(evaluated.output_dir), "--output", "made"]
-    done = run_python(str(installed / "bin" / "vqseg"), *words, cwd=empty, installed=installed)
-    assert done.returncode == 0, done.stdout + done.stderr
-    make_bundle.main([*words[1:3], "--output", str(tmp_path / "made")])
+    assert [path.name for path in empty.iterdir()] == ["made"]
+    make_bundle.main([*run, str(tmp_path / "made")])
     made, expected = (
         {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
         for root in (empty / "made", tmp_path / "made")
@@ -71,3 +75,15 @@ def test_its_script_makes_the_bundle_that_the_checkout_makes(
     assert sorted(made) == sorted(expected)
     assert [name for name in made if made[name] != expected[name]] == []
     assert {"LICENSE", "configs/train.json", "models/model.pt", "vqseg_bundle/commands/main.py"} <= set(made)
+
+
+def test_an_editable_install_leaves_the_package_to_the_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(tmp_path / build_editable(str(tmp_path))) as wheel:
+        assert {name.split("/")[0].split("-")[0] for name in wheel.namelist()} == {
+            "_editable_impl_vqseg_bundle.pth",
+            "vqseg_bundle",
+        }
+        assert not [name for name in wheel.namelist() if name.startswith("vqseg_bundle/")]
