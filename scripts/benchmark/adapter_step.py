@@ -19,7 +19,7 @@ from monai.transforms import Compose
 from scripts.benchmark.contenders import Case, Comparison, Contender, Plan
 from scripts.benchmark.steps import CLASSES, bundle_parser, image_setting, trainer_step
 from vqseg_bundle.data import FoundationFeatureStore, SliceGridRule
-from vqseg_bundle.data.features.foundation_store import save_features
+from vqseg_bundle.data.features.slice_features import save_features
 from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 
 __all__ = ["ADAPTER", "MODES", "prepare_adapter_step"]

@@ -10,7 +10,7 @@ import pytest
 from support.format_parts import write_dicom
 
 from vqseg_bundle.data import list_volumes
-from vqseg_bundle.data.layouts.dicom_names import naming_paths
+from vqseg_bundle.data.layouts.case_names import naming_paths
 
 VOXELS = np.zeros((3, 3, 2), np.int16)
 

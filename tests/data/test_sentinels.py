@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.transforms import ScaleIntensityRangePercentiles
 
-from vqseg_bundle.data.checking.sentinels import find_sentinel
+from vqseg_bundle.data.checking.facts import find_sentinel
 
 SHAPE = (20, 20, 20)
 LOWEST = float(np.finfo(np.float32).min)

@@ -19,7 +19,7 @@ from vqseg_bundle.data import (
     open_feature_store,
     slice_features,
 )
-from vqseg_bundle.data.features.foundation_store import load_features, save_features
+from vqseg_bundle.data.features.slice_features import load_features, save_features
 
 # views of 8 pixels on 4 patches: 2 pixels a patch
 RULE = SliceGridRule((8, 8), (4, 4), 10)

@@ -32,7 +32,7 @@ from vqseg_bundle.data import (
     SliceGridRule,
     sample_features,
 )
-from vqseg_bundle.data.features.foundation_store import save_features
+from vqseg_bundle.data.features.slice_features import save_features
 
 SIZE = (60, 48, 5)
 # 32 pixels of a view on 8 patches: 4 pixels a patch

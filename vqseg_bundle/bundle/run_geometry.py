@@ -42,7 +42,7 @@ def training_orientation(output_dir: str, goes_on: bool) -> str | None:
 
 
 def training_slice_axis(images: Sequence[str], slice_axis: int | str, orientation: str | None) -> int | str:
-    """:func:`vqseg_bundle.data.geometry.cohort_slice_axis`, with a clean end on bad input."""
+    """:func:`vqseg_bundle.data.geometry.slice_axis`, with a clean end on bad input."""
     return exit_cleanly(data.cohort_slice_axis, images, slice_axis, orientation)
 
 

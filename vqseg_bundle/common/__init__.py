@@ -2,12 +2,10 @@
 the project's own files.
 """
 
-from vqseg_bundle.common.atomic_files import json_value, replacing, write_json, write_text
 from vqseg_bundle.common.batch_keys import FEATURES, SOURCE
+from vqseg_bundle.common.files import json_value, print_any_name, project_folder, replacing, write_json, write_text
 from vqseg_bundle.common.finite import NonFiniteError, all_finite, named_tensors, non_finite_names
-from vqseg_bundle.common.output import print_any_name
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
-from vqseg_bundle.common.project_files import project_folder
 
 __all__ = [
     "FEATURES",

@@ -10,18 +10,21 @@ from .checking import (
     check_cohort,
     examine_cohort,
 )
-from .cohorts.cohort import open_cohort
+from .cohorts.cohort import data_digest, find_other_images, open_cohort, open_listed_cases
 from .cohorts.datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
-from .cohorts.digest import data_digest
-from .cohorts.listed_cases import find_other_images, open_listed_cases
 from .cohorts.patient_splits import SplitRequest, read_split_file, split_patients
-from .cohorts.process_shares import SharedRandomSampler, process_share
-from .cohorts.readable_dataset import ReadableDataset
+from .cohorts.sharing import ReadableDataset, SharedRandomSampler, process_share
 from .errors import file_list
-from .features.foundation_store import FoundationFeatureStore, content_digest, open_feature_store
-from .features.slice_features import compute_slice_features, missing_images, slice_features
+from .features.slice_features import (
+    FoundationFeatureStore,
+    compute_slice_features,
+    content_digest,
+    missing_images,
+    open_feature_store,
+    slice_features,
+)
 from .features.slice_grid import SliceGrid, SliceGridRule
 from .features.view_features import (
     COORDINATE_KEYS,
@@ -33,11 +36,9 @@ from .features.view_features import (
 from .formats.label_values import parse_label_values
 from .formats.load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
 from .formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels, source_files
-from .geometry.cohort_slice_axis import cohort_slice_axis
 from .geometry.label_grid import LabelToImaged
-from .geometry.orient_volume import OrientVolumed
-from .geometry.orientation import check_orientation, find_orientation, readable_headers, run_orientation
-from .geometry.slice_axis import SliceAxisLastd, choose_slice_axis, name_slice_axis
+from .geometry.orientation import OrientVolumed, check_orientation, find_orientation, readable_headers, run_orientation
+from .geometry.slice_axis import SliceAxisLastd, choose_slice_axis, cohort_slice_axis, name_slice_axis
 from .geometry.training_geometry import has_geometry, training_geometry, unlike_training
 from .layouts.case_names import case_stem
 from .layouts.folder_layouts import (
@@ -49,10 +50,8 @@ from .layouts.folder_layouts import (
     find_unused_files,
 )
 from .layouts.volume_folder import list_volumes
-from .output.dicom_seg import check_segment_codes, write_dicom_seg
-from .output.keep_source import KeepSourced
-from .output.save_dicom_seg import SaveDicomSegd
-from .output.volume_writer import SOURCE_KEY, NameByCased, VolumeWriter, class_map_dtype
+from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg
+from .output.volume_writer import SOURCE_KEY, KeepSourced, NameByCased, VolumeWriter, class_map_dtype
 
 __all__ = [
     "COORDINATE_KEYS",

@@ -26,7 +26,7 @@ _MARKED_EPOCHS = 30
 
 
 def save_progress(rows: Rows, path: str | Path) -> None:
-    """Draw the rows of a :class:`~vqseg_bundle.handlers.progress_table.ProgressTable` into a PNG file.
+    """Draw the rows of a :class:`~vqseg_bundle.handlers.progress_picture.ProgressTable` into a PNG file.
 
     The file is replaced in one step.
 

@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint
 
 from vqseg_bundle.common import gather_objects, process_rank
-from vqseg_bundle.handlers.checkpoint_file import CheckpointWriter, find_resumable
+from vqseg_bundle.handlers.checkpoints import CheckpointWriter, find_resumable
 
 __all__ = ["ResumeCheckpoint"]
 

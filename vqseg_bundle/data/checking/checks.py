@@ -8,16 +8,13 @@ from dataclasses import dataclass
 
 from ..cohorts.datalist import Cohort, DataError
 from .case_facts import CaseFacts, gather_cases, with_class_indices
-from .collect import collect_facts
-from .duplicate_rules import duplicate_findings
+from .collect import FactsCache, cache_path, collect_facts
 from .facts import Facts
-from .facts_cache import FactsCache, cache_path
+from .file_rules import class_findings, empty_validation, header_findings, voxel_findings
 from .findings import FINDING_KINDS, Finding
-from .header_rules import header_findings
-from .list_rules import list_findings
+from .list_rules import duplicate_findings, list_findings
 from .outlier_rules import geometry_outliers, voxel_outliers
 from .report import CheckReport, summarize_cohort
-from .voxel_rules import class_findings, empty_validation, voxel_findings
 
 __all__ = ["CHECK_LEVELS", "CheckedCases", "check_cases", "check_cohort", "examine_cohort"]
 

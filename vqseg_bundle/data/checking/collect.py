@@ -1,20 +1,134 @@
-"""Read the facts of all files of a cohort, in a few threads, each file once, and only where they are not remembered."""
+"""The facts of all files of a cohort: read in a few threads, each file once, and kept between checks.
+
+So the second start of a training does not read every voxel again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
+import tempfile
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from ... import __version__
 from ..cohorts.datalist import DataError
 from ..formats.volume_path import channel_paths, parse_volume_path
-from .facts import Facts, read_facts
-from .facts_cache import FactsCache
+from .facts import Facts, facts_from_json, facts_to_json, read_facts
 from .findings import Finding
 
-__all__ = ["collect_facts"]
+__all__ = ["FactsCache", "cache_path", "collect_facts"]
+
+logger = logging.getLogger(__name__)
+_FORMAT = f"4, {__version__}"  # another version may read files in another way
+_SETTLED_NS = 2_000_000_000  # a file changed twice within a tick of its time stamp would look unchanged
+_DETACHED = (".mhd", ".nhdr", ".hdr", ".img")  # their voxels lie in another file, whose change would go unseen
+
+
+def cache_path(files: Iterable[str]) -> Path:
+    """The cache of a cohort: ``$XDG_CACHE_HOME/vqseg_bundle/data_check/`` (else below ``~/.cache``), a file a folder.
+
+    Args:
+        files: all files of the cohort; their common folder names the cache.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folders = {str(Path(place).absolute().parent) for file in files for place in channel_paths(file)}
+    root = os.path.commonpath(folders) if folders else ""
+    name = hashlib.sha256(root.encode()).hexdigest()[:16]
+    return Path(base) / "vqseg_bundle" / "data_check" / f"{name}.json"
+
+
+class FactsCache:
+    """Facts by file, valid while its size and modification time stay what they were.
+
+    A cache that cannot be read or written is a note in the log, never an error.
+
+    Args:
+        path: the cache file; ``None`` remembers nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._entries = {} if path is None else _load(path)
+        self._changed = False
+
+    def get(self, file: str, kind: str) -> Facts | None:
+        """Facts of a file as it is now, or ``None``."""
+        entry = self._entries.get(os.path.abspath(file))  # noqa: PTH100
+        if entry is None or kind not in entry or entry["stamp"] != _stamp(file):
+            return None
+        try:
+            return facts_from_json(kind, entry[kind])
+        except (TypeError, ValueError, KeyError):
+            return None
+
+    def put(self, file: str, kind: str, facts: Facts) -> None:
+        """Remember facts, unless the file is so new that another change could go unseen."""
+        stamp = _stamp(file)
+        if self.path is None or stamp is None or time.time_ns() - stamp[-1] < _SETTLED_NS:
+            return
+        key = os.path.abspath(file)  # noqa: PTH100
+        entry = self._entries.get(key, {})
+        kept = entry if entry.get("stamp") == stamp else {"stamp": stamp}
+        self._entries[key] = {**kept, kind: facts_to_json(facts)}
+        self._changed = True
+
+    def save(self) -> None:
+        """Write what is new, in one step; entries of files that are gone are dropped."""
+        if self.path is None or not self._changed:
+            return
+        kept = {file: entry for file, entry in self._entries.items() if all(map(Path.exists, _places(file)))}
+        content = {"format": _FORMAT, "files": kept}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
+                json.dump(content, file)
+            Path(file.name).replace(self.path)
+        except OSError as error:
+            logger.info("data check: its results are not remembered, %s cannot be written (%s)", self.path, error)
+
+
+def _load(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            return {}
+        return {str(file): dict(entry) for file, entry in content["files"].items() if entry["stamp"]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning("data check: %s is damaged and made anew, every file is read again (%s)", path, error)
+        return {}
+
+
+def _places(file: str) -> list[Path]:
+    """The files or folders that a volume's path names, without the series."""
+    return [parse_volume_path(channel).file for channel in channel_paths(file)]
+
+
+def _stamp(file: str) -> list[int] | None:
+    """Count, sizes and newest change of all files of a volume, a folder's too; ``None``: not to be remembered."""
+    places = _places(file)
+    if any(path.name.lower().endswith(_DETACHED) for path in places):
+        return None
+    try:
+        stats = [part.stat() for path in places for part in _files(path)]
+    except OSError:
+        return None
+    if not stats:
+        return None
+    return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
 
 
 def collect_facts(

@@ -1,16 +1,31 @@
-"""Open the cohort that the keys ``dataset_dir`` and ``datalist`` name, or else the embedded demo cohort."""
+"""Open a run's cohort: its datalist, cases listed in the configuration, or the embedded demo cohort; and its digest.
+
+MONAI Label, and whoever overrides ``train#dataset#data``, names labelled cases alone. What VQ-Seg learns from besides
+are the images that lie beside theirs.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ..formats import accepts_uneven
-from .datalist import Cohort, DataError, load_datalist
+from ..formats import accepts_uneven, channel_paths, parse_volume_path, volume_kind
+from ..formats.volume_io import source_files
+from ..layouts.channel_files import gather_channels
+from ..layouts.volume_folder import list_series_paths
+from .datalist import Cohort, DataError, cohort_of_lists, load_datalist
 from .demo_cohort import write_demo_cohort
 
-__all__ = ["open_cohort"]
+__all__ = ["data_digest", "find_other_images", "open_cohort", "open_listed_cases"]
 
 _DATALIST_NAMES = ("datalist.json", "dataset.json")
+logger = logging.getLogger(__name__)
+_BLOCK = 2**20
 
 
 def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, uneven_slices: str = "refuse") -> Cohort:
@@ -42,3 +57,120 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
             f"datalist, or build one: vqseg data --dataset-dir {folder} --labeled-count 5"
         )
     return load_datalist(found[0] if found else folder / _DATALIST_NAMES[0], folder, accept)
+
+
+def open_listed_cases(
+    lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
+) -> Cohort:
+    """The cohort of some lists; without an "unlabeled" one, its unlabelled cases are :func:`find_other_images`.
+
+    Args:
+        lists: "training" and any other split to its cases; paths may be relative to the working directory.
+        labels: class index to class name, background included.
+        name: name of the cohort.
+        source: where the lists come from, for messages.
+
+    Raises:
+        DataError: an entry is no case.
+    """
+    cohort = cohort_of_lists(lists, labels, name, source)
+    if "unlabeled" in lists:
+        return cohort
+    others = find_other_images([*cohort.training, *cohort.validation, *cohort.test])
+    return cohort_of_lists({**lists, "unlabeled": [{"image": path} for path in others]}, labels, name, source)
+
+
+def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
+    """Images beside those of the given cases, of the same kind, that are neither of a case nor a label.
+
+    The folder is that of the image, not the folders below. MONAI Label resolves links, so an image that is linked into
+    a study folder is looked for above its label: ``STUDY/labels/final/a.nii.gz`` leads to ``STUDY/a.nii.gz``. Where
+    labels lie beside their images, the other images cannot be told from labels, and there are none.
+
+    Args:
+        cases: with "image" and "label" (absolute paths); those without a label say where images lie, too.
+
+    Returns:
+        absolute paths, sorted within each folder; of channels in files of their own, where the cases' are so, joined.
+    """
+    kinds: dict[Path, set[str]] = {}
+    for case in cases:
+        kinds.setdefault(_study_folder(case), set()).add(volume_kind(case["image"]))
+    labels = [Path(case["label"]) for case in cases if "label" in case]
+    mixed = sorted(str(folder) for folder in {label.parent.resolve() for label in labels} & _resolved(kinds))
+    if mixed:
+        logger.warning(
+            "no unlabelled images: labels lie beside images in %s, so that images without a label cannot be told from "
+            "labels. Move the labels to a folder of their own, or list the images with unlabeled_data.",
+            ", ".join(mixed),
+        )
+        return []
+    taken = _resolved([*labels, *(_file(path) for case in cases for path in channel_paths(case["image"]))])
+    found = [path for folder, those in kinds.items() for path in _volumes(folder, those)]
+    others = [path for path in dict.fromkeys(found) if _file(path).resolve() not in taken]
+    count = max((len(channel_paths(case["image"])) for case in cases), default=1)
+    return list(gather_channels(others, count)) if count > 1 else others
+
+
+def _study_folder(case: Mapping[str, str]) -> Path:
+    image = _file(case["image"])
+    for folder in Path(case["label"]).parents if "label" in case else ():
+        beside = folder / image.name
+        if beside.exists() and image.exists() and beside.samefile(image):
+            return folder
+    return image.parent
+
+
+def _volumes(folder: Path, kinds: set[str]) -> Iterator[str]:
+    """Volumes in a folder itself; a DICOM series is a folder in it."""
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if entry.name.startswith(".") or volume_kind(entry) not in kinds:
+            continue
+        if entry.is_dir():
+            yield from list_series_paths(entry)
+        else:
+            yield str(entry)
+
+
+def _file(path: str) -> Path:
+    return parse_volume_path(path).file
+
+
+def _resolved(paths: Iterable[Path]) -> set[Path]:
+    return {path.resolve() for path in paths}
+
+
+def data_digest(cohort: Cohort) -> str:
+    """Return the SHA-256 of a cohort: labels, splits, and each file's name, size and content.
+
+    Names are relative to the folder that all files share, so that a moved cohort keeps its digest. Of a file above
+    2 MiB the first and the last MiB count: the last bytes of a gzip file hold the checksum of all of it.
+
+    Raises:
+        FileNotFoundError: a file is missing; :func:`check_cohort` says which with a remedy.
+    """
+    cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
+    volumes = {case[key] for _, case in cases for key in ("image", "label") if key in case}
+    sources = {volume: source_files(volume) for volume in volumes}
+    root = os.path.commonpath([Path(file).parent for files in sources.values() for file in files]) if sources else ""
+    prints = {volume: _volume_print(files, root) for volume, files in sources.items()}
+    listing = sorted([split, prints[case["image"]], prints.get(case.get("label", ""), [])] for split, case in cases)
+    # without label_values as before there were any, so that digests stay comparable
+    values = {"label_values": list(cohort.label_values.values())} if cohort.label_values else {}
+    content = json.dumps({"labels": list(cohort.labels.values()), **values, "cases": listing})
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _volume_print(files: Sequence[str], root: str) -> list[Any]:
+    """Of a single file as it was before there were volumes of several files, so that digests stay comparable."""
+    return [part for file in files for part in (Path(file).relative_to(root).as_posix(), *_file_print(Path(file)))]
+
+
+def _file_print(path: Path) -> tuple[int, str]:
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(_BLOCK))
+        file.seek(max(_BLOCK, size - _BLOCK))
+        digest.update(file.read())
+    return size, digest.hexdigest()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vqseg_bundle.common import FEATURES
 
-from .foundation_store import FoundationFeatureStore, load_features
+from .slice_features import FoundationFeatureStore, load_features
 
 __all__ = [
     "COORDINATE_KEYS",

@@ -1,7 +1,8 @@
-"""Puts the axis along which a volume is cut into slices last."""
+"""The axis along which volumes are cut into slices: chosen per volume or per cohort, and put last."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,16 +11,28 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, TraceableTransform
+from tqdm import tqdm
 
-from .orientation import AXIS_ENDS, axis_directions
+from ..formats.volume_io import VolumeHeader
+from .orientation import AXIS_ENDS, axis_directions, orient_header, readable_headers
 
-__all__ = ["SLICE_AXES", "SliceAxisLastd", "choose_slice_axis", "name_slice_axis", "single_slice_axis"]
+__all__ = [
+    "SLICE_AXES",
+    "SliceAxisLastd",
+    "choose_slice_axis",
+    "cohort_slice_axis",
+    "name_slice_axis",
+    "single_slice_axis",
+]
 
 #: what slices across each axis of a RAS volume are called
 SLICE_AXES = ("sagittal", "coronal", "axial")
-
 # spacings closer than this are the same: a header's rounding must not choose the axis
 _SAME_SPACING = 1.01
+logger = logging.getLogger(__name__)
+_MANY = 200  # headers that take long enough to show a bar
+_CLEARLY = 1.5  # times coarser than the axis that is taken
+_MOST_SHOWN = 5
 
 
 def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int | str = "auto") -> int:
@@ -136,3 +149,62 @@ def _permutation(axis: int) -> torch.Tensor:
     matrix = torch.zeros(4, 4, dtype=torch.float64)
     matrix[[*order, 3], [0, 1, 2, 3]] = 1.0
     return matrix
+
+
+def cohort_slice_axis(
+    images: Sequence[str], slice_axis: int | str = "auto", orientation: str | None = None
+) -> int | str:
+    """The axis to slice all volumes of a cohort along; with "auto" the one that is coarsest in most of them.
+
+    A volume of a single slice counts for the axis of that. Of equal numbers the last axis is taken, which the log
+    states; it also names volumes that are clearly coarser along another axis.
+
+    Args:
+        images: paths of the volumes; unreadable ones do not count (the check of the data names them).
+        slice_axis: see :func:`~vqseg_bundle.data.choose_slice_axis`.
+        orientation: what the volumes are brought to first, such as "RAS"; None: they stay as they are stored.
+
+    Returns:
+        "sagittal", "coronal" or "axial", with an orientation; without one a number stays a number, and "auto" gives 0,
+        1 or 2. The last axis without any readable volume.
+
+    Raises:
+        ValueError: an unknown ``slice_axis``.
+    """
+    if slice_axis != "auto":
+        return name_slice_axis(slice_axis, orientation)
+    bar = tqdm(list(dict.fromkeys(images)), "slice axis", unit="file", disable=None if len(images) > _MANY else True)
+    headers = {
+        image: header if orientation is None else orient_header(header, orientation)
+        for image, header in readable_headers(bar).items()
+    }
+    axes = [choose_slice_axis(header.spatial_shape, header.affine) for header in headers.values()]
+    counts = np.bincount(axes, minlength=3)[:3]
+    axis = int(np.flatnonzero(counts == counts.max())[-1])
+    name = name_slice_axis(axis, orientation)
+    if headers:
+        tied = " (a tie: the last of them; --slice_axis chooses another)" if (counts == counts.max()).sum() > 1 else ""
+        logger.info("slice axis %s: coarsest in %d of %d volumes%s", name, counts[axis], len(headers), tied)
+    _name_others(headers, axis, name)
+    return name
+
+
+def _spacing(header: VolumeHeader) -> np.ndarray:
+    return np.linalg.norm(header.affine[:3, :3], axis=0)
+
+
+def _name_others(headers: Mapping[str, VolumeHeader], axis: int, name: int | str) -> None:
+    others = [
+        image
+        for image, header in headers.items()
+        if header.spatial_shape[axis] > 1 and _spacing(header).max() > _CLEARLY * _spacing(header)[axis]
+    ]
+    if others:
+        more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
+        logger.warning(
+            "sliced along axis %s as the cohort, but clearly coarser along another: %s%s; leave them out if they "
+            "were scanned in another plane",
+            name,
+            ", ".join(others[:_MOST_SHOWN]),
+            more,
+        )

@@ -1,11 +1,9 @@
 """How folders of cases are laid out: a module for each layout, in the form of :class:`FoundCase`."""
 
-from .acdc import find_acdc
-from .beside import find_beside, find_patient_folders
-from .brats import find_brats
+from .challenges import find_acdc, find_brats
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
 from .found_case import FoundCase
-from .pairs import find_pairs, pair_folders
+from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
 from .split_folders import find_split_folders
 
 __all__ = [

@@ -14,9 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
-from .beside import find_beside, find_patient_folders
 from .found_case import FoundCase, some
-from .pairs import find_pairs, pair_folders
+from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
 
 __all__ = ["find_split_folders"]
 

@@ -1,4 +1,4 @@
-"""Writes predictions as NIfTI on the grid of their source, with the source's own geometry, named by their case."""
+"""Predictions as NIfTI on the grid of their source, with the source's own geometry, named by their case."""
 
 from __future__ import annotations
 
@@ -12,18 +12,43 @@ from monai.data import NibabelWriter
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
+from vqseg_bundle.common import SOURCE
+
 from ..errors import DataError
 from ..formats.label_values import values_of_classes
 from ..formats.nifti import open_nifti, scale_to_mm
 from ..formats.volume_path import channel_paths, volume_kind
 
-__all__ = ["SOURCE_KEY", "NameByCased", "VolumeWriter", "class_map_dtype"]
-
+__all__ = ["SOURCE_KEY", "KeepSourced", "NameByCased", "VolumeWriter", "class_map_dtype"]
 #: meta key of the path that a prediction's image was loaded from, where "filename_or_obj" names something else
 SOURCE_KEY = "source"
 _SAME_PLACE = 0.01  # of a voxel's smallest side
 _SCANNER = 1  # code of a form that is the scanner's own
 _NO_SHEAR = 1e-4  # cosine between axes
+
+
+class KeepSourced(MapTransform):
+    """Put the file name of an image's meta data beside it, as a text that batches collate to a list.
+
+    Put it before the transform that takes the meta data off.
+
+    Args:
+        keys: the image; of several the last one counts.
+        name: key of the text; it is empty where nothing is known.
+        allow_missing_keys: skip keys that are not there.
+    """
+
+    def __init__(self, keys: KeysCollection, name: str = SOURCE, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.name = name
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the text."""
+        output = dict(data)
+        for key in self.key_iterator(output):
+            meta = getattr(output[key], "meta", {})
+            output[self.name] = str(meta.get(ImageMetaKey.FILENAME_OR_OBJ, ""))
+        return output
 
 
 def class_map_dtype(values: Iterable[int | str]) -> np.dtype:

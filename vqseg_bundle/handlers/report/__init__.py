@@ -1,7 +1,7 @@
 """The evaluation as one page to look at: tables, distributions, pictures of cases, and how to repeat it."""
 
+from vqseg_bundle.handlers.report.case_slice import Upright, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import EvaluationReport
 from vqseg_bundle.handlers.report.pictures import class_colors
-from vqseg_bundle.handlers.report.upright import Upright, find_upright
 
 __all__ = ["EvaluationReport", "Upright", "class_colors", "find_upright"]

@@ -1,4 +1,4 @@
-"""Writes the evaluation as one page, ``report.html``, that opens in any browser without a network."""
+"""The evaluation as one page, ``report.html``, that opens in any browser without a network."""
 
 from __future__ import annotations
 
@@ -9,18 +9,45 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
 from monai.utils import CommonKeys
+from torch import nn
 
 from vqseg_bundle.common import gather_objects, process_rank
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, identify_case
 from vqseg_bundle.handlers.report.case_slice import CaseSlice, cut_slice
 from vqseg_bundle.handlers.report.page import Records, render_page
 
-__all__ = ["EvaluationReport"]
-
+__all__ = ["EvaluationReport", "ImageReconstruction"]
 logger = logging.getLogger(__name__)
+
+
+class ImageReconstruction:
+    """Ignite handler that adds "reconstruction" to an evaluator's output, before its postprocessing.
+
+    Args:
+        network: takes images ``(B, C, *S)`` and returns such.
+        inferer: cuts the volumes, as for the predictions.
+    """
+
+    def __init__(self, network: nn.Module, inferer: Inferer) -> None:
+        self.network = network
+        self.inferer = inferer
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler with a MONAI evaluator."""
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._reconstruct)
+
+    def _reconstruct(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        with torch.inference_mode():
+            reconstruction = self.inferer(output[CommonKeys.IMAGE], self.network)
+        # a copy made outside inference mode, which postprocessing may change
+        output["reconstruction"] = reconstruction.clone()
 
 
 class EvaluationReport:

@@ -1,4 +1,4 @@
-"""One progress bar over a whole training, with the time left."""
+"""What happens around a training's steps: a progress bar, a fresh teacher at the start, an evaluation at the end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import sys
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from torch import nn
 from tqdm import tqdm
 
-__all__ = ["TrainingProgress"]
+__all__ = ["RestartTeacher", "RunWhenCompleted", "TrainingProgress"]
 
 
 class TrainingProgress:
@@ -54,3 +56,44 @@ class TrainingProgress:
     def _abandon(self, engine: Engine, error: Exception) -> None:
         self._close(engine)
         raise error
+
+
+class RestartTeacher:
+    """Ignite handler for federated rounds, each of which loads the server's weights into the student.
+
+    Without it the pseudo-labels would go on coming from an average of what this client alone had learnt.
+
+    Args:
+        teacher: the average (``vqseg_bundle.engines.EMATeacher``).
+        student: what it follows.
+    """
+
+    def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
+        self.teacher: Any = teacher
+        self.student = student
+
+    def attach(self, engine: Engine) -> None:
+        """Work at the start of each run of ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._restart)
+
+    def _restart(self, engine: Engine) -> None:
+        self.teacher.n_averaged.zero_()
+        self.teacher.update_parameters(self.student)
+
+
+class RunWhenCompleted:
+    """Run an evaluator when a trainer has completed, as MONAI's ValidationHandler does during training.
+
+    Args:
+        evaluator: what to run.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    def attach(self, engine: Engine) -> None:
+        """Wait for the end of ``engine``."""
+        engine.add_event_handler(Events.COMPLETED, self._run)
+
+    def _run(self, engine: Engine) -> None:
+        self.evaluator.run(global_epoch=engine.state.epoch)

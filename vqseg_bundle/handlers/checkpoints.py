@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from ignite.engine import Engine
+from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
+from monai.handlers import CheckpointSaver
 
 from vqseg_bundle.common import NonFiniteError, named_tensors, non_finite_names, process_rank, replacing
 
-__all__ = ["CheckpointWriter", "find_resumable", "former_checkpoint", "read_checkpoint", "write_checkpoint"]
+__all__ = [
+    "BestModelState",
+    "CheckpointWriter",
+    "ModelSaver",
+    "find_resumable",
+    "former_checkpoint",
+    "read_checkpoint",
+    "write_checkpoint",
+]
+logger = logging.getLogger(__name__)
 
 
 def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> None:
@@ -157,3 +170,68 @@ class CheckpointWriter(BaseSaveHandler):
         """Leave a file that is replaced anyway, and delete one of another name."""
         if self.filename is None and process_rank() == 0:
             (self.dirname / filename).unlink(missing_ok=True)
+
+
+class ModelSaver(CheckpointSaver):
+    """Save weights as MONAI's CheckpointSaver does, but replace a file in one step, and only by finite weights.
+
+    MONAI's deletes the former file first and writes the new one in place: a process that ends meanwhile leaves none, or
+    half of one. It also saves the weights of a training that fails, which nobody has asked for.
+
+    Args:
+        save_dir: the folder.
+        save_dict: what to save.
+        options: the other arguments of :class:`monai.handlers.CheckpointSaver`.
+    """
+
+    def __init__(self, save_dir: str, save_dict: dict[str, Any], **options: Any) -> None:
+        super().__init__(save_dir, save_dict, **options)
+        checkpoints: list[Any] = [self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint]
+        for checkpoint in checkpoints:
+            if checkpoint is not None:
+                name = getattr(checkpoint.save_handler, "filename", None)
+                checkpoint.save_handler = CheckpointWriter(save_dir, name)
+
+    def exception_raised(self, engine: Engine, e: Exception) -> None:
+        """Save nothing."""
+        raise e
+
+
+class BestModelState:
+    """The state of the saver of the best model, as something that the resume checkpoint can hold.
+
+    Without it the first validation after resuming would replace better weights.
+
+    Args:
+        handlers: an evaluator's handlers, with at most one CheckpointSaver that saves by key metric; None entries
+            (disabled ones) are passed over.
+    """
+
+    def __init__(self, handlers: Sequence[Any]) -> None:
+        # MONAI can put this state into the weights' file only, which must stay a plain state dict
+        savers = [handler for handler in handlers if isinstance(handler, CheckpointSaver)]
+        self._checkpoints = [saver._key_metric_checkpoint for saver in savers if saver._key_metric_checkpoint]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The saver's list of saved files with their scores; empty without such a saver."""
+        return {str(index): checkpoint.state_dict() for index, checkpoint in enumerate(self._checkpoints)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned, unless the weights that it tells of can no longer be read."""
+        for index, checkpoint in enumerate(self._checkpoints):
+            reason = _why_unusable(checkpoint)
+            if reason:
+                logger.warning("%s Its score is forgotten: the next validation writes it anew.", reason)
+            else:
+                checkpoint.load_state_dict(state[str(index)])
+
+
+def _why_unusable(checkpoint: Checkpoint) -> str:
+    writer = checkpoint.save_handler
+    if not isinstance(writer, CheckpointWriter) or writer.filename is None:
+        return ""
+    try:
+        read_checkpoint(writer.dirname / writer.filename)
+    except ValueError as error:
+        return str(error)
+    return ""

@@ -1,9 +1,11 @@
-"""Files written in one step: a reader never sees half of one, and a failed write leaves the former."""
+"""Files written in one step, names of any bytes in output, and where the project's own files are."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["json_value", "replacing", "write_json", "write_text"]
+__all__ = ["json_value", "print_any_name", "project_folder", "replacing", "write_json", "write_text"]
+_PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
@@ -73,3 +76,22 @@ def json_value(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} {value!r} has no JSON form")
+
+
+def print_any_name() -> None:
+    """Let this process print and log file names whose bytes are no UTF-8: such bytes are shown as ``\\udcff``.
+
+    Python would end a command, or lose a line of its log, where one occurs.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def project_folder() -> Path:
+    """The folder that holds ``configs`` and ``LICENSE``.
+
+    A wheel carries both inside the package, in ``resources``; in a checkout and in a made bundle they lie beside it.
+    """
+    resources = _PACKAGE / "resources"
+    return resources if resources.is_dir() else _PACKAGE.parent

@@ -1,0 +1,91 @@
+"""ACDC and BraTS as their challenges hand them out.
+
+- ACDC: ``patientNNN/patientNNN_frameNN.nii.gz`` with ``..._gt.nii.gz`` and ``Info.cfg``. ``training/`` and ``testing/``
+  may lie between; cases of ``testing/`` are for testing.
+- BraTS: a folder per patient, a file per channel, and the label ``..._seg`` beside them. The patients' folders may lie
+  in others, such as ``HGG/`` and ``LGG/``.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .case_names import case_stem
+from .channel_files import find_brats_channels
+from .found_case import FoundCase, patient_of
+from .pairs import group_channels
+
+__all__ = ["find_acdc", "find_brats"]
+
+_FRAME = re.compile(r"^patient\d+_frame(\d+)$")
+_PARTS = {"": "", "training": "", "testing": "test"}
+_PHASES = ("ED", "ES")
+_FOLDERS = ("", "*/", "*/*/")
+_LABEL_ENDINGS = ("_seg", "-seg")
+_SCAN = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d{3}$")  # a patient's number, then that of the scan
+
+
+def find_acdc(root: Path) -> list[FoundCase]:
+    """Frames sorted by path; a patient is a folder, ``info`` tells the phase (ED, ES) and the group (DCM, HCM, ...)."""
+    cases = []
+    for part, split in _PARTS.items():
+        for path in sorted((root / part).glob("patient*/patient*.nii*")):
+            frame = _FRAME.match(case_stem(path.name))
+            if frame is None:
+                continue
+            label = path.with_name(path.name.replace(".nii", "_gt.nii"))
+            cases.append(
+                FoundCase(
+                    image=path.relative_to(root).as_posix(),
+                    label=label.relative_to(root).as_posix() if label.is_file() else "",
+                    patient=path.parent.name,
+                    split=split,
+                    info=_frame_info(_read_info(path.with_name("Info.cfg")), int(frame[1])),
+                )
+            )
+    return cases
+
+
+def _read_info(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    pairs = (line.partition(":") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
+
+
+def _frame_info(info: dict[str, str], frame: int) -> dict[str, str]:
+    phases = [phase for phase in _PHASES if info.get(phase, "").isdigit() and int(info[phase]) == frame]
+    found = {"phase": phases[0]} if phases else {}
+    return {**found, **({"group": info["Group"]} if "Group" in info else {})}
+
+
+def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
+    """Cases sorted by path; those without a label have an empty one.
+
+    A case is a patient of its own unless the pattern says more, but scans ``BraTS-GLI-00005-000`` and ``...-001`` are
+    of one patient.
+
+    Raises:
+        DataError: a case lacks a channel, or the pattern does not match.
+    """
+    folders: dict[Path, dict[str, Path]] = {}
+    for below in _FOLDERS:
+        for file in sorted(root.glob(f"{below}*.nii*")):
+            if not file.name.startswith("."):
+                folders.setdefault(file.parent, {})[case_stem(file.name)] = file
+    if not any(find_brats_channels(files) for files in folders.values()):
+        return []
+    cases = []
+    for files in folders.values():
+        if not find_brats_channels(files, certain=True):
+            continue
+        for name, paths in group_channels(files, (), brats=True).items():
+            if len(paths) > 1:
+                channels = [path.relative_to(root).as_posix() for path in paths]
+                labels = [files[name + ending] for ending in _LABEL_ENDINGS if name + ending in files]
+                label = labels[0].relative_to(root).as_posix() if labels else ""
+                scan = _SCAN.match(name) if patient_pattern is None else None
+                patient = scan[1] if scan else patient_of(name, patient_pattern)
+                cases.append(FoundCase(channels[0], label, patient, more_channels=tuple(channels[1:])))
+    return sorted(cases, key=lambda case: case.image)

@@ -1,0 +1,267 @@
+"""The codebook during a training: how much of it is used, what keeps it alive, and snapshots of it for pictures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from vqseg_bundle.common import process_count, process_rank, replacing
+
+__all__ = ["CodebookMaintenance", "CodebookSnapshots", "CodebookUsage", "codebook_perplexity"]
+logger = logging.getLogger(__name__)
+
+
+def codebook_perplexity(counts: Tensor) -> float:
+    r"""Perplexity of code use, :math:`\exp(-\sum_k p_k \log p_k)`: K when all codes serve alike, 1 when one does all.
+
+    Args:
+        counts: tokens per code, ``(K,)``.
+
+    Returns:
+        a number in [1, K]; 0 without any token.
+    """
+    total = counts.sum().item()
+    if total == 0:
+        return 0.0
+    share = counts.double() / total
+    return torch.special.entr(share).sum().exp().item()
+
+
+class CodebookUsage:
+    """Count the codes that a quantiser picks during each epoch of an engine.
+
+    At the end of an epoch ``engine.state.metrics`` gets "codebook_usage" (share of the codes picked at least once) and
+    "codebook_perplexity", over all processes. Works with any inferer, since it listens to the quantiser itself.
+
+    Args:
+        quantizer: the quantiser to listen to; None (a network without one) reports nothing.
+
+    Attributes:
+        counts: tokens per code in the running or last epoch, ``(K,)``, int64.
+    """
+
+    def __init__(self, quantizer: nn.Module | None) -> None:
+        self.quantizer: Any = quantizer
+        self.counts = torch.zeros(0, dtype=torch.int64)
+        self._hook: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Listen during the epochs of ``engine``."""
+        if self.quantizer is None:
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, self._listen)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._report)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._abandon)
+
+    def _listen(self, engine: Engine) -> None:
+        self._remove_hook()
+        self.counts = torch.zeros(self.quantizer.num_embeddings, dtype=torch.int64)
+        self._hook = self.quantizer.register_forward_hook(self._count)
+
+    def _count(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        indices = output.indices.flatten()
+        if self.counts.device != indices.device:
+            self.counts = self.counts.to(indices.device)
+        self.counts += torch.bincount(indices, minlength=len(self.counts))
+
+    def _report(self, engine: Engine) -> None:
+        self._remove_hook()
+        counts: Any = self.counts
+        if process_count() > 1:
+            counts = idist.all_reduce(counts.to(idist.device()))
+        engine.state.metrics["codebook_usage"] = (counts > 0).double().mean().item()
+        engine.state.metrics["codebook_perplexity"] = codebook_perplexity(counts)
+
+    def _abandon(self, engine: Engine, error: Exception) -> None:
+        self._remove_hook()
+        raise error
+
+    def _remove_hook(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+class CodebookMaintenance:
+    """Update each codebook after each step and give codes that nobody picks a new place.
+
+    A code is dead when no token of any process picked it for ``patience`` iterations. Every ``interval`` iterations at
+    most ``max_share`` of the codebook is revived on tokens of the current batches of all processes, drawn at random.
+    Nothing is revived over the last part of the training, so that the teacher's average settles on what the student
+    ends with.
+
+    Args:
+        quantizers: the student's quantisers, of as many codes each, the bottleneck's first; none does nothing.
+        total_iterations: length of the training.
+        patience: iterations without a token after which a code counts as dead; 0 revives nothing.
+        interval: iterations between two revivals.
+        max_share: the largest share of the codebook revived at once, in (0, 1].
+        stop_share: share of the training after which nothing is revived any more, in [0, 1].
+        seed: seed of the draw; the same on every process.
+
+    Raises:
+        ValueError: ``max_share`` outside (0, 1], ``stop_share`` outside [0, 1] or a negative count.
+    """
+
+    def __init__(
+        self,
+        quantizers: Sequence[nn.Module],
+        total_iterations: int,
+        patience: int = 100,
+        interval: int = 10,
+        max_share: float = 0.1,
+        stop_share: float = 0.8,
+        seed: int = 0,
+    ) -> None:
+        if not 0.0 < max_share <= 1.0:
+            raise ValueError(f"max_share must lie in (0, 1], got {max_share}.")
+        if not 0.0 <= stop_share <= 1.0:
+            raise ValueError(f"stop_share must lie in [0, 1], got {stop_share}.")
+        if patience < 0 or interval < 1:
+            raise ValueError(f"patience must be at least 0 and interval at least 1, got {patience} and {interval}.")
+        self.quantizers: list[Any] = list(quantizers)
+        self.patience = patience
+        self.interval = interval
+        self.max_share = max_share
+        self.last_revival = round(stop_share * total_iterations)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.idle = torch.zeros(0, 0, dtype=torch.int64)
+
+    def attach(self, engine: Engine) -> None:
+        """Work after each iteration of the trainer."""
+        if self.quantizers:
+            engine.add_event_handler(Events.STARTED, self._start)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._maintain)
+
+    def _start(self, engine: Engine) -> None:
+        first = self.quantizers[0]
+        shape = (len(self.quantizers), first.num_embeddings)
+        self.idle = torch.zeros(shape, dtype=torch.int64, device=next(first.buffers()).device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """How long each code of each quantiser has been idle, and the state of the draw; for the resume checkpoint."""
+        return {"idle": self.idle, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`state_dict` returned; call it after the engine has started."""
+        self.idle = state["idle"].view_as(self.idle).to(self.idle.device)
+        self.generator.set_state(state["generator"])
+
+    def _maintain(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        student = output["student"]
+        maps = [student, *student.quantized_skips]
+        for quantizer, quantized in zip(self.quantizers, maps, strict=True):
+            quantizer.update(quantized.features, quantized.indices)
+        codes = self.idle.shape[1]
+        used = torch.stack([torch.bincount(quantized.indices.flatten(), minlength=codes) for quantized in maps])
+        if process_count() > 1:
+            dist.all_reduce(used)
+        self.idle = torch.where(used > 0, 0, self.idle + 1)
+        iteration = engine.state.iteration
+        if self.patience > 0 and iteration % self.interval == 0 and iteration <= self.last_revival:
+            for quantizer, quantized, idle in zip(self.quantizers, maps, self.idle, strict=True):
+                self._revive(quantizer, quantized.features, idle)
+
+    def _revive(self, quantizer: Any, features: Tensor, idle: Tensor) -> None:
+        dead = (idle >= self.patience).nonzero().squeeze(1)
+        tokens = features.movedim(1, -1).flatten(0, -2).float()  # as many on each process
+        world = process_count()
+        count = min(len(dead), max(1, round(self.max_share * len(idle))), world * len(tokens))
+        if count == 0:
+            return
+        order = torch.randperm(len(dead), generator=self.generator)[:count]
+        chosen = torch.randperm(world * len(tokens), generator=self.generator)[:count]
+        process, token = chosen // len(tokens), chosen % len(tokens)
+        own = (process == process_rank()).unsqueeze(1).to(tokens.device)
+        places = torch.where(own, tokens[token.to(tokens.device)], 0.0)
+        if world > 1:
+            dist.all_reduce(places)
+        codes = dead[order.to(dead.device)]
+        quantizer.revive(codes, places)
+        idle[codes] = 0  # a view of self.idle
+
+
+class CodebookSnapshots:
+    """Save the projected codebook and how often each code was picked, at given shares of the training.
+
+    ``iteration_<n>.npz`` holds "codebook", ``(K, D)`` float16, as the student's n-th step used it (that of step 1 is
+    the untrained one); "counts", ``(K,)`` int64, tokens of labelled and unlabelled images per code, before
+    perturbation, over the "window" iterations up to that step, this process's own; "iteration" and
+    "total_iterations". A codebook of 1,024 codes of width 64 takes 130 kB. A file that cannot be written is one
+    warning; the training goes on.
+
+    Args:
+        folder: where the files go, made if missing.
+        total_iterations: length of the training.
+        shares: points of the training, in [0, 1]; 0 is the first step.
+        window: iterations before a snapshot whose tokens are counted, at least 1; none counts for two snapshots.
+
+    Raises:
+        ValueError: a share outside [0, 1] or ``window`` below 1.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        total_iterations: int,
+        shares: Sequence[float] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
+        window: int = 50,
+    ) -> None:
+        if not all(0.0 <= share <= 1.0 for share in shares):
+            raise ValueError(f"shares must lie in [0, 1], got {list(shares)}.")
+        if window < 1:
+            raise ValueError(f"window must be at least 1 iteration, got {window}.")
+        self.folder = Path(folder)
+        self.total_iterations = total_iterations
+        self.points = sorted({max(1, round(share * total_iterations)) for share in shares})
+        self.window = window
+        self._counts = torch.zeros(0, dtype=torch.int64)
+        self._steps = 0
+        self._warned = False
+
+    def attach(self, engine: Engine) -> None:
+        """Work after each iteration of a trainer whose ``state.output`` holds the "student"'s output."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
+
+    def _look(self, engine: Engine) -> None:
+        iteration = engine.state.iteration
+        point = next((point for point in self.points if point >= iteration), None)
+        if point is None or point - iteration >= self.window:
+            return
+        output: Any = engine.state.output
+        student = output["student"]
+        counts = torch.bincount(student.indices.flatten(), minlength=len(student.codebook))
+        self._counts = counts if self._steps == 0 else self._counts + counts
+        self._steps += 1
+        if point == iteration:
+            self._save(iteration, student.codebook)
+            self._steps = 0
+
+    def _save(self, iteration: int, codebook: Tensor) -> None:
+        try:
+            self._write(self.folder / f"iteration_{iteration:06d}.npz", iteration, codebook)
+        except OSError as error:
+            if not self._warned:
+                logger.warning("The training goes on without snapshots of the codebook in %s: %s", self.folder, error)
+            self._warned = True
+
+    def _write(self, path: Path, iteration: int, codebook: Tensor) -> None:
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                codebook=codebook.to(torch.float16).cpu().numpy(),
+                counts=self._counts.cpu().numpy(),
+                window=self._steps,
+                iteration=iteration,
+                total_iterations=self.total_iterations,
+            )
