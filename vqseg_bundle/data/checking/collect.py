@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ... import __version__
 from ..cohorts.datalist import DataError
+from ..formats import FORMATS
 from ..formats.volume_path import channel_paths, parse_volume_path
 from .facts import Facts, facts_from_json, facts_to_json, read_facts
 from .findings import Finding
@@ -29,7 +30,7 @@ __all__ = ["FactsCache", "cache_path", "collect_facts"]
 logger = logging.getLogger(__name__)
 _FORMAT = f"4, {__version__}"  # another version may read files in another way
 _SETTLED_NS = 2_000_000_000  # a file changed twice within a tick of its time stamp would look unchanged
-_DETACHED = (".mhd", ".nhdr", ".hdr", ".img")  # their voxels lie in another file, whose change would go unseen
+_DETACHED = tuple(suffix for each in FORMATS for suffix in each.detached)
 
 
 def cache_path(files: Iterable[str]) -> Path:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from ..formats import channel_paths, join_channels, join_volume_path, volume_kind
 from ..formats.label_values import parse_label_values
-from ..formats.volume_path import channel_paths, join_channels, join_volume_path, volume_kind
 from ..layouts.case_names import unique_case_ids
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]

@@ -1,29 +1,31 @@
-"""Volume formats: a path's kind, and a module for each that reads it to ``(X, Y, Z)`` or ``(X, Y, Z, C)`` and RAS."""
+"""Volume formats: one record each in one table, and modules that read them to ``(X, Y, Z)`` or ``(X, Y, Z, C)``."""
 
 from .dicom_file import DicomSlice, SeriesLabels, error_reason, read_slice
 from .dicom_series import order_slices, series_files, slices_header
 from .dicom_slices import list_series, series_labels
-from .volume_header import VolumeHeader
+from .file_format import FileFormat, VolumeHeader
+from .table import FORMATS, find_format, is_flat, volume_kind
 from .volume_path import (
-    VOLUME_KINDS,
     VolumePath,
     accepts_uneven,
     channel_paths,
     join_channels,
     join_volume_path,
     parse_volume_path,
-    volume_kind,
 )
 
 __all__ = [
-    "VOLUME_KINDS",
+    "FORMATS",
     "DicomSlice",
+    "FileFormat",
     "SeriesLabels",
     "VolumeHeader",
     "VolumePath",
     "accepts_uneven",
     "channel_paths",
     "error_reason",
+    "find_format",
+    "is_flat",
     "join_channels",
     "join_volume_path",
     "list_series",

@@ -16,11 +16,11 @@ from monai.data.utils import orientation_ras_lps
 from ..errors import DataError
 from .dicom_file import DicomSlice
 from .dicom_pixels import read_pixels
-from .dicom_slices import choose_slices
-from .volume_header import VolumeHeader
+from .dicom_slices import SUFFIXES, choose_slices
+from .file_format import FileFormat, VolumeHeader
 from .volume_path import parse_volume_path
 
-__all__ = ["order_slices", "read_dicom", "read_dicom_header", "series_files", "slices_header"]
+__all__ = ["DICOM", "order_slices", "series_files", "slices_header"]
 
 _UNEVEN = 0.05  # share of the slice distance that a gap may differ by
 _BESIDE = 0.5  # of a pixel that a slice may lie beside the line through the others
@@ -31,7 +31,7 @@ _SAME_PLACE = 1e-3  # mm
 _MOST_SHOWN = 3
 
 
-def read_dicom_header(path: str) -> VolumeHeader:
+def _read_header(path: str) -> VolumeHeader:
     """Read the geometry of a series, and see that its slices make a volume.
 
     Raises:
@@ -54,7 +54,7 @@ def series_files(path: str) -> list[str]:
     return [item.file for item in _volume_slices(path)]
 
 
-def read_dicom(path: str) -> np.ndarray:
+def _read_voxels(path: str) -> np.ndarray:
     """Read ``(columns, rows, slices)`` as float32, see :func:`~vqseg_bundle.data.formats.dicom_pixels.read_pixels`.
 
     Raises:
@@ -228,3 +228,6 @@ def _directions(slices: Sequence[DicomSlice]) -> tuple[np.ndarray, np.ndarray, n
 
 def _name(item: DicomSlice) -> str:
     return Path(item.file).name
+
+
+DICOM = FileFormat("dicom", "DICOM", SUFFIXES, _read_header, _read_voxels, source_files=series_files, folders=True)

@@ -16,9 +16,12 @@ from pathlib import Path
 
 from ..errors import DataError
 from .dicom_file import DicomSlice, SeriesLabels, has_preamble, read_slice
-from .volume_path import VOLUME_KINDS, VolumePath
+from .volume_path import VolumePath
 
-__all__ = ["choose_slices", "list_series", "series_labels"]
+__all__ = ["SUFFIXES", "choose_slices", "list_series", "series_labels"]
+
+#: of file names, in lower case; others, or none, are usual as well
+SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _MOST_SHOWN = 3
 _INDEX = "DICOMDIR"
@@ -138,7 +141,7 @@ def _should_be_slice(file: Path, patterns: set[str]) -> bool:
     """Whether a file that cannot be read is DICOM by its content or suffix, or is called as the DICOM files are."""
     if file.name.upper() == _INDEX:
         return False
-    by_name = file.name.lower().endswith(VOLUME_KINDS["dicom"]) or _pattern(file) in patterns
+    by_name = file.name.lower().endswith(SUFFIXES) or _pattern(file) in patterns
     return by_name or has_preamble(file)
 
 

@@ -1,7 +1,14 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) volumes, by ITK."""
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) volumes, by ITK.
+
+A segmentation of 3D Slicer (``.seg.nrrd``) is an NRRD label map whose header has ``SegmentN_Name:=liver`` and
+``SegmentN_LabelValue:=1`` for each segment. Overlapping segments lie in layers, a fourth axis, which are no class
+indices and are refused as several channels.
+"""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import itk
@@ -10,12 +17,12 @@ from monai.data import ITKReader
 from monai.data.utils import orientation_ras_lps
 
 from ..errors import DataError
-from .volume_header import VolumeHeader
+from .file_format import FileFormat, VolumeHeader
 
-__all__ = ["read_itk", "read_itk_header"]
+__all__ = ["ITK"]
 
 
-def read_itk_header(path: str) -> VolumeHeader:
+def _read_header(path: str) -> VolumeHeader:
     """Read the geometry without the voxels; a flat image becomes a volume of one slice.
 
     Raises:
@@ -30,13 +37,13 @@ def read_itk_header(path: str) -> VolumeHeader:
     return VolumeHeader(shape, _affine(image_io, dims))
 
 
-def read_itk(path: str) -> np.ndarray:
+def _read_voxels(path: str) -> np.ndarray:
     """Read the voxels ``(X, Y, Z)`` in their stored type, or ``(X, Y, Z, C)`` as float32.
 
     Raises:
         RuntimeError: ITK cannot read the file.
     """
-    reader, header = ITKReader(), read_itk_header(path)
+    reader, header = ITKReader(), _read_header(path)
     image_io = _open(path)
     if image_io.GetNumberOfComponents() == 1:
         image = reader.read(path)
@@ -70,3 +77,42 @@ def _affine(image_io: Any, dims: int) -> np.ndarray:
         affine[:axes, axis] = np.asarray(image_io.GetDirection(axis))[:axes] * image_io.GetSpacing(axis)
         affine[axis, 3] = image_io.GetOrigin(axis)
     return np.asarray(orientation_ras_lps(affine))
+
+
+_FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
+
+
+_MOST_LINES = 10_000
+_SEGMENTATION = ".seg.nrrd"
+
+
+def _segment_names(path: str) -> dict[int, str]:
+    """Label value to name, as a segmentation of 3D Slicer says; empty for any other file."""
+    if not path.lower().endswith(_SEGMENTATION):
+        return {}
+    fields: dict[int, dict[str, str]] = {}
+    with Path(path).open("rb") as file:
+        for _ in range(_MOST_LINES):
+            line = file.readline().strip()
+            if not line:  # the header ends at the first empty line
+                break
+            match = _FIELD.match(line)
+            if match:
+                fields.setdefault(int(match[1]), {})[match[2].decode()] = match[3].decode("utf-8", "replace").strip()
+    # older versions name no value: they count segments from 1
+    return {
+        int(segment.get("LabelValue", number + 1)): segment["Name"]
+        for number, segment in fields.items()
+        if segment.get("Name") and segment.get("LabelValue", "1").isdigit()
+    }
+
+
+ITK = FileFormat(
+    kind="itk",
+    title="NRRD, MetaImage",
+    suffixes=(".nrrd", ".nhdr", ".mha", ".mhd"),
+    read_header=_read_header,
+    read_voxels=_read_voxels,
+    class_names=_segment_names,
+    detached=(".nhdr", ".mhd"),
+)

@@ -1,4 +1,4 @@
-"""LoadImaged for every format: a MONAI reader that chooses by the kind of path, and the transform that uses it."""
+"""LoadImaged for every format: a MONAI reader that reads by the format's record, and the transform that uses it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from monai.data import ImageReader
 from monai.transforms import LoadImaged
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
+from .table import find_format
 from .volume_io import read_header, read_voxels
-from .volume_path import volume_kind
 
 __all__ = ["OTHER_AFFINE", "LoadVolumed", "VolumeReader"]
 
@@ -35,7 +35,7 @@ class VolumeReader(ImageReader):
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Whether all paths are of a kind that is known."""
-        return all(volume_kind(str(name)) for name in ensure_tuple(filename))
+        return all(find_format(str(name)) for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> str:
         """The one path; reading it is left to :meth:`get_data`.

@@ -18,9 +18,9 @@ from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 
 from ..errors import DataError
-from .volume_header import VolumeHeader
+from .file_format import FileFormat, VolumeHeader
 
-__all__ = ["is_packed", "open_nifti", "read_nifti", "read_nifti_header", "scale_to_mm"]
+__all__ = ["NIFTI", "is_packed", "open_nifti", "read_nifti", "read_nifti_header", "scale_to_mm"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its unpacked size, modulo 2 ** 32
@@ -183,3 +183,13 @@ def _unpacked_size(path: Path, expected: int) -> int:
     # A sound file packed in several parts has another number there, so only unpacking tells.
     with gzip.open(path) as packed:
         return sum(len(block) for block in iter(lambda: packed.read(2**24), b""))
+
+
+NIFTI = FileFormat(
+    kind="nifti",
+    title="NIfTI",
+    suffixes=(".nii", ".nii.gz", ".hdr", ".hdr.gz"),  # the latter with .img beside them
+    read_header=read_nifti_header,
+    read_voxels=read_nifti,
+    detached=(".hdr", ".hdr.gz"),
+)

@@ -1,4 +1,4 @@
-"""Read a volume's geometry and voxels, whatever its format; the one place that chooses the reader of a path.
+"""Read a volume's geometry and voxels, whatever its format, by the format's record.
 
 All formats end alike: axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is
 a volume of one slice. How a path names a volume: :mod:`vqseg_bundle.data.formats.volume_path`.
@@ -18,20 +18,25 @@ from nibabel.spatialimages import HeaderDataError
 from PIL.Image import DecompressionBombError
 
 from ..errors import DataError
-from .arrays import read_array, read_array_header
-from .dicom_series import read_dicom, read_dicom_header, series_files
+from .file_format import FileFormat, VolumeHeader
 from .label_values import classes_of_values
-from .nifti import read_nifti, read_nifti_header
-from .pictures import read_mask, read_mask_values, read_picture, read_picture_header
-from .volume_header import VolumeHeader
-from .volume_path import channel_paths, parse_volume_path, volume_kind
+from .table import FORMATS, find_format
+from .volume_path import channel_paths, parse_volume_path
 
-__all__ = ["VolumeHeader", "read_classes", "read_header", "read_label_values", "read_voxels", "source_files"]
+__all__ = [
+    "VolumeHeader",
+    "common_class_names",
+    "read_classes",
+    "read_header",
+    "read_label_values",
+    "read_voxels",
+    "source_files",
+]
 
-_FORMATS = "NIfTI, NRRD, MHA or MHD, DICOM, PNG, JPEG, TIFF, BMP or NPY"
 _LEAST_SPACING_MM = 1e-4
 _LEAST_VOLUME = 1e-6  # of a voxel, as a share of the box that its sides would make at right angles
 _WHOLE_WITHIN = 1e-4
+_WHITE = 255
 _SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
 
 
@@ -46,7 +51,7 @@ def read_header(path: str) -> VolumeHeader:
     if len(channels) > 1:
         return _stacked_header(channels)
     with _readable(path):
-        header = _read_header(path, _existing_kind(path))
+        header = _existing_format(path).read_header(path)
     if len(header.shape) not in (3, 4) or min(header.shape) < 1:
         raise DataError(
             f"{path}: expected an image of 2 or 3 dimensions, or 4 with channels last, found shape {header.shape}; "
@@ -74,14 +79,7 @@ def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, in
         shape = _stacked_header(channels).spatial_shape
         return np.stack([read_voxels(channel).reshape(shape) for channel in channels], axis=-1)
     with _readable(path):
-        kind = _existing_kind(path)
-        if kind == "picture":
-            return read_picture(path)
-        if kind == "itk":
-            from .itk_files import read_itk  # ITK takes seconds to import
-
-            return read_itk(path)
-        return {"nifti": read_nifti, "dicom": read_dicom, "array": read_array}[kind](path)
+        return _existing_format(path).read_voxels(path)
 
 
 def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tuple[np.ndarray, bool]:
@@ -103,12 +101,10 @@ def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tu
     """
     if label_values:
         return classes_of_values(read_label_values(path), label_values, path), False
-    if volume_kind(path) != "picture":
-        return _nearly_whole(read_voxels(path)), False
-    with _readable(path):
-        _existing_kind(path)
-        pixels, mapped = read_mask(path)
-    return _nearly_whole(pixels), mapped
+    values, found = read_label_values(path), find_format(path)
+    if found and found.masks_of_255 and values.max() == _WHITE and np.isin(values, (0, _WHITE)).all():
+        return (values > 0).astype(np.uint8), True
+    return values, False
 
 
 def read_label_values(path: str) -> np.ndarray:
@@ -117,11 +113,22 @@ def read_label_values(path: str) -> np.ndarray:
     Raises:
         DataError: as for :func:`read_classes`.
     """
-    if volume_kind(path) != "picture":
+    found = find_format(path)
+    if found is None or found.read_label is None:
         return _nearly_whole(read_voxels(path))
     with _readable(path):
-        _existing_kind(path)
-        return _nearly_whole(read_mask_values(path))
+        _existing_format(path)
+        return _nearly_whole(found.read_label(path))
+
+
+def common_class_names(paths: Sequence[str]) -> dict[int, str]:
+    """Label value to name, where all labels name their classes and say the same; else empty.
+
+    Args:
+        paths: of labels.
+    """
+    found = [known.class_names(path) if (known := find_format(path)) and known.class_names else {} for path in paths]
+    return found[0] if found and all(names == found[0] for names in found) else {}
 
 
 def source_files(path: str) -> list[str]:
@@ -135,10 +142,11 @@ def source_files(path: str) -> list[str]:
     channels = channel_paths(path)
     if len(channels) > 1:
         return [file for channel in channels for file in source_files(channel)]
-    if volume_kind(path) == "dicom":
-        with _readable(path):
-            return series_files(path)
-    return [path]
+    found = find_format(path)
+    if found is None or found.source_files is None:
+        return [path]
+    with _readable(path):
+        return found.source_files(path)
 
 
 def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
@@ -160,32 +168,18 @@ def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
     return replace(first, shape=(*first.spatial_shape, len(channels)))
 
 
-def _read_header(path: str, kind: str) -> VolumeHeader:
-    if kind == "itk":
-        from .itk_files import read_itk_header  # ITK takes seconds to import
-
-        return read_itk_header(path)
-    readers = {
-        "nifti": read_nifti_header,
-        "dicom": read_dicom_header,
-        "picture": read_picture_header,
-        "array": read_array_header,
-    }
-    return readers[kind](path)
-
-
-def _existing_kind(path: str) -> str:
-    file, kind = parse_volume_path(path).file, volume_kind(path)
+def _existing_format(path: str) -> FileFormat:
+    file, found = parse_volume_path(path).file, find_format(path)
     if not file.exists():
         raise DataError(f"{path}: no such file; correct the path in the datalist, or dataset_dir.")
     if file.is_file() and file.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; copy it again.")
-    if kind == "" or (file.is_dir() and kind != "dicom"):
-        found = "a folder" if file.is_dir() else f"a file that ends in {''.join(Path(file).suffixes) or 'nothing'}"
+    if found is None or (file.is_dir() and not found.folders):
+        what = "a folder" if file.is_dir() else f"a file that ends in {''.join(Path(file).suffixes) or 'nothing'}"
         if ".img" in file.name.lower():
-            found += "; of a pair name the .hdr file"
-        raise DataError(f"{path}: expected {_FORMATS}, found {found}; convert it.")
-    return kind
+            what += "; of a pair name the .hdr file"
+        raise DataError(f"{path}: expected {', '.join(each.title for each in FORMATS)}, found {what}; convert it.")
+    return found
 
 
 @contextmanager

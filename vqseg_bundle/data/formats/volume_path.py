@@ -1,4 +1,4 @@
-"""Which kind of volume a path names, how it names one DICOM series of a folder, and how several files of one volume.
+"""How a path names a volume, one DICOM series of a folder, and several files of one volume.
 
 The path of a volume is that of its file, or of the folder of its DICOM slices. ``FOLDER#UID`` is the series of that
 SeriesInstanceUID where a folder holds several; ``FOLDER#uneven`` or ``FOLDER#UID&uneven`` is read although its slices
@@ -13,24 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
-    "VOLUME_KINDS",
     "VolumePath",
     "accepts_uneven",
     "channel_paths",
     "join_channels",
     "join_volume_path",
     "parse_volume_path",
-    "volume_kind",
 ]
 
-#: file name suffixes, in lower case, by kind of volume; DICOM files may have others, or none
-VOLUME_KINDS: dict[str, tuple[str, ...]] = {
-    "nifti": (".nii", ".nii.gz", ".hdr", ".hdr.gz"),  # the latter with .img beside them
-    "itk": (".nrrd", ".nhdr", ".mha", ".mhd"),
-    "dicom": (".dcm", ".dicom", ".ima"),
-    "picture": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
-    "array": (".npy",),
-}
 _UNEVEN = "uneven"
 _CHANNELS = "|"
 
@@ -90,19 +80,6 @@ def join_volume_path(path: str | Path, series_uid: str = "", accept_uneven: bool
     """The path, of one volume, with a series chosen or uneven slices accepted; what it already says stays."""
     parsed = parse_volume_path(path)
     return str(VolumePath(parsed.file, series_uid or parsed.series_uid, accept_uneven or parsed.accept_uneven))
-
-
-def volume_kind(path: str | Path) -> str:
-    """A key of :data:`VOLUME_KINDS` by the name alone, "dicom" for a folder; empty if there is none.
-
-    Of several files that hold a channel each, the first decides.
-    """
-    file = parse_volume_path(path).file
-    name = file.name.lower()
-    for kind, suffixes in VOLUME_KINDS.items():
-        if name.endswith(suffixes):
-            return kind
-    return "dicom" if file.is_dir() else ""
 
 
 def accepts_uneven(uneven_slices: str) -> bool:

@@ -12,9 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError
-from ..formats import parse_volume_path, volume_kind
-from ..formats.slicer_segments import common_segment_names
-from ..formats.volume_io import read_label_values
+from ..formats import find_format, parse_volume_path, volume_kind
+from ..formats.volume_io import common_class_names, read_label_values
 from . import (
     FoundCase,
     find_acdc,
@@ -102,7 +101,7 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
     """
     paths = [str(dataset_dir / case.label) for case in cases if case.label]
     named = {} if names else read_label_names(dataset_dir)
-    segments = {} if names or named else common_segment_names(paths)
+    segments = {} if names or named else common_class_names(paths)
     named = named or ({0: "background", **dict(sorted(segments.items()))} if segments else {})
     if len(set(named.values())) > 1:
         plain = list(named) == list(range(len(named)))
@@ -165,7 +164,9 @@ def _label_values(paths: Sequence[str], accept_unreadable: bool) -> tuple[set[fl
         bar = tqdm(pool.map(read, paths), "reading labels", len(paths), unit="file", disable=None)
         for path, stored in zip(paths, bar, strict=True):
             values |= stored
-            indices |= {1.0} if volume_kind(path) == "picture" and {255.0} <= stored <= {0.0, 255.0} else stored
+            known = find_format(path)
+            is_mask = known is not None and known.masks_of_255 and {255.0} <= stored <= {0.0, 255.0}
+            indices |= {1.0} if is_mask else stored
     return indices, values
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError
-from ..formats import list_series, volume_kind
+from ..formats import is_flat, list_series, volume_kind
 from .case_names import case_stem, image_of_label, is_label_name
 from .channel_files import find_brats_channels, find_numbered_channels
 from .found_case import FoundCase, patient_of, some
@@ -33,7 +33,6 @@ _FOLDER_PAIRS = (
     ("img", _LABEL_FOLDERS),
 )
 _IMAGE_ENDING = re.compile(r"_(image|img)$")
-_FLAT_KINDS = ("picture", "array")
 
 
 def pair_folders(root: Path) -> tuple[str, str] | None:
@@ -260,13 +259,13 @@ def _files(folder: Path) -> dict[str, Path]:
         for entry in sorted(folder.iterdir())
         if entry.is_file() and not entry.name.startswith(".") and volume_kind(entry) not in ("", "dicom")
     ]
-    volumes = {case_stem(entry.name): entry for entry in entries if volume_kind(entry) not in _FLAT_KINDS}
+    volumes = {case_stem(entry.name): entry for entry in entries if not is_flat(entry)}
     has_image = not all(_is_label(name, several=True) for name in volumes)
     found: dict[str, Path] = {}
     for entry in entries:
         name = case_stem(entry.name)
         preview = name in volumes or (has_image and not _is_label(name, several=True))
-        if preview and volume_kind(entry) in _FLAT_KINDS:
+        if preview and is_flat(entry):
             continue
         if name in found:
             raise DataError(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..errors import DataError, file_list
-from ..formats import VOLUME_KINDS, accepts_uneven, join_volume_path, list_series, parse_volume_path, volume_kind
+from ..formats import FORMATS, accepts_uneven, is_flat, join_volume_path, list_series, parse_volume_path, volume_kind
 from .case_names import case_stem, image_of_label, is_label_name, naming_paths, unique_case_ids
 from .channel_files import case_of_channel, gather_channels
 
@@ -27,7 +27,6 @@ _LABEL_FOLDER = re.compile(
 #: what a training leaves in its output folder, beside its run.json, that could be taken for images
 _TRAINING_RESULTS = ("progress.png",)
 logger = logging.getLogger(__name__)
-_FLAT_KINDS = ("picture", "array")
 _PREDICTION_ENDING = re.compile(r"[_-](pred|prediction)$")
 
 
@@ -178,7 +177,7 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
 
 
 def _nothing_to_segment(root: Path, left_out: list[str]) -> str:
-    suffixes = ", ".join(suffix for kind in VOLUME_KINDS.values() for suffix in kind)
+    suffixes = ", ".join(suffix for each in FORMATS for suffix in each.suffixes)
     expected = f"expected files that end in {suffixes}, or folders of DICOM slices"
     if root.is_file():
         return f"dataset_dir '{root}' is no volume: {expected}; name such a file, or a folder of them."
@@ -195,9 +194,9 @@ def _nothing_to_segment(root: Path, left_out: list[str]) -> str:
 
 
 def _without_previews(paths: list[str], left_out: dict[str, list[str]]) -> list[str]:
-    volumes = [path for path in paths if volume_kind(path) not in _FLAT_KINDS]
+    volumes = [path for path in paths if not is_flat(path)]
     if volumes and len(volumes) < len(paths):
-        left_out["previews of the volumes beside them"] += [path for path in paths if volume_kind(path) in _FLAT_KINDS]
+        left_out["previews of the volumes beside them"] += [path for path in paths if is_flat(path)]
     return volumes or paths
 
 

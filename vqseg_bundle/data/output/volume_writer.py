@@ -15,9 +15,9 @@ from monai.utils import ImageMetaKey
 from vqseg_bundle.common import SOURCE
 
 from ..errors import DataError
+from ..formats import channel_paths, volume_kind
 from ..formats.label_values import values_of_classes
 from ..formats.nifti import open_nifti, scale_to_mm
-from ..formats.volume_path import channel_paths, volume_kind
 
 __all__ = ["SOURCE_KEY", "KeepSourced", "NameByCased", "VolumeWriter", "class_map_dtype"]
 #: meta key of the path that a prediction's image was loaded from, where "filename_or_obj" names something else

@@ -1,7 +1,9 @@
-"""2D images (PNG, JPEG, TIFF, BMP) as volumes of one slice, by Pillow: rows, columns, 1 and, in colour, 3 channels.
+"""Files that know no millimetres, NPY arrays and pictures: their affine is the identity.
 
-They are upright: turned and mirrored as their EXIF orientation says, as viewers show them. They know no millimetres:
-the affine is the identity, a pixel a unit.
+- NPY: ``(H, W)`` is an image of one slice, ``(H, W, 3)`` one in colour, ``(X, Y, Z)`` or ``(X, Y, Z, C)`` a volume.
+  Nothing pickled is read.
+- PNG, JPEG, TIFF and BMP, by Pillow, are volumes of one slice: rows, columns, 1 and, in colour, 3 channels. They are
+  upright: turned and mirrored as their EXIF orientation says, as viewers show them.
 """
 
 from __future__ import annotations
@@ -12,20 +14,63 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.data import NumpyReader
 from PIL import ExifTags, Image, ImageOps
 
 from ..errors import DataError
-from .volume_header import VolumeHeader
+from .file_format import FileFormat, VolumeHeader
 
-__all__ = ["read_mask", "read_mask_values", "read_picture", "read_picture_header"]
+__all__ = ["ARRAY", "PICTURE"]
+
+
+def _read_array_header(path: str) -> VolumeHeader:
+    """Read the shape without the values.
+
+    Raises:
+        DataError: the values are no real numbers.
+        ValueError: the file is truncated or no NPY array.
+    """
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        found = getattr(array, "dtype", "something else")
+        raise DataError(
+            f"{path}: expected one array of real numbers, found {found}; save one, of complex numbers the magnitude."
+        )
+    return VolumeHeader(_volume_shape(array.shape), np.eye(4))
+
+
+def _read_array(path: str) -> np.ndarray:
+    """Read the values in their stored type, in a volume's shape.
+
+    Raises:
+        ValueError: the file is truncated or no NPY array.
+    """
+    reader = NumpyReader()
+    values, _ = reader.get_data(reader.read(path))
+    return np.asarray(values).reshape(_volume_shape(values.shape))
+
+
+def _volume_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if len(shape) == 2:
+        return (*shape, 1)
+    if len(shape) == 3 and shape[2] == 3:
+        return (*shape[:2], 1, 3)
+    return shape
+
 
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
+
+
 _COLOR = ("RGB", "RGBA")
+
+
 _LOSSY = (".jpg", ".jpeg")
+
+
 _FIRST_TURNED = 5  # EXIF orientations from here on exchange rows and columns
 
 
-def read_picture_header(path: str) -> VolumeHeader:
+def _read_picture_header(path: str) -> VolumeHeader:
     """Read the size of the upright picture; an alpha channel is not counted.
 
     Raises:
@@ -41,37 +86,21 @@ def read_picture_header(path: str) -> VolumeHeader:
     return VolumeHeader(shape, np.eye(4))
 
 
-def read_picture(path: str) -> np.ndarray:
+def _read_picture(path: str) -> np.ndarray:
     """Read the upright picture ``(H, W, 1)``, or ``(H, W, 1, 3)`` in colour, in the stored type.
 
     Raises:
-        DataError: see :func:`read_picture_header`; an alpha channel that is not opaque; a palette of colours.
+        DataError: see :func:`_read_picture_header`; an alpha channel that is not opaque; a palette of colours.
         OSError: the file is broken.
     """
     return _pixels(path, is_label=False)
 
 
-def read_mask(path: str) -> tuple[np.ndarray, bool]:
-    """Read class indices ``(H, W, 1)``; a palette's indices are the classes.
-
-    Returns:
-        The classes, and whether 255 was read as class 1: so it is in a mask of 0 and 255, as pictures often have it.
-
-    Raises:
-        DataError: see :func:`read_mask_values`.
-        OSError: the file is broken.
-    """
-    pixels = read_mask_values(path)
-    if pixels.max() == 255 and np.isin(pixels, (0, 255)).all():
-        return (pixels > 0).astype(np.uint8), True
-    return pixels, False
-
-
-def read_mask_values(path: str) -> np.ndarray:
+def _read_mask(path: str) -> np.ndarray:
     """Read a mask ``(H, W, 1)`` as it is stored; of a palette, the indices.
 
     Raises:
-        DataError: see :func:`read_picture_header`; a mask in colour, or one that JPEG has blurred; an alpha channel
+        DataError: see :func:`_read_picture_header`; a mask in colour, or one that JPEG has blurred; an alpha channel
             that is not opaque.
         OSError: the file is broken.
     """
@@ -126,3 +155,16 @@ def _to_plain(path: str, image: Any, is_label: bool) -> Any:
             raise DataError(f"{path}: expected grey or RGB pixels, found a palette of colours; convert the picture.")
         return image.convert("L")
     return image
+
+
+ARRAY = FileFormat("array", "NPY", (".npy",), _read_array_header, _read_array, flat=True)
+PICTURE = FileFormat(
+    kind="picture",
+    title="PNG, JPEG, TIFF, BMP",
+    suffixes=(".png", *_LOSSY, ".tif", ".tiff", ".bmp"),
+    read_header=_read_picture_header,
+    read_voxels=_read_picture,
+    read_label=_read_mask,
+    flat=True,
+    masks_of_255=True,
+)
