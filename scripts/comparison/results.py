@@ -18,22 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.common import write_json
-from vqseg_bundle.handlers.case_comparison import METRICS, STATUSES
+from vqseg_bundle.handlers.metrics import METRICS, STATUSES, Metric
 
 __all__ = [
     "METRICS",
     "RECORD_FILES",
     "CaseClass",
     "RunResult",
+    "cases_csv",
     "csv_number",
     "csv_text",
+    "measured",
     "read_record",
     "read_result",
     "write_record",
 ]
 
 RECORD_FILES = ("cases.csv", "runs.csv", "runs.json")
-_EVALUATED = ["case", "class_index", "class_name", *METRICS, "status"]
+_EVALUATED = ["case", "class_index", "class_name", "dice", "status"]
 _COUNTS = ("labeled", "unlabeled")
 _STAGES = ("training", "evaluating")
 _COLUMNS = ["dataset", "method", "seed", *_COUNTS, *(f"{stage}_seconds" for stage in _STAGES)]
@@ -47,7 +49,7 @@ class CaseClass:
     Attributes:
         case: name of the case.
         class_name: name of the class.
-        values: by metric; NaN where the class is absent.
+        values: by metric, of those that were measured; NaN where the class is absent.
         status: "ok", "missed", "hallucinated" or "absent".
     """
 
@@ -75,6 +77,11 @@ class RunResult:
     rows: tuple[CaseClass, ...]
     record: Mapping[str, Any]
 
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that were measured; an older evaluation knows fewer."""
+        return [metric for metric in METRICS if self.rows and metric in self.rows[0].values]
+
     @cached_property
     def classes(self) -> dict[str, dict[str, float]]:
         """By class name and metric, the mean over the cases in which the class is not absent; NaN without any."""
@@ -82,14 +89,14 @@ class RunResult:
         for row in self.rows:
             by_class.setdefault(row.class_name, []).append(row)
         return {
-            name: {metric: _mean(row.values[metric] for row in rows) for metric in METRICS}
+            name: {metric: _mean(row.values[metric] for row in rows) for metric in self.metrics}
             for name, rows in by_class.items()
         }
 
     @cached_property
     def overall(self) -> dict[str, float]:
         """By metric, the mean over foreground classes of the class means; NaN where no class counts."""
-        return {metric: _mean(means[metric] for means in self.classes.values()) for metric in METRICS}
+        return {metric: _mean(means[metric] for means in self.classes.values()) for metric in self.metrics}
 
     def case_means(self, metric: str) -> dict[str, float]:
         """By case, the mean over its classes that are not absent; cases without such a class are left out."""
@@ -98,6 +105,12 @@ class RunResult:
             values.setdefault(row.case, []).append(row.values[metric])
         means = {case: _mean(found) for case, found in values.items()}
         return {case: mean for case, mean in means.items() if not math.isnan(mean)}
+
+
+def measured(results: Iterable[RunResult]) -> list[Metric]:
+    """The metrics that any of some results has, in their order; all where there is no result."""
+    found = {metric for result in results for metric in result.metrics}
+    return [metric for name, metric in METRICS.items() if name in found or not found]
 
 
 def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapping[str, Any]) -> RunResult:
@@ -116,7 +129,7 @@ def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapp
     path = folder / "metrics.csv"
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if reader.fieldnames != _EVALUATED:
+        if not set(_EVALUATED) <= set(reader.fieldnames or ()):
             raise ValueError(f"{path}: expected the columns {_EVALUATED}, found {reader.fieldnames}; evaluate again.")
         try:
             rows = tuple(_parse_case(line, line["class_name"]) for line in reader)
@@ -137,7 +150,7 @@ def write_record(results: Iterable[RunResult], folder: Path) -> list[Path]:
     """
     results = list(results)
     settings, machines = _distinct(results, "settings"), _distinct(results, "machine")
-    texts = {"cases.csv": _cases_csv(results), "runs.csv": _runs_csv(results, settings, machines)}
+    texts = {"cases.csv": cases_csv(results), "runs.csv": _runs_csv(results, settings, machines)}
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     write_json(folder / "runs.json", {"settings": settings, "machines": machines})
@@ -182,10 +195,11 @@ def csv_text(lines: Iterable[Sequence[object]]) -> str:
 
 
 def _parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
+    """A line of a table that has "case", "status" and some metrics; columns of other names are passed over."""
     if line["status"] not in STATUSES:
         raise ValueError(f"status: expected one of {', '.join(STATUSES)}, found '{line['status']}'")
     absent = line["status"] == "absent"
-    values = {metric: math.nan if absent else float(line[metric]) for metric in METRICS}
+    values = {metric: math.nan if absent else float(line[metric]) for metric in METRICS if metric in line}
     return CaseClass(line["case"], class_name, values, line["status"])
 
 
@@ -204,12 +218,14 @@ def _shared(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in value.items() if key != "seed"}
 
 
-def _cases_csv(results: Iterable[RunResult]) -> str:
+def cases_csv(results: Iterable[RunResult]) -> str:
     """A line for each class of each case of each run, as the evaluations wrote them."""
-    lines: list[list[object]] = [["dataset", "method", "seed", "case", "class", *METRICS, "status"]]
+    results = list(results)
+    names = [metric.name for metric in measured(results)]
+    lines: list[list[object]] = [["dataset", "method", "seed", "case", "class", *names, "status"]]
     for result in results:
         for row in result.rows:
-            values = [csv_number(row.values[metric]) for metric in METRICS]
+            values = [csv_number(row.values.get(name, math.nan)) for name in names]
             lines.append([result.dataset, result.method, result.seed, row.case, row.class_name, *values, row.status])
     return csv_text(lines)
 

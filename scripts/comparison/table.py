@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeVar
 from scipy.stats import ttest_rel
 
 from scripts.comparison.plan import ComparisonPlan, Method
-from scripts.comparison.results import METRICS, RunResult
+from scripts.comparison.results import METRICS, RunResult, measured
+from vqseg_bundle.handlers.metrics import Metric
 
 __all__ = ["DatasetTable", "Row", "Spread", "build_tables", "mean_by_case", "paired_p", "spread"]
 
@@ -121,6 +122,11 @@ class DatasetTable:
     note: str
     rows: tuple[Row, ...]
 
+    @property
+    def metrics(self) -> list[Metric]:
+        """Those that any of its runs has measured."""
+        return measured(result for row in self.rows for result in row.results.values())
+
 
 def build_tables(plan: ComparisonPlan, results: Sequence[RunResult]) -> list[DatasetTable]:
     """Aggregate what has finished; methods without a finished run get a row all the same.
@@ -171,9 +177,9 @@ def _row(
         method=method,
         results=results,
         planned=planned,
-        overall={metric: spread(r.overall[metric] for r in results.values()) for metric in METRICS},
+        overall=_spreads([result.overall for result in results.values()]),
         classes={
-            name: {metric: spread(r.classes[name][metric] for r in results.values()) for metric in METRICS}
+            name: _spreads([result.classes[name] for result in results.values()])
             for name in (first.classes if first else ())
         },
         p_case=paired_p(ours, theirs),
@@ -186,3 +192,8 @@ def _row(
         labeled=first.record["labeled"] if first else None,
         unlabeled=first.record["unlabeled"] if first else None,
     )
+
+
+def _spreads(found: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """By metric, over the runs that have measured it."""
+    return {metric: spread(values[metric] for values in found if metric in values) for metric in METRICS}

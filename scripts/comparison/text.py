@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from scripts.comparison.results import METRICS, csv_number, csv_text
+from scripts.comparison.results import csv_number, csv_text, measured
 from scripts.comparison.table import DatasetTable, Row, Spread
+from vqseg_bundle.handlers.metrics import Metric
 
 __all__ = ["escape_latex", "latex_table", "markdown_table", "means_csv", "show_p", "show_spread"]
 
-_HEADINGS = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95", "asd_mm": "ASD"}
-_DECIMALS = {"dice": 3, "jaccard": 3, "hd95_mm": 2, "asd_mm": 2}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -28,9 +27,13 @@ def markdown_table(table: DatasetTable, reference: str | None) -> str:
         table: the numbers.
         reference: name of the method that the others are tested against, or None.
     """
-    header = ["method", "labelled / unlabelled", *_HEADINGS.values(), "seeds", "p, cases", "p, seeds", "minutes"]
+    titles = [metric.title for metric in table.metrics]
+    header = ["method", "labelled / unlabelled", *titles, "seeds", "p, cases", "p, seeds", "minutes"]
     lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
-    lines += [[row.method.name.replace("|", "\\|"), *_cells(row, reference, " ± ", "missing")] for row in table.rows]
+    lines += [
+        [row.method.name.replace("|", "\\|"), *_cells(row, table.metrics, reference, " ± ", "missing")]
+        for row in table.rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -41,11 +44,12 @@ def latex_table(table: DatasetTable, reference: str | None) -> str:
         table: the numbers.
         reference: name of the method that the others are tested against, or None.
     """
-    header = ["Method", "Lab.\\,/\\,unlab.", *_HEADINGS.values(), "Seeds", "$p$, cases", "$p$, seeds", "Minutes"]
+    titles = [metric.title for metric in table.metrics]
+    header = ["Method", "Lab.\\,/\\,unlab.", *titles, "Seeds", "$p$, cases", "$p$, seeds", "Minutes"]
     rows = [
         [
             escape_latex(row.method.name),
-            *(cell.replace("<", "$<$") for cell in _cells(row, reference, r" $\pm$ ", "--")),
+            *(cell.replace("<", "$<$") for cell in _cells(row, table.metrics, reference, r" $\pm$ ", "--")),
         ]
         for row in table.rows
     ]
@@ -69,15 +73,17 @@ def latex_table(table: DatasetTable, reference: str | None) -> str:
 def means_csv(tables: Iterable[DatasetTable]) -> str:
     """A line for each dataset, method and class, and one for all classes; nothing is rounded, undefined is empty."""
     header = ["dataset", "method", "class", "labeled", "unlabeled", "seeds", "planned_seeds"]
-    header += [f"{metric}_{part}" for metric in METRICS for part in ("mean", "sd")]
+    tables = list(tables)
+    metrics = measured(result for table in tables for row in table.rows for result in row.results.values())
+    header += [f"{metric.name}_{part}" for metric in metrics for part in ("mean", "sd")]
     lines: list[list[object]] = [[*header, "p_cases", "p_seeds", "training_minutes"]]
     for table in tables:
         for row in table.rows:
             start = [table.name, row.method.name]
             counts = [row.labeled, row.unlabeled, len(row.results), len(row.planned)]
             end = [csv_number(row.p_case), csv_number(row.p_seed), csv_number(row.minutes)]
-            lines.append([*start, "all", *counts, *_numbers(row.overall), *end])
-            lines += [[*start, name, *counts, *_numbers(of), "", "", ""] for name, of in row.classes.items()]
+            lines.append([*start, "all", *counts, *_numbers(row.overall, metrics), *end])
+            lines += [[*start, name, *counts, *_numbers(of, metrics), "", "", ""] for name, of in row.classes.items()]
     return csv_text(lines)
 
 
@@ -101,19 +107,20 @@ def escape_latex(text: str) -> str:
     return re.sub(r"[\\~^&%$#_{}]", lambda found: _LATEX[found[0]], text)
 
 
-def _cells(row: Row, reference: str | None, plus_minus: str, missing: str) -> list[str]:
+def _cells(row: Row, metrics: Sequence[Metric], reference: str | None, plus_minus: str, missing: str) -> list[str]:
     seeds = f"{len(row.results)} of {len(row.planned)}" if row.missing else str(len(row.planned))
     if not row.results:
-        return [missing, *[missing] * len(METRICS), seeds, "", "", ""]
+        return [missing, *[missing] * len(metrics), seeds, "", "", ""]
     if reference is None:
         tests = ["", ""]
     elif row.method.name == reference:
         tests = ["reference", "reference"]
     else:
         tests = [show_p(row.p_case), show_p(row.p_seed)]
-    values = [show_spread(row.overall[metric], _DECIMALS[metric], plus_minus) for metric in METRICS]
+    values = [show_spread(row.overall[metric.name], metric.decimals, plus_minus) for metric in metrics]
     return [f"{row.labeled} / {row.unlabeled}", *values, seeds, *tests, f"{row.minutes:.1f}"]
 
 
-def _numbers(spreads: Mapping[str, Spread]) -> list[str]:
-    return [csv_number(part) for metric in METRICS for part in (spreads[metric].mean, spreads[metric].deviation)]
+def _numbers(spreads: Mapping[str, Spread], metrics: Sequence[Metric]) -> list[str]:
+    found = [spreads[metric.name] for metric in metrics]
+    return [csv_number(part) for each in found for part in (each.mean, each.deviation)]

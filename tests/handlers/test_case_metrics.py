@@ -56,8 +56,8 @@ def test_shifted_cubes_give_the_hand_computed_overlap() -> None:
     metrics = compute_case_metrics(volume((1, cube(2, 6, 1))), volume((1, cube(2, 6))), 2, (2.0, 3.0, 4.0))
     assert len(metrics) == 1
     assert metrics[0].status == "ok"
-    assert metrics[0].dice == pytest.approx(2 * 48 / 128)
-    assert metrics[0].jaccard == pytest.approx(48 / 80)
+    assert metrics[0].values["dice"] == pytest.approx(2 * 48 / 128)
+    assert metrics[0].values["jaccard"] == pytest.approx(48 / 80)
 
 
 def test_shifted_plates_give_the_hand_computed_distances() -> None:
@@ -65,9 +65,9 @@ def test_shifted_plates_give_the_hand_computed_distances() -> None:
     label = volume((1, (slice(2, 3), slice(0, 5), slice(0, 5))))
     pred = volume((1, (slice(5, 6), slice(0, 5), slice(0, 5))))
     (metrics,) = compute_case_metrics(pred, label, 2, (2.5, 1.0, 0.5))
-    assert metrics.dice == 0.0
-    assert metrics.hd95_mm == pytest.approx(7.5)
-    assert metrics.asd_mm == pytest.approx(7.5)
+    assert metrics.values["dice"] == 0.0
+    assert metrics.values["hd95_mm"] == pytest.approx(7.5)
+    assert metrics.values["asd_mm"] == pytest.approx(7.5)
 
 
 @pytest.mark.parametrize(("axis", "expected"), [(0, 2.0), (1, 3.0), (2, 4.0)])
@@ -78,8 +78,8 @@ def test_each_axis_has_its_own_spacing(axis: int, expected: float) -> None:
     label, pred = volume(), volume()
     label[(0, *start)] = pred[(0, *moved)] = 1
     (metrics,) = compute_case_metrics(pred, label, 2, (2.0, 3.0, 4.0))
-    assert metrics.hd95_mm == pytest.approx(expected)
-    assert metrics.asd_mm == pytest.approx(expected)
+    assert metrics.values["hd95_mm"] == pytest.approx(expected)
+    assert metrics.values["asd_mm"] == pytest.approx(expected)
 
 
 def test_shifted_cubes_give_the_hand_computed_distances() -> None:
@@ -87,14 +87,14 @@ def test_shifted_cubes_give_the_hand_computed_distances() -> None:
     # the 9 of the far face are 2 mm from the other cube; 8 of the middle layer and 8 of the near layer lie on the
     # other's surface, and the center of the near layer, inside the other cube, is 2 mm (along axis 0) from it.
     (metrics,) = compute_case_metrics(volume((1, cube(2, 5, 1))), volume((1, cube(2, 5))), 2, (2.0, 3.0, 4.0))
-    assert metrics.asd_mm == pytest.approx(2.0 * 10 / 26)
-    assert metrics.hd95_mm == pytest.approx(2.0)
+    assert metrics.values["asd_mm"] == pytest.approx(2.0 * 10 / 26)
+    assert metrics.values["hd95_mm"] == pytest.approx(2.0)
     # the percentile, not the maximum: a stray voxel 7 * 4 mm away is one of the 27 surface voxels of the prediction;
     # their sorted distances put the 95th percentile at position 0.95 * 26 = 24.7, between values that are both 0
     pred = volume((1, cube(2, 5)), (1, (slice(3, 4), slice(3, 4), slice(11, 12))))
     (stray,) = compute_case_metrics(pred, volume((1, cube(2, 5))), 2, (2.0, 3.0, 4.0))
-    assert stray.hd95_mm == pytest.approx(0.0)
-    assert stray.asd_mm == pytest.approx(28.0 / (27 + 26))
+    assert stray.values["hd95_mm"] == pytest.approx(0.0)
+    assert stray.values["asd_mm"] == pytest.approx(28.0 / (27 + 26))
 
 
 @pytest.mark.parametrize(
@@ -108,27 +108,37 @@ def test_one_sided_structures_get_zero_and_the_diagonal(pred: torch.Tensor, labe
     # 10 x 12 x 14 voxels of 2 x 0.5 x 1.5 mm: 20 x 6 x 21 mm, diagonal sqrt(400 + 36 + 441)
     (metrics,) = compute_case_metrics(pred, label, 2, (2.0, 0.5, 1.5))
     assert metrics.status == status
-    assert (metrics.dice, metrics.jaccard) == (0.0, 0.0)
-    assert metrics.hd95_mm == metrics.asd_mm == pytest.approx(math.sqrt(877))
+    assert (metrics.values["dice"], metrics.values["jaccard"]) == (0.0, 0.0)
+    assert metrics.values["hd95_mm"] == metrics.values["asd_mm"] == pytest.approx(math.sqrt(877))
 
 
 def test_an_absent_structure_has_no_number() -> None:
     (metrics,) = compute_case_metrics(volume(), volume(), 2, (1, 1, 1))
     assert metrics.status == "absent"
-    assert all(math.isnan(value) for value in (metrics.dice, metrics.jaccard, metrics.hd95_mm, metrics.asd_mm))
+    assert all(
+        math.isnan(value)
+        for value in (
+            metrics.values["dice"],
+            metrics.values["jaccard"],
+            metrics.values["hd95_mm"],
+            metrics.values["asd_mm"],
+        )
+    )
 
 
 def test_classes_are_separate_and_a_perfect_one_scores_one() -> None:
     label = volume((2, cube(1, 8)), (1, cube(3, 5)))
     metrics = compute_case_metrics(label.float(), label, 3, (1, 1, 1))
     assert [m.class_index for m in metrics] == [1, 2]
-    assert [(m.dice, m.jaccard, m.hd95_mm, m.asd_mm) for m in metrics] == [(1, 1, 0, 0)] * 2
+    assert [(m.values["dice"], m.values["jaccard"], m.values["hd95_mm"], m.values["asd_mm"]) for m in metrics] == [
+        (1, 1, 0, 0)
+    ] * 2
 
 
 def test_2d_images_and_a_structure_that_fills_the_image() -> None:
     full = torch.ones(1, 5, 6)
     (metrics,) = compute_case_metrics(full, full, 2, (1.0, 2.0))
-    assert (metrics.dice, metrics.hd95_mm) == (1.0, 0.0)
+    assert (metrics.values["dice"], metrics.values["hd95_mm"]) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from support.bundle_runs import Trained
-from support.report_parts import CASES, LABELS, MODEL, boxes, case, evaluate, volume
+from support.report_parts import CASES, LABELS, MODEL, boxes, case, class_metrics, evaluate, volume
 
 from vqseg_bundle.bundle import load_model_record, open_reconstructor
 from vqseg_bundle.data import choose_slice_axis
 from vqseg_bundle.handlers import CaseMetrics, EvaluationReport
-from vqseg_bundle.handlers.case_comparison import ClassMetrics
+from vqseg_bundle.handlers.metrics import ClassMetrics
 from vqseg_bundle.handlers.report import intervals
 from vqseg_bundle.handlers.report.case_slice import cut_slice
 from vqseg_bundle.handlers.report.intervals import bootstrap_intervals
@@ -162,7 +162,7 @@ def test_volumes_of_another_grid_are_refused() -> None:
 
 
 def ranked(*dice: float) -> dict[str, list[ClassMetrics]]:
-    return {f"c{i}": [ClassMetrics(1, value, value, 0.0, 0.0, "ok")] for i, value in enumerate(dice)}
+    return {f"c{i}": [class_metrics(1, "ok", value, value, 0.0, 0.0)] for i, value in enumerate(dice)}
 
 
 def test_best_median_and_worst_cases_are_chosen_once_each() -> None:
@@ -252,7 +252,7 @@ def test_small_and_empty_evaluations_have_a_page(tmp_path: Path, cases: list[dic
 
 def test_a_case_without_label_has_no_part_in_the_report(tmp_path: Path) -> None:
     metrics = CaseMetrics(tmp_path, LABELS)
-    metrics.results = {"scored": [ClassMetrics(1, 1.0, 1.0, 0.0, 0.0, "ok"), ClassMetrics(2, 1.0, 1.0, 0.0, 0.0, "ok")]}
+    metrics.results = {"scored": [class_metrics(index, "ok", 1.0, 1.0, 0.0, 0.0) for index in (1, 2)]}
     items = [case("scored", boxes(1), boxes(1)), {**case("bare", boxes(1), boxes(1)), "label": None}]
     engine = Engine(lambda _, batch: batch)
     EvaluationReport(metrics, "cohort", "test", MODEL, choose_slice_axis).attach(engine)

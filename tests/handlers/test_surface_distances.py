@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from support.report_parts import class_metrics
 
-from vqseg_bundle.handlers.case_metrics import ClassMetrics, compute_case_metrics
+from vqseg_bundle.handlers.metrics import ClassMetrics, compute_case_metrics
 
 Spacing = tuple[float, ...]
 SPACINGS: list[Spacing] = [(1.0, 1.0, 1.0), (0.5, 2.0, 5.0), (3.0, 0.25, 1.0)]
@@ -53,7 +54,7 @@ def test_discs_of_one_slice_are_measured_in_their_plane(axis: int, thickness: fl
     spacing = [1.0, 1.0]
     spacing.insert(axis, thickness)
     volume = measure(np.expand_dims(inner, axis), np.expand_dims(outer, axis), tuple(spacing))
-    assert (volume.hd95_mm, volume.asd_mm) == pytest.approx((10.198, 9.854), abs=5e-4)
+    assert (volume.values["hd95_mm"], volume.values["asd_mm"]) == pytest.approx((10.198, 9.854), abs=5e-4)
     assert volume == measure(inner, outer, (1.0, 1.0))
 
 
@@ -65,7 +66,7 @@ def test_a_missed_structure_of_one_slice_costs_the_diagonal_of_its_plane(axis: i
     spacing.insert(axis, 700.0)
     label = np.expand_dims(plane, axis)
     missed = measure(np.zeros_like(label), label, tuple(spacing))
-    assert (missed.status, missed.hd95_mm, missed.asd_mm) == ("missed", 50.0, 50.0)
+    assert (missed.status, missed.values["hd95_mm"], missed.values["asd_mm"]) == ("missed", 50.0, 50.0)
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0), (0.5, 2.0), (1.0, 1.0, 1.0), (0.5, 1.0, 2.0)])
@@ -73,8 +74,8 @@ def test_concentric_balls_are_as_far_apart_as_their_radii(spacing: Spacing):
     shape = tuple(int(2 * 18 / size) + 3 for size in spacing)
     inner, outer = (ellipsoid(shape, spacing, (radius,) * len(shape)) for radius in (10.0, 16.0))
     found = measure(inner, outer, spacing)
-    assert found.hd95_mm == pytest.approx(6.0, abs=max(spacing))
-    assert found.asd_mm == pytest.approx(6.0, abs=max(spacing))
+    assert found.values["hd95_mm"] == pytest.approx(6.0, abs=max(spacing))
+    assert found.values["asd_mm"] == pytest.approx(6.0, abs=max(spacing))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 1.0, 2.0)])
@@ -84,9 +85,11 @@ def test_concentric_ellipsoids_are_apart_by_the_growth_of_their_axes(spacing: Sp
     shape = tuple(int(2.5 * axis / size) + 5 for axis, size in zip(axes, spacing, strict=True))
     inner, outer = (ellipsoid(shape, spacing, tuple(scale * axis for axis in axes)) for scale in (1.0, 1.25))
     found = measure(inner, outer, spacing)
-    assert 3.0 - max(spacing) / 2 < found.hd95_mm < 4.0 + max(spacing)
-    assert 2.0 < found.asd_mm < 4.0
-    assert (found.hd95_mm, found.asd_mm) == pytest.approx(reference(inner, outer, spacing), rel=1e-5)
+    assert 3.0 - max(spacing) / 2 < found.values["hd95_mm"] < 4.0 + max(spacing)
+    assert 2.0 < found.values["asd_mm"] < 4.0
+    assert (found.values["hd95_mm"], found.values["asd_mm"]) == pytest.approx(
+        reference(inner, outer, spacing), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -99,7 +102,9 @@ def test_what_the_image_cuts_off_is_surface(spacing: Spacing, side: str, axis: i
     half[axis] = slice(10, None) if side == "first" else slice(None, 11)
     inner, outer = (ball[tuple(half)] for ball in balls)
     found = measure(inner, outer, spacing)
-    assert (found.hd95_mm, found.asd_mm) == pytest.approx(reference(inner, outer, spacing), rel=1e-5)
+    assert (found.values["hd95_mm"], found.values["asd_mm"]) == pytest.approx(
+        reference(inner, outer, spacing), rel=1e-5
+    )
     # one voxel layer of nothing around changes nothing
     assert found == measure(np.pad(inner, 1), np.pad(outer, 1), spacing)
 
@@ -116,11 +121,11 @@ def test_any_masks_have_the_distances_of_an_own_transform(shape: tuple[int, ...]
             mask.flat[rng.integers(mask.size)] = True
         found = measure(*masks, spacing[: len(shape)])
         expected = reference(*masks, spacing[: len(shape)])
-        assert (found.hd95_mm, found.asd_mm) == pytest.approx(expected, rel=1e-5)
+        assert (found.values["hd95_mm"], found.values["asd_mm"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_voxel_is_its_own_surface():
     voxel = np.ones((1, 1, 1), bool)
-    assert measure(voxel, voxel, (1.0, 2.0, 3.0)) == ClassMetrics(1, 1.0, 1.0, 0.0, 0.0, "ok")
+    assert measure(voxel, voxel, (1.0, 2.0, 3.0)) == class_metrics(1, "ok", 1.0, 1.0, 0.0, 0.0)
     apart = measure(np.array([[[True, False]]]), np.array([[[False, True]]]), (1.0, 2.0, 3.0))
-    assert (apart.hd95_mm, apart.asd_mm) == (3.0, 3.0)
+    assert (apart.values["hd95_mm"], apart.values["asd_mm"]) == (3.0, 3.0)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from scipy.stats import ttest_rel
 from support.comparison_parts import LABELS, evaluation, write_evaluation
+from support.report_parts import class_metrics
 
 from scripts.comparison.plan import ComparisonPlan, Dataset, Method, SweepPoint
 from scripts.comparison.plots import save_plots, sweep_lines
@@ -18,7 +19,6 @@ from scripts.comparison.results import RECORD_FILES, read_result
 from scripts.comparison.table import Spread, build_tables, mean_by_case, paired_p, spread
 from scripts.comparison.text import escape_latex, latex_table, markdown_table, means_csv, show_p, show_spread
 from scripts.tool import markers
-from vqseg_bundle.handlers.case_comparison import ClassMetrics
 from vqseg_bundle.handlers.case_report import summarize
 
 RECORD = {
@@ -56,7 +56,7 @@ def a_result(tmp_path, method, seed, cases, dataset="nested"):
 def with_dice(*dices):
     """An evaluation of one case a Dice, in which the second class is absent."""
     return {
-        f"case{index}": [ClassMetrics(1, dice, dice / 2, 1.0, 1.0, "ok"), ClassMetrics(2, *[math.nan] * 4, "absent")]
+        f"case{index}": [class_metrics(1, "ok", dice, dice / 2, 1.0, 1.0), class_metrics(2, "absent")]
         for index, dice in enumerate(dices)
     }
 
@@ -69,9 +69,9 @@ def test_results_are_what_the_evaluation_summarised(tmp_path):
     assert result.overall["dice"] == pytest.approx(summary["overall"]["dice"]["mean"], abs=1e-6)
     assert result.classes["core"]["hd95_mm"] == pytest.approx(summary["classes"][1]["hd95_mm"]["mean"], abs=1e-6)
     means = result.case_means("dice")
-    assert means["a"] == pytest.approx((cases["a"][0].dice + cases["a"][1].dice) / 2, abs=1e-6)
-    assert means["b"] == pytest.approx(cases["b"][0].dice, abs=1e-6)  # absent: does not count
-    assert means["c"] == pytest.approx(cases["c"][0].dice / 2, abs=1e-6)  # missed or hallucinated: counts as 0
+    assert means["a"] == pytest.approx((cases["a"][0].values["dice"] + cases["a"][1].values["dice"]) / 2, abs=1e-6)
+    assert means["b"] == pytest.approx(cases["b"][0].values["dice"], abs=1e-6)  # absent: does not count
+    assert means["c"] == pytest.approx(cases["c"][0].values["dice"] / 2, abs=1e-6)  # missed or so: counts as 0
 
 
 def test_a_row_holds_means_over_seeds_and_both_tests(tmp_path):

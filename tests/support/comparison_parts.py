@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import shlex
@@ -18,8 +17,10 @@ from scripts.comparison import __main__ as compare
 from scripts.comparison.bundle_runs import Stage
 from scripts.comparison.datasets import OpenedDataset
 from scripts.comparison.plan import Run
-from vqseg_bundle.handlers.case_comparison import ClassMetrics
 from vqseg_bundle.handlers.case_report import write_report
+from vqseg_bundle.handlers.metrics import ClassMetrics
+
+from .report_parts import class_metrics
 
 __all__ = ["LABELS", "Comparison", "evaluation", "is_alive", "stand_in", "wait_until", "write_evaluation", "write_plan"]
 
@@ -92,12 +93,12 @@ def evaluation(seed: str) -> dict[str, list[ClassMetrics]]:
     rng = random.Random(seed)
 
     def found(index: int) -> ClassMetrics:
-        return ClassMetrics(index, rng.random(), rng.random(), 9 * rng.random(), 3 * rng.random(), "ok")
+        return class_metrics(index, "ok", rng.random(), rng.random(), 9 * rng.random(), 3 * rng.random())
 
     return {
         "a": [found(1), found(2)],
-        "b": [found(1), ClassMetrics(2, *[math.nan] * 4, "absent")],
-        "c": [found(1), ClassMetrics(2, 0.0, 0.0, 50.0, 50.0, rng.choice(["missed", "hallucinated"]))],
+        "b": [found(1), class_metrics(2, "absent")],
+        "c": [found(1), class_metrics(2, rng.choice(["missed", "hallucinated"]), 0.0, 0.0, 50.0, 50.0)],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from monai.data import MetaTensor
 
 from vqseg_bundle.data import choose_slice_axis
 from vqseg_bundle.handlers import CaseMetrics, EvaluationReport
+from vqseg_bundle.handlers.metrics import METRICS, ClassMetrics
 
-__all__ = ["CASES", "LABELS", "MODEL", "boxes", "case", "evaluate", "volume"]
+__all__ = ["CASES", "LABELS", "MODEL", "boxes", "case", "class_metrics", "evaluate", "volume"]
 
 LABELS = {0: "background", 1: "a<b & $x_1$", 2: "rim"}
 MODEL = {
@@ -48,6 +50,11 @@ CASES = [
     case("case 9", boxes(), boxes(1)),
     case("case 2", boxes(2), boxes(2)),
 ]
+
+
+def class_metrics(index: int, status: str, *values: float) -> ClassMetrics:
+    """Metrics of a class in the table's order, NaN where no value is given."""
+    return ClassMetrics(index, {**dict.fromkeys(METRICS, nan), **dict(zip(METRICS, values, strict=False))}, status)
 
 
 def evaluate(folder: Path, cases: list[dict[str, Any]]) -> str:

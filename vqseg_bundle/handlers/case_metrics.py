@@ -17,8 +17,8 @@ from monai.handlers import from_engine
 from monai.utils import CommonKeys
 
 from vqseg_bundle.common import gather_objects, process_rank
-from vqseg_bundle.handlers.case_comparison import ClassMetrics, compute_case_metrics, compute_class_dice
 from vqseg_bundle.handlers.case_report import format_table, mean_over_classes, summarize, write_report
+from vqseg_bundle.handlers.metrics import ClassMetrics, compute_case_metrics, compute_class_dice
 
 __all__ = ["CaseMetrics", "ClassMetrics", "MeanCaseDice", "compute_case_metrics", "identify_case", "summarize"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vqseg_bundle.common import write_text
-from vqseg_bundle.handlers.case_comparison import METRICS, STATUSES, ClassMetrics
+from vqseg_bundle.handlers.metrics import METRICS, STATUSES, ClassMetrics
 
 __all__ = ["format_table", "mean_over_classes", "summarize", "write_report"]
 
@@ -59,12 +59,12 @@ def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]
     for position, (index, name) in enumerate(sorted(labels.items())[1:]):
         rows = [case[position] for case in table]
         entry: dict[str, Any] = {"index": index, "name": name}
-        entry.update({metric: _statistics([getattr(row, metric) for row in rows]) for metric in METRICS})
+        entry.update({metric: _statistics([row.values[metric] for row in rows]) for metric in METRICS})
         classes.append({**entry, "status_counts": _count(rows)})
     overall = {}
     for metric in METRICS:
-        per_case = [_mean([getattr(row, metric) for row in case]) for case in table]
-        mean = mean_over_classes([[getattr(row, metric) for row in case] for case in table])
+        per_case = [_mean([row.values[metric] for row in case]) for case in table]
+        mean = mean_over_classes([[row.values[metric] for row in case] for case in table])
         overall[metric] = {**_statistics(per_case), "mean": mean}
     return {
         "schema_version": 1,
@@ -124,7 +124,7 @@ def _to_csv(cases: Mapping[str, Sequence[ClassMetrics]], labels: Mapping[int, st
     writer.writerow(["case", "class_index", "class_name", *METRICS, "status"])
     for name in sorted(cases):
         for row in cases[name]:
-            values = [getattr(row, metric) for metric in METRICS]
+            values = [row.values[metric] for metric in METRICS]
             numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
             writer.writerow([name, row.class_index, labels[row.class_index], *numbers, row.status])
     return text.getvalue()

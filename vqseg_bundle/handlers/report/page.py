@@ -13,16 +13,13 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from vqseg_bundle.handlers.case_comparison import METRICS, ClassMetrics
 from vqseg_bundle.handlers.case_report import summarize
+from vqseg_bundle.handlers.metrics import METRICS, ClassMetrics, Metric
 from vqseg_bundle.handlers.report.case_slice import CaseSlice
 from vqseg_bundle.handlers.report.intervals import RESAMPLES, Interval, bootstrap_intervals
 from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_case, draw_distribution
 
 __all__ = ["Records", "choose_examples", "render_page"]
-
-_TITLES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95 (mm)", "asd_mm": "ASD (mm)"}
-_DECIMALS = {"dice": 3, "jaccard": 3, "hd95_mm": 2, "asd_mm": 2}
 
 Results = Mapping[str, Sequence[ClassMetrics]]
 
@@ -74,7 +71,8 @@ def render_page(
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup((folder / "page.js").read_text(encoding="utf-8")),
         classes=list(zip(names, colors, strict=True)),
-        metrics=_TITLES,
+        metrics=list(METRICS.values()),
+        case_metrics=_case_metrics(),
         resamples=RESAMPLES,
         summary=_summary_rows(results, labels, colors),
         counts=summarize(results.values(), labels)["status_counts"],
@@ -109,12 +107,8 @@ def choose_examples(results: Results, examples: int) -> dict[str, list[str]]:
 
 
 def _mean_dice(rows: Sequence[ClassMetrics]) -> float:
-    counted = [row.dice for row in rows if not math.isnan(row.dice)]
+    counted = [row.values["dice"] for row in rows if not math.isnan(row.values["dice"])]
     return float(np.mean(counted)) if counted else math.nan
-
-
-def _format(value: float | None, metric: str) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.{_DECIMALS[metric]}f}"
 
 
 def _summary_rows(results: Results, labels: Mapping[int, str], colors: Sequence[str]) -> list[dict[str, Any]]:
@@ -142,29 +136,30 @@ def _summary_rows(results: Results, labels: Mapping[int, str], colors: Sequence[
 
 
 def _intervals(results: Results, metric: str, classes: int) -> list[Interval]:
-    rows = [[getattr(row, metric) for row in results[name]] for name in sorted(results)]
+    rows = [[row.values[metric] for row in results[name]] for name in sorted(results)]
     return bootstrap_intervals(np.array(rows, dtype=np.float64).reshape(len(rows), classes))
 
 
 def _summary_cell(statistics: Mapping[str, Any], interval: Interval, metric: str) -> dict[str, str]:
-    bounds = "" if math.isnan(interval.low) else f"{_format(interval.low, metric)} to {_format(interval.high, metric)}"
-    return {"mean": _format(statistics["mean"], metric), "std": _format(statistics["std"], metric), "interval": bounds}
+    show = METRICS[metric].show
+    bounds = "" if math.isnan(interval.low) else f"{show(interval.low)} to {show(interval.high)}"
+    return {"mean": show(statistics["mean"]), "std": show(statistics["std"]), "interval": bounds}
 
 
 def _distributions(
     results: Results, names: Sequence[str], colors: Sequence[str], anchors: Mapping[str, str]
 ) -> dict[str, Markup]:
     drawn = {}
-    for metric, limits in (("dice", (0.0, 1.0)), ("hd95_mm", (0.0, None))):
+    for metric in _case_metrics():
         values = {
             name: [
-                Dot(getattr(rows[position], metric), rows[position].status == "ok", f"#{anchors[case]}")
+                Dot(rows[position].values[metric.name], rows[position].status == "ok", f"#{anchors[case]}")
                 for case, rows in results.items()
                 if rows[position].status != "absent"
             ]
             for position, name in enumerate(names)
         }
-        drawn[_TITLES[metric]] = draw_distribution(values, colors, _TITLES[metric], limits)
+        drawn[metric.heading] = draw_distribution(values, colors, metric.heading, metric.limits)
     return drawn
 
 
@@ -196,20 +191,25 @@ def _example_groups(
 
 def _words(row: ClassMetrics) -> str:
     if row.status == "ok":
-        return f"Dice {row.dice:.3f}, HD95 {row.hd95_mm:.2f} mm"
+        shown = (f"{m.title} {m.show(row.values[m.name])} {m.unit}".strip() for m in _case_metrics())
+        return ", ".join(shown)
     return "in neither" if row.status == "absent" else row.status
 
 
 def _case_row(name: str, rows: Sequence[ClassMetrics], anchor: str) -> dict[str, Any]:
     """Texts of a case's row with the numbers to sort by; an absent class has none."""
     mean = _mean_dice(rows)
-    cells = [{"text": _format(mean, "dice"), "value": "" if math.isnan(mean) else mean, "status": "ok"}]
+    cells = [{"text": METRICS["dice"].show(mean), "value": "" if math.isnan(mean) else mean, "status": "ok"}]
     for row in rows:
-        for metric in ("dice", "hd95_mm"):
-            value = getattr(row, metric)
-            text = row.status if row.status != "ok" and metric == "dice" else _format(value, metric)
+        for position, metric in enumerate(_case_metrics()):
+            value = row.values[metric.name]
+            text = row.status if row.status != "ok" and position == 0 else metric.show(value)
             cells.append({"text": text, "value": "" if math.isnan(value) else value, "status": row.status})
     return {"name": name, "anchor": anchor, "cells": cells}
+
+
+def _case_metrics() -> list[Metric]:
+    return [metric for metric in METRICS.values() if metric.in_cases]
 
 
 def _quote(word: str) -> str:

@@ -1,0 +1,211 @@
+"""What an evaluation measures: one record per metric, and the metrics of every structure of one case.
+
+A structure that only one of prediction and label has, no distance is defined for: it scores as badly as the image
+allows (Dice and Jaccard 0, distances the image's diagonal). One that neither has gets no number.
+
+Surface is a structure's voxels with a face towards a voxel outside it or towards the image's border. Along an axis of a
+single voxel nothing is measured: a slice stored as a volume has its surface in its plane, as if stored as an image.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance, compute_iou
+from monai.transforms.utils import generate_spatial_bounding_box
+from monai.utils import convert_to_tensor
+
+__all__ = [
+    "METRICS",
+    "STATUSES",
+    "ClassMetrics",
+    "Metric",
+    "StructurePair",
+    "compute_case_metrics",
+    "compute_class_dice",
+]
+
+STATUSES = ("ok", "missed", "hallucinated", "absent")
+
+
+class ClassMetrics(NamedTuple):
+    """Agreement of prediction and label on one class of one case.
+
+    Attributes:
+        class_index: the class, from 1.
+        values: of each metric by its name; NaN where the class is absent.
+        status: ok (both have it), missed (the label alone), hallucinated (the prediction alone) or absent (neither).
+    """
+
+    class_index: int
+    values: Mapping[str, float]
+    status: str
+
+
+@dataclass(frozen=True)
+class StructurePair:
+    """A structure as prediction and label have it, one of them at least.
+
+    Args:
+        pred: whether a voxel is the structure's, bool ``(1, *S)``, cut to what both cover.
+        label: likewise.
+        spacing: size of a voxel along each axis of ``S``, mm.
+        diagonal: of the whole image, mm.
+    """
+
+    pred: torch.Tensor
+    label: torch.Tensor
+    spacing: list[float]
+    diagonal: float
+
+    @property
+    def is_matched(self) -> bool:
+        """Whether both have it."""
+        return bool(self.pred.any()) and bool(self.label.any())
+
+    @property
+    def for_monai(self) -> dict[str, Any]:
+        """The first arguments of MONAI's metrics, ``(1, 1, *S)``; the structure is not dropped as a background."""
+        return {"y_pred": self.pred[None].float(), "y": self.label[None].float(), "include_background": True}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric; tables, ``summary.json``, the report and comparisons follow from this record.
+
+    Args:
+        name: key and column.
+        title: what headings call it.
+        unit: of its values, empty without one.
+        decimals: that are shown.
+        higher_is_better: which of two values is the better one.
+        limits: of an axis that shows it; None leaves the upper one to the data.
+        measure: its value for a structure.
+        in_cases: whether the report shows it for each case, too.
+    """
+
+    name: str
+    title: str
+    unit: str
+    decimals: int
+    higher_is_better: bool
+    limits: tuple[float, float | None]
+    measure: Callable[[StructurePair], float]
+    in_cases: bool = False
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, such as "HD95 (mm)"."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def show(self, value: float | None) -> str:
+        """A value in the metric's decimals; "-" where there is none."""
+        return "-" if value is None or math.isnan(value) else f"{value:.{self.decimals}f}"
+
+
+def _dice(pair: StructurePair) -> float:
+    """2 |P n L| / (|P| + |L|)."""
+    return compute_dice(**pair.for_monai).item() if pair.is_matched else 0.0
+
+
+def _jaccard(pair: StructurePair) -> float:
+    """|P n L| / |P u L|."""
+    return compute_iou(**pair.for_monai).item() if pair.is_matched else 0.0
+
+
+def _hd95(pair: StructurePair) -> float:
+    """Larger of the two directed 95th percentiles of surface distance."""
+    if not pair.is_matched:
+        return pair.diagonal
+    return compute_hausdorff_distance(**pair.for_monai, percentile=95, spacing=pair.spacing).item()
+
+
+def _asd(pair: StructurePair) -> float:
+    """Mean of the distances of both surfaces' voxels to the other surface."""
+    if not pair.is_matched:
+        return pair.diagonal
+    return compute_average_surface_distance(**pair.for_monai, symmetric=True, spacing=pair.spacing).item()
+
+
+#: by name; a further metric is a function and a line
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("dice", "Dice", "", 3, True, (0.0, 1.0), _dice, in_cases=True),
+        Metric("jaccard", "Jaccard", "", 3, True, (0.0, 1.0), _jaccard),
+        Metric("hd95_mm", "HD95", "mm", 2, False, (0.0, None), _hd95, in_cases=True),
+        Metric("asd_mm", "ASD", "mm", 2, False, (0.0, None), _asd),
+    )
+}
+
+
+def compute_case_metrics(
+    pred: torch.Tensor, label: torch.Tensor, num_classes: int, spacing: Sequence[float]
+) -> list[ClassMetrics]:
+    """Compare a predicted class map with its label.
+
+    Args:
+        pred: class indices, ``(1, *S)``, any dtype that holds whole numbers.
+        label: class indices, ``(1, *S)``.
+        num_classes: number of classes, background (0) included.
+        spacing: size of a voxel along each axis of ``S``, in mm.
+
+    Returns:
+        The metrics of classes 1 to ``num_classes - 1``, in order.
+
+    Raises:
+        ValueError: the shapes differ or are not ``(1, *S)``, a value is not a class index, or ``spacing`` does not
+            give one positive number for each axis.
+    """
+    if pred.shape != label.shape or pred.ndim < 3 or pred.shape[0] != 1:
+        raise ValueError(f"pred and label must both be (1, *S), got {tuple(pred.shape)} and {tuple(label.shape)}.")
+    if len(spacing) != pred.ndim - 1 or not all(0 < size < math.inf for size in spacing):
+        raise ValueError(f"spacing must be {pred.ndim - 1} positive numbers, got {list(spacing)}.")
+    maps = _class_map(pred, num_classes, "pred"), _class_map(label, num_classes, "label")
+    measured = [axis for axis, count in enumerate(pred.shape[1:]) if count > 1] or [0]
+    planes = [volume.reshape(1, *(volume.shape[1 + axis] for axis in measured)) for volume in maps]
+    sizes = [float(spacing[axis]) for axis in measured]
+    return [_compare(planes[0] == index, planes[1] == index, index, sizes) for index in range(1, num_classes)]
+
+
+def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int) -> list[float]:
+    """Dice of classes 1 to ``num_classes - 1`` of one case: NaN for a class that neither has, 0 where one alone has it.
+
+    Args:
+        pred: class indices, ``(1, *S)``.
+        label: class indices, ``(1, *S)``, on the same device.
+        num_classes: number of classes, background (0) included.
+    """
+    scores = compute_dice(
+        pred[None], label[None], include_background=False, ignore_empty=False, num_classes=num_classes
+    )
+    # MONAI gives 1 where neither has it
+    return [
+        score if score < 1.0 or (label == index).any() else math.nan
+        for index, score in enumerate(scores[0].tolist(), start=1)
+    ]
+
+
+def _class_map(volume: torch.Tensor, num_classes: int, name: str) -> torch.Tensor:
+    values = convert_to_tensor(volume.detach(), device="cpu", track_meta=False)
+    indices = values.long()
+    wrong = (indices != values) | (indices < 0) | (indices >= num_classes)
+    if wrong.any():
+        raise ValueError(f"{name} must hold class indices 0 to {num_classes - 1}, got {values[wrong][0].item()}.")
+    return indices
+
+
+def _compare(pred: torch.Tensor, label: torch.Tensor, index: int, spacing: list[float]) -> ClassMetrics:
+    predicted, labeled = bool(pred.any()), bool(label.any())
+    if not predicted and not labeled:
+        return ClassMetrics(index, dict.fromkeys(METRICS, math.nan), "absent")
+    diagonal = math.hypot(*(count * size for count, size in zip(pred.shape[1:], spacing, strict=True)))
+    start, end = generate_spatial_bounding_box(pred | label)
+    box = (slice(None), *(slice(a, b) for a, b in zip(start, end, strict=True)))
+    pair = StructurePair(pred[box], label[box], spacing, diagonal)
+    status = "ok" if predicted and labeled else "missed" if labeled else "hallucinated"
+    return ClassMetrics(index, {name: metric.measure(pair) for name, metric in METRICS.items()}, status)
