@@ -1,4 +1,4 @@
-"""Turn a finished run into a bundle of its own: ``vqseg bundle --help``."""
+"""Turn a finished run into a bundle: ``vqseg bundle --help``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.py[cod]", "resources")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the bundle; print where it is and what to look at."""
+    """Make the bundle; print where it is and what to check."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -55,9 +55,9 @@ def make_bundle(run: FinishedRun, output: Path, name: str | None, version: str, 
 
     Args:
         run: the run.
-        output: the bundle's folder, which must not exist; its name is the bundle's in the Model Zoo.
-        name: title in the metadata; None takes the cohort's.
-        version: of the bundle.
+        output: the bundle's folder, which must not exist; the bundle is named after it in the Model Zoo.
+        name: title in the metadata; None uses the cohort's name.
+        version: version of the bundle.
         license_file: terms of the data, or None.
 
     Raises:
@@ -96,15 +96,15 @@ def _write(run: FinishedRun, folder: Path, name: str, version: str, license_file
 
 
 def _notes(run: FinishedRun, output: Path, licensed: bool) -> list[str]:
-    notes = [f"configs/train.json: {key} holds a path of this machine" for key in find_local_paths(_read_train(output))]
+    notes = [f"configs/train.json: {key} has a path of this machine" for key in find_local_paths(_read_train(output))]
     trained_by = run.run["versions"]["vqseg_bundle"]
     if trained_by != __version__:
         notes.append(
             f"trained by vqseg_bundle {trained_by}, bundled with {__version__}: inference is this version's, but "
-            "configs/train.json is the run's, try it before you pass the bundle on"
+            "configs/train.json is the run's: try it before you share the bundle"
         )
     if not run.metrics:
-        notes.append("no figures in the metadata: evaluate into the run's folder first to have them there")
+        notes.append("no figures in the metadata: to have them there, first evaluate into the run's folder")
     if not licensed:
         notes.append("write the terms of the data into docs/data_license.txt")
     return notes
@@ -125,14 +125,14 @@ def _dump(path: Path, content: Mapping[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vqseg bundle",
-        description="Turn a finished run into a MONAI bundle of its own, with its weights, network, labels and "
+        description="Turn a finished run into a MONAI bundle with its weights, network, labels and "
         "preprocessing, for MONAI's commands, MONAI Label and the Model Zoo.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--run", required=True, metavar="OUT", help="output_dir of a finished training")
-    add("--output", required=True, metavar="DIR", help="the bundle's folder, made anew; its name is the bundle's")
+    add("--output", required=True, metavar="DIR", help="new folder of the bundle, which it is named after")
     add("--name", metavar="TITLE", help='title in the metadata (default: "VQ-Seg: " and the cohort\'s name)')
     add("--bundle-version", default="0.1.0", metavar="X.Y.Z", help="default: 0.1.0")
     add("--data-license", metavar="FILE", help="text with the terms of the data that the weights were trained on")

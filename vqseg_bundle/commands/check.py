@@ -28,7 +28,7 @@ _FINDINGS_SHOWN = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print what a check finds and end with the exit code that the help names."""
+    """Print the findings and end with the documented exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     print_any_name()
@@ -123,16 +123,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--datalist", metavar="FILE", help="datalist (default: datalist.json or dataset.json in --dataset-dir)")
-    add("--dataset-dir", "--dataset_dir", metavar="DIR", help="folder its paths start at (default: the datalist's)")
-    add("--in-channels", "--in_channels", type=int, default=1, metavar="N", help="channels of an image (default: 1)")
+    add(
+        "--dataset-dir",
+        "--dataset_dir",
+        metavar="DIR",
+        help="folder to which its paths are relative (default: the datalist's)",
+    )
+    add("--in-channels", "--in_channels", type=int, default=1, metavar="N", help="channels per image (default: 1)")
     add("--level", choices=("full", "headers"), default="full", help="headers: voxels are not read (default: full)")
     add("--allow-no-labeled", action="store_true", help='accept an empty "training" list')
-    window = "as in the training: values far off are clipped (default: percentiles, which they would spoil)"
+    window = "as in training: extreme values are clipped (default: percentiles, which such values would distort)"
     add("--intensity-window", "--intensity_window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=window)
-    add("--json", metavar="FILE", help="write the report, in the form of docs/data_check.schema.json")
+    add("--json", metavar="FILE", help="also write the report (schema: docs/data_check.schema.json)")
     add("--force", action="store_true", help="overwrite an existing --json file")
     add("--all", action="store_true", help=f"print all findings of a kind, not {_FINDINGS_SHOWN}")
-    add("--strict", action="store_true", help="end with code 1 on warnings, too")
-    add("--no-cache", action="store_true", help="read every file again; remember nothing")
+    add("--strict", action="store_true", help="end with code 1 on warnings as well")
+    add("--no-cache", action="store_true", help="read every file again and store no results")
     add("--no-progress", action="store_true", help="no progress bar")
     return parser

@@ -1,4 +1,4 @@
-"""Compare exported networks with the weights they were made of: ``vqseg check-export --help``."""
+"""Compare exported networks with their source weights: ``vqseg check-export --help``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .deploying.run_folder import DeploymentError, load_network
 __all__ = ["main"]
 
 _EPILOG = """Volumes are preprocessed and cut into windows as in inference; each window goes through both networks. At
-least 99.99 % of the tokens must get the same code; where all of a window's do, logits may differ by 1e-4.
+least 99.99 % of the tokens must get the same code; in a window whose codes all agree, logits may differ by 1e-4.
 
 example:
   vqseg check-export --checkpoint OUT/model.pt --exported model.ts model.onnx --dataset-dir FOLDER
@@ -29,7 +29,7 @@ _CODES, _LOGITS = 0.9999, 1e-4
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare; print a line for each exported file."""
+    """Compare, and print one line per exported file."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -89,7 +89,7 @@ def _line(name: str, found: Agreement) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vqseg check-export",
-        description="Run TorchScript and ONNX files beside the weights they were made of, on volumes, and compare.",
+        description="Run TorchScript and ONNX files and their source weights on volumes, and compare them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -97,5 +97,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, metavar="FILE", help="model.pt, with model.json beside it")
     add("--exported", required=True, nargs="+", metavar="FILE", help="files that end in .ts or .onnx")
     add("--dataset-dir", required=True, metavar="FOLDER", help="volumes to run them on")
-    add("--limit", type=int, metavar="N", help="the first N volumes alone")
+    add("--limit", type=int, metavar="N", help="only the first N volumes")
     return parser

@@ -31,15 +31,15 @@ from .decathlon_download import download_task
 __all__ = ["main"]
 
 _EPILOG = """layouts:
-  images/x with labels/x, in any format; a DICOM series is a folder images/x/; those without label are unlabelled
-  (also images/ and masks/, imagesTr/ and labelsTr/, in any case of letters; labels may be called x_seg, x-label, x.seg;
+  images/x with labels/x, in any format; a DICOM series is a folder images/x/; images without a label are unlabelled
+  (also images/ and masks/, imagesTr/ and labelsTr/, in upper or lower case; labels may be named x_seg, x-label, x.seg;
   x_0000, x_0001, ... are the channels of x)
   labeled/ and unlabeled/, each with images/ (and labels/) as above
   train-label/, train-unlabel/, val/, test/, each with image/ and mask/: the published VQ-Seg code's; they fix the split
-  patientNNN/patientNNN_frameNN.nii.gz with ..._gt.nii.gz, as ACDC comes, also below training/ and testing/
-  PATIENT/PATIENT_flair.nii.gz, _t1, _t1ce, _t2, _seg, or -t2f, -t1n, -t1c, -t2w, -seg, as BraTS comes
+  patientNNN/patientNNN_frameNN.nii.gz with ..._gt.nii.gz, as in ACDC, also below training/ and testing/
+  PATIENT/PATIENT_flair.nii.gz, _t1, _t1ce, _t2, _seg, or -t2f, -t1n, -t1c, -t2w, -seg, as in BraTS
   dataset.json of a Medical Segmentation Decathlon task or of nnU-Net 1 or 2, with its classes; imagesTs/ is unlabelled,
-  or the test list where labelsTs/ holds labels
+  or the test list if labelsTs/ has labels
   train/ and test/ (and val/), each with images/ and labels/, or as the next two; test/ and val/ fix their lists
   x.nii.gz with x_seg.nii.gz (x-label.nrrd, x.seg.nrrd) beside it
   PATIENT/ with one image and its label: image.nii.gz and label.nii.gz, ct.nii.gz and ct_seg.nii.gz, a DICOM series ...
@@ -53,7 +53,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the datalist and print how many patients and cases each split has."""
+    """Write the datalist and print the numbers of patients and cases in each split."""
     parser = _parser()
     options = parser.parse_args(arguments)
     print_any_name()
@@ -129,7 +129,7 @@ def _names(labels: str) -> list[str]:
 
 
 def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> None:
-    """The folders' own split rules out the options that would draw another."""
+    """Refuse options that would draw another split than the folders' own."""
     fixed = {case.split for case in cases} - {""}
     asked = [
         f"--{name.replace('_', '-')}"
@@ -143,7 +143,7 @@ def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> N
 
 
 def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[str, list[dict[str, Any]]]:
-    """Entries by split; of a patient whose labels are used, cases without one are left out: no patient is in two."""
+    """Entries by split; for patients whose labels are used, only labelled cases, so that no patient is in two splits."""
     by_patient: dict[str, list[FoundCase]] = defaultdict(list)
     for case in cases:
         by_patient["" if case.split else case.patient].append(case)
@@ -190,33 +190,33 @@ def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase], unused: Seque
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vqseg data",
-        description="Build a datalist JSON (Decathlon form) from a folder of volumes or 2D images, split by patient.",
+        description="Build a datalist (the Decathlon's JSON) from a folder of volumes or 2D images, split by patient.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--dataset-dir", "--dataset_dir", required=True, metavar="DIR", help="folder; see the layouts below")
     add("--decathlon-task", metavar="NAME", help="download this task, such as Task06_Lung, into DIR (needs a network)")
-    add("--output", metavar="FILE", help="datalist to write (default: DIR/datalist.json); paths in it start at DIR")
+    add("--output", metavar="FILE", help="datalist to write (default: DIR/datalist.json), with paths relative to DIR")
     add("--force", action="store_true", help="overwrite an existing output")
     add("--name", help="name of the cohort (default: the folder's)")
     add("--labels", metavar="NAMES", help='class names, "background,first,..." (default: label_1, ... as found)')
-    add("--label-values", metavar="VALUES", help='what label files hold for the classes, "0,1,2,4" (default: as found)')
+    add("--label-values", metavar="VALUES", help='values of the classes in label files, "0,1,2,4" (default: as found)')
     add("--patient-pattern", metavar="REGEX", help="finds the patient in a file name of images/, e.g. '^[^_]+'")
     for split, of in (("labeled", "training patients"), ("validation", "patients"), ("test", "patients")):
         group = parser.add_mutually_exclusive_group()
-        default = "all that have labels" if split == "labeled" else "0"
+        default = "all with labels" if split == "labeled" else "0"
         group.add_argument(f"--{split}-count", type=int, metavar="N", help=f"{split} patients (default: {default})")
         group.add_argument(
             f"--{split}-share", type=float, metavar="F", help=f"... as a share of all {of}, rounded down"
         )
     add("--tuning-count", type=int, default=0, metavar="N", help="patients moved from unlabeled to validation")
-    add("--seed", type=int, default=0, help="of all draws (default: 0)")
+    add("--seed", type=int, default=0, help="seed of all draws (default: 0)")
     add("--split-file", metavar="FILE", help='fixed split: JSON with patients under "training", "validation", ...')
     add(
         "--split-file-validation-as",
         choices=("test", "validation"),
         default="test",
-        help="list that the split file's validation patients make (default: test)",
+        help="list for the split file's validation patients (default: test)",
     )
     return parser

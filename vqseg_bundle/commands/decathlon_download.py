@@ -1,4 +1,4 @@
-"""Download a task of the Medical Segmentation Decathlon by MONAI's own downloader."""
+"""Download a task of the Medical Segmentation Decathlon with MONAI's own downloader."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["download_task"]
 
 
 def download_task(folder: Path, task: str) -> Path:
-    """Download and unpack a task into a folder, unless it is there.
+    """Download and unpack a task into a folder, unless it is there already.
 
     Args:
         folder: where the archive and the task's folder go.
-        task: the Decathlon's name of it, such as ``Task06_Lung``.
+        task: its name in the Decathlon, such as ``Task06_Lung``.
 
     Returns:
-        The task's folder, with ``dataset.json`` in it.
+        The task's folder, with its ``dataset.json``.
 
     Raises:
         DataError: the task is unknown, or it cannot be downloaded or written.

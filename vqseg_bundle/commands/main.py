@@ -12,9 +12,9 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "data": ("data", "build a datalist from a folder of volumes, split by patient"),
     "check": ("check", "look for faults in a cohort before training on it"),
-    "bundle": ("bundle", "turn a finished training into a MONAI bundle of its own"),
+    "bundle": ("bundle", "turn a finished training into a MONAI bundle"),
     "pack": ("pack", "pack a bundle for the MONAI Model Zoo"),
-    "check-export": ("check_export", "compare TorchScript and ONNX files with the weights they were made of"),
+    "check-export": ("check_export", "compare TorchScript and ONNX files with their source weights"),
 }
 
 

@@ -15,7 +15,7 @@ from .deploying.run_folder import DeploymentError
 
 __all__ = ["main", "pack_bundle"]
 
-_EPILOG = """The archive holds one folder of the bundle's name, as MONAI's own download expects it: LICENSE, configs,
+_EPILOG = """The archive has one folder named after the bundle, as MONAI's own download expects it: LICENSE, configs,
 docs, weights and package; neither data nor results.
 
 examples:
@@ -43,7 +43,7 @@ _LARGE_FILES = "large_files.yml"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Pack; print where the archive is."""
+    """Pack, and print where the archive is."""
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -57,16 +57,16 @@ def pack_bundle(bundle: Path, output: Path, weights_url: str | None = None) -> P
     """Write ``NAME_vVERSION.zip``.
 
     Args:
-        bundle: the bundle's folder; its name is the folder's in the archive.
-        output: folder to write to, made where it is missing.
-        weights_url: where ``models/model.pt`` is to be downloaded from: the archive then holds ``large_files.yml``,
-            which names it with its SHA-256, in place of the weights.
+        bundle: the bundle's folder; the folder in the archive has the same name.
+        output: folder to write to, created if missing.
+        weights_url: address from which ``models/model.pt`` can be downloaded; instead of the weights, the archive then
+            has ``large_files.yml`` with this address and their SHA-256.
 
     Returns:
         the archive.
 
     Raises:
-        DeploymentError: the folder is no complete bundle, or the archive exists.
+        DeploymentError: the folder is not a complete bundle, or the archive exists.
     """
     name = bundle.resolve().name
     missing = [file for file in _NEEDED if not (bundle / file).is_file()]
@@ -137,6 +137,6 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--weights-url",
         metavar="URL",
-        help="leave the weights out, and name this place for them in large_files.yml (the zoo's way for large files)",
+        help="leave the weights out, and name this address in large_files.yml (the zoo's way for large files)",
     )
     return parser

@@ -1,4 +1,4 @@
-"""Configurations of a bundle that is made of a run: the run's network, labels and preprocessing become its defaults."""
+"""Configurations of a bundle made of a run: the run's network, labels and preprocessing become its defaults."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .run_folder import FinishedRun
 
 __all__ = ["COPIED_CONFIGS", "find_local_paths", "inference_config", "processes_config", "training_config"]
 
-#: configurations that fit any network and are taken over as they are
+#: configurations that fit any network and are copied unchanged
 COPIED_CONFIGS = ("evaluate.json", "inference_trt.json", "logging.conf", "multi_gpu_evaluate.json")
-#: where and on what a run ran, which is nobody else's business
+#: settings of the machine and the data, which do not belong in a shared bundle
 _PLACES = (
     "bundle_root",
     "dataset_dir",
@@ -45,16 +45,15 @@ _PREPROCESSING = (
 
 
 def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Mapping[str, Any]) -> dict[str, Any]:
-    """``configs/train.json`` of the made bundle: the run's, without its places.
+    """``configs/train.json`` of the new bundle: the run's, without its paths.
 
-    Labels and preprocessing are written out, so that they no longer depend on the cohort at hand; a training on a
-    cohort with other labels ends with a message.
+    Labels and preprocessing are written out, so they no longer depend on the cohort; training on a cohort with other
+    labels ends with a message.
 
     Args:
         run: the run.
         default: this bundle's ``configs/train.json``.
-        processes: this bundle's ``configs/multi_gpu_train.json``; what a run in several processes took from there is
-            taken back.
+        processes: this bundle's ``configs/multi_gpu_train.json``; its changes to a run in several processes are undone.
     """
     config: dict[str, Any] = _without_tracker(run.config)
     if "chosen_orientation" not in config:
@@ -83,12 +82,12 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
 
 
 def processes_config(default: Mapping[str, Any]) -> dict[str, Any]:
-    """``configs/multi_gpu_train.json`` of the made bundle, which checks the labels as its ``train.json`` does."""
+    """``configs/multi_gpu_train.json`` of the new bundle, which checks the labels as its ``train.json`` does."""
     return {**default, "initialize": _checking_labels(default["initialize"])}
 
 
 def inference_config(run: FinishedRun, default: Mapping[str, Any]) -> dict[str, Any]:
-    """``configs/inference.json`` of the made bundle: says by itself what network, labels and preprocessing it is of.
+    """``configs/inference.json`` of the new bundle, which includes its network, labels and preprocessing.
 
     Args:
         run: the run.
@@ -100,7 +99,7 @@ def inference_config(run: FinishedRun, default: Mapping[str, Any]) -> dict[str, 
 
 
 def find_local_paths(config: Any, prefix: str = "") -> Iterator[str]:
-    """Ids under which a configuration still holds an absolute path.
+    """Ids under which a configuration still has an absolute path.
 
     Args:
         config: a configuration or a part of one.
@@ -114,7 +113,7 @@ def find_local_paths(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _expression(labels: Mapping[int, str]) -> str:
-    """Python text of the labels; MONAI would take an @ in a name for a reference."""
+    """Python expression of the labels; MONAI would take an @ in a name for a reference."""
     entries = ", ".join(f"{index}: {json.dumps(name, ensure_ascii=False)}" for index, name in labels.items())
     return "$dict({" + entries.replace("@", "\\u0040") + "})"
 
@@ -126,7 +125,7 @@ def _checking_labels(initialize: list[Any]) -> list[Any]:
 
 
 def _with_orientation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run of 0.6 or before took volumes as they are stored, which an evaluation may be told to do otherwise."""
+    """A run of 0.6 or earlier used the stored orientation of volumes, which an evaluation may override."""
     return {
         **config,
         "trained_orientation": None,
@@ -145,7 +144,7 @@ def _with_orientation(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_label_values(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
-    """A run of 0.6 or before knew no values of label files but class indices, which another cohort may have."""
+    """A run of 0.6 or earlier knew only class indices in label files; another cohort may have other values."""
     loads = [
         {**step, "label_values": "@label_values"} if isinstance(step, Mapping) and step.get("is_label") else step
         for step in config["load_transforms"]

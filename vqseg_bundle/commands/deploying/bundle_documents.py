@@ -1,4 +1,4 @@
-"""``docs/README.md`` and ``docs/data_license.txt`` of a made bundle, after the Model Zoo's template."""
+"""``docs/README.md`` and ``docs/data_license.txt`` of a bundle made of a run, in the Model Zoo's form."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ Terms of use: [data_license.txt](data_license.txt).
 
 ## Training configuration
 
-{iterations} steps with patches of {patch_size}; everything else is in `configs/train.json`, as it was run.
+{iterations} steps with patches of {patch_size}; `configs/train.json` has everything else as it was run.
 
 ### Memory
 
-`cache_rate` sets the share of the volumes kept in memory, `activation_checkpointing` trades time for memory,
-`inference_memory_gb` sets how many slices or windows go through the network at once.
+`cache_rate` sets the share of volumes kept in memory, `activation_checkpointing` saves memory at the cost of time,
+`inference_memory_gb` limits how many slices or windows go through the network at once.
 
 ## Input and output
 
 Input: volumes with {channels} channel(s), as NIfTI, NRRD, MHA, DICOM series, pictures or NPY. Intensities:
 {normalization}.
 
-Output: logits of each class; after postprocessing class indices on the image's own grid, saved as NIfTI, of DICOM
-series as DICOM SEG, too.
+Output: logits of each class; after postprocessing, class indices on the image's own grid, saved as NIfTI, for DICOM
+series also as DICOM SEG.
 
 ## Performance
 
@@ -56,7 +56,7 @@ python -m monai.bundle run --config_file configs/inference.json --dataset_dir FO
 python -m monai.bundle run evaluating --config_file "['configs/train.json','configs/evaluate.json']" \\
     --dataset_dir DIR --datalist DIR/datalist.json --checkpoint models/model.pt --output_dir OUT
 
-# train anew, with the same settings, on a cohort with the same labels
+# train with the same settings on a cohort with the same labels
 python -m monai.bundle run training --config_file configs/train.json \\
     --dataset_dir DIR --datalist DIR/datalist.json --output_dir OUT
 
@@ -69,7 +69,7 @@ python -m monai.bundle onnx_export --net_id network_def --filepath models/model.
 
 # System configuration
 
-Python 3.10 or newer; a CPU is enough, CUDA is used where there is one. Trained with PyTorch {torch}, MONAI {monai}.
+Python 3.10 or newer; a CPU is enough, CUDA is used if available. Trained with PyTorch {torch}, MONAI {monai}.
 
 # Limitations
 
@@ -91,7 +91,7 @@ def model_readme(run: FinishedRun, metadata: Mapping[str, Any]) -> str:
 
     Args:
         run: the run.
-        metadata: of the made bundle.
+        metadata: the new bundle's.
     """
     network, preprocessing = run.record["network"], run.record["preprocessing"]
     codes = network.get("num_embeddings")
@@ -112,12 +112,12 @@ def model_readme(run: FinishedRun, metadata: Mapping[str, Any]) -> str:
 
 
 def data_license(run: FinishedRun) -> str:
-    """The text of ``docs/data_license.txt`` where the user gives none: what to fill in."""
+    """The text of ``docs/data_license.txt`` if the user gives none, to be completed."""
     return (
-        "The bundle carries no data. Its weights were trained on\n"
+        "The bundle contains no data. Its weights were trained on\n"
         f"{describe_cohort(run)}.\n\n"
         "The terms of that data were not stated when the bundle was made.\n"
-        "Write them here before you pass the bundle on.\n"
+        "Write them here before you share the bundle.\n"
     )
 
 
@@ -128,12 +128,12 @@ def _iterations(run: FinishedRun) -> str:
 
 def _performance(metrics: Mapping[str, Any]) -> str:
     if not metrics:
-        return "The run held no figures: it was trained without a validation list and not evaluated."
+        return "The run has no figures: it was trained without a validation list and not evaluated."
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     lines = ["| split | " + " | ".join(names) + " |", "| --- " * (len(names) + 1) + "|"]
     for split, values in metrics.items():
         lines.append(f"| {split} | " + " | ".join(str(values.get(name, "")) for name in names) + " |")
     note = "Means over foreground classes of the mean over cases."
     if "validation" in metrics:
-        note += "\nValidation: the best during training, which chose the weights."
+        note += "\nValidation: the best during training, by which the weights were chosen."
     return "\n".join(lines) + "\n\n" + note

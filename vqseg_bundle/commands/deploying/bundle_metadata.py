@@ -1,4 +1,4 @@
-"""``configs/metadata.json`` of a bundle that is made of a run."""
+"""``configs/metadata.json`` of a bundle made of a run."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ __all__ = ["bundle_metadata", "describe_cohort"]
 
 
 def bundle_metadata(run: FinishedRun, default: Mapping[str, Any], name: str, version: str) -> dict[str, Any]:
-    """This bundle's metadata with what the run decides: labels, sizes, data and figures.
+    """This bundle's metadata with the run's labels, sizes, data and figures.
 
     Args:
         run: the run.
         default: this bundle's ``configs/metadata.json``.
         name: title of the model.
-        version: of the made bundle.
+        version: version of the new bundle.
     """
     labels, channels = run.record["labels"], run.record["network"]["in_channels"]
     patch_size = list(run.record["preprocessing"]["patch_size"])
     foreground = [label for index, label in sorted(labels.items()) if index > 0]
     image = {"num_channels": channels, "channel_def": _image_channels(channels), "spatial_shape": patch_size}
-    # the logits' channels count up whatever the labels' own numbers
+    # the logits' channels count up, regardless of the labels' numbers
     classes = {str(channel): labels[index] for channel, index in enumerate(sorted(labels))}
     prediction = {"num_channels": len(labels), "channel_def": classes, "spatial_shape": patch_size}
     formats = default["network_data_format"]
@@ -47,7 +47,7 @@ def bundle_metadata(run: FinishedRun, default: Mapping[str, Any], name: str, ver
 
 
 def describe_cohort(run: FinishedRun) -> str:
-    """Name, digest and numbers of cases of what a run was trained on."""
+    """Name, numbers of cases and digest of a run's cohort."""
     counts = ", ".join(f"{count} {split}" for split, count in run.cases.items())
     cohort, digest = run.record["info"].get("cohort", "of no name"), run.run.get("data_digest")
     return f"cohort {cohort}" + (f": {counts} cases" if counts else "") + (f" (data digest {digest})" if digest else "")

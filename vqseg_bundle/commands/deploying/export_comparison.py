@@ -16,15 +16,15 @@ __all__ = ["Agreement", "compare_exports"]
 
 @dataclass
 class Agreement:
-    """How far an exported network agrees with its source.
+    """Agreement of an exported network with its source.
 
     Attributes:
-        volumes: compared.
-        windows: compared.
-        tokens: quantised by both.
-        differing_tokens: those with another code.
-        equal_windows: windows all of whose codes agree.
-        largest_difference: of the logits in those windows.
+        volumes: number of volumes compared.
+        windows: number of windows compared.
+        tokens: number of tokens compared.
+        differing_tokens: number of tokens with another code.
+        equal_windows: number of windows in which all codes agree.
+        largest_difference: largest difference of the logits in those windows.
     """
 
     volumes: int = 0
@@ -56,12 +56,12 @@ def compare_exports(
 
     Args:
         images: preprocessed cases with "image", ``(C, *S)``.
-        inferer: cuts a volume as inference does, as many windows at once as the exports take.
+        inferer: divides a volume as inference does, into batches of windows that the exports accept.
         source: the network in PyTorch.
-        exports: by name.
+        exports: exported networks by name.
 
     Returns:
-        by the exports' names.
+        agreements by the exports' names.
     """
     agreements = {name: Agreement() for name in exports}
 

@@ -1,4 +1,4 @@
-"""Exported networks, TorchScript and ONNX, run on windows beside the network they were exported from."""
+"""Exported networks, TorchScript and ONNX, and their source network, run on windows."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _IMAGE_DECODER = "reconstruction_decoder"
 
 
 class WindowOutput(NamedTuple):
-    """What a network makes of a batch of windows.
+    """A network's output for a batch of windows.
 
     Attributes:
         logits: ``(B, out_channels, *S)``.
-        indices: codes of all quantisers' tokens, ``(B, N)``, the bottleneck's first; None without quantiser.
+        indices: codes of all quantisers' tokens, ``(B, N)``, the bottleneck's first; None without a quantiser.
     """
 
     logits: Tensor
@@ -35,7 +35,7 @@ class Exported(Protocol):
     """An exported file that can be run.
 
     Attributes:
-        window: the shape ``(B, C, *S)`` that it takes, None where it takes any.
+        window: the shape ``(B, C, *S)`` that it accepts; None for any.
     """
 
     window: list[int] | None
@@ -64,13 +64,13 @@ class Source:
 
 
 class ScriptedFile:
-    """A TorchScript file, ``monai.bundle ckpt_export``'s.
+    """A TorchScript file from ``monai.bundle ckpt_export``.
 
     Args:
         path: the file.
 
     Raises:
-        DeploymentError: it is none, or of another kind of network.
+        DeploymentError: it is not a TorchScript file, or of another kind of network.
     """
 
     window: list[int] | None = None
@@ -94,16 +94,16 @@ class ScriptedFile:
 
 
 class OnnxFile:
-    """An ONNX file, ``monai.bundle onnx_export``'s, run by onnxruntime on the CPU.
+    """An ONNX file from ``monai.bundle onnx_export``, run by onnxruntime on the CPU.
 
-    The codes are no output of it: they are read where the codewords are looked up.
+    Codes are not among its outputs; they are read at the lookup of the codewords.
 
     Args:
         path: the file.
-        quantizers: how many the network has.
+        quantizers: the network's number of quantisers.
 
     Raises:
-        DeploymentError: onnxruntime is missing, or the file is none or of another network.
+        DeploymentError: onnxruntime is missing, or the file is not an ONNX file or of another network.
     """
 
     def __init__(self, path: Path, quantizers: int) -> None:
@@ -113,7 +113,7 @@ class OnnxFile:
             raise DeploymentError(f"{path} needs onnx and onnxruntime: pip install onnx onnxruntime")
         try:
             model = onnx.load(str(path))
-        except Exception as error:  # protobuf's own kind of error, which has no public name
+        except Exception as error:  # protobuf's own error class has no public name
             raise DeploymentError(f"{path}: no ONNX file; make it with monai.bundle onnx_export.") from error
         self._names = [entry.name for entry in model.graph.initializer]
         self._outputs = [model.graph.output[0].name, *_expose_codes(onnx, model, path, quantizers)]
@@ -136,10 +136,10 @@ def open_exported(path: Path, network: VQNetwork) -> Exported:
 
     Args:
         path: ``.ts`` or ``.onnx``.
-        network: what it was exported from.
+        network: its source.
 
     Raises:
-        DeploymentError: there is no such file, or it cannot be used.
+        DeploymentError: the file does not exist or cannot be used.
     """
     if not path.is_file():
         raise DeploymentError(f"--exported {path} is not a file: name a .ts or .onnx file.")
@@ -157,7 +157,7 @@ def _run(network: Any, windows: Tensor) -> WindowOutput:
     if getattr(network, "quantizer", None) is not None:
         codes.append(network.quantizer(features).indices)
     stages = network.skip_stages.children() if hasattr(network, "skip_stages") else ()
-    for stage, skip in zip(stages, skips, strict=False):  # no stages where none is quantised
+    for stage, skip in zip(stages, skips, strict=False):  # no stages if no skip connection is quantised
         if hasattr(stage, "quantizer"):
             codes.append(stage.quantizer(stage.projection(skip)).indices)
     return WindowOutput(network(windows), _join(codes))
@@ -168,7 +168,7 @@ def _join(codes: Sequence[Tensor]) -> Tensor | None:
 
 
 def _expose_codes(onnx: Any, model: Any, path: Path, quantizers: int) -> list[str]:
-    """Make the codes outputs: the second inputs of the graph's lookups of rows, one a quantiser."""
+    """Add the codes to the outputs: the second inputs of the graph's row lookups, one per quantiser."""
     found = [node.input[1] for node in model.graph.node if node.op_type == "Gather" and "embedding" in node.name]
     if len(found) != quantizers:
         raise DeploymentError(

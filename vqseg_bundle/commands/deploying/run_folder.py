@@ -1,4 +1,4 @@
-"""What a finished training left in its output folder, read and checked before anything is made of it."""
+"""The output folder of a finished training, read and checked."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class FinishedRun(NamedTuple):
         record: ``model.json``.
         config: ``config.json``, the configuration as run.
         run: ``run.json``.
-        cases: number of cases by split, empty where the log does not say.
-        metrics: validation Dice and, where the weights were evaluated in the same folder, the evaluation's means.
+        cases: number of cases by split; empty if the log does not say.
+        metrics: validation Dice and, if the weights were evaluated into the same folder, the evaluation's means.
     """
 
     folder: Path
@@ -47,13 +47,13 @@ class FinishedRun(NamedTuple):
 
 
 def open_run(folder: Path) -> FinishedRun:
-    """Read a run and make sure that its weights load and that its training came to its end.
+    """Read a run and check that its weights load and its training was completed.
 
     Args:
         folder: the ``output_dir`` of a training.
 
     Raises:
-        DeploymentError: a file is missing or broken, the weights do not fit their record, or the training stopped
+        DeploymentError: a file is missing or damaged, the weights do not fit their record, or the training stopped
             early.
     """
     if not folder.is_dir():
@@ -120,7 +120,7 @@ def _count_cases(log: Path) -> dict[str, int]:
 
 
 def _validation(table: Path) -> dict[str, Any]:
-    """The best Dice over the validations, which is that of the saved weights."""
+    """The best validation Dice, which is that of the saved weights."""
     if not table.is_file():
         return {}
     with table.open(newline="", encoding="utf-8") as file:
@@ -129,7 +129,7 @@ def _validation(table: Path) -> dict[str, Any]:
 
 
 def _evaluation(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Means of the evaluation beside the weights, if it is of these weights and of the cohort of the training."""
+    """Means of the evaluation beside the weights, if it used these weights and the training's cohort."""
     if not (folder / "summary.json").is_file() or not (folder / "evaluation_config.json").is_file():
         return {}
     config, summary = _read_json(folder / "evaluation_config.json"), _read_json(folder / "summary.json")
