@@ -143,7 +143,7 @@ def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> N
 
 
 def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[str, list[dict[str, Any]]]:
-    """Entries by split; for patients whose labels are used, only labelled cases, so that no patient is in two splits."""
+    """Entries by split; of patients whose labels are used, only labelled cases, so that none is in two splits."""
     by_patient: dict[str, list[FoundCase]] = defaultdict(list)
     for case in cases:
         by_patient["" if case.split else case.patient].append(case)
