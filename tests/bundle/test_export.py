@@ -55,10 +55,12 @@ def exported_2d(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> l
 
 @pytest.fixture(scope="module")
 def exported_3d(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Random weights of a 3D network with codes at two levels, its image decoder taken off, and both files."""
+    """Random weights of a 3D network with codes at two levels above the deepest, without image decoder; both files."""
     folder = tmp_path_factory.mktemp("exported_3d")
     torch.manual_seed(0)
-    network = VQSegNet(3, 1, 3, [4, 8, 16], [[2, 2, 1], 2], 64, 8, [True, "quantized"], quantizer={"normalize": True})
+    sizes: dict[str, Any] = {"channels": [4, 8, 16, 16], "strides": [[2, 2, 1], 2, 2], "code_level": 2}
+    codes: dict[str, Any] = {"num_embeddings": 64, "embedding_dim": 8, "quantizer": {"normalize": True}}
+    network = VQSegNet(3, 1, 3, **sizes, **codes, skip_connections=[True, "quantized"])
     torch.save(network.deployed_state_dict(), folder / "model.pt")
     preprocessing = {
         "spatial_dims": 3,

@@ -76,6 +76,8 @@ def test_odd_sizes_are_padded_at_the_far_ends_by_repetition():
         {"num_embeddings": None},
         {"reconstruction": False, "skip_connections": (False, True)},
         {"skip_connections": (True, "quantized"), "quantizer": {"normalize": True}},
+        {"code_level": 1},
+        {"code_level": 1, "skip_connections": False},
         {"skip_connections": False, "dropout": 0.2, "quantizer": {"normalize": True, "codebook_type": "ema"}},
     ],
 )
@@ -87,8 +89,9 @@ def test_scripted_network_equals_the_eager_one(changes):
         torch.testing.assert_close(scripted(image), network(image), rtol=1e-5, atol=1e-6)
 
 
-def test_scripted_3d_network_equals_the_eager_one():
-    network = _network(spatial_dims=3, strides=(2, (2, 2, 1)), reconstruction=False).eval()
+@pytest.mark.parametrize("code_level", [None, 1])
+def test_scripted_3d_network_equals_the_eager_one(code_level):
+    network = _network(spatial_dims=3, strides=(2, (2, 2, 1)), reconstruction=False, code_level=code_level).eval()
     image = torch.randn(1, 1, 9, 12, 7)
     torch.testing.assert_close(torch.jit.script(network)(image), network(image), rtol=1e-5, atol=1e-6)
 
@@ -123,6 +126,43 @@ def test_without_skip_connections_the_logits_are_a_function_of_the_codes():
     image = torch.randn(1, 1, 16, 16)
     codes = network.quantizer(network.encode(image).features).quantized
     torch.testing.assert_close(network.decode_segmentation(codes, [], [16, 16]), network(image), rtol=0, atol=0)
+
+
+def test_codes_above_the_bottleneck_hold_what_all_deeper_levels_see():
+    network = _network(channels=(4, 6, 8, 10), strides=(2, (4, 2), 2), code_level=2).eval()
+    image = torch.randn(2, 1, 30, 27)
+    encoding = network.encode(image)
+    assert network.stride == [8, 4]
+    assert network.arguments["code_level"] == 2
+    assert encoding.features.shape == (2, 5, 4, 8)  # 32 / 8 and 32 / 4: padded to the bottleneck's 16 and 8
+    assert [skip.shape[1] for skip in encoding.skips] == [4, 6]
+    deeper = [*network.encoder.stages[2:], network.fusion]
+    for stage in deeper:
+        before = _state(stage)
+        for parameter in stage.parameters():
+            nn.init.normal_(parameter)
+        changed = network.encode(image)
+        stage.load_state_dict(before)
+        assert not torch.equal(changed.features, encoding.features)
+        assert all(map(torch.equal, changed.skips, encoding.skips))
+
+
+def test_above_the_bottleneck_too_the_logits_hang_on_codes_and_shallow_skip_connections_alone():
+    network = _network(code_level=1).eval()
+    image = torch.randn(1, 1, 16, 16)
+    features, skips = network.encode(image)
+    codes = network.quantizer(features).quantized
+    assert torch.equal(network.decode_segmentation(codes, skips, [16, 16]), network(image))
+    assert network.decode_image(codes, [16, 16]).shape == (1, 1, 16, 16)
+    closed = _network(code_level=1, skip_connections=False).eval()
+    codes = closed.quantizer(closed.encode(image).features).quantized
+    assert torch.equal(closed.decode_segmentation(codes, [], [16, 16]), closed(image))
+
+
+def test_the_deepest_level_as_code_level_is_the_network_of_before():
+    network = _network(code_level=2)
+    assert "code_level" not in network.arguments
+    _assert_same_tensors(_state(network), _network().state_dict())
 
 
 def test_with_every_skip_connection_quantised_the_logits_are_a_function_of_the_codes():
@@ -179,6 +219,12 @@ def test_eval_forward_changes_nothing(codebook_type):
     assert network.__dict__ == attributes
     again = network(torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(first, again)
+
+
+def test_without_quantiser_no_level_has_codes():
+    _assert_same_tensors(
+        _state(_network(num_embeddings=None, code_level=1)), _network(num_embeddings=None).state_dict()
+    )
 
 
 def test_the_same_network_without_quantiser_is_a_plain_unet():
@@ -281,7 +327,11 @@ def test_recorded_arguments_rebuild_the_network():
         ({"skip_connections": (True,)}, r'skip_connections must be one of True, False and "quantized", or 2 .* got 1'),
         ({"skip_connections": (True, "vq")}, r"""connections must be True, False or "quantized", got 'vq'"""),
         ({"skip_connections": "quantized", "num_embeddings": None}, r'must not be "quantized" .* without quantiser'),
-        ({"reconstruction_channels": (4, 4, 4)}, r"reconstruction_channels must hold 2 widths, got 3"),
+        ({"reconstruction_channels": (4, 4, 4)}, r"reconstruction_channels must hold 2 widths, .* got 3"),
+        ({"code_level": 1, "reconstruction_channels": (4, 4)}, r"reconstruction_channels must hold 1 widths, .* got 2"),
+        ({"code_level": 1, "skip_connections": (True, True)}, r"or 1 of them, got 2"),
+        ({"code_level": 0}, r"code_level must be None \(the deepest level\) or lie between 1 and 2 .* got 0"),
+        ({"code_level": 3}, r"between 1 and 2 .* got 3"),
         ({"num_embeddings": 1}, r"num_embeddings .* must be at least 2, got 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The VQ-Seg network: encoder, quantised bottleneck, segmentation decoder and image decoder."""
+"""The VQ-Seg network: encoder, quantised features, segmentation decoder and image decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ _QUANTIZED = "quantized"
 
 
 class VQSegNet(VQNetwork):
-    """U-Net whose bottleneck is vector quantised, with two decoders in the post-VQ space.
+    """U-Net with one vector-quantised feature map, and two decoders in the post-VQ space.
+
+    The map is the bottleneck or, with ``code_level``, that of a level above it: the U-Net's decoder from the bottleneck
+    up to that level, skip connections included, makes one map of all deeper ones, which is quantised. Only the skip
+    connections above the codes pass them by. These see a few pixels around each one, so that what a region is must
+    come from the codes, and where exactly it ends may come from the skip connections.
 
     ``forward`` is the deployed path (encoder, quantiser, segmentation decoder); it returns only the logits. The image
     decoder sees only the post-VQ features and is used only in training. Inputs of any size are padded at their far ends
@@ -38,14 +43,17 @@ class VQSegNet(VQNetwork):
         embedding_dim: width of a codeword, D.
         skip_connections: whether the segmentation decoder sees the encoder's maps: True, False or "quantized" (through
             a quantiser of that level's own, :class:`~vqseg_bundle.networks.QuantizedSkip`); one for all levels above
-            the deepest, or one a level, shallow first.
+            the codes, or one per level, shallow first.
         reconstruction: build the image decoder. A network built without it loads a training network's state dict.
-        reconstruction_channels: channels of the image decoder's levels, shallow first; None takes the encoder's.
+        reconstruction_channels: channels of the image decoder's levels, one per level above the codes, shallow first;
+            None takes the encoder's.
         norm: MONAI name (and arguments) of the normalisation.
         dropout: dropout rate inside encoder and decoders (MONAI Label's epistemic scoring sets it).
         quantizer: further arguments of :class:`~vqseg_bundle.layers.VectorQuantizer`.
         activation_checkpointing: save memory in training: keep only the levels' maps for the backward pass and
             recompute the rest, for the same numbers in about a third more time.
+        code_level: level whose map is quantised, at the product of the first ``code_level`` strides; None is the
+            deepest. Not read without quantiser: the plain U-Net has no such place.
 
     Attributes:
         arguments: the arguments that its weights depend on, for the record beside them.
@@ -79,6 +87,7 @@ class VQSegNet(VQNetwork):
         dropout: float = 0.0,
         quantizer: Mapping[str, Any] | None = None,
         activation_checkpointing: bool = False,
+        code_level: int | None = None,
     ) -> None:
         arguments = {
             "spatial_dims": spatial_dims,
@@ -95,61 +104,64 @@ class VQSegNet(VQNetwork):
             "dropout": dropout,
             "quantizer": dict(quantizer or {}),
         }
-        skips = _checked_skips(channels, strides, skip_connections, num_embeddings is not None)
-        super().__init__(arguments, _total_stride(spatial_dims, strides), embedding_dim, channels[0])
+        level = _checked_level(channels, strides, None if num_embeddings is None else code_level)
+        if level < len(strides):
+            # left out where it changes nothing, as in the records of early versions
+            arguments["code_level"] = level
+        skips = _checked_skips(level, skip_connections, num_embeddings is not None)
+        super().__init__(arguments, _total_stride(spatial_dims, strides[:level]), embedding_dim, channels[0])
+        self.code_level = level
+        self.deepest_stride = _total_stride(spatial_dims, strides)
         if activation_checkpointing and "batch" in str(norm).lower():
             raise ValueError(
                 f"activation_checkpointing must be off with norm {norm!r}: computing a block again would update its "
                 "running statistics twice. Use instance or group norm."
             )
-        self.encoder = UNetEncoder(
-            spatial_dims, in_channels, channels, strides, norm, dropout, activation_checkpointing
-        )
+        blocks = (norm, dropout, activation_checkpointing)
+        self.encoder = UNetEncoder(spatial_dims, in_channels, channels, strides, *blocks)
+        self.fusion: nn.Module | None = None
         self.code_projection: nn.Module = nn.Identity()
         self.code_expansion: nn.Module = nn.Identity()
         if num_embeddings is not None:
             convolution = Conv[Conv.CONV, spatial_dims]
-            self.code_projection = convolution(channels[-1], embedding_dim, kernel_size=1)
-            self.code_expansion = convolution(embedding_dim, channels[-1], kernel_size=1)
+            if level < len(strides):
+                above = channels[level:-1]
+                self.fusion = UNetDecoder(
+                    spatial_dims, channels[-1], embedding_dim, above, strides[level:], above, *blocks
+                )
+            else:
+                self.code_projection = convolution(channels[-1], embedding_dim, kernel_size=1)
+            self.code_expansion = convolution(embedding_dim, channels[level], kernel_size=1)
             self.quantizer = VectorQuantizer(spatial_dims, num_embeddings, embedding_dim, **(quantizer or {}))
             if _QUANTIZED in skips:
                 self.skip_stages = nn.ModuleList(
                     QuantizedSkip(spatial_dims, width, num_embeddings, embedding_dim, quantizer)
                     if skip == _QUANTIZED
                     else nn.Identity()
-                    for width, skip in zip(channels[:-1], skips, strict=True)
+                    for width, skip in zip(channels[:level], skips, strict=True)
                 )
+        widths = list(channels[:level])
+        skip_widths = [width if skip else 0 for width, skip in zip(widths, skips, strict=True)]
         self.segmentation_decoder = UNetDecoder(
-            spatial_dims,
-            channels[-1],
-            out_channels,
-            channels[:-1],
-            strides,
-            [width if skip else 0 for width, skip in zip(channels[:-1], skips, strict=True)],
-            norm,
-            dropout,
-            activation_checkpointing,
+            spatial_dims, channels[level], out_channels, widths, strides[:level], skip_widths, *blocks
         )
         if reconstruction:
-            widths = list(reconstruction_channels or channels[:-1])
-            if len(widths) != len(strides):
-                raise ValueError(f"reconstruction_channels must hold {len(strides)} widths, got {len(widths)}.")
+            widths = list(reconstruction_channels or widths)
+            if len(widths) != level:
+                raise ValueError(
+                    f"reconstruction_channels must hold {level} widths, one per level above the codes, "
+                    f"got {len(widths)}."
+                )
             self.reconstruction_decoder = UNetDecoder(
-                spatial_dims,
-                channels[-1],
-                in_channels,
-                widths,
-                strides,
-                [0] * len(widths),
-                norm,
-                dropout,
-                activation_checkpointing,
+                spatial_dims, channels[level], in_channels, widths, strides[:level], [0] * level, *blocks
             )
         keep_instance_norm_exact(self)
 
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""
         maps = self.encoder(self._pad(image))
+        if self.fusion is not None:
+            return Encoding(self.fusion(maps[-1], maps[self.code_level : -1]), maps[: self.code_level])
         return Encoding(self.code_projection(maps[-1]), maps[:-1])
 
     def decode_segmentation(self, quantized: Tensor, skips: list[Tensor], size: list[int]) -> Tensor:
@@ -173,17 +185,17 @@ class VQSegNet(VQNetwork):
             patch_size: one length per axis.
 
         Raises:
-            ValueError: the bottleneck would be a single token, which instance norm cannot normalise.
+            ValueError: the bottleneck would be a single pixel, which instance norm cannot normalise.
         """
-        if all(length <= step for length, step in zip(patch_size, self.stride, strict=True)):
+        if all(length <= step for length, step in zip(patch_size, self.deepest_stride, strict=True)):
             raise ValueError(
-                f"patch_size {list(patch_size)} is a single token at the network's total stride {self.stride}: "
+                f"patch_size {list(patch_size)} is a single token at the network's total stride {self.deepest_stride}: "
                 "give a larger patch_size, or fewer or smaller network_def#strides."
             )
 
     def _pad(self, image: Tensor) -> Tensor:
         pads: list[int] = []
-        for axis, stride in enumerate(self.stride):
+        for axis, stride in enumerate(self.deepest_stride):
             pads = [0, (stride - image.shape[2 + axis] % stride) % stride] + pads  # noqa: RUF005 TorchScript knows no unpacking
         return F.pad(image, pads, mode="replicate") if max(pads) > 0 else image
 
@@ -194,19 +206,28 @@ def _crop(maps: Tensor, size: list[int]) -> Tensor:
     return maps
 
 
-def _checked_skips(
-    channels: Sequence[int],
-    strides: Sequence[int | Sequence[int]],
-    skip_connections: SkipConnection | Sequence[SkipConnection],
-    has_codes: bool,
-) -> list[SkipConnection]:
-    """The skip connection of each level above the deepest."""
+def _checked_level(channels: Sequence[int], strides: Sequence[int | Sequence[int]], code_level: int | None) -> int:
+    """The level of the codes, which is the number of levels above them."""
     levels = len(channels) - 1
     if levels < 1 or len(strides) != levels:
         raise ValueError(
             f"strides must hold one entry between each two levels: {len(channels)} channels want {levels} strides, "
             f"got {len(strides)}."
         )
+    if code_level is None:
+        return levels
+    if isinstance(code_level, bool) or not 1 <= code_level <= levels:
+        raise ValueError(
+            f"code_level must be None (the deepest level) or lie between 1 and {levels} with {len(channels)} channels, "
+            f"got {code_level!r}."
+        )
+    return code_level
+
+
+def _checked_skips(
+    levels: int, skip_connections: SkipConnection | Sequence[SkipConnection], has_codes: bool
+) -> list[SkipConnection]:
+    """The skip connection of each level above the codes."""
     wanted = [skip_connections] * levels if isinstance(skip_connections, bool | str) else list(skip_connections)
     if len(wanted) != levels:
         raise ValueError(
