@@ -108,6 +108,18 @@ def test_a_short_last_epoch_says_too_little(caplog):
     assert caplog.records == []
 
 
-def test_a_share_outside_its_bounds_is_refused():
-    with pytest.raises(ValueError, match=r"least_usage must lie in \[0, 1\], got 2"):
-        LearningWatch(least_usage=2)
+@pytest.mark.parametrize(("reliance", "warnings"), [(0.049, 1), (0.05, 0)])
+def test_a_decoder_that_ignores_its_codes_is_warned_of_once(caplog, reliance, warnings):
+    engine = Engine(lambda engine, batch: {"pseudo_labels": None})
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: engine.state.metrics.update(code_reliance=reliance))
+    LearningWatch().attach(engine)
+    engine.run(range(LENGTH), max_epochs=4)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == warnings
+    assert all(text.startswith("epoch 2: with another image's codes, 4.9 % of the prediction") for text in messages)
+
+
+@pytest.mark.parametrize("name", ["least_usage", "least_reliance"])
+def test_a_share_outside_its_bounds_is_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\], got 2"):
+        LearningWatch(**{name: 2})

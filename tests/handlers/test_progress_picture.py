@@ -22,7 +22,14 @@ from vqseg_bundle.handlers.progress_picture import ProgressTable
 ROWS: list[dict[str, float]] = [
     {"epoch": 1.0, "iteration": 4.0, "loss_total": 3.0, "loss_code_entropy": -1.5, "codebook_usage": 0.25},
     {"epoch": 2.0, "iteration": 8.0, "loss_total": 2.0, "loss_code_entropy": -2.5, "val_mean_dice": 0.5},
-    {"epoch": 3.0, "iteration": 12.0, "loss_total": 1.0, "loss_code_entropy": -3.5, "val_mean_dice": 0.4},
+    {
+        "epoch": 3.0,
+        "iteration": 12.0,
+        "loss_total": 1.0,
+        "loss_code_entropy": -3.5,
+        "val_mean_dice": 0.4,
+        "code_reliance": 0.3,
+    },
 ]
 
 
@@ -69,6 +76,7 @@ def test_the_curves_are_the_numbers_of_the_table() -> None:
     assert drawn["code entropy"] == [[1, 2, 3], [-1.5, -2.5, -3.5]]
     assert drawn["validation (teacher, volumes)"] == [[2, 3], [0.5, 0.4]]
     assert drawn["codes in use, share"] == [[1], [0.25]]
+    assert drawn["with another image's codes"] == [[3], [0.3]]
     assert drawn["best 0.500, epoch 2"] == [[2], [0.5]]
 
 
@@ -79,7 +87,8 @@ def test_only_positive_terms_are_on_the_logarithmic_axis() -> None:
 
 def test_what_no_row_tells_has_no_panel() -> None:
     titles = {panel.get_title() for panel in draw_progress(ROWS).axes}
-    assert titles == {"loss, mean of the epoch", "mean Dice of the foreground", "codebook", ""}
+    told = {"mean Dice of the foreground", "codebook", "share of the prediction that changes"}
+    assert titles == {"loss, mean of the epoch", *told, ""}
     assert best_epoch(ROWS[:1]) is None
 
 

@@ -34,9 +34,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     mixes the streams of that batch that want it (view, pseudo-label and weak view alike); the student sees the
     labelled batch's strong view and all streams in one pass, and the teacher follows the student. Without unlabelled
     data the same loop trains supervised. ``engine.state.output`` holds MONAI's keys plus "terms" (the named loss
-    terms), "student" (the student's whole output) and "pseudo_labels" (what the unlabelled streams were trained on,
-    None without them); batches are never decollated, since labelled and unlabelled ones differ in size. A loss,
-    gradient or weight that is not finite ends the run in that iteration by a
+    terms), "images" (what the student saw, labelled ones first), "student" (its whole output) and "pseudo_labels" (what
+    the unlabelled streams were trained on, None without them); batches are never decollated, since labelled and
+    unlabelled ones differ in size. A loss, gradient or weight that is not finite ends the run in that iteration by a
     :class:`~vqseg_bundle.common.NonFiniteError`, which names it and the files of the batches (their "source").
 
     Arguments in addition to those of :class:`monai.engines.SupervisedTrainer` (whose ``network`` is the training
@@ -207,10 +207,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 self.generator,
                 views.perturbed if views is not None else None,
             )
-            output[Keys.PRED], output["student"] = student.labeled_logits, student
+            images = labeled if views is None else torch.cat((labeled, views.images))
+            output[Keys.PRED], output["student"], output["images"] = student.labeled_logits, student, images
             output["pseudo_labels"] = views.pseudo if views is not None else None
             self.fire_event(IterationEvents.FORWARD_COMPLETED)
-            output["terms"] = self._loss_terms(student, labeled, labels, views, features)
+            output["terms"] = self._loss_terms(student, images, labels, views, features)
             output[Keys.LOSS] = output["terms"].total
             self.fire_event(IterationEvents.LOSS_COMPLETED)
         self._step(output)
@@ -255,11 +256,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return self.foundation_model(images, depth=self.foundation_depth)
 
     def _loss_terms(
-        self, student: Any, labeled: Tensor, labels: Tensor, views: UnlabeledViews | None, features: Tensor | None
+        self, student: Any, images: Tensor, labels: Tensor, views: UnlabeledViews | None, features: Tensor | None
     ) -> Any:
-        empty = labeled.new_empty(0)
+        empty = images.new_empty(0)
         targets = self.targets(
-            images=labeled if views is None else torch.cat((labeled, views.images)),
+            images=images,
             labels=labels,
             pseudo_probabilities=empty if views is None else views.pseudo.probabilities,
             entropy=empty if views is None else views.pseudo.entropy,

@@ -8,6 +8,7 @@ from vqseg_bundle.handlers.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
+from vqseg_bundle.handlers.code_reliance_monitor import CodeRelianceMonitor
 from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshots, CodebookUsage, codebook_perplexity
 from vqseg_bundle.handlers.learning_watch import LearningWatch
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
@@ -20,6 +21,7 @@ from vqseg_bundle.handlers.training_output import PseudoLabelConfidence, labeled
 __all__ = [
     "BestModelState",
     "CaseMetrics",
+    "CodeRelianceMonitor",
     "CodebookMaintenance",
     "CodebookSnapshots",
     "CodebookUsage",

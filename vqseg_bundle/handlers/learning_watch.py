@@ -29,31 +29,46 @@ _FEW_CODES = (
     "epoch %d: %.1f %% of the codebook were used, so that images are told by few codes. Raise lambda_entropy, lower "
     "codebook_maintenance#patience, or give fewer codes (network_def#num_embeddings)."
 )
+_IDLE_CODES = (
+    "epoch %d: with another image's codes, %.1f %% of the prediction change: the decoder goes by its skip connections, "
+    "so that neither codebook nor perturbation matter. Put the codes above the bottleneck (network_def#code_level), or "
+    "take skip connections away (network_def#skip_connections)."
+)
 
 
 class LearningWatch:
-    """Warn, each at most once, of three ways in which a training runs on in vain.
+    """Warn, each at most once, of four ways in which a training runs on in vain.
 
     Looked at are whole epochs that begin after some iterations, the first one never: pseudo-labels that are of one
-    class in all images of an epoch; an unlabelled loss of exactly 0 over an epoch; and less than a share of the
-    codebook in use, by "codebook_usage" of :class:`CodebookUsage`, which must be attached before. Attach it on every
-    process; the first one warns of what holds for all.
+    class in all images of an epoch; an unlabelled loss of exactly 0 over an epoch; less than a share of the codebook in
+    use, by "codebook_usage" of :class:`CodebookUsage`; and predictions that do without the codes, by "code_reliance" of
+    :class:`CodeRelianceMonitor`. Both must be attached before. Attach it on every process; the first one warns of what
+    holds for all.
 
     Args:
         unlabeled_after: iterations before the unlabelled terms count, such as those of their ramp.
         codebook_after: iterations before codes that nobody picks can all have found new places.
         least_usage: share of the codebook below which it is too little, in [0, 1].
+        least_reliance: reliance on the codes, after those iterations, below which they are ignored, in [0, 1].
 
     Raises:
-        ValueError: ``least_usage`` outside [0, 1].
+        ValueError: ``least_usage`` or ``least_reliance`` outside [0, 1].
     """
 
-    def __init__(self, unlabeled_after: float = 0, codebook_after: float = 0, least_usage: float = 0.1) -> None:
-        if not 0.0 <= least_usage <= 1.0:
-            raise ValueError(f"least_usage must lie in [0, 1], got {least_usage}.")
+    def __init__(
+        self,
+        unlabeled_after: float = 0,
+        codebook_after: float = 0,
+        least_usage: float = 0.1,
+        least_reliance: float = 0.05,
+    ) -> None:
+        for name, value in (("least_usage", least_usage), ("least_reliance", least_reliance)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must lie in [0, 1], got {value}.")
         self.unlabeled_after = unlabeled_after
         self.codebook_after = codebook_after
         self.least_usage = least_usage
+        self.least_reliance = least_reliance
         self._said: set[str] = set()
         self._begun = 0
         self._classes: list[Tensor] = []
@@ -92,6 +107,9 @@ class LearningWatch:
         usage = engine.state.metrics.get("codebook_usage", 1.0)
         if self._is_due(self.codebook_after) and usage < self.least_usage:
             self._warn(_FEW_CODES, epoch, 100 * usage)
+        reliance = engine.state.metrics.get("code_reliance", 1.0)
+        if self._is_due(self.codebook_after) and reliance < self.least_reliance:
+            self._warn(_IDLE_CODES, epoch, 100 * reliance)
 
     def _is_due(self, after: float) -> bool:
         return self._begun > 0 and self._begun >= after

@@ -1,4 +1,4 @@
-"""The picture of a training's progress, a panel each for losses, Dice, pseudo-labels, codebook and time."""
+"""The picture of a training's progress, a panel each for losses, Dice, pseudo-labels, codes and time."""
 
 from __future__ import annotations
 
@@ -134,6 +134,14 @@ def _draw_codebook(panel: Any, rows: Rows) -> None:
     panel.set_title("codebook", fontsize="medium")
 
 
+def _draw_reliance(panel: Any, rows: Rows) -> None:
+    _line(panel, rows, "code_reliance", "with another image's codes", color="tab:green")
+    _line(panel, rows, "skip_reliance", "without skip connections", color="tab:grey")
+    panel.set_ylim(0.0, 1.02)
+    panel.set_title("share of the prediction that changes", fontsize="medium")
+    panel.legend(fontsize="x-small", framealpha=0.6)
+
+
 def _draw_time(panel: Any, rows: Rows) -> None:
     _line(panel, rows, "seconds", "training", color="tab:grey")
     _line(panel, rows, "validation_seconds", "validation", color="tab:blue")
@@ -153,6 +161,7 @@ _PANELS: tuple[tuple[Callable[[Any, Rows], None], tuple[str, ...]], ...] = (
     (_draw_dice, ("train_mean_dice", "val_mean_dice")),
     (_draw_pseudo_labels, ("pseudo_label_",)),
     (_draw_codebook, ("codebook_",)),
+    (_draw_reliance, ("code_reliance", "skip_reliance")),
     (_draw_time, ("seconds", "learning_rate")),
 )
 

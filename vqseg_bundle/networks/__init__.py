@@ -1,5 +1,6 @@
 """The VQ-Seg networks and their training wrappers."""
 
+from vqseg_bundle.networks.decoder_reliance import CodeReliance, code_reliance, soft_overlap
 from vqseg_bundle.networks.dinov2_dpt_net import DINOv2DPTNet
 from vqseg_bundle.networks.dinov2_encoder import DINOv2Encoder
 from vqseg_bundle.networks.dpt import DPTDecoder
@@ -13,6 +14,7 @@ from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 from vqseg_bundle.networks.vqseg_net import VQSegNet
 
 __all__ = [
+    "CodeReliance",
     "DINOv2DPTNet",
     "DINOv2Encoder",
     "DINOv2FoundationModel",
@@ -30,5 +32,7 @@ __all__ = [
     "VQSegTrainingModule",
     "build_foundation_model",
     "build_network",
+    "code_reliance",
     "describe_network",
+    "soft_overlap",
 ]

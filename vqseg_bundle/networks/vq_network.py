@@ -101,10 +101,13 @@ class VQNetwork(nn.Module, ABC):
         bottleneck = encoding.features
         if self.quantizer is not None:
             bottleneck = self.quantizer(bottleneck, codebook).quantized
-        skips = encoding.skips
+        return self.decode_segmentation(bottleneck, self.pass_skips(encoding.skips), list(image.shape[2:]))
+
+    def pass_skips(self, maps: list[Tensor]) -> list[Tensor]:
+        """What the segmentation decoder sees of the encoder's maps in deployment."""
         for level, stage in enumerate(self.skip_stages):
-            skips[level] = stage(skips[level])
-        return self.decode_segmentation(bottleneck, skips, list(image.shape[2:]))
+            maps[level] = stage(maps[level])
+        return maps
 
     @torch.jit.export
     def project_codebook(self) -> Tensor | None:

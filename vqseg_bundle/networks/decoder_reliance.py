@@ -1,0 +1,74 @@
+"""How much of a prediction hangs on the codes, and how much on the skip connections that pass them by."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vqseg_bundle.networks.vq_network import VQNetwork
+
+__all__ = ["CodeReliance", "code_reliance", "soft_overlap"]
+
+
+class CodeReliance(NamedTuple):
+    """What is lost of a prediction when the decoder is given something else, scalars in [0, 1].
+
+    Attributes:
+        codes: with the codes of another image; 0 where the decoder ignores the codes.
+        skips: with zeros for the maps of all skip connections; 0 where there is none.
+    """
+
+    codes: Tensor
+    skips: Tensor
+
+
+@torch.no_grad()
+def code_reliance(network: VQNetwork, images: Tensor) -> CodeReliance:
+    r"""Compare predictions, no labels needed: :math:`1 - O(p, p')` with :math:`O` the :func:`soft_overlap`.
+
+    :math:`p` is the softmax of the deployed path, :math:`p'` that with each image's codes in the place of the one
+    before, or without skip connections.
+
+    Args:
+        network: with quantiser, in ``eval`` mode.
+        images: ``(B, in_channels, *S)``, at least 2.
+
+    Raises:
+        ValueError: the network has no quantiser, or there is no second image.
+    """
+    if network.quantizer is None:
+        raise ValueError("code_reliance needs a network with quantiser, got one without (num_embeddings None).")
+    if len(images) < 2:
+        raise ValueError(f"code_reliance needs at least 2 images to exchange codes between, got {len(images)}.")
+    size = list(images.shape[2:])
+    encoding = network.encode(images)
+    codes = network.quantizer(encoding.features).quantized
+    skips = network.pass_skips(encoding.skips)
+
+    def predict(codes: Tensor, maps: list[Tensor]) -> Tensor:
+        return network.decode_segmentation(codes, maps, size).float().softmax(dim=1)
+
+    own = predict(codes, skips)
+    exchanged = predict(codes.roll(-1, dims=0), skips)
+    cut = predict(codes, [torch.zeros_like(skip) for skip in skips])
+    return CodeReliance(1.0 - soft_overlap(own, exchanged), 1.0 - soft_overlap(own, cut))
+
+
+def soft_overlap(first: Tensor, second: Tensor) -> Tensor:
+    r"""Dice of two soft predictions, :math:`2 \sum p p' / \sum (p^2 + p'^2)`: exactly 1 where they are equal.
+
+    The sums run over images and voxels; the result is the mean over the foreground classes.
+
+    Args:
+        first: probabilities, ``(B, C, *S)``, float32, class 0 the background.
+        second: the same.
+
+    Returns:
+        scalar in [0, 1].
+    """
+    first, second = (p[:, 1:].movedim(1, 0).flatten(1) for p in (first, second))  # (C - 1, N)
+    sizes = (first.square() + second.square()).sum(dim=1)
+    shared = 2.0 * (first * second).sum(dim=1)
+    return torch.where(sizes > 0, shared / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), 1.0).mean()
