@@ -1,6 +1,4 @@
-"""The ground floor, which every layer may import: atomic files, processes, keys of batches, finite numbers,
-the project's own files.
-"""
+"""The ground floor, which every layer may import: files, processes, batch keys, finite numbers."""
 
 from vqseg_bundle.common.batch_keys import FEATURES, SOURCE
 from vqseg_bundle.common.files import json_value, print_any_name, project_folder, replacing, write_json, write_text

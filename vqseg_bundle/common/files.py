@@ -1,4 +1,4 @@
-"""Files written in one step, names of any bytes in output, and where the project's own files are."""
+"""Atomic writing of files, output of arbitrary file names, and the location of the project's own files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PACKAGE = Path(__file__).parents[1]
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A partial file beside ``path`` to write to, which takes its place when the block ends well.
+    """A partial file beside ``path`` to write to, which replaces it if the block succeeds.
 
     Args:
-        path: the file to write; its folder is made if missing.
+        path: the file to write; its folder is created if missing.
 
     Yields:
-        the partial file's path; the file is removed where the block fails.
+        the partial file's path; the file is removed if the block fails.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +38,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file (UTF-8) in one step.
+    """Write a text file (UTF-8) atomically.
 
     Args:
-        path: the file to write; its folder is made if missing.
+        path: the file to write; its folder is created if missing.
         text: its content.
     """
     with replacing(path) as partial:
@@ -49,10 +49,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file in one step.
+    """Write a JSON file atomically.
 
     Args:
-        path: the file to write; its folder is made if missing.
+        path: the file to write; its folder is created if missing.
         content: what to write; numpy numbers and arrays become numbers and lists, paths become text.
 
     Raises:
@@ -66,10 +66,10 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def json_value(value: Any) -> Any:
-    """What JSON holds in place of a value that it does not know; an argument ``default`` of :func:`json.dumps`.
+    """JSON form of numpy values and paths, for the argument ``default`` of :func:`json.dumps`.
 
     Raises:
-        TypeError: there is no such form.
+        TypeError: the value has no JSON form.
     """
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
@@ -79,9 +79,9 @@ def json_value(value: Any) -> Any:
 
 
 def print_any_name() -> None:
-    """Let this process print and log file names whose bytes are no UTF-8: such bytes are shown as ``\\udcff``.
+    """Let this process print and log file names that are not valid UTF-8; such bytes are shown as ``\\udcff``.
 
-    Python would end a command, or lose a line of its log, where one occurs.
+    Otherwise Python would end the command, or lose the line of the log.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -89,9 +89,9 @@ def print_any_name() -> None:
 
 
 def project_folder() -> Path:
-    """The folder that holds ``configs`` and ``LICENSE``.
+    """The folder with ``configs`` and ``LICENSE``.
 
-    A wheel carries both inside the package, in ``resources``; in a checkout and in a made bundle they lie beside it.
+    A wheel has both inside the package, in ``resources``; in a checkout and in a bundle they are beside it.
     """
     resources = _PACKAGE / "resources"
     return resources if resources.is_dir() else _PACKAGE.parent

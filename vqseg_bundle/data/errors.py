@@ -1,4 +1,4 @@
-"""The error that names what is wrong with a user's data, and how files are named in it."""
+"""The error for faults in a user's data, and how files are listed in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOST_FILES_SHOWN = 3
 
 
 class DataError(ValueError):
-    """The user's data are at fault; the message names the file or key, what was expected, found, and a remedy."""
+    """The user's data are at fault; the message names the file or key, what was expected and found, and a remedy."""
 
 
 def file_list(files: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Volume formats: one record each in one table, and modules that read them to ``(X, Y, Z)`` or ``(X, Y, Z, C)``."""
+"""Volume formats: a table of one record each, and modules that read them as ``(X, Y, Z)`` or ``(X, Y, Z, C)``."""
 
 from .dicom_file import DicomSlice, SeriesLabels, error_reason, read_slice
 from .dicom_series import order_slices, series_files, slices_header

@@ -1,7 +1,7 @@
-"""One DICOM file: whether it is one, whether it holds an image, and whether that image is whole.
+"""One DICOM file: whether it is DICOM, has an image, and is complete.
 
-Everything that a volume is made by is read and converted here, at once, since pydicom converts a damaged value only
-where it is looked at, and by any exception that Python knows.
+All attributes that a volume needs are read and converted here at once, since pydicom converts values only on access,
+and a damaged one can raise any exception.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TAGS = [
     "NumberOfFrames",
 ]
 _DICM = slice(128, 132)
-# Group 0002 or 0008, which a file without the preamble starts with; the second in either byte order.
+# Group 0002 or 0008, with which a file without preamble starts; the second in either byte order.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _PIXEL_TAGS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _LONG_VRS = (b"OB", b"OW", b"UN")
@@ -58,7 +58,7 @@ _LONGEST_UID = 64
 
 @dataclass(frozen=True)
 class SeriesLabels:
-    """What people call a series by; empty where the file does not say."""
+    """Names by which people know a series; empty if the file does not say."""
 
     patient: str = ""
     study_date: str = ""
@@ -73,19 +73,19 @@ class DicomSlice:
 
     Args:
         file: its path.
-        series_uid: SeriesInstanceUID, fit to be part of a path whatever an anonymiser or damage has made of it.
+        series_uid: SeriesInstanceUID, made fit to be part of a path.
         labels: of its series.
         modality: such as "CT".
-        localizer: whether ImageType says that it is one.
+        localizer: whether it is one by its ImageType.
         rows: height, pixels.
         columns: width, pixels.
-        frames: how many images it holds indeed.
+        frames: number of images in it.
         photometric: PhotometricInterpretation.
-        position: centre of the first pixel, mm, LPS; None: not said, as for the next four.
+        position: centre of the first pixel, mm, LPS. This and the next three are None if not stated.
         cosines: along a row, then down a column, LPS.
         spacing: of rows, then of columns, mm.
         thickness: mm.
-        fault: what is wrong with the pixels, empty if nothing is.
+        fault: fault of the pixels; empty if there is none.
     """
 
     file: str
@@ -105,16 +105,16 @@ class DicomSlice:
 
 
 def has_preamble(file: Path) -> bool:
-    """Whether a file says that it is DICOM: by "DICM" behind 128 bytes. Old files do not."""
+    """Whether a file has DICOM's preamble, with "DICM" after 128 bytes. Old files do not."""
     with file.open("rb") as stream:
         return stream.read(_DICM.stop)[_DICM] == b"DICM"
 
 
 def read_slice(file: Path) -> DicomSlice | None:
-    """What a file says of its image, without the pixels; None: it holds none, such as a report.
+    """A file's attributes of its image, without the pixels; None for a file without an image, such as a report.
 
     Raises:
-        DataError: the file is empty, no DICOM, cut before its pixels, or damaged.
+        DataError: the file is empty, not DICOM, truncated before its pixels, or damaged.
     """
     try:
         with _VALIDATION, disable_value_validation(), file.open("rb") as stream:
@@ -126,7 +126,7 @@ def read_slice(file: Path) -> DicomSlice | None:
                 return None
     except DataError:
         raise
-    except Exception as error:  # see the module's text
+    except Exception as error:  # see the module's docstring
         raise DataError(f"{file}: cannot be read as DICOM ({error_reason(error)}); copy it again.") from error
     raise DataError(f"{file}: ends before it says what it holds; copy it again.")
 
@@ -147,7 +147,7 @@ def _refuse_others(file: Path, stream: BinaryIO) -> None:
 
 
 def _starts_with_element(start: bytes) -> bool:
-    """Whether the bytes may be a tag with a VR, or with a length below 64 KiB (the elements that come first)."""
+    """Whether the bytes may be a tag with a VR, or with a length below 64 KiB (like the first elements)."""
     if start[:2] not in _FIRST_GROUPS or len(start) < 8:
         return False
     explicit = start[4:6].isalpha() and start[4:6].isupper()
@@ -160,7 +160,7 @@ def _class_name(dataset: Any) -> str:
 
 
 def _holds_image(dataset: Any) -> bool:
-    """By its class, so that a file cut before Rows is not taken for a report; where that is unknown, by Rows."""
+    """By its class, so that a file truncated before Rows is not taken for a report; if that is unknown, by Rows."""
     if dataset.get("Modality") in _NOT_IMAGES:
         return False
     return "Image Storage" in _class_name(dataset) or bool(dataset.get("Rows") and dataset.get("Columns"))
@@ -193,7 +193,7 @@ def _slice(file: Path, dataset: Any, stream: BinaryIO) -> DicomSlice:
 
 
 def _fault(dataset: Any, stream: BinaryIO, pixels: int) -> str:
-    """Compare one image of the stated size with the bytes that are there; pydicom has stopped at the pixels' tag."""
+    """Compare the stated size of one image with the bytes in the file; pydicom has stopped at the pixels' tag."""
     if not pixels:
         return "ends before its image's size"
     if dataset.file_meta.get("TransferSyntaxUID") == _DEFLATED:
@@ -208,7 +208,7 @@ def _fault(dataset: Any, stream: BinaryIO, pixels: int) -> str:
     start = place + (12 if explicit else 8)
     there = min(length, stream.seek(0, 2) - start)
     needed = math.ceil(pixels * _integer(dataset, "BitsAllocated") / 8)
-    if length == _UNDEFINED or there >= needed:  # compressed pixels have no length beforehand
+    if length == _UNDEFINED or there >= needed:  # the length of compressed pixels is not known beforehand
         return ""
     return f"ends after {max(there, 0):,} of {needed:,} bytes of pixels"
 
@@ -220,7 +220,7 @@ def _integer(dataset: Any, name: str) -> int:
 def _text(dataset: Any, name: str) -> str:
     try:
         return str(dataset.get(name) or "").strip()
-    except Exception:  # a damaged text is no reason to refuse the image
+    except Exception:  # damaged text is no reason to refuse the image
         return ""
 
 
@@ -235,7 +235,7 @@ def _numbers(dataset: Any, name: str, count: int) -> tuple[float, ...] | None:
 
 
 def _thickness(dataset: Any) -> float | None:
-    """Not needed where there are several slices, so that a wrong one counts as none."""
+    """Not needed if there are several slices, so an invalid one counts as None."""
     try:
         value = float(dataset.get("SliceThickness") or 0.0)
     except Exception:

@@ -1,4 +1,4 @@
-"""The grey values of a DICOM series: decoded, in the unit of the modality, with padding at the level of the darkest."""
+"""The grey values of a DICOM series: decoded, in the modality's unit, with padding set to the darkest value."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ except ImportError:  # pydicom 2, which MONAI Label's server needs
 __all__ = ["read_pixels"]
 
 _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
-#: values of these are quantities, HU and activity, which MONOCHROME1 says the display of and nothing else
+#: modalities whose values are quantities (HU, activity), of which MONOCHROME1 only changes the display
 _QUANTITIES = ("CT", "PT")
 
 
 def read_pixels(slices: Sequence[DicomSlice]) -> np.ndarray:
     """Read ``(columns, rows, slices)`` as float32, with RescaleSlope and RescaleIntercept or a modality LUT applied.
 
-    - Pixels of PixelPaddingValue (or between it and PixelPaddingRangeLimit) are no measurements (PS3.3 C.7.5.1.1.2).
-      They get the smallest value of all others, so that they neither stretch a window nor a percentile. Where others
-      lie on both sides of them, the tag is taken for a mistake and they stay.
+    - Pixels of PixelPaddingValue (or between it and PixelPaddingRangeLimit) are not measurements (PS3.3 C.7.5.1.1.2).
+      They get the smallest of the other values, so that they affect neither windows nor percentiles. If there are other
+      values on both sides of them, the tag is considered a mistake, and they are kept.
     - MONOCHROME1 (low is bright) is inverted within the stored bits, so that high is bright; not in CT and PET.
 
     Args:
-        slices: in the order of the volume.
+        slices: in the volume's order.
 
     Raises:
         DataError: the pixels of a file cannot be decoded.
@@ -46,7 +46,7 @@ def read_pixels(slices: Sequence[DicomSlice]) -> np.ndarray:
 
 
 def _read_slice(item: DicomSlice) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values and, where the file says what padding is, which of them are."""
+    """Values, and a mask of padding if the file defines it."""
     try:
         dataset = _read_dataset(item.file)
         stored = dataset.pixel_array
@@ -56,7 +56,7 @@ def _read_slice(item: DicomSlice) -> tuple[np.ndarray, np.ndarray | None]:
         if item.photometric == "MONOCHROME1" and item.modality not in _QUANTITIES:
             stored = _inverted(stored, dataset)
         values = np.asarray(apply_rescale(stored, dataset), dtype=np.float32)
-    except Exception as error:  # of a damaged file any
+    except Exception as error:  # a damaged file can raise any
         raise DataError(
             f"{item.file}: the pixels cannot be decoded ({error_reason(error)}); copy the file again, or for a "
             'compressed one pip install "pylibjpeg[all]", or decompress it.'
@@ -83,13 +83,13 @@ def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray | None:
         return None
     limit = dataset.get("PixelPaddingRangeLimit")
     ends = [value, value if limit is None or limit == "" else limit]
-    # a signed value is often written as if it were unsigned: 63536 is -2000
+    # signed values are often written as unsigned: 63536 is -2000
     low, high = sorted(np.array([int(end) for end in ends]).astype(stored.dtype))
     return (stored >= low) & (stored <= high)
 
 
 def _inverted(stored: np.ndarray, dataset: Any) -> np.ndarray:
-    """The darkest value that the bits can hold becomes the brightest, and so on."""
+    """Invert within the stored bits: the darkest possible value becomes the brightest."""
     bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation) == 1
     return np.asarray(-1 - stored if signed else (1 << bits) - 1 - stored.astype(np.int64))
 

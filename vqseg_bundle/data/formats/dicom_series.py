@@ -1,8 +1,8 @@
-"""A DICOM series as a volume: slices in the order of their positions, intensities rescaled (CT: Hounsfield units).
+"""A DICOM series as a volume: slices ordered by position, intensities rescaled (CT: Hounsfield units).
 
 Slices are ordered by their position along the normal of the image plane (DICOM PS3.3 C.7.6.2.1.1), not by
-InstanceNumber, which scanners and anonymisers set as they please. Axes are columns, rows, slices, as ITK has them.
-Directions and pixel spacing are the means over the slices, which differ in the last digits in some series.
+InstanceNumber, which scanners and anonymisers set arbitrarily. Axes are columns, rows, slices, as in ITK. Directions
+and pixel spacing are means over the slices, since the last digits differ in some series.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .volume_path import parse_volume_path
 __all__ = ["DICOM", "order_slices", "series_files", "slices_header"]
 
 _UNEVEN = 0.05  # share of the slice distance that a gap may differ by
-_BESIDE = 0.5  # of a pixel that a slice may lie beside the line through the others
+_BESIDE = 0.5  # of a pixel by which a slice may be off the line through the others
 _ANGLE = 2e-3  # of direction cosines, from their mean: a tenth of a degree
 _SPACING = 5e-4  # share of the mean spacing: a quarter of a pixel at the border of 512
-_ORTHONORMAL = 0.05  # by which lengths and right angle may be off: cosines are written with few digits
+_ORTHONORMAL = 0.05  # tolerance of lengths and right angles: cosines are written with few digits
 _SAME_PLACE = 1e-3  # mm
 _MOST_SHOWN = 3
 
 
 def _read_header(path: str) -> VolumeHeader:
-    """Read the geometry of a series, and see that its slices make a volume.
+    """Read the geometry of a series, and check that its slices form a volume.
 
     Raises:
         DataError: see :func:`series_files`.
@@ -47,9 +47,9 @@ def series_files(path: str) -> list[str]:
         path: a folder, ``FOLDER#UID`` or a file, see :mod:`vqseg_bundle.data.formats.volume_path`.
 
     Raises:
-        DataError: there is no such series, or several; a file is empty, cut or damaged; slices differ in size, spacing
-            or direction, lack a position, share one, are unevenly spaced (which the path may accept) or lie beside each
-            other; frames or colours that are not read.
+        DataError: there is no such series, or several; a file is empty, truncated or damaged; slices differ in size,
+            spacing or direction, lack a position, share one, are unevenly spaced (which the path may accept) or shifted
+            sideways; or frames or colours are not supported.
     """
     return [item.file for item in _volume_slices(path)]
 
@@ -64,14 +64,14 @@ def _read_voxels(path: str) -> np.ndarray:
 
 
 def order_slices(slices: Sequence[DicomSlice]) -> list[DicomSlice]:
-    """By their positions along the normal; each must have one."""
+    """Order slices by their positions along the normal; each must have one."""
     return [slices[index] for index in np.argsort(_positions(slices), kind="stable")]
 
 
 def slices_header(slices: Sequence[DicomSlice]) -> VolumeHeader:
     """Geometry of slices in order: PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1, with the mean step; from LPS to RAS.
 
-    A gantry that is tilted gives steps that are not perpendicular to the slices, and an affine with shear.
+    With a tilted gantry the steps are not perpendicular to the slices, and the affine has shear.
     """
     first, last = slices[0], slices[-1]
     row_step, column_step = _mean_spacing(slices)
@@ -148,7 +148,7 @@ def _check_alike(folder: Path, slices: Sequence[DicomSlice]) -> None:
 
 
 def _check_one(folder: Path, slices: Sequence[DicomSlice], name: str, values: np.ndarray, tolerance: float) -> None:
-    """Values ``(slices, numbers)`` lie around their mean; the two that lie farthest apart are named."""
+    """Check that values ``(slices, numbers)`` agree with their mean; otherwise name the two slices farthest apart."""
     if np.abs(values - values.mean(axis=0)).max() <= tolerance:
         return
     axis = np.ptp(values, axis=0).argmax()
@@ -194,7 +194,7 @@ def _lost(ratio: float) -> str:
 
 
 def _check_line(folder: Path, slices: Sequence[DicomSlice]) -> None:
-    """One affine holds for all slices alone where their first pixels lie on a line, at right angles or not."""
+    """Check that the first pixels are on a line, at any angle, since an affine describes only such slices."""
     positions = np.array([item.position for item in slices])
     line = np.linspace(positions[0], positions[-1], len(slices))
     across, down, _ = _directions(slices)
@@ -208,12 +208,12 @@ def _check_line(folder: Path, slices: Sequence[DicomSlice]) -> None:
 
 
 def _positions(slices: Sequence[DicomSlice]) -> np.ndarray:
-    """Along the normal, mm."""
+    """Positions along the normal, mm."""
     return np.array([item.position for item in slices]) @ _directions(slices)[2]
 
 
 def _mean_spacing(slices: Sequence[DicomSlice]) -> tuple[float, float]:
-    """Of rows and of columns, mm."""
+    """Spacing of rows and of columns, mm."""
     rows, columns = np.mean([item.spacing or (1.0, 1.0) for item in slices], axis=0)
     return float(rows), float(columns)
 

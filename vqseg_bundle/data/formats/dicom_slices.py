@@ -1,8 +1,8 @@
-"""The image slices of a DICOM folder, told apart by series; what is no DICOM or no image is left aside.
+"""The image slices of a DICOM folder, by series; files that are not DICOM or not images are ignored.
 
-A file that should be a slice and is empty, cut or damaged is never left aside: the volume would lack a slice without a
-word. It counts against its own series where it still says which; else against those whose files have the names before
-and behind its own, or, where the names of series are mixed, against each series of the folder.
+An empty, truncated or damaged file that should be a slice is never ignored, since the volume would silently lack a
+slice. It counts against its own series if it still says which; otherwise against the series of the files before and
+after it by name, or, if the names of series are mixed, against every series of the folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .volume_path import VolumePath
 
 __all__ = ["SUFFIXES", "choose_slices", "list_series", "series_labels"]
 
-#: of file names, in lower case; others, or none, are usual as well
+#: of file names, in lower case; others, or none, are also common
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _MOST_SHOWN = 3
@@ -30,12 +30,12 @@ _NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 
 @dataclass(frozen=True)
 class _Content:
-    """What a folder, or a single file, holds.
+    """The content of a folder, or of a single file.
 
     Args:
-        slices: images, whole or not.
-        unreadable: name and fault of each file that should be an image and says nothing of itself, and the series that
-            it may be of.
+        slices: images, complete or not.
+        unreadable: name and fault of each file that should be an image but cannot be identified, and the series to
+            which it may belong.
     """
 
     slices: list[DicomSlice]
@@ -45,8 +45,8 @@ class _Content:
 def list_series(folder: str | Path) -> dict[str, int]:
     """SeriesInstanceUID and number of slices of each series of images in a folder, in the order of the UIDs.
 
-    Localizers (by their ImageType) count only where there is nothing else; folders within are not looked into. Broken
-    files do not matter here, see :func:`choose_slices`; where there are no others, they are a series without a UID.
+    Localizers (by their ImageType) count only if there is nothing else; subfolders are not searched. Damaged files do
+    not matter here, see :func:`choose_slices`; if there are no others, they are a series without a UID.
 
     Args:
         folder: a folder; one without DICOM files has no series.
@@ -57,17 +57,17 @@ def list_series(folder: str | Path) -> dict[str, int]:
 
 
 def series_labels(folder: str | Path) -> dict[str, SeriesLabels]:
-    """What people call each series of a folder by, those of :func:`list_series`."""
+    """Names by which people know each series of a folder, as listed by :func:`list_series`."""
     series = _by_series(_read_folder(Path(folder)).slices)
     return {uid: slices[0].labels for uid, slices in series.items()}
 
 
 def choose_slices(path: VolumePath) -> list[DicomSlice]:
-    """The slices of one series, in no order; of a path to a single file that file alone.
+    """The slices of one series, unordered; for the path of a single file, only that file.
 
     Raises:
-        DataError: there is no DICOM image, no such series, or several and none is named; a file of the series is
-            empty, cut or damaged.
+        DataError: there is no DICOM image, no such series, or several of which none is named; a file of the series is
+            empty, truncated or damaged.
     """
     content = _read_folder(path.file) if path.file.is_dir() else _read_file(path.file)
     series = _by_series(content.slices)
@@ -128,7 +128,7 @@ def _read_folder(folder: Path) -> _Content:
 
 
 def _owners(file: Path, found: Mapping[Path, DicomSlice]) -> set[str]:
-    """Series that a file may be of, by the order of names."""
+    """Series to which a file may belong, by the order of names."""
     runs = [uid for uid, _ in groupby(item.series_uid for item in found.values())]
     if len(set(runs)) < len(runs):
         return set(runs)
@@ -138,7 +138,7 @@ def _owners(file: Path, found: Mapping[Path, DicomSlice]) -> set[str]:
 
 
 def _should_be_slice(file: Path, patterns: set[str]) -> bool:
-    """Whether a file that cannot be read is DICOM by its content or suffix, or is called as the DICOM files are."""
+    """Whether an unreadable file is DICOM by its content or suffix, or is named like the DICOM files."""
     if file.name.upper() == _INDEX:
         return False
     by_name = file.name.lower().endswith(SUFFIXES) or _pattern(file) in patterns
@@ -146,7 +146,7 @@ def _should_be_slice(file: Path, patterns: set[str]) -> bool:
 
 
 def _pattern(file: Path) -> str:
-    """The name without what counts: ``IM0007`` and ``IM0012`` have one, and so have UIDs of one length."""
+    """The name without its counting part: the same for ``IM0007`` and ``IM0012``, and for UIDs of one length."""
     return _NUMBER.sub("0", file.name.lower())
 
 

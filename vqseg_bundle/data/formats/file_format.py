@@ -1,4 +1,4 @@
-"""What a file format is to the rest of the package: one record of how its files are known and read."""
+"""The record of a file format: how its files are recognised and read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class VolumeHeader:
     """Geometry of a volume on disk.
 
     Args:
-        shape: size of every array axis, channels included.
+        shape: size of each array axis, channels included.
         affine: 4 x 4 matrix from voxel indices to mm, RAS.
-        other_affine: a second one that the file holds and that is not used (NIfTI's qform beside its sform); None
-            where there is none.
-        notes: what a reader had to assume; each goes on from the file's name, such as "has no geometry; ...".
+        other_affine: a second affine in the file, which is not used (NIfTI's qform beside its sform), or None.
+        notes: assumptions of the reader, phrased to follow the file's name, such as "has no geometry; ...".
     """
 
     shape: tuple[int, ...]
@@ -40,24 +39,24 @@ class VolumeHeader:
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A format that volumes may have; the data check and the training read by the same record.
+    """A format of volumes; data check and training use the same record.
 
-    Readers take a path and give arrays ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. Of
-    a broken file they may raise what their library raises, see :func:`~vqseg_bundle.data.read_header`.
+    Readers take a path and return arrays ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm.
+    For a damaged file they may raise their library's errors, see :func:`~vqseg_bundle.data.read_header`.
 
     Args:
         kind: short name.
-        title: what messages call it.
-        suffixes: of file names, in lower case; suffixes tell the format, then the content is checked.
-        read_header: geometry without voxels; sees that the file is as long as it should be, where the format tells.
-        read_voxels: voxels in their stored type, or as float32 where the header has an intensity scale.
-        read_label: a label's values as they are stored; None takes ``read_voxels``.
-        source_files: the files that hold the volume, in order; None stands for the file itself.
-        class_names: names of a label's values, as far as the file says any; None where no file does.
+        title: its name in messages.
+        suffixes: of file names, in lower case; they determine the format, then the content is checked.
+        read_header: geometry without voxels; also checks the file's length, if the format states it.
+        read_voxels: voxels in their stored type, or as float32 if the header has an intensity scale.
+        read_label: a label's stored values; None uses ``read_voxels``.
+        source_files: the volume's files, in order; None means the file itself.
+        class_names: names of a label's values that the file states; None if the format has none.
         folders: whether a folder of slices is a volume.
-        flat: whether its files are previews where there are volumes beside them.
+        flat: whether its files are previews if there are volumes beside them.
         masks_of_255: whether 255 is class 1 in a label of 0 and 255.
-        detached: suffixes of files whose voxels lie in another one, whose change the check's cache would not see.
+        detached: suffixes of files whose voxels are in another file, whose changes the check's cache would not see.
     """
 
     kind: str

@@ -1,8 +1,8 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) volumes, by ITK.
+"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) volumes, read with ITK.
 
 A segmentation of 3D Slicer (``.seg.nrrd``) is an NRRD label map whose header has ``SegmentN_Name:=liver`` and
-``SegmentN_LabelValue:=1`` for each segment. Overlapping segments lie in layers, a fourth axis, which are no class
-indices and are refused as several channels.
+``SegmentN_LabelValue:=1`` for each segment. Overlapping segments are stored in layers along a fourth axis, which are
+not class indices and are refused as several channels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["ITK"]
 
 
 def _read_header(path: str) -> VolumeHeader:
-    """Read the geometry without the voxels; a flat image becomes a volume of one slice.
+    """Read the geometry without the voxels; a 2D image becomes a volume of one slice.
 
     Raises:
         DataError: ITK does not know the content.
@@ -48,7 +48,7 @@ def _read_voxels(path: str) -> np.ndarray:
     if image_io.GetNumberOfComponents() == 1:
         image = reader.read(path)
     else:
-        # ITK has vectors of few stored types alone
+        # ITK supports vectors of only a few types
         file = itk.ImageFileReader[itk.VectorImage[itk.F, image_io.GetNumberOfDimensions()]].New(FileName=path)
         file.Update()
         image = file.GetOutput()
@@ -70,7 +70,7 @@ def _spatial(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _affine(image_io: Any, dims: int) -> np.ndarray:
-    """From ITK's LPS to RAS, as nibabel has it."""
+    """From ITK's LPS to nibabel's RAS."""
     axes = min(dims, 3)
     affine = np.eye(4)
     for axis in range(axes):
@@ -87,7 +87,7 @@ _SEGMENTATION = ".seg.nrrd"
 
 
 def _segment_names(path: str) -> dict[int, str]:
-    """Label value to name, as a segmentation of 3D Slicer says; empty for any other file."""
+    """Label value to name in a segmentation of 3D Slicer; empty for any other file."""
     if not path.lower().endswith(_SEGMENTATION):
         return {}
     fields: dict[int, dict[str, str]] = {}
@@ -99,7 +99,7 @@ def _segment_names(path: str) -> dict[int, str]:
             match = _FIELD.match(line)
             if match:
                 fields.setdefault(int(match[1]), {})[match[2].decode()] = match[3].decode("utf-8", "replace").strip()
-    # older versions name no value: they count segments from 1
+    # older versions state no value: they number segments from 1
     return {
         int(segment.get("LabelValue", number + 1)): segment["Name"]
         for number, segment in fields.items()

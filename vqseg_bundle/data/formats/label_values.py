@@ -1,7 +1,7 @@
-"""Class indices 0, 1, 2, ... and the values that a cohort's files have for them, such as BraTS's 0, 1, 2 and 4.
+"""Class indices 0, 1, 2, ... and their values in a cohort's files, such as BraTS's 0, 1, 2 and 4.
 
-The network, metrics and DICOM SEG know class indices alone: labels are translated where they are read, predictions
-where they are written. Without a mapping, ``{}``, files hold class indices.
+The network, metrics and DICOM SEG use only class indices: labels are translated when read, predictions when written.
+Without a mapping, ``{}``, files have class indices.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _MOST_SHOWN = 10
 
 
 def parse_label_values(given: object, count: int, where: str) -> dict[int, int]:
-    """The mapping that a datalist's ``label_values`` states.
+    """The mapping in a datalist's ``label_values``.
 
     Args:
-        given: the files' values by class index, a list or a mapping; None where there is none.
+        given: the files' values by class index, a list or a mapping, or None.
         count: number of classes.
-        where: names the key, for messages.
+        where: name of the key, for messages.
 
     Returns:
-        class index to value; empty where the values are the indices.
+        class index to value; empty if the values are the indices.
 
     Raises:
-        DataError: not a whole number for each class, or one for two of them.
+        DataError: there is not one whole number per class, or two classes share one.
     """
     if given is None:
         return {}
@@ -48,15 +48,15 @@ def parse_label_values(given: object, count: int, where: str) -> dict[int, int]:
 
 
 def classes_of_values(voxels: np.ndarray, label_values: Mapping[int, int], path: str) -> np.ndarray:
-    """Class indices of the voxels of a label.
+    """Class indices of a label's voxels.
 
     Args:
         voxels: the file's values.
         label_values: class index to value.
-        path: of the label, for the message.
+        path: the label's path, for the message.
 
     Raises:
-        DataError: a voxel has no class's value.
+        DataError: a voxel's value belongs to no class.
     """
     values, indices = (np.array(part) for part in zip(*sorted((v, i) for i, v in label_values.items()), strict=True))
     places = np.minimum(np.searchsorted(values, voxels), len(values) - 1)
@@ -69,10 +69,10 @@ def classes_of_values(voxels: np.ndarray, label_values: Mapping[int, int], path:
 
 
 def values_of_classes(classes: np.ndarray, label_values: Mapping[int, int]) -> np.ndarray:
-    """The inverse of :func:`classes_of_values`, in a type that holds every value.
+    """The inverse of :func:`classes_of_values`, as int64.
 
     Args:
-        classes: class indices, of any type that holds whole numbers.
+        classes: class indices, of any type with whole numbers.
         label_values: class index to value.
     """
     values = np.zeros(max(label_values) + 1, dtype=np.int64)

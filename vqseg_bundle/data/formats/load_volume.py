@@ -1,4 +1,4 @@
-"""LoadImaged for every format: a MONAI reader that reads by the format's record, and the transform that uses it."""
+"""LoadImaged for every format: a MONAI reader that uses the format's record, and its transform."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from .volume_io import read_header, read_voxels
 
 __all__ = ["OTHER_AFFINE", "LoadVolumed", "VolumeReader"]
 
-#: meta key of the affine that the file holds besides the one that is used; that one again where it holds no other
+#: meta key of the file's other affine; the same as the used one if there is no other
 OTHER_AFFINE = "other_affine"
 
 
 class VolumeReader(ImageReader):
-    """Read every format that :mod:`vqseg_bundle.data.formats.volume_io` knows, as the data check reads it.
+    """Read every format that :mod:`vqseg_bundle.data.formats.volume_io` knows, as the data check does.
 
     Args:
         is_label: see :func:`~vqseg_bundle.data.read_voxels`.
-        label_values: likewise.
+        label_values: see :func:`~vqseg_bundle.data.read_voxels`.
     """
 
     def __init__(self, is_label: bool = False, label_values: Mapping[int, int] | None = None) -> None:
@@ -34,14 +34,14 @@ class VolumeReader(ImageReader):
         self.label_values = dict(label_values or {})
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Whether all paths are of a kind that is known."""
+        """Whether all paths have a known format."""
         return all(find_format(str(name)) for name in ensure_tuple(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> str:
-        """The one path; reading it is left to :meth:`get_data`.
+        """The single path, which :meth:`get_data` reads.
 
         Raises:
-            ValueError: there are several.
+            ValueError: there are several paths.
         """
         paths = ensure_tuple(data)
         if len(paths) != 1:
@@ -49,10 +49,10 @@ class VolumeReader(ImageReader):
         return str(paths[0])
 
     def get_data(self, img: str) -> tuple[np.ndarray, dict]:
-        """Voxels ``(X, Y, Z)`` or ``(X, Y, Z, C)``, and what a MetaTensor needs to know of them.
+        """Voxels ``(X, Y, Z)`` or ``(X, Y, Z, C)``, and their meta data for a MetaTensor.
 
         Args:
-            img: what :meth:`read` returned.
+            img: from :meth:`read`.
 
         Raises:
             DataError: see :func:`~vqseg_bundle.data.read_voxels`.
@@ -70,13 +70,13 @@ class VolumeReader(ImageReader):
 
 
 class LoadVolumed(LoadImaged):
-    """MONAI's LoadImaged with :class:`VolumeReader` and no other: MONAI would try its other readers where one refuses.
+    """MONAI's LoadImaged with only :class:`VolumeReader`: MONAI would try its other readers if one refuses.
 
     Args:
         keys: paths, see :mod:`vqseg_bundle.data.formats.volume_path`; they become float32 MetaTensors.
         is_label: whether they are labels, which become class indices, see :func:`~vqseg_bundle.data.read_voxels`.
-        allow_missing_keys: skip keys that are not there.
-        label_values: class index to the value that labels hold for it; None or empty: class indices.
+        allow_missing_keys: skip missing keys.
+        label_values: class index to its value in label files; None or empty for class indices.
     """
 
     def __init__(

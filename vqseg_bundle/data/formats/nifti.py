@@ -1,8 +1,7 @@
-"""NIfTI volumes, by nibabel; an image of two axes becomes a volume of one slice.
+"""NIfTI volumes, read with nibabel; an image of two axes becomes a volume of one slice.
 
-What the file is, packed or not, NIfTI-1 or NIfTI-2, one file or a pair of ``.hdr`` and ``.img``, its content says and
-not its name. Affines are in mm whatever the file's unit, and of the two that a file may hold the sform is used, as
-nibabel does.
+The content decides, not the name, whether a file is compressed, NIfTI-1 or NIfTI-2, and one of a pair of ``.hdr`` and
+``.img``. Affines are converted to mm; if a file has two, the sform is used, as in nibabel.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from .file_format import FileFormat, VolumeHeader
 __all__ = ["NIFTI", "is_packed", "open_nifti", "read_nifti", "read_nifti_header", "scale_to_mm"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its unpacked size, modulo 2 ** 32
+_GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its uncompressed size, modulo 2 ** 32
 _HEADER_SIZES = {348: (nib.Nifti1Image, nib.Nifti1Pair), 540: (nib.Nifti2Image, nib.Nifti2Pair)}
 _MAGIC_PLACES = {348: slice(344, 348), 540: slice(4, 8)}
 _SINGLE, _PAIR = (b"n+1\0", b"n+2\0"), (b"ni1\0", b"ni2\0")
@@ -32,11 +31,11 @@ _DIFFERENT = 0.1  # of a voxel's smallest side
 
 
 def read_nifti_header(path: str) -> VolumeHeader:
-    """Read the geometry, and see that the file is as long as it should be.
+    """Read the geometry, and check the file's length.
 
     Raises:
-        DataError: the file is another one, or its voxels are no real numbers.
-        OSError: the file is truncated or broken; nibabel's own errors, too.
+        DataError: the file is not NIfTI, or its voxels are not real numbers.
+        OSError: the file is truncated or damaged; also nibabel's own errors.
     """
     image = open_nifti(path)
     _check_length(path, image)
@@ -54,11 +53,11 @@ def read_nifti_header(path: str) -> VolumeHeader:
 
 
 def read_nifti(path: str) -> np.ndarray:
-    """Read the voxels in their stored type, or as float32 where the header has an intensity scale.
+    """Read the voxels in their stored type, or as float32 if the header has an intensity scale.
 
     Raises:
-        DataError: the file is another one.
-        OSError: the file is truncated or broken; nibabel's own errors, too.
+        DataError: the file is not NIfTI.
+        OSError: the file is truncated or damaged; also nibabel's own errors.
     """
     image = open_nifti(path)
     voxels = np.asanyarray(image.dataobj).reshape(_volume_shape(image))
@@ -67,11 +66,11 @@ def read_nifti(path: str) -> np.ndarray:
 
 
 def open_nifti(path: str) -> Any:
-    """The file as nibabel's image, its voxels unread.
+    """The file as nibabel's image, without reading its voxels.
 
     Raises:
-        DataError: the content is not NIfTI's.
-        OSError: the file cannot be read; nibabel's own errors, too.
+        DataError: the content is not NIfTI.
+        OSError: the file cannot be read; also nibabel's own errors.
     """
     header_file, image_file = _pair_of(path)
     size, magic = _identify(header_file)
@@ -88,12 +87,12 @@ def open_nifti(path: str) -> Any:
 
 
 def scale_to_mm(image: Any) -> float:
-    """Millimetres in the file's unit of length; a file that names none is in mm."""
+    """Millimetres per unit of length in the file; without a unit, 1."""
     return _MM[image.header.get_xyzt_units()[0]]
 
 
 def _pair_of(path: str) -> tuple[Path, Path]:
-    """The files of header and voxels: one, or the two of a pair, whichever of them is named."""
+    """The files of header and voxels: one file, or a pair of which either may be named."""
     place = Path(path)
     packed = ".gz" if path.lower().endswith(".gz") else ""
     stem = path[: len(path) - len(packed)]
@@ -105,7 +104,7 @@ def _pair_of(path: str) -> tuple[Path, Path]:
 
 
 def _identify(path: Path) -> tuple[int | None, bytes]:
-    """Size of the header as it says itself, and its magic word; None where neither byte order makes sense."""
+    """The header's stated size and its magic word; None if neither byte order makes sense."""
     with _open(path) as file:
         start = file.read(348)
     for order in ("little", "big"):
@@ -116,7 +115,7 @@ def _identify(path: Path) -> tuple[int | None, bytes]:
 
 
 def _holder(path: Path) -> FileHolder:
-    """What nibabel reads; a file whose name says the wrong thing of its packing is handed over opened."""
+    """What nibabel reads; a file whose name is wrong about its compression is passed opened."""
     named_packed = path.name.lower().endswith(".gz")
     return FileHolder(filename=str(path)) if named_packed == is_packed(path) else FileHolder(fileobj=_open(path))
 
@@ -132,7 +131,7 @@ def is_packed(path: Path) -> bool:
 
 
 def _volume_shape(image: Any) -> tuple[int, ...]:
-    """``(X, Y, Z)`` or ``(X, Y, Z, C)``; later axes of length 1 do not count, and two axes are a slice."""
+    """``(X, Y, Z)`` or ``(X, Y, Z, C)``; later axes of length 1 are ignored, and two axes are one slice."""
     shape = tuple(int(size) for size in image.shape)
     return (*shape, 1) if len(shape) == 2 else (*shape[:3], *(size for size in shape[3:] if size > 1))
 
@@ -142,7 +141,7 @@ def _in_mm(affine: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _other_affine(image: Any) -> np.ndarray | None:
-    """The qform's where the sform is used; None where the file has one affine at most, or the qform is no affine."""
+    """The qform's affine if the sform is used; None if the file has at most one affine, or an invalid qform."""
     header = image.header
     if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
         return None
@@ -167,7 +166,7 @@ def _notes(image: Any, shape: tuple[int, ...], affine: np.ndarray, other: np.nda
 
 
 def _check_length(path: str, image: Any) -> None:
-    """Raise EOFError where the file is shorter than its header says."""
+    """Raise EOFError if the file is shorter than its header says."""
     file = _pair_of(path)[1]
     needed = int(image.dataobj.offset) + int(np.prod(image.shape, dtype=np.int64)) * image.get_data_dtype().itemsize
     found = _unpacked_size(file, needed) if is_packed(file) else file.stat().st_size
@@ -180,7 +179,7 @@ def _unpacked_size(path: Path, expected: int) -> int:
         file.seek(-min(path.stat().st_size, _GZIP_SIZE_BYTES), 2)
         if int.from_bytes(file.read(), "little") == expected % 2**32:
             return expected
-    # A sound file packed in several parts has another number there, so only unpacking tells.
+    # A sound file compressed in several parts has another number there, so only decompression tells.
     with gzip.open(path) as packed:
         return sum(len(block) for block in iter(lambda: packed.read(2**24), b""))
 
@@ -188,7 +187,7 @@ def _unpacked_size(path: Path, expected: int) -> int:
 NIFTI = FileFormat(
     kind="nifti",
     title="NIfTI",
-    suffixes=(".nii", ".nii.gz", ".hdr", ".hdr.gz"),  # the latter with .img beside them
+    suffixes=(".nii", ".nii.gz", ".hdr", ".hdr.gz"),  # the last two with .img beside them
     read_header=read_nifti_header,
     read_voxels=read_nifti,
     detached=(".hdr", ".hdr.gz"),

@@ -1,9 +1,9 @@
-"""Files that know no millimetres, NPY arrays and pictures: their affine is the identity.
+"""Files without physical units, NPY arrays and pictures: their affine is the identity.
 
 - NPY: ``(H, W)`` is an image of one slice, ``(H, W, 3)`` one in colour, ``(X, Y, Z)`` or ``(X, Y, Z, C)`` a volume.
-  Nothing pickled is read.
-- PNG, JPEG, TIFF and BMP, by Pillow, are volumes of one slice: rows, columns, 1 and, in colour, 3 channels. They are
-  upright: turned and mirrored as their EXIF orientation says, as viewers show them.
+  Pickled objects are not read.
+- PNG, JPEG, TIFF and BMP, read with Pillow, are volumes of one slice: rows, columns, 1 and, in colour, 3 channels. They
+  are rotated and mirrored according to their EXIF orientation, like in viewers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def _read_array_header(path: str) -> VolumeHeader:
     """Read the shape without the values.
 
     Raises:
-        DataError: the values are no real numbers.
-        ValueError: the file is truncated or no NPY array.
+        DataError: the values are not real numbers.
+        ValueError: the file is truncated or not an NPY array.
     """
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
@@ -43,7 +43,7 @@ def _read_array(path: str) -> np.ndarray:
     """Read the values in their stored type, in a volume's shape.
 
     Raises:
-        ValueError: the file is truncated or no NPY array.
+        ValueError: the file is truncated or not an NPY array.
     """
     reader = NumpyReader()
     values, _ = reader.get_data(reader.read(path))
@@ -67,15 +67,15 @@ _COLOR = ("RGB", "RGBA")
 _LOSSY = (".jpg", ".jpeg")
 
 
-_FIRST_TURNED = 5  # EXIF orientations from here on exchange rows and columns
+_FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
 
 
 def _read_picture_header(path: str) -> VolumeHeader:
     """Read the size of the upright picture; an alpha channel is not counted.
 
     Raises:
-        DataError: several pages, or colours of another kind than grey, RGB and RGBA.
-        OSError: the file is broken.
+        DataError: the picture has several pages, or is not grey, RGB or RGBA.
+        OSError: the file is damaged.
     """
     with _opened(path) as image:
         _check_mode(path, image)
@@ -91,18 +91,17 @@ def _read_picture(path: str) -> np.ndarray:
 
     Raises:
         DataError: see :func:`_read_picture_header`; an alpha channel that is not opaque; a palette of colours.
-        OSError: the file is broken.
+        OSError: the file is damaged.
     """
     return _pixels(path, is_label=False)
 
 
 def _read_mask(path: str) -> np.ndarray:
-    """Read a mask ``(H, W, 1)`` as it is stored; of a palette, the indices.
+    """Read a mask's stored values ``(H, W, 1)``; for a palette, the indices.
 
     Raises:
-        DataError: see :func:`_read_picture_header`; a mask in colour, or one that JPEG has blurred; an alpha channel
-            that is not opaque.
-        OSError: the file is broken.
+        DataError: see :func:`_read_picture_header`; or a colour or JPEG mask, or an alpha channel that is not opaque.
+        OSError: the file is damaged.
     """
     pixels = _pixels(path, is_label=True)
     if pixels.ndim > 3:
@@ -123,7 +122,7 @@ def _pixels(path: str, is_label: bool) -> np.ndarray:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Image.Image]:
-    # not by its name: Pillow 13 would map an uncompressed TIFF into memory with the rows and columns of its turned size
+    # not by its name: Pillow 13 would map an uncompressed TIFF into memory with the size of the rotated picture
     with Path(path).open("rb") as file, Image.open(file) as image:
         yield image
 
@@ -139,7 +138,7 @@ def _check_mode(path: str, image: Any) -> None:
 
 
 def _to_plain(path: str, image: Any, is_label: bool) -> Any:
-    """Upright, without alpha and, for an image, without palette."""
+    """The upright picture, without alpha and, for an image, without palette."""
     _check_mode(path, image)
     image = ImageOps.exif_transpose(image)
     if image.mode in ("LA", "RGBA"):

@@ -1,4 +1,4 @@
-"""All formats that are read, and which of them a path is of. A further format is a module and a line of the table."""
+"""The table of all formats, and the format of a path. A new format is a module and a line in the table."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FORMATS: tuple[FileFormat, ...] = (NIFTI, ITK, DICOM, PICTURE, ARRAY)
 
 
 def find_format(path: str | Path) -> FileFormat | None:
-    """The format that a path is of by its name alone, or as a folder of slices; None if there is none.
+    """The format of a path by its name, or as a folder of slices; None if there is none.
 
-    Of several files that hold a channel each, the first decides.
+    If channels are in separate files, the first file decides.
     """
     file = parse_volume_path(path).file
     name = file.name.lower()
@@ -35,6 +35,6 @@ def volume_kind(path: str | Path) -> str:
 
 
 def is_flat(path: str | Path) -> bool:
-    """Whether a path is of a format whose files are previews where there are volumes beside them."""
+    """Whether a path has a format whose files are previews if there are volumes beside them."""
     found = find_format(path)
     return found is not None and found.flat

@@ -1,7 +1,7 @@
-"""Read a volume's geometry and voxels, whatever its format, by the format's record.
+"""Read the geometry and voxels of volumes in any format, by the format's record.
 
-All formats end alike: axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is
-a volume of one slice. How a path names a volume: :mod:`vqseg_bundle.data.formats.volume_path`.
+All formats give axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is a
+volume of one slice. Paths of volumes: :mod:`vqseg_bundle.data.formats.volume_path`.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ __all__ = [
 ]
 
 _LEAST_SPACING_MM = 1e-4
-_LEAST_VOLUME = 1e-6  # of a voxel, as a share of the box that its sides would make at right angles
+_LEAST_VOLUME = 1e-6  # of a voxel, as a share of a box with the same sides at right angles
 _WHOLE_WITHIN = 1e-4
 _WHITE = 255
 _SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
 
 
 def read_header(path: str) -> VolumeHeader:
-    """Read the geometry of a volume without its voxels, and see that it is complete as far as its format tells.
+    """Read the geometry of a volume without its voxels, and check that it is complete, if its format tells.
 
     Raises:
-        DataError: the file is missing, empty, truncated, or no volume of 3 dimensions, or 4 with channels; DICOM
-            slices do not make a volume; files that hold a channel each do not lie on one grid.
+        DataError: the file is missing, empty or truncated, or does not have 3 dimensions (4 with channels); DICOM
+            slices do not form a volume; separate channel files are not on one grid.
     """
     channels = channel_paths(path)
     if len(channels) > 1:
@@ -62,15 +62,15 @@ def read_header(path: str) -> VolumeHeader:
 
 
 def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, int] | None = None) -> np.ndarray:
-    """Read the voxels in their stored type, or as float32 where the header has an intensity scale.
+    """Read the voxels in their stored type, or as float32 if the header has an intensity scale.
 
     Args:
         path: the volume.
         is_label: whether it is a label, see :func:`read_classes`.
-        label_values: likewise.
+        label_values: see :func:`read_classes`.
 
     Raises:
-        DataError: the file is missing, empty, truncated, or not readable as what its name says.
+        DataError: the file is missing, empty, truncated, or not readable in the format of its name.
     """
     if is_label:
         return read_classes(path, label_values)[0]
@@ -83,21 +83,20 @@ def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, in
 
 
 def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tuple[np.ndarray, bool]:
-    """Read the class indices of a label, in their stored type; whole numbers where all are within 1e-4 of one.
+    """Read the class indices of a label, in their stored type, rounded if all are within 1e-4 of a whole number.
 
-    Fractions so small are left by an intensity scale such as 1 / 255, or by an earlier computation.
+    Such small fractions come from an intensity scale such as 1 / 255, or from an earlier computation.
 
     Args:
         path: the label.
-        label_values: class index to the file's value, see :mod:`vqseg_bundle.data.formats.label_values`; None or empty:
-            the file holds class indices.
+        label_values: class index to the file's value, see :mod:`vqseg_bundle.data.formats.label_values`; None or empty
+            if the file has class indices.
 
     Returns:
         The classes, and whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
 
     Raises:
-        DataError: as for :func:`read_voxels`; a mask in colour, or one that JPEG has blurred; a value that is no
-            class's.
+        DataError: as for :func:`read_voxels`; or a colour mask, a JPEG mask, or a value of no class.
     """
     if label_values:
         return classes_of_values(read_label_values(path), label_values, path), False
@@ -108,7 +107,7 @@ def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tu
 
 
 def read_label_values(path: str) -> np.ndarray:
-    """Read a label's values as they are stored, near-whole ones as in :func:`read_classes`.
+    """Read a label's stored values, rounded as in :func:`read_classes`.
 
     Raises:
         DataError: as for :func:`read_classes`.
@@ -122,7 +121,7 @@ def read_label_values(path: str) -> np.ndarray:
 
 
 def common_class_names(paths: Sequence[str]) -> dict[int, str]:
-    """Label value to name, where all labels name their classes and say the same; else empty.
+    """Label value to name, if all labels name their classes and agree; otherwise empty.
 
     Args:
         paths: of labels.
@@ -132,9 +131,9 @@ def common_class_names(paths: Sequence[str]) -> dict[int, str]:
 
 
 def source_files(path: str) -> list[str]:
-    """The files that hold a volume: those of a DICOM series, from the first slice to the last, or the file itself.
+    """The files of a volume: those of a DICOM series, from the first slice to the last, or the file itself.
 
-    Of channels in files of their own, the files of all.
+    If channels are in separate files, the files of all.
 
     Raises:
         DataError: DICOM slices do not make a volume.
@@ -150,7 +149,7 @@ def source_files(path: str) -> list[str]:
 
 
 def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
-    """Of channels in files of their own: the first one's, once all are seen to lie on its grid."""
+    """The header of separate channel files: the first one's, once all are found to be on its grid."""
     headers = [read_header(channel) for channel in channels]
     first = headers[0]
     limit = _SAME_GRID * float(np.linalg.norm(first.affine[:3, :3], axis=0).min())
@@ -207,7 +206,7 @@ def _nearly_whole(voxels: np.ndarray) -> np.ndarray:
     if voxels.dtype.kind != "f":
         return voxels
     whole = np.rint(voxels)
-    with np.errstate(invalid="ignore"):  # infinities, which stay what they are
+    with np.errstate(invalid="ignore"):  # infinities, which are kept
         return whole if (np.abs(voxels - whole) <= _WHOLE_WITHIN).all() else voxels
 
 

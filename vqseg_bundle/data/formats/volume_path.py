@@ -1,8 +1,8 @@
-"""How a path names a volume, one DICOM series of a folder, and several files of one volume.
+"""Paths of volumes: a file, one DICOM series of a folder, or several files of one volume.
 
-The path of a volume is that of its file, or of the folder of its DICOM slices. ``FOLDER#UID`` is the series of that
-SeriesInstanceUID where a folder holds several; ``FOLDER#uneven`` or ``FOLDER#UID&uneven`` is read although its slices
-are not evenly spaced. ``FIRST|SECOND|THIRD`` is a volume whose channels lie in volumes of their own, in this order.
+The path of a volume is that of its file, or of the folder of its DICOM slices. ``FOLDER#UID`` is the series with that
+SeriesInstanceUID if a folder has several; ``FOLDER#uneven`` or ``FOLDER#UID&uneven`` is read although its slices are
+not evenly spaced. ``FIRST|SECOND|THIRD`` is a volume whose channels are in separate volumes, in this order.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _CHANNELS = "|"
 
 @dataclass(frozen=True)
 class VolumePath:
-    """Where a volume lies.
+    """The location of a volume.
 
     Args:
         file: a file, or a folder of DICOM slices.
-        series_uid: SeriesInstanceUID of the series that is meant; empty: the only one.
-        accept_uneven: whether slices may be unevenly spaced, as if they were not.
+        series_uid: SeriesInstanceUID of the series; empty for the only one.
+        accept_uneven: whether to treat unevenly spaced slices as even.
     """
 
     file: Path
@@ -45,14 +45,14 @@ class VolumePath:
 
 
 def join_channels(paths: Iterable[str]) -> str:
-    """The path of the volume whose channels lie in these, one each, in order; of a single one that path itself."""
+    """The path of the volume with these channels, in order; a single path is returned unchanged."""
     return _CHANNELS.join(paths)
 
 
 def channel_paths(path: str | Path) -> list[str]:
-    """The paths that hold a volume's channels, in order, the path itself where it names one volume.
+    """The paths of a volume's channels, in order, or the path itself if it names one volume.
 
-    A ``|`` in the name of a file that exists is part of the name.
+    A ``|`` in the name of an existing file is part of the name.
     """
     parts, found = str(path).split(_CHANNELS), list[str]()
     while parts:
@@ -63,9 +63,9 @@ def channel_paths(path: str | Path) -> list[str]:
 
 
 def parse_volume_path(path: str | Path) -> VolumePath:
-    """Split a path into place, series and mark; a ``#`` in the name of a file that exists is part of the name.
+    """Split a path into location, series and mark; a ``#`` in the name of an existing file is part of the name.
 
-    Of several files that hold a channel each, the first is meant.
+    If channels are in separate files, the first file is meant.
     """
     text = channel_paths(path)[0]
     place, mark, choice = text.rpartition("#")
@@ -77,7 +77,7 @@ def parse_volume_path(path: str | Path) -> VolumePath:
 
 
 def join_volume_path(path: str | Path, series_uid: str = "", accept_uneven: bool = False) -> str:
-    """The path, of one volume, with a series chosen or uneven slices accepted; what it already says stays."""
+    """The path of one volume with a series chosen or uneven slices accepted; choices already in it are kept."""
     parsed = parse_volume_path(path)
     return str(VolumePath(parsed.file, series_uid or parsed.series_uid, accept_uneven or parsed.accept_uneven))
 
@@ -86,7 +86,7 @@ def accepts_uneven(uneven_slices: str) -> bool:
     """Whether the key ``uneven_slices`` says "accept".
 
     Raises:
-        ValueError: it says neither that nor "refuse".
+        ValueError: it is neither "accept" nor "refuse".
     """
     if uneven_slices not in ("refuse", "accept"):
         raise ValueError(f'uneven_slices must be "refuse" or "accept", got {uneven_slices!r}.')

@@ -1,1 +1,1 @@
-"""Orientation, slice axis and grid of volumes: how they are turned for training, and compared with it."""
+"""Orientation, slice axis and grid of volumes: how they are oriented for training, and compared with it."""

@@ -1,4 +1,4 @@
-"""A label stored with other axes than its image, brought to the image's grid without loss."""
+"""Labels stored with other axes than their images are brought to the images' grids without loss."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _TOLERANCE = 1e-3  # share of a voxel's smallest side
 
 
 class LabelToImaged(MapTransform):
-    """Flip and permute labels whose grid is their image's with the axes stored in another order or direction.
+    """Flip and permute labels that have their image's grid with axes in another order or direction.
 
-    The grid is the one that the image was read on, whatever has been done to it since. Voxels are moved, none is
-    resampled. Of an image that holds two affines (NIfTI's sform and qform) the label may have either. A label that
-    lies otherwise stays as it is; the data check refuses those.
+    The grid is the one on which the image was read, regardless of later transforms. Voxels are moved, not resampled. If
+    an image has two affines (NIfTI's sform and qform), the label may have either. Other labels are left unchanged; the
+    data check refuses them.
 
     Args:
         keys: labels ``(1, *S)`` as MetaTensors, as LoadImaged reads them.
-        image_key: the image; its meta data say how it was read, else it must not have been moved yet.
-        allow_missing_keys: skip keys that are not there.
+        image_key: the image; without meta data on how it was read, it must not have been moved yet.
+        allow_missing_keys: skip missing keys.
     """
 
     def __init__(self, keys: KeysCollection, image_key: str = "image", allow_missing_keys: bool = False) -> None:
@@ -38,7 +38,7 @@ class LabelToImaged(MapTransform):
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Move every label; it takes the affine of the image's file."""
+        """Move every label, and give it the affine of the image's file."""
         output = dict(data)
         for key in self.key_iterator(output):
             output[key] = _move(output[key], output[self.image_key])
@@ -48,7 +48,7 @@ class LabelToImaged(MapTransform):
 def axis_change(
     label_affine: np.ndarray, label_shape: Sequence[int], image_affine: np.ndarray, image_shape: Sequence[int]
 ) -> np.ndarray | None:
-    """What flips and permutes a label's axes to its image's.
+    """The flips and permutation that bring a label's axes to its image's.
 
     Args:
         label_affine: ``(4, 4)``, mm.
@@ -57,8 +57,8 @@ def axis_change(
         image_shape: voxels along each axis.
 
     Returns:
-        nibabel's orientation ``(3, 2)`` to apply to the label's array; None where the two grids do not share their
-        voxels, to a thousandth of a voxel's smallest side.
+        nibabel's orientation ``(3, 2)`` to apply to the label's array; None if the two grids differ by more than a
+        thousandth of a voxel's smallest side.
     """
     change = nib.orientations.io_orientation(np.linalg.solve(image_affine, label_affine))
     shape = tuple(np.asarray(label_shape)[np.argsort(change[:, 0])])
@@ -69,7 +69,7 @@ def axis_change(
 
 
 def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
-    # a label may have been drawn in a program that reads the other one of the image's affines
+    # a label may have been drawn in a program that reads the image's other affine
     read = image.meta.get(MetaKeys.ORIGINAL_AFFINE, image.affine)
     shape = tuple(image.meta.get(MetaKeys.SPATIAL_SHAPE, image.shape[1:]))
     affines = [np.asarray(affine, dtype=np.float64) for affine in (read, image.meta.get(OTHER_AFFINE, read))]
@@ -78,7 +78,7 @@ def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
     if change is None:
         return label
     voxels = nib.orientations.apply_orientation(label.as_tensor().movedim(0, -1).numpy(), change)
-    # copied: NumPy takes a reversed axis of one slice for contiguous, PyTorch does not
+    # copied: NumPy considers a reversed axis of one slice contiguous, PyTorch does not
     moved = torch.from_numpy(np.moveaxis(voxels, -1, 0).copy())
     brought = MetaTensor(moved, meta=label.meta)
     brought.affine = torch.as_tensor(read)

@@ -1,4 +1,4 @@
-"""Which way the axes of volumes run, as letters ("RAS": to the right, front and head), and how to turn them."""
+"""Directions of volumes' axes, as letters ("RAS": to the right, front and head), and how to change them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ __all__ = [
 #: letters of both ends of the three axes of RAS
 AXIS_ENDS = ("RL", "AP", "SI")
 _USUAL = "RAS"
-_DIGITS = 4  # of direction cosines that are told apart
+_DIGITS = 4  # of direction cosines considered different
 
 
 def run_orientation(images: Iterable[str], orientation: str | None) -> str | None:
-    """The orientation that all volumes of an evaluation or inference are brought to; None leaves them as stored.
+    """The orientation to which all volumes of an evaluation or inference are brought; None leaves them as stored.
 
-    A model whose record names none was trained on volumes as they were stored, and those of one orientation are left as
-    they are. Volumes of several cannot all be right as they are stored: they are brought to the orientation of most.
+    A model without a recorded orientation was trained on volumes as stored, so volumes that share one orientation are
+    left unchanged. If there are several, they cannot all be right: all are brought to the most common one.
 
     Args:
-        images: paths of the volumes; unreadable ones do not count (the check of the data names them).
-        orientation: of the model's training, such as "RAS"; None where it is not known.
+        images: paths of the volumes; unreadable ones are ignored (the data check names them).
+        orientation: of the model's training, such as "RAS"; None if unknown.
 
     Raises:
-        ValueError: ``orientation`` is none.
+        ValueError: ``orientation`` is not valid.
     """
     check_orientation(orientation)
     if orientation is not None:
@@ -57,7 +57,7 @@ def run_orientation(images: Iterable[str], orientation: str | None) -> str | Non
 
 
 def check_orientation(orientation: str | None) -> None:
-    """Refuse what does not name three directions.
+    """Check that an orientation names three directions.
 
     Raises:
         ValueError: ``orientation`` is neither None nor one of R and L, A and P, S and I each, in any order.
@@ -71,17 +71,18 @@ def check_orientation(orientation: str | None) -> None:
 
 
 def axis_directions(affine: np.ndarray) -> np.ndarray:
-    """The axis of RAS that each axis of a volume is taken for, and its sense, as nibabel's ``io_orientation`` has them.
+    """The axis of RAS assigned to each axis of a volume, and its direction, in the form of nibabel's
+    ``io_orientation``.
 
-    Of the 48 ways that whose axes lie nearest to the volume's, all three together. It never mirrors a volume: no way of
-    the other handedness is as near as the nearest of the same. (nibabel takes axes one by one, which mirrors some
-    volumes turned by about 45 degrees.) Of equally near ones where the axes lead decides and not how they are stored.
+    Of the 48 possibilities, the one whose three axes together are nearest to the volume's. It never mirrors a volume:
+    none of the other handedness is as near as the nearest of the same. (nibabel assigns axes one by one, which mirrors
+    some volumes rotated by about 45 degrees.) Ties are decided by the axes' directions, not by their stored order.
 
     Args:
         affine: ``(4, 4)`` to RAS in mm.
 
     Returns:
-        ``(3, 2)``: for each axis of the volume 0, 1 or 2, and 1 or -1.
+        ``(3, 2)``: for each axis of the volume, 0, 1 or 2 and 1 or -1.
     """
     left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     rotation = left @ right  # the nearest without shear
@@ -96,12 +97,12 @@ def axis_directions(affine: np.ndarray) -> np.ndarray:
 
 
 def orientation_change(affine: np.ndarray, orientation: str) -> np.ndarray:
-    """What flips and permutes a volume's axes to an orientation, nibabel's ``(3, 2)``."""
+    """The flips and permutation that bring a volume's axes to an orientation, in nibabel's form ``(3, 2)``."""
     return nib.orientations.ornt_transform(axis_directions(affine), nib.orientations.axcodes2ornt(orientation))
 
 
 def find_orientation(header: VolumeHeader) -> str:
-    """The directions nearest to a volume's axes, such as "LPS"; "RAS" where the affine is the identity."""
+    """The directions nearest to a volume's axes, such as "LPS"; "RAS" if the affine is the identity."""
     return "".join(nib.orientations.ornt2axcodes(axis_directions(header.affine)))
 
 
@@ -114,7 +115,7 @@ def orient_header(header: VolumeHeader, orientation: str) -> VolumeHeader:
 
 
 def readable_headers(images: Iterable[str]) -> Mapping[str, VolumeHeader]:
-    """The headers of volumes, each path once; those that cannot be read are left out."""
+    """The headers of volumes, each path once; unreadable ones are left out."""
     found = {}
     for image in dict.fromkeys(images):
         try:
@@ -127,17 +128,17 @@ def readable_headers(images: Iterable[str]) -> Mapping[str, VolumeHeader]:
 class OrientVolumed(MapTransform, InvertibleTransform):
     """Flip and permute volumes to an orientation; the affine follows, nothing is resampled.
 
-    As MONAI's Orientationd, with two differences for volumes turned by about 45 degrees: which axis is which does not
-    depend on how a volume is stored (:func:`~vqseg_bundle.data.geometry.orientation.axis_directions`), and the inverse
-    undoes what was done, where MONAI's chooses axes anew for the volume that was turned, and at times others.
+    Like MONAI's Orientationd, with two differences for volumes rotated by about 45 degrees: the assignment of axes does
+    not depend on how a volume is stored (:func:`~vqseg_bundle.data.geometry.orientation.axis_directions`), and the
+    inverse undoes what was done, while MONAI's assigns axes anew, sometimes differently.
 
     Args:
         keys: volumes ``(C, *S)`` as MetaTensors, as LoadImaged reads them.
         orientation: such as "RAS".
-        allow_missing_keys: skip keys that are not there.
+        allow_missing_keys: skip missing keys.
 
     Raises:
-        ValueError: ``orientation`` is none.
+        ValueError: ``orientation`` is not valid.
     """
 
     def __init__(self, keys: KeysCollection, orientation: str, allow_missing_keys: bool = False) -> None:
@@ -146,7 +147,7 @@ class OrientVolumed(MapTransform, InvertibleTransform):
         self.orientation = orientation
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Bring every key to the orientation by its own affine."""
+        """Bring every key to the orientation, by its own affine."""
         output = dict(data)
         for key in self.key_iterator(output):
             affine = output[key].affine.cpu().numpy()
@@ -155,7 +156,7 @@ class OrientVolumed(MapTransform, InvertibleTransform):
         return output
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Put the axes back as they were."""
+        """Restore the axes."""
         output = dict(data)
         for key in self.key_iterator(output):
             stored = axis_directions(self.pop_transform(output[key])["extra_info"]["original_affine"])

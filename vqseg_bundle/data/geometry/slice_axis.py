@@ -1,4 +1,4 @@
-"""The axis along which volumes are cut into slices: chosen per volume or per cohort, and put last."""
+"""The axis along which volumes are cut into slices: chosen per volume or per cohort, and moved last."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ __all__ = [
     "single_slice_axis",
 ]
 
-#: what slices across each axis of a RAS volume are called
+#: names of slices across each axis of a RAS volume
 SLICE_AXES = ("sagittal", "coronal", "axial")
-# spacings closer than this are the same: a header's rounding must not choose the axis
+# spacings closer than this are equal: rounding in a header must not decide the axis
 _SAME_SPACING = 1.01
 logger = logging.getLogger(__name__)
-_MANY = 200  # headers that take long enough to show a bar
-_CLEARLY = 1.5  # times coarser than the axis that is taken
+_MANY = 200  # number of headers from which a progress bar is shown
+_CLEARLY = 1.5  # times coarser than the chosen axis
 _MOST_SHOWN = 5
 
 
 def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int | str = "auto") -> int:
-    """The array axis to slice a volume along: that of a single slice, else the one asked for, or the coarsest.
+    """The array axis along which to slice a volume: that of a single slice, otherwise the requested or the coarsest
+    one.
 
     Args:
         shape: voxels along each axis, ``(X, Y, Z)``.
         affine: ``(4, 4)`` from voxel indices to RAS in mm.
         slice_axis: "sagittal", "coronal" or "axial" for the axis nearest to left-right, back-front or feet-head; 0, 1
-            or 2 for an axis of the array; "auto" for the largest spacing, of equal ones the last.
+            or 2 for an axis of the array; "auto" for the largest spacing, the last one on a tie.
 
     Returns:
         the axis, 0 to 2.
 
     Raises:
-        ValueError: any other ``slice_axis``.
+        ValueError: ``slice_axis`` is none of these.
     """
     _check(slice_axis)
     single = single_slice_axis(shape)
@@ -64,23 +65,23 @@ def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int 
 
 
 def single_slice_axis(shape: Sequence[int]) -> int | None:
-    """The axis of a volume that is a single slice: the only one of length 1; None for any other volume."""
+    """The axis of a single slice: the only one of length 1; None for any other volume."""
     single = [axis for axis, size in enumerate(shape[:3]) if size == 1]
     return single[0] if len(single) == 1 else None
 
 
 def name_slice_axis(slice_axis: int | str, orientation: str | None) -> int | str:
-    """The anatomical name of an array axis, which holds however a volume is stored.
+    """The anatomical name of an array axis, which does not depend on how volumes are stored.
 
     Args:
         slice_axis: see :func:`choose_slice_axis`.
-        orientation: how the axes of the array run, such as "RAS"; None where it is not known.
+        orientation: directions of the array's axes, such as "RAS"; None if unknown.
 
     Returns:
-        "sagittal", "coronal" or "axial" for 0, 1 or 2 where the orientation is known; anything else as it is.
+        "sagittal", "coronal" or "axial" for 0, 1 or 2 if the orientation is known; anything else unchanged.
 
     Raises:
-        ValueError: an unknown ``slice_axis``.
+        ValueError: ``slice_axis`` is unknown.
     """
     _check(slice_axis)
     if orientation is None or isinstance(slice_axis, str):
@@ -93,8 +94,8 @@ class SliceAxisLastd(MapTransform, InvertibleTransform):
 
     Args:
         keys: volumes ``(C, *S)`` as MetaTensors, as LoadImaged reads them.
-        slice_axis: see :func:`choose_slice_axis`; each volume's own shape and affine decide for it.
-        allow_missing_keys: skip keys that are not there.
+        slice_axis: see :func:`choose_slice_axis`; decided by each volume's own shape and affine.
+        allow_missing_keys: skip missing keys.
 
     Raises:
         ValueError: unknown ``slice_axis``.
@@ -115,7 +116,7 @@ class SliceAxisLastd(MapTransform, InvertibleTransform):
         return output
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Put the axis back where it was."""
+        """Move the axis back."""
         output = dict(data)
         for key in self.key_iterator(output):
             axis = self.pop_transform(output[key])["extra_info"]["axis"]
@@ -144,7 +145,7 @@ def _check(slice_axis: Any) -> None:
 
 
 def _permutation(axis: int) -> torch.Tensor:
-    """Maps voxel indices of the transposed volume to those of the original one, ``(4, 4)``."""
+    """Map from voxel indices of the transposed volume to those of the original, ``(4, 4)``."""
     order = [other for other in range(3) if other != axis] + [axis]
     matrix = torch.zeros(4, 4, dtype=torch.float64)
     matrix[[*order, 3], [0, 1, 2, 3]] = 1.0
@@ -154,22 +155,22 @@ def _permutation(axis: int) -> torch.Tensor:
 def cohort_slice_axis(
     images: Sequence[str], slice_axis: int | str = "auto", orientation: str | None = None
 ) -> int | str:
-    """The axis to slice all volumes of a cohort along; with "auto" the one that is coarsest in most of them.
+    """The axis along which to slice all volumes of a cohort; with "auto", the one that is coarsest in most of them.
 
-    A volume of a single slice counts for the axis of that. Of equal numbers the last axis is taken, which the log
-    states; it also names volumes that are clearly coarser along another axis.
+    A single slice counts for its own axis. On a tie the last axis is chosen, and the log says so; it also names volumes
+    that are clearly coarser along another axis.
 
     Args:
-        images: paths of the volumes; unreadable ones do not count (the check of the data names them).
+        images: paths of the volumes; unreadable ones are ignored (the data check names them).
         slice_axis: see :func:`~vqseg_bundle.data.choose_slice_axis`.
-        orientation: what the volumes are brought to first, such as "RAS"; None: they stay as they are stored.
+        orientation: to which the volumes are brought first, such as "RAS"; None leaves them as stored.
 
     Returns:
-        "sagittal", "coronal" or "axial", with an orientation; without one a number stays a number, and "auto" gives 0,
-        1 or 2. The last axis without any readable volume.
+        "sagittal", "coronal" or "axial" with an orientation; without one, a number is unchanged, and "auto" gives 0, 1
+        or 2. If no volume is readable, the last axis.
 
     Raises:
-        ValueError: an unknown ``slice_axis``.
+        ValueError: ``slice_axis`` is unknown.
     """
     if slice_axis != "auto":
         return name_slice_axis(slice_axis, orientation)

@@ -1,4 +1,4 @@
-"""The geometry of a training's volumes, and what in a volume to segment is clearly unlike it."""
+"""The geometry of a training's volumes, and how a volume to segment clearly differs from it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .slice_axis import SLICE_AXES, single_slice_axis
 
 __all__ = ["has_geometry", "training_geometry", "unlike_training"]
 
-_FACTOR = 2.0  # times beyond the training's range of spacing
-_CLEARLY = 1.5  # times coarser along another axis than along that of the slices
+_FACTOR = 2.0  # factor beyond the training's range of spacing
+_CLEARLY = 1.5  # times coarser along another axis than across the slices
 _DIRECTIONS = ("left to right", "back to front", "feet to head")
 
 
 def training_geometry(images: Iterable[str]) -> dict[str, Any]:
-    """What :func:`unlike_training` compares a volume to, as JSON.
+    """The geometry with which :func:`unlike_training` compares a volume, for JSON.
 
     Args:
-        images: paths of the volumes; unreadable ones do not count.
+        images: paths of the volumes; unreadable ones are ignored.
 
     Returns:
-        "volumes", their number; "without_geometry", how many of them have the identity as affine; and "spacing_mm", the
-        smallest and largest voxel size of the others from left to right, back to front and feet to head. None stands
-        for a direction that none of them tells: across a single slice a file's spacing means nothing.
+        "volumes", their number; "without_geometry", the number with the identity as affine; and "spacing_mm", the
+        smallest and largest voxel size of the others from left to right, back to front and feet to head. None for a
+        direction that none of them defines: a file's spacing across a single slice means nothing.
     """
     headers = list(readable_headers(images).values())
     spacings = [_spacing(header) for header in headers if has_geometry(header)]
@@ -44,16 +44,16 @@ def training_geometry(images: Iterable[str]) -> dict[str, Any]:
 
 
 def unlike_training(header: VolumeHeader, trained: Mapping[str, Any], slice_axis: int | str) -> list[str]:
-    """What is clearly unlike the training's volumes.
+    """Clear differences from the training's volumes.
 
     Args:
         header: the volume's.
         trained: see :func:`training_geometry`.
-        slice_axis: what the model was trained on, such as "axial"; one without a name is not compared.
+        slice_axis: the model's, such as "axial"; an axis without a name is not compared.
 
     Returns:
-        a clause for each difference: voxels more than twice as large as the largest or less than half the smallest, a
-        geometry where the training had none or none where it had one, slices of another plane.
+        a clause per difference: voxels more than twice the largest or less than half the smallest, a geometry although
+        the training had none or the reverse, slices in another plane.
     """
     if not trained["volumes"]:
         return []
@@ -69,7 +69,7 @@ def unlike_training(header: VolumeHeader, trained: Mapping[str, Any], slice_axis
 
 
 def has_geometry(header: VolumeHeader) -> bool:
-    """Whether a volume's affine tells anything: the identity stands for none, as in pictures and NPY arrays."""
+    """Whether a volume has a geometry; the identity stands for none, as in pictures and NPY arrays."""
     return not np.allclose(header.affine, np.eye(4))
 
 
@@ -102,5 +102,5 @@ def _other_plane(oriented: VolumeHeader, trained: Mapping[str, Any], axis: int) 
     if coarsest == axis or spacing[coarsest] <= _CLEARLY * spacing[axis]:
         return []
     if known[coarsest] and known[axis] and known[coarsest][1] > _CLEARLY * known[axis][0]:
-        return []  # so it was in training
+        return []  # as in training
     return [f"{SLICE_AXES[coarsest]} slices by its voxels, segmented in {SLICE_AXES[axis]} ones as trained"]
