@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.bundle_runs import TINY, CohortFolder, Trained, as_arguments, run_command, write_cohort
+from support.bundle_runs import TINY, CohortFolder, Trained, as_arguments, command_here, write_cohort
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,20 +32,20 @@ def shared_cohort(tmp_path_factory: pytest.TempPathFactory) -> CohortFolder:
 
 @pytest.fixture(scope="session")
 def trained(shared_cohort: CohortFolder) -> Trained:
-    """A training by the real command."""
+    """A training by the words of a command line."""
     output_dir = shared_cohort.root.parent / "out"
     overrides = {"dataset_dir": shared_cohort.root, "output_dir": output_dir, **TINY}
     words = ["--amp", "false", "--foundation_weights", "None"]
-    result = run_command("run", "training", "--config_file", "configs/train.json", *as_arguments(overrides), *words)
+    result = command_here("run", "training", "--config_file", "configs/train.json", *as_arguments(overrides), *words)
     assert result.returncode == 0, result.stdout + result.stderr
     return Trained(shared_cohort, output_dir, result)
 
 
 @pytest.fixture(scope="session")
 def evaluated(trained: Trained) -> Trained:
-    """The same training's output folder after an evaluation of its test split by the real command."""
+    """The same training's output folder after an evaluation of its test split, likewise."""
     overrides = {"dataset_dir": trained.cohort.root, "output_dir": trained.output_dir, "device": "cpu"}
     configs = "['configs/train.json','configs/evaluate.json']"
-    result = run_command("run", "evaluating", "--config_file", configs, *as_arguments(overrides))
+    result = command_here("run", "evaluating", "--config_file", configs, *as_arguments(overrides))
     assert result.returncode == 0, result.stdout + result.stderr
     return trained._replace(result=result)

@@ -8,20 +8,17 @@ process and leave out ``LONG``; the slow one has a shell run the blocks, whole.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bundle_runs import ROOT, process_kept
+from support.bundle_runs import ROOT, command_here, process_kept
 from support.document_fences import LANGUAGES, SHORT_TRAINING, Fence, commands, read_fences, shortened
 from support.document_places import GIVEN, with_places
 from support.monailabel_parts import APP, INSTALL, START, document_block
@@ -115,15 +112,9 @@ class Checkout:
             if words[:2] != ["python", "-m"]:
                 raise ValueError(f"expected cd, vqseg, python -m, or a command of LONG, found {' '.join(words[:2])}")
             module, *arguments = shortened(words)[2:]
-            patch.setattr(sys, "argv", [module, *arguments])
-            gc.collect()  # finalizers of the command before must not run amid this one
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of modules that are imported already
-                    runpy.run_module(module, run_name="__main__", alter_sys=True)
-            except SystemExit as end:
-                if end.code:
-                    raise
+            done = command_here(*arguments, cwd=Path.cwd(), module=module)
+            if done.returncode:
+                raise RuntimeError(done.stdout + done.stderr)
 
     def _run_in_shell(self, text: str) -> None:
         path = os.pathsep.join([str(self.root / "bin"), os.environ["PATH"]])

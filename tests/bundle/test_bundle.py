@@ -15,7 +15,17 @@ import torch
 from ignite.engine import Events
 from jsonschema import Draft202012Validator
 from monai.bundle import ConfigParser
-from support.bundle_runs import LABELS, ROOT, TINY, CohortFolder, Result, Trained, as_arguments, run_command, run_here
+from support.bundle_runs import (
+    LABELS,
+    ROOT,
+    TINY,
+    CohortFolder,
+    Trained,
+    as_arguments,
+    command_here,
+    run_command,
+    run_here,
+)
 
 from vqseg_bundle.networks import VQSegNet
 
@@ -184,7 +194,7 @@ def inferred(trained: Trained, folder: Path, tmp_path_factory: pytest.TempPathFa
     places = {"bundle_root": ROOT, "dataset_dir": folder, "output_dir": "found", "device": "cpu"}
     places["checkpoint"] = trained.output_dir / "model.pt"
     config = str(ROOT / "configs" / "inference.json")
-    result = run_command("run", "--config_file", config, *as_arguments(places), cwd=elsewhere)
+    result = command_here("run", "--config_file", config, *as_arguments(places), cwd=elsewhere)
     assert result.returncode == 0, result.stdout + result.stderr
     return Trained(trained.cohort, elsewhere, result)
 
@@ -297,7 +307,7 @@ def test_training_elsewhere_gives_the_same_weights_and_writes_nothing_there(trai
 
 def test_without_bundle_root_another_working_directory_is_refused(trained: Trained, tmp_path: Path) -> None:
     config = str(ROOT / "configs" / "train.json")
-    result: Result = run_command("run", "training", "--config_file", config, cwd=tmp_path)
+    result = command_here("run", "training", "--config_file", config, cwd=tmp_path)
     assert result.returncode == 1
     assert (
         "which holds no configs/metadata.json. Run in the folder of the bundle, or give --bundle_root" in result.stderr

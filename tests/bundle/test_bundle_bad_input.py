@@ -14,10 +14,10 @@ from support.bundle_runs import (
     TINY,
     CohortFolder,
     as_arguments,
+    command_here,
     make_volumes,
     oblique_affine,
     refused,
-    run_command,
 )
 
 IMAGE, LABEL = "images/case_0.nii.gz", "labels/case_0.nii.gz"
@@ -153,7 +153,7 @@ def test_a_path_that_monai_would_change_is_refused(cohort: CohortFolder, tmp_pat
 def test_identical_images_are_a_warning(cohort: CohortFolder, tmp_path: Path) -> None:
     shutil.copy(cohort.root / "images" / "case_2.nii.gz", cohort.root / "images" / "case_3.nii.gz")
     settings = {**TINY, "max_iterations": 1, "dataset_dir": str(cohort.root), "output_dir": str(tmp_path)}
-    result = run_command("run", "training", "--config_file", "configs/train.json", *as_arguments(settings))
+    result = command_here("run", "training", "--config_file", "configs/train.json", *as_arguments(settings))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "WARNING identical images: " in result.stdout
     assert "case_2.nii.gz, " in result.stdout.split("identical images: ")[1]
@@ -191,7 +191,7 @@ def test_the_command_ends_with_the_message_alone(
     if spoil is not None:
         spoil(cohort)
     settings = {**TINY, "dataset_dir": cohort.root, "output_dir": tmp_path / "out", **overrides}
-    result = run_command("run", "training", "--config_file", "configs/train.json", *as_arguments(settings))
+    result = command_here("run", "training", "--config_file", "configs/train.json", *as_arguments(settings))
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stdout + result.stderr
@@ -207,7 +207,7 @@ def test_a_labelled_share_of_no_patient_is_refused(cohort: CohortFolder) -> None
         "--output",
         str(cohort.root / "new.json"),
     ]
-    result = run_command("data", *arguments, module="vqseg_bundle")
+    result = command_here("data", *arguments, module="vqseg_bundle")
     assert result.returncode == 2
     assert "labeled-share" in result.stderr
     assert "Traceback" not in result.stderr

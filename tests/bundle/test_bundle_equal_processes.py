@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from support.bundle_runs import TINY, run_here, write_cohort
+from support.processes import run_group
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs PyTorch's gloo backend")
 
@@ -73,7 +73,7 @@ def _free_port() -> int:
 def test_five_steps_of_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "cohort")
     for world in (1, 2):
-        mp.spawn(_train, args=(world, str(cohort.root), str(tmp_path), _free_port()), nprocs=world)
+        run_group(_train, world, world, str(cohort.root), str(tmp_path), _free_port())
     whole = torch.load(tmp_path / "losses_0_of_1.pt", weights_only=True)
     parts = [torch.load(tmp_path / f"losses_{rank}_of_2.pt", weights_only=True) for rank in range(2)]
     assert whole.shape == (STEPS, 8)

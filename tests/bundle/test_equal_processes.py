@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Events
 from monai.losses import MaskedDiceLoss
+from support.processes import run_group
 from support.training_parts import TinyFoundationModel, labeled_batches, make_student, make_trainer, unlabeled_batches
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -110,7 +110,7 @@ def _train_one_of_two(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("equal")
-    mp.spawn(_train_one_of_two, args=(str(folder),), nprocs=2)
+    run_group(_train_one_of_two, 2, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

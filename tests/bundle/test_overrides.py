@@ -1,21 +1,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from monai.bundle import ConfigWorkflow, create_workflow
+from support.bundle_runs import ROOT, Result, command_here, run_command
 
 from vqseg_bundle.bundle import exit_cleanly, running_parser
 from vqseg_bundle.bundle.overrides import typed_words
-
-ROOT = Path(__file__).parents[2]
 
 TRAIN = {
     "imports": ["$import sys", "$import json", "$import vqseg_bundle.bundle as vqseg"],
@@ -55,15 +50,11 @@ def write(path: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    # -S with the packages' folders on the path: an editable install of this package, a .pth file, is not seen
-    command = [sys.executable, "-S", "-m", "monai.bundle", "run", *arguments]
-    packages = os.pathsep.join(dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": packages}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
+def run(folder: Path, *arguments: str) -> Result:
+    return command_here("run", *arguments, cwd=folder)
 
 
-def printed(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+def printed(result: Result) -> dict[str, Any]:
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("VALUES ")]
     return json.loads(line.removeprefix("VALUES "))
@@ -78,7 +69,8 @@ def values(config_file: Path | list[Path], **overrides: Any) -> dict[str, Any]:
 
 def test_unknown_keys_end_the_command_with_names_and_no_traceback(train_json: Path) -> None:
     arguments = ["--max_iteration", "5", "--train#weights#aling", "2", "--optimizer#nesterow", "True", "--qqq", "1"]
-    result = run(train_json.parent, "trainning", "--config_file", "train.json", "--bundle_root", str(ROOT), *arguments)
+    words = ["run", "trainning", "--config_file", "train.json", "--bundle_root", str(ROOT), *arguments]
+    result = run_command(*words, cwd=train_json.parent)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "Unknown key '--max_iteration'. Did you mean max_iterations" in result.stderr

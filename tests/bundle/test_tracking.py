@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
-from support.bundle_runs import TINY, CohortFolder, as_arguments, run_command
+from support.bundle_runs import TINY, CohortFolder, as_arguments, command_here
 
 from vqseg_bundle.bundle.tracking import adapt_tracking
 
@@ -33,7 +33,7 @@ def test_a_tracked_training_stores_losses_scores_and_files(shared_cohort: Cohort
     mlflow = pytest.importorskip("mlflow")
     overrides = {"dataset_dir": shared_cohort.root, "output_dir": tmp_path / "out", **TINY}
     overrides |= {"max_iterations": 12, "iterations_per_epoch": 6, "tracking": "mlflow", "run_name": "first"}
-    result = run_command("run", "training", "--config_file", "configs/train.json", *as_arguments(overrides))
+    result = command_here("run", "training", "--config_file", "configs/train.json", *as_arguments(overrides))
     assert result.returncode == 0, result.stdout + result.stderr
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'out' / 'mlruns.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("vqseg_bundle").experiment_id])
