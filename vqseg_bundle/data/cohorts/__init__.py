@@ -1,1 +1,1 @@
-"""Cohorts: datalists, splits by patient, listed cases, the embedded demo cohort, and shares of processes."""
+"""Cohorts: datalists, splits by patient, listed cases, the embedded demo cohort, and each process's share."""

@@ -1,7 +1,7 @@
 """Open a run's cohort: its datalist, cases listed in the configuration, or the embedded demo cohort; and its digest.
 
-MONAI Label, and whoever overrides ``train#dataset#data``, names labelled cases alone. What VQ-Seg learns from besides
-are the images that lie beside theirs.
+MONAI Label, or any override of ``train#dataset#data``, lists only labelled cases. The unlabelled cases are then the
+other images beside theirs.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _BLOCK = 2**20
 
 
 def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, uneven_slices: str = "refuse") -> Cohort:
-    """Find and read the datalist; with neither key given, write the demo cohort on first use and read that.
+    """Find and read the datalist; if neither key is given, write the demo cohort on first use and read that.
 
-    Relative paths start at the caller's working directory.
+    Paths are relative to the working directory.
 
     Args:
-        dataset_dir: folder of the volumes; ``None`` or empty: the folder of ``datalist``.
-        datalist: datalist file; ``None`` or empty: ``datalist.json``, else ``dataset.json``, in ``dataset_dir``.
-        demo_dir: folder that receives the demo cohort where both are empty.
+        dataset_dir: folder of the volumes; None or empty for the folder of ``datalist``.
+        datalist: datalist file; None or empty for ``datalist.json``, otherwise ``dataset.json``, in ``dataset_dir``.
+        demo_dir: folder for the demo cohort, used if both are empty.
         uneven_slices: "refuse" or "accept" DICOM series whose slices are not evenly spaced.
 
     Raises:
-        DataError: the folder holds no datalist, or :func:`load_datalist` refuses what is there.
-        ValueError: ``uneven_slices`` is neither.
+        DataError: the folder has no datalist, or :func:`load_datalist` refuses it.
+        ValueError: ``uneven_slices`` is neither of the two.
     """
     accept = accepts_uneven(uneven_slices)
     if not dataset_dir and not datalist:
@@ -62,16 +62,16 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
 def open_listed_cases(
     lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
 ) -> Cohort:
-    """The cohort of some lists; without an "unlabeled" one, its unlabelled cases are :func:`find_other_images`.
+    """A cohort from lists of cases; without an "unlabeled" list, its unlabelled cases are :func:`find_other_images`.
 
     Args:
-        lists: "training" and any other split to its cases; paths may be relative to the working directory.
+        lists: cases by split, "training" and any others; paths may be relative to the working directory.
         labels: class index to class name, background included.
         name: name of the cohort.
-        source: where the lists come from, for messages.
+        source: origin of the lists, for messages.
 
     Raises:
-        DataError: an entry is no case.
+        DataError: an entry is not a case.
     """
     cohort = cohort_of_lists(lists, labels, name, source)
     if "unlabeled" in lists:
@@ -81,17 +81,18 @@ def open_listed_cases(
 
 
 def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
-    """Images beside those of the given cases, of the same kind, that are neither of a case nor a label.
+    """Images beside those of the given cases, of the same kind, that belong to no case and are not labels.
 
-    The folder is that of the image, not the folders below. MONAI Label resolves links, so an image that is linked into
-    a study folder is looked for above its label: ``STUDY/labels/final/a.nii.gz`` leads to ``STUDY/a.nii.gz``. Where
-    labels lie beside their images, the other images cannot be told from labels, and there are none.
+    Only the image's folder is searched, not its subfolders. MONAI Label resolves links, so for an image linked into a
+    study folder, the study folder is found above the label: ``STUDY/labels/final/a.nii.gz`` leads to
+    ``STUDY/a.nii.gz``. If labels are in the same folder as their images, other images cannot be told from labels, and
+    none are returned.
 
     Args:
-        cases: with "image" and "label" (absolute paths); those without a label say where images lie, too.
+        cases: with "image" and "label" (absolute paths); the folders of cases without a label are also searched.
 
     Returns:
-        absolute paths, sorted within each folder; of channels in files of their own, where the cases' are so, joined.
+        absolute paths, sorted within each folder; joined for channels in separate files, if the cases have such.
     """
     kinds: dict[Path, set[str]] = {}
     for case in cases:
@@ -122,7 +123,7 @@ def _study_folder(case: Mapping[str, str]) -> Path:
 
 
 def _volumes(folder: Path, kinds: set[str]) -> Iterator[str]:
-    """Volumes in a folder itself; a DICOM series is a folder in it."""
+    """Volumes directly in a folder; a DICOM series is a subfolder."""
     for entry in sorted(folder.iterdir()) if folder.is_dir() else ():
         if entry.name.startswith(".") or volume_kind(entry) not in kinds:
             continue
@@ -143,11 +144,11 @@ def _resolved(paths: Iterable[Path]) -> set[Path]:
 def data_digest(cohort: Cohort) -> str:
     """Return the SHA-256 of a cohort: labels, splits, and each file's name, size and content.
 
-    Names are relative to the folder that all files share, so that a moved cohort keeps its digest. Of a file above
-    2 MiB the first and the last MiB count: the last bytes of a gzip file hold the checksum of all of it.
+    Names are relative to the files' common folder, so that a moved cohort keeps its digest. For files above 2 MiB, only
+    the first and the last MiB are read: the last bytes of a gzip file are the checksum of its content.
 
     Raises:
-        FileNotFoundError: a file is missing; :func:`check_cohort` says which with a remedy.
+        FileNotFoundError: a file is missing; :func:`check_cohort` names it, with a remedy.
     """
     cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
     volumes = {case[key] for _, case in cases for key in ("image", "label") if key in case}
@@ -155,14 +156,14 @@ def data_digest(cohort: Cohort) -> str:
     root = os.path.commonpath([Path(file).parent for files in sources.values() for file in files]) if sources else ""
     prints = {volume: _volume_print(files, root) for volume, files in sources.items()}
     listing = sorted([split, prints[case["image"]], prints.get(case.get("label", ""), [])] for split, case in cases)
-    # without label_values as before there were any, so that digests stay comparable
+    # no label_values give the digest of versions without them, so that digests stay comparable
     values = {"label_values": list(cohort.label_values.values())} if cohort.label_values else {}
     content = json.dumps({"labels": list(cohort.labels.values()), **values, "cases": listing})
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _volume_print(files: Sequence[str], root: str) -> list[Any]:
-    """Of a single file as it was before there were volumes of several files, so that digests stay comparable."""
+    """For a single file the same as in versions without volumes of several files, so that digests stay comparable."""
     return [part for file in files for part in (Path(file).relative_to(root).as_posix(), *_file_print(Path(file)))]
 
 

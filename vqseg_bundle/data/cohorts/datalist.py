@@ -1,11 +1,11 @@
-"""Read a datalist in the form of the Medical Segmentation Decathlon (http://medicaldecathlon.com).
+"""Read a datalist in the format of the Medical Segmentation Decathlon (http://medicaldecathlon.com).
 
 ``{"name", "labels": {"0": "background", ...}, "training": [{"image", "label", "patient"?}], "unlabeled", "validation",
-"test"}`` with paths relative to the data folder. The Decathlon knows no ``unlabeled`` and ``validation`` lists and no
-``patient``; its own files, whose ``test`` entries are plain strings, are read as they are. ``series`` beside an image
-chooses one of several DICOM series of a folder by its SeriesInstanceUID. An ``image`` may be a list of paths: its
-channels in files of their own, in order. ``label_values`` are the values that labels have for the classes, in order,
-and ``channel_names`` what the channels are, as information.
+"test"}`` with paths relative to the data folder. The Decathlon has no ``unlabeled`` and ``validation`` lists and no
+``patient``; its own files, whose ``test`` entries are plain strings, are also read. ``series`` beside an image chooses
+one of several DICOM series of a folder by its SeriesInstanceUID. An ``image`` may be a list of paths: its channels in
+separate files, in order. ``label_values`` are the classes' values in label files, in order; ``channel_names`` are the
+names of the channels.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C
 class Cohort:
     """The cases of one datalist, by split.
 
-    A case is a dict of strings: ``image`` (absolute path; of one of several DICOM series
-    :func:`~vqseg_bundle.data.formats.join_volume_path` of it, of channels in files of their own
-    :func:`~vqseg_bundle.data.formats.join_channels`), ``label`` (absolute path; only where the case has one),
-    ``case`` (an id that no other case of the cohort has) and ``patient`` (the case id where the datalist gives none).
+    A case is a dict of strings: ``image`` (absolute path; for one of several DICOM series from
+    :func:`~vqseg_bundle.data.formats.join_volume_path`, for channels in separate files from
+    :func:`~vqseg_bundle.data.formats.join_channels`), ``label`` (absolute path, if the case has one), ``case`` (an id
+    unique in the cohort) and ``patient`` (the case id if the datalist gives none).
 
     Args:
         name: name of the cohort.
         labels: class index to class name; index 0 is the background.
         training: cases with labels.
-        unlabeled: cases without labels; a label in the datalist is left out.
-        validation: cases to choose the model by.
+        unlabeled: cases without labels; labels in the datalist are dropped.
+        validation: cases by which the model is chosen.
         test: cases to report on, with or without labels.
-        source: the datalist's path, or the id that the configuration lists the training cases under.
-        listed: whether the configuration lists all cases, and no datalist does.
-        label_values: class index to the value that labels have for it; empty: labels hold class indices.
-        channel_names: of the images' channels, in order; empty where the datalist does not say.
+        source: the datalist's path, or the configuration's id of the listed training cases.
+        listed: whether the configuration lists all cases, instead of a datalist.
+        label_values: class index to its value in label files; empty for class indices.
+        channel_names: of the images' channels, in order; empty if the datalist has none.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Cohort:
     channel_names: tuple[str, ...] = ()
 
     def splits(self) -> dict[str, list[dict[str, str]]]:
-        """Return the case lists by the name they have in the datalist, empty ones included."""
+        """Return the case lists by their names in the datalist, including empty ones."""
         return {split: getattr(self, split) for split in DATALIST_SPLITS}
 
 
@@ -73,11 +73,11 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
 
     Args:
         datalist: path of the JSON file.
-        dataset_dir: folder that the paths in it are relative to.
+        dataset_dir: folder to which its paths are relative.
         accept_uneven: whether DICOM series may have unevenly spaced slices.
 
     Raises:
-        DataError: a file or folder is missing, the file is not JSON, or not in the expected form.
+        DataError: a file or folder is missing, or the file is not JSON or not in the expected form.
     """
     path, root = Path(datalist).expanduser(), Path(dataset_dir).expanduser()
     if not root.is_dir():
@@ -107,16 +107,16 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
 def cohort_of_lists(
     lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
 ) -> Cohort:
-    """A cohort whose cases are at hand already, in the form that a datalist has them in.
+    """A cohort from cases in the form of a datalist.
 
     Args:
-        lists: split to its cases; splits that are left out are empty. Relative paths start at the working directory.
+        lists: cases by split; omitted splits are empty. Paths may be relative to the working directory.
         labels: class index to class name.
         name: name of the cohort.
-        source: where the lists come from, for messages.
+        source: origin of the lists, for messages.
 
     Raises:
-        DataError: an entry is no case.
+        DataError: an entry is not a case.
     """
     cases = _parse_splits(lists, source, Path.cwd())
     return Cohort(name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=())
@@ -138,7 +138,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unknown_lists(content: dict[str, Any], path: Path) -> None:
-    """Refuse a list of cases under a name that nothing reads, as ``unlabelled`` or ``val`` would be: a silent loss."""
+    """Refuse lists of cases under unknown names, such as ``unlabelled`` or ``val``, which would silently be ignored."""
     for key, value in content.items():
         if key in (*DATALIST_SPLITS, *_OTHER_LISTS) or not isinstance(value, list) or not value:
             continue
@@ -217,7 +217,7 @@ def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str,
         raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
     if series and len(images) > 1:
         raise DataError(f'{where}: "series" names one DICOM series, found {len(images)} paths under "image".')
-    # cases that were parsed before, such as those of a cohort with other lists, have their channels in one string
+    # cases that were parsed before, such as those of another cohort, have their channels in one string
     channels = [_absolute(root, channel) for path in images for channel in channel_paths(_absolute(root, path))]
     case = {"image": join_channels(join_volume_path(channel, series or "") for channel in channels)}
     if label and split != "unlabeled":
@@ -242,7 +242,7 @@ def _accept_uneven(cases: dict[str, list[dict[str, str]]]) -> None:
 
 
 def _absolute(root: Path, path: str) -> str:
-    # abspath, not resolve: a name that is a link stays the name that the user knows
+    # abspath, not resolve: a link keeps the name that the user knows
     return os.path.abspath(root / Path(path).expanduser())  # noqa: PTH100
 
 

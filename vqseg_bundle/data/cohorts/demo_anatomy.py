@@ -1,8 +1,8 @@
 """Synthetic anatomy of the demo cohort: one case from its parameters, a seed and its number.
 
-A body holds a bright organ with an inner, brighter core, and a dark vessel that runs along the organ's wall. Blobs and
-tubes of like intensity elsewhere in the body are background, so that intensity alone does not tell the structures.
-Contrast, gamma, bias field, noise and scale differ from case to case, as do position, size, rotation and shape.
+The body contains a bright organ with a brighter core, and a dark vessel along the organ's wall. Blobs and tubes of
+similar intensity elsewhere in the body are background, so that intensity does not suffice to identify the structures.
+Contrast, gamma, bias field, noise and scale vary from case to case, as do position, size, rotation and shape.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class DemoCohortConfig:
-    """Size and difficulty of the demo cohort; lengths in mm, intensities relative to air 0 and about 1 at most.
+    """Size and difficulty of the demo cohort; lengths in mm, intensities from 0 (air) to about 1.
 
     Args:
         seed: with a case's number, the seed of its generator.
@@ -32,28 +32,28 @@ class DemoCohortConfig:
         test: test cases.
         shape: voxels along each axis.
         spacing: voxel size.
-        shift: the organ's centre lies at most so far from the body's, along x, y and z.
-        organ_size: half axis of the organ in plane.
-        organ_aspect: its other half axis as a share of the first.
+        shift: largest distance of the organ's centre from the body's, along x, y and z.
+        organ_size: first in-plane half axis of the organ.
+        organ_aspect: its second half axis as a share of the first.
         organ_depth: its half axis along z.
-        rotation: in-plane rotation at most, in degrees.
-        deformation: standard deviation of the smooth change of a radius, as a share of it.
+        rotation: largest in-plane rotation, in degrees.
+        deformation: standard deviation of the smooth change of a radius, as a share of the radius.
         core_size: the core's half axes as a share of the organ's.
         vessel_radius: radius of the vessel.
-        vessel_angle: the vessel lies at most so many degrees from the organ's own first axis.
-        blobs: fewest and most distracting blobs.
+        vessel_angle: largest angle between the vessel and the organ's first axis, in degrees.
+        blobs: smallest and largest number of distracting blobs.
         blob_radius: half axes of a blob.
-        tubes: fewest and most distracting tubes.
-        contrast: share by which the contrast of a structure differs at most from the mean.
+        tubes: smallest and largest number of distracting tubes.
+        contrast: largest deviation of a structure's contrast, as a share of the mean.
         inverted_core: share of cases whose core is darker than the organ.
         core_contrast: difference between core and organ.
         texture: standard deviation of the tissue's smooth texture.
         bias: standard deviation of the logarithm of the bias field.
         gamma: largest logarithm of the exponent on intensities.
         noise: standard deviation of the noise.
-        scale: factor to the stored integers.
+        scale: factor of the stored integers.
         offset: shift of the stored integers.
-        tilt: rotation of the volume in the scanner at most, in degrees.
+        tilt: largest rotation of the volume in the scanner, in degrees.
     """
 
     seed: int = 2025
@@ -93,7 +93,7 @@ class DemoVolume:
 
     Args:
         image: int16 intensities.
-        label: uint8 class indices, same shape.
+        label: uint8 class indices, of the same shape.
         affine: 4 x 4 matrix from voxel indices to mm: axes tilted, the first two reversed, origin off zero.
     """
 
@@ -103,12 +103,12 @@ class DemoVolume:
 
 
 def make_demo_volume(config: DemoCohortConfig, index: int) -> DemoVolume:
-    """Make the case of this number; the same configuration and number give the same voxels."""
+    """Make the case of this number, deterministically."""
     return _CaseMaker(config, np.random.default_rng([config.seed, index])).make()
 
 
 class _CaseMaker:
-    """One case in the making: the voxel grid in mm about the volume's centre, and the generator."""
+    """A case under construction: the voxel grid in mm about the volume's centre, and the generator."""
 
     def __init__(self, config: DemoCohortConfig, rng: np.random.Generator) -> None:
         self.config = config
@@ -137,7 +137,7 @@ class _CaseMaker:
     def _ellipsoid(
         self, center: np.ndarray, half_axes: np.ndarray, angle: float, deformation: float | None = None
     ) -> np.ndarray:
-        """Distance from the center in units of the (smoothly deformed) radius: below 1 inside."""
+        """Distance from the centre in units of the (smoothly deformed) radius: below 1 inside."""
         dx, dy, dz = self.x - center[0], self.y - center[1], self.z - center[2]
         u, v = np.cos(angle) * dx + np.sin(angle) * dy, np.cos(angle) * dy - np.sin(angle) * dx
         distance = np.sqrt((u / half_axes[0]) ** 2 + (v / half_axes[1]) ** 2 + (dz / half_axes[2]) ** 2)
@@ -151,7 +151,7 @@ class _CaseMaker:
         return self._ellipsoid(center + offset, share * half_axes, angle + rng.uniform(-0.5, 0.5)) < 1
 
     def _vessel(self, center: np.ndarray, half_axes: np.ndarray, angle: float) -> np.ndarray:
-        """A tube that follows the organ's wall, near the end of its first axis, as far along z as the organ goes."""
+        """A tube along the organ's wall, near the end of its first axis, of the organ's length along z."""
         radius = self.rng.uniform(*self.config.vessel_radius)
         side = np.deg2rad(self.rng.uniform(-1, 1) * self.config.vessel_angle)
         wall = 1 / np.hypot(np.cos(side) / half_axes[0], np.sin(side) / half_axes[1])
@@ -161,13 +161,13 @@ class _CaseMaker:
         return self._tube(x, y, radius) & (np.abs(height) < 0.9)
 
     def _tube(self, x: np.ndarray | float, y: np.ndarray | float, radius: float) -> np.ndarray:
-        """Points nearer than the radius to the line through (x, y), slightly oblique to z."""
+        """Points closer than the radius to the line through (x, y), slightly oblique to z."""
         slope = self.rng.uniform(-0.1, 0.1, 2)
         distance = np.hypot(self.x - x - slope[0] * self.z, self.y - y - slope[1] * self.z)
         return distance < radius * np.exp(self.config.deformation * self._smooth(14.0))
 
     def _tissue(self, label: np.ndarray, body: np.ndarray, free: np.ndarray) -> np.ndarray:
-        """Intensities before acquisition; distractors keep clear of the organ."""
+        """Intensities before acquisition; distractors stay clear of the organ."""
         config, rng = self.config, self.rng
         vary = 1 + config.contrast * rng.uniform(-1, 1, 2)
         organ = _BODY_INTENSITY + (_ORGAN_INTENSITY - _BODY_INTENSITY) * vary[0]
@@ -204,7 +204,7 @@ class _CaseMaker:
         return np.clip(np.rint(factor * tissue + rng.uniform(*config.offset)), -32768, 32767).astype(np.int16)
 
     def _smooth(self, length: float) -> np.ndarray:
-        """Smooth field of zero mean and unit variance with this correlation length."""
+        """Smooth field with zero mean, unit variance and this correlation length."""
         sigma = [length / spacing for spacing in self.config.spacing]
         field = gaussian_filter(self.rng.standard_normal(self.config.shape), sigma)
         return (field - field.mean()) / field.std()

@@ -1,7 +1,7 @@
-"""The embedded demo cohort: synthetic volumes, written on first use, so that a bare clone can train.
+"""The embedded demo cohort: synthetic volumes, written on first use, so that a fresh clone can train.
 
-The folder appears whole or not at all: it is written beside its place under another name and then renamed. A folder
-of another version, or one that lacks a file, is written anew; several processes may try at once.
+The folder appears complete or not at all: it is written under another name and then renamed. A folder of another
+version, or with a missing file, is replaced; several processes may try at once.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _logger = logging.getLogger(__name__)
 def write_demo_cohort(directory: Path, config: DemoCohortConfig | None = None) -> Path:
     """Write the demo cohort below ``directory`` unless it is there already.
 
-    Where ``torch.distributed`` is initialised, rank 0 writes and the others wait; a node that does not share rank 0's
-    disk then writes its own copy.
+    If ``torch.distributed`` is initialised, rank 0 writes and the others wait; a node that does not share rank 0's disk
+    then writes its own copy.
 
     Args:
-        directory: folder that holds the cohort's own, versioned folder; created where needed.
-        config: size and difficulty; ``None`` for the defaults.
+        directory: parent of the cohort's versioned folder; created if needed.
+        config: size and difficulty; None for the defaults.
 
     Returns:
         The cohort's folder, with ``datalist.json``, ``images/`` and ``labels/``.
@@ -53,14 +53,14 @@ def write_demo_cohort(directory: Path, config: DemoCohortConfig | None = None) -
         if process_rank() == 0:
             _write_once(target, config)
     finally:
-        # also where rank 0 failed: the others then fail by themselves instead of waiting for ever
+        # also if rank 0 failed: the others then fail by themselves instead of waiting forever
         wait_for_all()
     _write_once(target, config)
     return target
 
 
 def in_demo_cohort(path: str | Path) -> bool:
-    """Whether a file or folder is the demo cohort's, as :func:`write_demo_cohort` writes it."""
+    """Whether a file or folder belongs to the demo cohort, as :func:`write_demo_cohort` writes it."""
     place = Path(path).resolve()
     return any(
         folder.name == f"demo_cohort_v{DEMO_COHORT_VERSION}" and (folder / _MARKER).is_file()
@@ -97,7 +97,7 @@ def _is_complete(folder: Path, marker: dict[str, Any]) -> bool:
 
 
 def _move_into_place(draft: Path, target: Path, marker: dict[str, Any]) -> None:
-    """Rename the draft; what is in its place is a sound cohort of another process, or goes."""
+    """Rename the draft; an existing folder is kept if it is another process's sound cohort, otherwise removed."""
     for attempt in range(_ATTEMPTS):
         try:
             os.replace(draft, target)  # noqa: PTH105
@@ -107,7 +107,7 @@ def _move_into_place(draft: Path, target: Path, marker: dict[str, Any]) -> None:
                 return
             if attempt == _ATTEMPTS - 1:
                 raise
-            # Aside first, in one step, so that no other process sees it half deleted.
+            # Moved aside first, atomically, so that no other process sees it half deleted.
             aside = draft.with_name(f"old{attempt}")
             if target.exists():
                 _rename_if_there(target, aside)

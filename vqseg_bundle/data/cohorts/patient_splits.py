@@ -1,4 +1,4 @@
-"""Divide patients into training, unlabelled, validation and test, so that no patient is in two of them."""
+"""Divide patients into training, unlabelled, validation and test, none of them in two."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MOST_SHOWN = 5
 
 @dataclass(frozen=True)
 class SplitFile:
-    """A fixed split by patient, such as the one that UA-MT, UniMatch, BCP and VQ-Seg use for ACDC.
+    """A fixed split by patient, such as UA-MT, UniMatch, BCP and VQ-Seg use for ACDC.
 
     Args:
-        path: where it was read.
-        training: patients to train with.
+        path: its file.
+        training: training patients.
         held_out: patients of its list ``validation``.
-        labeled: the longest of its ``labeled_...`` lists: whose labels are used, in this order.
+        labeled: the longest of its ``labeled_...`` lists: patients whose labels are used, in this order.
     """
 
     path: str
@@ -36,19 +36,19 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """How many patients go where; a count rules out the share beside it.
+    """Numbers of patients per split; count and share of a split exclude each other.
 
     Args:
-        labeled_count: labelled training patients; with no share either, all that have labels.
-        labeled_share: the same as a share of all training patients, rounded down.
+        labeled_count: labelled training patients; without count and share, all with labels.
+        labeled_share: their share of all training patients, rounded down.
         validation_count: validation patients.
-        validation_share: the same as a share of all patients, rounded down.
+        validation_share: their share of all patients, rounded down.
         test_count: test patients.
-        test_share: the same as a share of all patients, rounded down.
-        tuning_count: patients with labels that are drawn from those left unlabelled and become the validation list.
-        seed: of all draws.
+        test_share: their share of all patients, rounded down.
+        tuning_count: patients with labels, drawn from the unlabelled ones, that become the validation list.
+        seed: seed of all draws.
         split_file: a fixed split instead of drawn validation and test patients.
-        split_file_validation_as: the list, ``"test"`` or ``"validation"``, that its held-out patients make.
+        split_file_validation_as: the list of its held-out patients, ``"test"`` or ``"validation"``.
     """
 
     labeled_count: int | None = None
@@ -64,10 +64,10 @@ class SplitRequest:
 
 
 def read_split_file(path: Path) -> SplitFile:
-    """Read ``{"training": [...], "validation": [...], "labeled_5_percent": [...], ...}``; other keys are not read.
+    """Read ``{"training": [...], "validation": [...], "labeled_5_percent": [...], ...}``; other keys are ignored.
 
     Raises:
-        DataError: the file is missing, not JSON, or its lists are not consistent.
+        DataError: the file is missing or not JSON, or its lists are inconsistent.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -90,16 +90,16 @@ def read_split_file(path: Path) -> SplitFile:
 def split_patients(patients: Sequence[str], with_labels: Sequence[str], request: SplitRequest) -> dict[str, list[str]]:
     """Assign each patient to at most one of ``training``, ``unlabeled``, ``validation`` and ``test``.
 
-    The same seed gives the same validation and test patients whatever the number of labelled ones, and the labelled
-    patients of a smaller number are among those of a greater. Patients that a split file does not list are left out.
+    With the same seed, the validation and test patients do not depend on the number of labelled ones, and a smaller set
+    of labelled patients is part of a larger one. Patients that a split file does not list are left out.
 
     Args:
         patients: all patients.
-        with_labels: those of them that have at least one label.
-        request: how many go where.
+        with_labels: those with at least one label.
+        request: numbers per split.
 
     Raises:
-        DataError: a share gives zero patients, there are fewer than asked for, or options exclude each other.
+        DataError: a share gives zero patients, there are fewer than requested, or options exclude each other.
     """
     _refuse_conflicts(request)
     labeled = sorted(set(with_labels))
@@ -154,7 +154,7 @@ def _fixed(patients: Sequence[str], split: SplitFile, request: SplitRequest) -> 
 
 
 def _rank(pool: list[str], labeled: list[str], request: SplitRequest) -> list[str]:
-    """The pool's patients with labels, whose labels are used from the first on; a split file's list goes first."""
+    """The pool's patients with labels, in the order in which labels are used; a split file's list comes first."""
     first = request.split_file.labeled if request.split_file else []
     bare = [patient for patient in first if patient not in set(labeled)]
     if bare:
@@ -188,7 +188,7 @@ def _take(name: str, patients: list[str], count: int) -> list[str]:
 
 
 def _shuffled(patients: list[str], seed: int, stream: int) -> list[str]:
-    """A draw that neither the other draws' sizes nor the folder's order change."""
+    """A draw that does not depend on the sizes of other draws or the folder's order."""
     order = np.random.default_rng([seed, stream]).permutation(len(patients))
     return [sorted(patients)[index] for index in order]
 

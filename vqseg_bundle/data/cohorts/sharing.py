@@ -1,4 +1,4 @@
-"""What each of several processes or workers works on: its cases of a list, its samples, what can be read."""
+"""Shares of several processes or workers: cases of a list, samples, readable cases."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 def process_share(cases: Sequence[T], rank: int, num_processes: int) -> list[T]:
-    """The cases that one process works on: every one belongs to exactly one process.
+    """The cases of one process; each case belongs to exactly one process.
 
-    Of fewer cases than processes each process gets all: an engine cannot run on none, and a mean over all processes is
-    the same when each case counts equally often.
+    With fewer cases than processes, each process gets all: an engine cannot run without cases, and a mean over all
+    processes is the same if each case counts equally often.
 
     Args:
         cases: the whole list, the same on every process.
-        rank: this process, from 0.
-        num_processes: of how many.
+        rank: rank of this process.
+        num_processes: number of processes.
 
     Returns:
-        its share, which differs by at most one case from another's.
+        its share; shares differ by at most one case.
 
     Raises:
         ValueError: ``rank`` is not one of the processes.
@@ -46,21 +46,21 @@ def process_share(cases: Sequence[T], rank: int, num_processes: int) -> list[T]:
 
 
 class SharedRandomSampler(Sampler[int]):
-    """Deal one random order to all processes, a sample to each in turn.
+    """Deal one random order out to all processes, one sample to each in turn.
 
-    The order goes through the data set again and again, shuffled anew each time, as PyTorch's ``RandomSampler`` does.
-    Batch number n of B samples of each of W processes therefore holds, together, the samples of batch number n of one
-    process with B x W samples, whatever the size of the data set: none is padded, repeated or left out.
+    The order goes through the data set repeatedly, reshuffled each time, like PyTorch's ``RandomSampler``. The n-th
+    batches of W processes with B samples each thus have the same samples as the n-th batch of one process with B x W
+    samples, for any size of the data set: no sample is padded, repeated or left out.
 
     Args:
         data_source: the data set, the same on every process.
         num_samples: samples that this process draws.
-        rank: this process, from 0.
-        num_processes: of how many.
-        seed: of the order, the same on every process.
+        rank: rank of this process.
+        num_processes: number of processes.
+        seed: seed of the order, the same on every process.
 
     Raises:
-        ValueError: no data, a negative count, or ``rank`` is not one of the processes.
+        ValueError: there are no data, a count is negative, or ``rank`` is not one of the processes.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class SharedRandomSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw another order from now on, so that a resumed training does not see the first samples again.
+        """Continue with another order, so that a resumed training does not see the first samples again.
 
         Args:
-            epoch: the epoch that the training goes on after, 0 at its start.
+            epoch: the epoch after which training continues, 0 at its start.
         """
         self.epoch = epoch
 
@@ -101,14 +101,14 @@ class SharedRandomSampler(Sampler[int]):
 
 
 class ReadableDataset(IterableDataset):
-    """Cases with a transform applied, in order; one that fails is named with its reason in the log, and left out.
+    """Transformed cases, in order; a case that fails is left out and logged with the reason.
 
-    What a check of the headers does not see, such as pixels that cannot be decoded, shows here. How many cases there
-    will be is not known beforehand, so that there is no length.
+    This finds faults that a check of headers does not, such as pixels that cannot be decoded. The number of cases is
+    not known beforehand, so there is no length.
 
     Args:
         data: cases with "image".
-        transform: what reads and prepares a case.
+        transform: reads and prepares a case.
     """
 
     def __init__(self, data: Sequence[Mapping[str, Any]], transform: Callable[[Mapping[str, Any]], Any]) -> None:
@@ -123,14 +123,14 @@ class ReadableDataset(IterableDataset):
         for case in share:
             try:
                 item = apply_transform(self.read, dict(case))
-            except Exception as error:  # of a damaged file any, and MONAI's own around it
+            except Exception as error:  # a damaged file can raise any, wrapped in MONAI's own
                 logger.error("left out: %s", _reason(error, case["image"]))
                 continue
             yield item
 
 
 def _reason(error: BaseException, image: str) -> str:
-    """A message of ours, which names the file, else the first cause."""
+    """Our own message, which names the file, otherwise the first cause."""
     while error.__cause__ is not None and not isinstance(error, DataError):
         error = error.__cause__
     text = " ".join(str(error).split())

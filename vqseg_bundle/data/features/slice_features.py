@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _BLOCK = 2**20
-_FORMAT = 1  # of the files; a change of what is computed or how it is laid out needs another number
+_FORMAT = 1  # of the files; increase it when content or layout changes
 logger = logging.getLogger(__name__)
 _GB = 1e9
 
@@ -44,8 +44,8 @@ _GB = 1e9
 class FoundationFeatureStore:
     """Feature files of some images.
 
-    A file holds float16 ``(D, channels, h, w)``: the ``D`` slices of the preprocessed image, each on the grid that
-    ``rule`` chooses for its size. It holds paths alone and so costs a worker process nothing.
+    A file contains float16 ``(D, channels, h, w)``: the ``D`` slices of the preprocessed image, on the grid that
+    ``rule`` chooses for their size. The store has only paths, so it costs a worker process nothing.
 
     Args:
         folder: the folder of the files.
@@ -61,7 +61,7 @@ class FoundationFeatureStore:
         """The file of an image, which may not exist yet.
 
         Raises:
-            ValueError: the image is none of the store's.
+            ValueError: the image is not in the store.
         """
         name = self.files.get(_key(image))
         if name is None:
@@ -75,12 +75,12 @@ class FoundationFeatureStore:
 def open_feature_store(
     folder: str | Path, images: Iterable[str], rule: SliceGridRule, made_by: Mapping[str, Any]
 ) -> FoundationFeatureStore:
-    """Name the file of every image by a digest of the image's content and of all that its features depend on.
+    """Name each image's file by a digest of the image's content and everything else that its features depend on.
 
-    Runs that share a folder thus find each other's files where, and only where, they would compute the same.
+    Runs that share a folder thus use each other's files exactly if they would compute the same.
 
     Args:
-        folder: the folder of the files; made if missing.
+        folder: the folder of the files; created if missing.
         images: paths of images; repeated ones count once.
         rule: chooses the slices' grids.
         made_by: model, weights and preprocessing, as JSON.
@@ -112,7 +112,7 @@ def content_digest(path: str | Path) -> str:
 
 
 def save_features(path: Path, features: np.ndarray) -> None:
-    """Write features in one step, so that a file is either whole or not there.
+    """Write features atomically, so that a file is either complete or missing.
 
     Args:
         path: the file to write.
@@ -133,7 +133,7 @@ def save_features(path: Path, features: np.ndarray) -> None:
 
 
 def load_features(path: str | Path) -> np.ndarray:
-    """Map a file into memory: what is read of it stays in the system's page cache, which processes share.
+    """Map a file into memory: what is read stays in the system's page cache, which processes share.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -148,12 +148,12 @@ def load_features(path: str | Path) -> np.ndarray:
 
 
 def _key(image: str) -> str:
-    # the form in which LoadImaged keeps the name of what it read
+    # the form in which LoadImaged keeps the name of the file
     return str(Path(image).expanduser())
 
 
 def missing_images(store: FoundationFeatureStore) -> list[str]:
-    """Images of a store whose file is not there."""
+    """Images of a store without a file yet."""
     return [image for image in store.files if not store.path(image).is_file()]
 
 
@@ -170,17 +170,17 @@ def compute_slice_features(
 ) -> None:
     """Compute the files that a store lacks.
 
-    Every process passes over the images twice: for their sizes, so that a store that would grow too large is refused
-    before any work, and for the features of its share of the images. Files already there are left as they are.
+    Every process reads the images twice: for their sizes, so that a store that would grow too large is refused before
+    any work, and for the features of its share of the images. Existing files are kept.
 
     Args:
         store: names the files.
-        transform: the deterministic transforms; takes ``{"image": path}``, gives "image" ``(C, H, W, D)``.
-        build_model: makes the model for a grid of that many patches a side, on its device: ``(B, C, H, W)`` of any
-            square size to ``(B, channels, side, side)``.
+        transform: the deterministic transforms, from ``{"image": path}`` to "image" ``(C, H, W, D)``.
+        build_model: makes the model for a grid with this number of patches per side, on its device: from
+            ``(B, C, H, W)`` of any square size to ``(B, channels, side, side)``.
         channels: channels of the features.
-        limit_gb: most that all files of the store may take, in GB of 10^9 bytes.
-        rank: index of this process.
+        limit_gb: maximum size of all files of the store, in GB of 10^9 bytes.
+        rank: rank of this process.
         world: number of processes that share the work.
         num_workers: processes that read images ahead.
         batch_size: slices in one call of the model.
@@ -190,7 +190,7 @@ def compute_slice_features(
             fit float16.
     """
     grids = _plan(store, transform, channels, limit_gb, num_workers, rank)
-    # a share of all files, not of the absent ones: another process may have begun to write while this one looked
+    # a share of all files, not of the missing ones: another process may already have begun to write
     own = [image for image in list(store.files)[rank::world] if image in grids]
     by_side: dict[int, list[str]] = defaultdict(list)
     for image in own:
@@ -207,8 +207,8 @@ def compute_slice_features(
 def slice_features(volume: Tensor, grid: SliceGrid, model: nn.Module, batch_size: int = 8) -> np.ndarray:
     """Features of all slices of a volume, cut to the patches that a slice covers.
 
-    Each slice is padded behind its last row and column by its own minimum, so that scaling it to its own range, as a
-    ``FoundationModel`` does, is not changed by the padding.
+    Each slice is padded after its last row and column with its own minimum, so that padding does not change its scaling
+    to its own range in a ``FoundationModel``.
 
     Args:
         volume: ``(C, H, W, D)``.
@@ -239,7 +239,7 @@ def _plan(
     num_workers: int,
     rank: int,
 ) -> dict[str, SliceGrid]:
-    """The grids of the images that have no file yet; refuses a store above the limit."""
+    """The grids of the images without a file; refuses a store above the limit."""
     grids = {}
     need = sum(store.path(image).stat().st_size for image in store.files if store.path(image).is_file())
     for image, volume in _volumes(missing_images(store), transform, num_workers, "sizes of images", rank):
@@ -264,7 +264,7 @@ def _volumes(
     title: str = "",
     rank: int = 0,
 ) -> Iterator[tuple[str, Tensor]]:
-    # PyTorch's loader with a generator of its own: MONAI's would set the seed of the training's random draws anew
+    # PyTorch's loader with its own generator: MONAI's would reseed the training's random draws
     items = _Volumes(images, transform)
     loader = DataLoader(items, batch_size=None, num_workers=num_workers, generator=torch.Generator())
     silent = None if title and rank == 0 else True

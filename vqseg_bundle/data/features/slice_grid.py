@@ -1,4 +1,4 @@
-"""How whole slices lie on a foundation model's patch grid, so that a patch spans there what it spans in a view."""
+"""Patch grids of whole slices for a foundation model: one patch covers the same tissue as in a view."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 __all__ = ["SliceGrid", "SliceGridRule"]
 
 _ROUNDING = 1e-6
-# A patch of a whole slice may span this many times what it spans in a view before the features are too coarse.
+# A patch of a whole slice may cover this many times the length in a view before the features are too coarse.
 _COARSEST = 2.0
 
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """The grid of one size of slice.
+    """The grid for one slice size.
 
     Args:
         side: patches along each axis of the model's square input.
-        padded: pixels that the slice is padded to behind its last row and column; they fill that input.
-        tokens: patches along each axis that the slice itself covers, in part at least.
+        padded: size in pixels to which the slice is padded after its last row and column, to fill that input.
+        tokens: patches along each axis that the slice covers at least partly.
     """
 
     side: int
@@ -31,7 +31,7 @@ class SliceGrid:
     tokens: tuple[int, int]
 
     def coordinates(self, size: int, axis: int) -> Tensor:
-        """Place of each pixel's center on the grid, in patches; 0 is the center of the first patch.
+        """Position of each pixel's centre on the grid, in patches; 0 is the centre of the first patch.
 
         Args:
             size: pixels of the slice along the axis.
@@ -45,12 +45,12 @@ class SliceGrid:
 
 @dataclass(frozen=True)
 class SliceGridRule:
-    """Chooses the grid of a slice from the grid that a view has.
+    """Chooses the grid of a slice from the grid of a view.
 
     Args:
         view_size: pixels of a view along rows and columns.
         view_grid: patches of a view along rows and columns.
-        max_side: patches along the largest input that the model is meant for; larger slices get a coarser grid.
+        max_side: patches along the model's largest intended input; larger slices get a coarser grid.
 
     Raises:
         ValueError: a size is not positive.
@@ -68,7 +68,7 @@ class SliceGridRule:
             raise ValueError(f"max_side must be at least 1, got {self.max_side}.")
 
     def choose(self, slice_size: Sequence[int]) -> SliceGrid:
-        """The grid of a slice; square, because the models' inputs are.
+        """The grid of a slice, square like the models' inputs.
 
         Args:
             slice_size: its rows and columns in pixels.

@@ -1,10 +1,10 @@
-"""Foundation-model features of a view, sampled from those of its whole slices.
+"""Foundation-model features of a view, sampled from those of whole slices.
 
-Pixel coordinates, counted in the slice's patches, go through the same spatial transforms as the image, whatever these
-are; where a view's patch then lies in the slice is read off them, and the stored features are interpolated there. They
-start as keys of their own, which cost nothing before the volume is cropped, and then become channels of the image: what
-moves the image moves them, in one call and with the same random draws as without them (MONAI's RandAffined draws once
-more for every further key).
+Pixel coordinates, in units of the slice's patches, go through the same spatial transforms as the image. They then tell
+where each of the view's patches is in the slice, and the stored features are interpolated there. Coordinates start as
+separate keys, which cost nothing before the volume is cropped, and then become channels of the image, so that they are
+transformed with it, in one call and with the same random draws as without them (MONAI's RandAffined draws once more for
+every further key).
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ __all__ = [
     "sample_features",
 ]
 
-#: Keys of the coordinates, to be named beside "image" in each spatial transform before they are joined to it.
+#: Keys of the coordinates, to be listed beside "image" in each spatial transform before they are joined to it.
 COORDINATE_KEYS = ("row", "column", "slice")
 
-# Interpolating a constant may round it: a slice this near to a whole number is that slice.
+# Interpolating a constant may round it: a coordinate this close to a whole number is that slice.
 _SAME_SLICE = 1e-3
 
 
 class AddTokenCoordinatesd(MapTransform, RandomizableTrait):
-    """Put the coordinates of every voxel beside a volume, and the path of the features of its slices.
+    """Add the coordinates of every voxel of a volume, and the path of its slices' features.
 
-    The coordinates are float32 ``(1, H, W, D)`` each, expanded views of one line of numbers: rows and columns in
-    patches of the slice's grid (see :meth:`SliceGrid.coordinates`), slices by their number. Nothing is drawn at random;
-    the trait keeps the transform behind what ``CacheDataset`` stores, where the views would be written out in full.
+    The coordinates are float32 ``(1, H, W, D)`` each, expanded views of one row of numbers: rows and columns in patches
+    of the slice's grid (see :meth:`SliceGrid.coordinates`), slices by number. The transform is not random; the trait
+    only keeps it out of what ``CacheDataset`` stores, where the views would be copied in full.
 
     Args:
-        store: finds the file of an image by the path that LoadImaged noted.
+        store: finds the file of an image by the path in LoadImaged's meta data.
         image_key: the volume, a MetaTensor ``(C, H, W, D)`` after all deterministic transforms.
 
     Raises:
-        ValueError: the image is none of the store's.
+        ValueError: the image is not in the store.
     """
 
     def __init__(self, store: FoundationFeatureStore, image_key: str = "image") -> None:
@@ -74,9 +74,9 @@ class AddTokenCoordinatesd(MapTransform, RandomizableTrait):
 
 
 class JoinTokenCoordinatesd(MapTransform):
-    """Make the coordinates the last channels of the image; their keys are dropped.
+    """Make the coordinates the last channels of the image, and drop their keys.
 
-    To be placed behind the first crop, where the image is small, and before whatever interpolates.
+    Place this after the first crop, where the image is small, and before any interpolation.
 
     Args:
         image_key: the image, cropped like its coordinates.
@@ -108,12 +108,12 @@ class JoinTokenCoordinatesd(MapTransform):
 
 
 class SampleFoundationFeaturesd(MapTransform):
-    """Take the coordinates off the image, and replace the path of a case's features by the features of the view.
+    """Remove the coordinates from the image, and replace the path of a case's features by the features of the view.
 
     Args:
         grid: patches of a view along rows and columns.
-        depth: slices of a view to sample, for volumes: the central ones of that many equal parts, as
-            ``FoundationModel`` takes them; None takes all.
+        depth: for volumes, the number of slices to sample: the central ones of that many equal parts, as in
+            ``FoundationModel``; None means all.
         image_key: the view ``(C + 3, H, W)`` or ``(C + 3, H, W, D)``.
 
     Raises:
@@ -144,21 +144,21 @@ class SampleFoundationFeaturesd(MapTransform):
         return output
 
     def _patch_centers(self, coordinates: Tensor) -> Tensor:
-        """``(3, H, W, D)`` at the centers of the view's patches, ``(3, *grid, depth)``."""
+        """``(3, H, W, D)`` sampled at the centres of the view's patches, ``(3, *grid, depth)``."""
         slices = coordinates.shape[-1]
         depth = slices if self.depth is None else self.depth
         centers = [(2 * k + 1) * slices // (2 * depth) for k in range(depth)]
         planes = coordinates[..., centers].movedim(-1, 0)  # (depth, 3, H, W)
-        # linear between the pixels next to a center, hence exact for what is affine
+        # linear between the pixels next to a centre, hence exact for affine maps
         return F.interpolate(planes, size=self.grid, mode="bilinear", align_corners=False).movedim(0, -1)
 
 
 def sample_features(stored: np.ndarray, places: Tensor) -> Tensor:
-    """Interpolate features linearly; beyond the outermost centers of patches the outermost value holds.
+    """Interpolate features linearly, with constant values beyond the outermost patch centres.
 
     Args:
-        stored: ``(D, channels, h, w)``, of which only the slices needed are read.
-        places: ``(3, *G)`` with three axes G: row and column in patches, slice by number, 0 at the first center.
+        stored: ``(D, channels, h, w)``, of which only the needed slices are read.
+        places: ``(3, *G)`` with three axes G: row and column in patches, slice by number, 0 at the first centre.
 
     Returns:
         Float32 ``(channels, *G)``.
@@ -166,9 +166,9 @@ def sample_features(stored: np.ndarray, places: Tensor) -> Tensor:
     slices = places[2].clamp(0, len(stored) - 1)
     low, high = int(torch.floor(slices.min() + _SAME_SLICE)), int(torch.ceil(slices.max() - _SAME_SLICE))
     block = torch.from_numpy(np.asarray(stored[low : high + 1], dtype=np.float32)).movedim(0, 1)  # (C, d, h, w)
-    lengths = torch.tensor(block.shape[:0:-1])  # w, h, d: grid_sample wants x, y, z
+    lengths = torch.tensor(block.shape[:0:-1])  # w, h, d: grid_sample expects x, y, z
     positions = torch.stack((places[1], places[0], slices - low), dim=-1)
-    normalized = (2 * positions + 1) / lengths - 1  # centers of the outermost patches lie half a patch within -1 and 1
+    normalized = (2 * positions + 1) / lengths - 1  # centres of the outermost patches are half a patch inside -1 and 1
     return F.grid_sample(
         block.unsqueeze(0), normalized.unsqueeze(0), mode="bilinear", padding_mode="border", align_corners=False
     ).squeeze(0)

@@ -1,1 +1,1 @@
-"""What is written of a prediction: volumes in their source's form, and DICOM SEG."""
+"""Output of predictions: volumes in their source's form, and DICOM SEG."""

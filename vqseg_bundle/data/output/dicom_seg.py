@@ -1,4 +1,4 @@
-"""A class map as DICOM SEG (PS3.3 A.51) of the series that it was made from, beside what SaveImaged writes."""
+"""A class map as DICOM SEG (PS3.3 A.51) of its source series, in addition to SaveImaged's file."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .dicom_seg_source import has_other_than_ascii, read_sources
 
 __all__ = ["SaveDicomSegd", "check_segment_codes", "write_dicom_seg"]
 
-# MONAI Label's server has a pydicom that highdicom does not work with; nothing is written there
+# highdicom does not work with the pydicom of MONAI Label's server; nothing is written there
 hd, _ = optional_import("highdicom")
-#: what a segment is called where its label has no code: true of any structure, and says no more than that
+#: code of a segment whose label has none: true of any structure, and no more specific
 _GENERAL = Code("91723000", "SCT", "Anatomical Structure")
 _NAME = "vqseg_bundle"
-_SERIES_NUMBER = 1000  # behind the scanner's own series
+_SERIES_NUMBER = 1000  # after the scanner's own series
 _LONGEST_LABEL = 64  # value representation LO
 _TOLERANCE = 0.1  # of a voxel
 _UTF8 = "ISO_IR 192"
@@ -46,24 +46,24 @@ def write_dicom_seg(
     path: str | Path,
     segment_codes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a binary segmentation with a segment for each label, which refers to the images it was made from.
+    """Write a binary segmentation with one segment per label, which refers to its source images.
 
     Patient and study are those of the images, see :func:`~vqseg_bundle.data.output.dicom_seg_source.read_sources`; text
-    is in UTF-8 where any is not ASCII. A frame is written where a segment has foreground; a segment without any
-    is described all the same, and a map of background alone gets one empty frame a segment, since the format wants one.
+    is in UTF-8 if any is not ASCII. Frames are written where a segment has foreground; segments without any are still
+    described, and a map with only background gets one empty frame per segment, since the format requires one.
 
     Args:
         classes: class indices ``(X, Y, Z)`` on the grid of the series, its axes in any order and direction.
         affine: 4 x 4 matrix from indices of ``classes`` to mm, RAS (as in NIfTI).
-        source_files: one file a slice, in any order.
+        source_files: one file per slice, in any order.
         labels: class index to name, background (0) included.
         path: the file to write; an existing one is replaced.
         segment_codes: see :func:`check_segment_codes`.
 
     Raises:
-        DataError: a source cannot be read or lacks what a segmentation must refer to, or ``classes`` lies on another
-            grid than the sources.
-        ValueError: ``segment_codes`` is not of the described form.
+        DataError: a source cannot be read or lacks an attribute that a segmentation must refer to, or ``classes`` is
+            not on the sources' grid.
+        ValueError: ``segment_codes`` does not have the described form.
     """
     coded = check_segment_codes(segment_codes, labels)
     sources, grid = read_sources(source_files)
@@ -73,7 +73,7 @@ def write_dicom_seg(
         frames, sources = frames[:1], sources[:1]
     texts = [*labels.values(), *(part.meaning for pair in coded.values() for part in pair)]
     ascii_alone = all(text.isascii() for text in texts) and not has_other_than_ascii(sources[0])
-    with disable_value_validation():  # UIDs are those of the sources, and the log has named those that are none
+    with disable_value_validation():  # UIDs are those of the sources, and the log has named invalid ones
         segmentation = _segmentation(frames, sources, labels, coded, None if ascii_alone else _UTF8)
         segmentation.save_as(path)
 
@@ -93,7 +93,7 @@ def _segmentation(
         segment_descriptions=[
             hd.seg.SegmentDescription(
                 segment_number=index,
-                segment_label=name.replace("\\", "/")[:_LONGEST_LABEL],  # a backslash would part it in two
+                segment_label=name.replace("\\", "/")[:_LONGEST_LABEL],  # a backslash would split it in two
                 segmented_property_category=coded[name][0],
                 segmented_property_type=coded[name][1],
                 algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -125,14 +125,14 @@ def check_segment_codes(
     Args:
         segment_codes: label name to ``[value, scheme, meaning]``, the type, such as
             ``["10200004", "SCT", "Liver"]``, or to ``{"category": [...], "type": [...]}``. A label without an entry is
-            an "Anatomical Structure" (91723000, SCT), and so is the category where the type alone is given.
+            an "Anatomical Structure" (91723000, SCT), which is also the category if only the type is given.
         labels: class index to name, background (0) included.
 
     Returns:
         label name to (category, type).
 
     Raises:
-        ValueError: an unknown label, or an entry of another form.
+        ValueError: a label is unknown, or an entry has another form.
     """
     names = [name for _, name in sorted(labels.items())[1:]]
     given = dict(segment_codes or {})
@@ -164,7 +164,7 @@ def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeade
     """Frames ``(slices, rows, columns)``, uint8 (uint16 above 255 classes), in the order of the sources.
 
     Raises:
-        DataError: the voxels do not lie where those of the sources lie.
+        DataError: the voxels are not on the sources' grid.
     """
     grid, shape = source.affine, source.shape
     turns = nib.orientations.io_orientation(np.linalg.inv(grid) @ affine)
@@ -185,22 +185,22 @@ def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeade
 
 
 class SaveDicomSegd(MapTransform):
-    """Write ``<case>_seg.dcm`` for every prediction whose image is a DICOM series; others pass untouched.
+    """Write ``<case>_seg.dcm`` for every prediction whose image is a DICOM series; others are passed on.
 
-    A series that lacks what a segmentation must refer to, such as its study's UID, gets a warning in the log and no
-    file, and so does one that DICOM's libraries refuse for any other reason: the segmentation itself is not lost,
-    SaveImaged has written it.
+    A series that lacks an attribute that a segmentation must refer to, such as its study's UID, gets a warning in the
+    log and no file, and so does one that DICOM's libraries refuse for any other reason. The segmentation is not lost,
+    since SaveImaged has written it.
 
     Args:
         keys: class indices ``(1, X, Y, Z)`` as MetaTensors on their image's grid.
-        output_dir: the folder to write to, made if missing.
+        output_dir: the folder to write to, created if missing.
         labels: class index to name, background (0) included.
         segment_codes: see :func:`~vqseg_bundle.data.check_segment_codes`.
-        image_key: the image, a MetaTensor that knows the path it was loaded from.
-        allow_missing_keys: skip keys that are not there.
+        image_key: the image, a MetaTensor with its path in its meta data.
+        allow_missing_keys: skip missing keys.
 
     Raises:
-        ValueError: ``segment_codes`` is not of the described form.
+        ValueError: ``segment_codes`` does not have the described form.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class SaveDicomSegd(MapTransform):
         self.image_key = image_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the files; the data are returned as they came."""
+        """Write the files; the data are returned unchanged."""
         source = str(data[self.image_key].meta.get(ImageMetaKey.FILENAME_OR_OBJ, ""))
         if volume_kind(source) == "dicom":
             for key in self.key_iterator(dict(data)):
@@ -234,7 +234,7 @@ class SaveDicomSegd(MapTransform):
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             write_dicom_seg(classes, affine, series_files(source), self.labels, path, self.segment_codes)
-        except Exception as error:  # what anonymisers leave makes highdicom and pydicom raise errors of every kind
+        except Exception as error:  # anonymised files make highdicom and pydicom raise errors of every kind
             path.unlink(missing_ok=True)
             reason = str(error) if isinstance(error, DataError) else error_reason(error)
             logger.warning("%s: no DICOM SEG is written, its segmentation is in NIfTI alone (%s)", case, reason)

@@ -1,4 +1,4 @@
-"""The images that a DICOM SEG is made from, in a state that it may take over: nothing missing, nothing illegal."""
+"""The source images of a DICOM SEG, with attributes fit to be copied: nothing missing, nothing invalid."""
 
 from __future__ import annotations
 
@@ -51,22 +51,23 @@ _FORMS = {
     "UI": r"(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))*",
 }  # PS3.5 6.2
 _TEXTS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
-_PATIENT_GROUPS = (0x0010, 0x0012)  # what a segmentation takes over besides _MAY_BE_EMPTY
+_PATIENT_GROUPS = (0x0010, 0x0012)  # what a segmentation copies besides _MAY_BE_EMPTY
 _REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence")
 
 
 def read_sources(files: Sequence[str | Path]) -> tuple[list[pydicom.Dataset], VolumeHeader]:
-    """Attributes of the slices, from first to last, and the grid that they make.
+    """Attributes of the slices, from first to last, and their grid.
 
-    The first one, whose patient and study a segmentation takes over, gets empty type 2 attributes where it has none or
-    an invalid value; other invalid values are dropped. An invalid UID that study, series or images are found by stays
-    as it is. The log says which.
+    The first one, whose patient and study a segmentation copies, gets empty type 2 attributes for missing or invalid
+    ones; other invalid values are dropped. Invalid UIDs that identify study, series or images are kept. The log names
+    them.
 
     Args:
-        files: one a slice, in any order.
+        files: one per slice, in any order.
 
     Raises:
-        DataError: a file cannot be read, lacks what a segmentation must refer to, or shares its SOPInstanceUID.
+        DataError: a file cannot be read, lacks an attribute that a segmentation must refer to, or shares its
+            SOPInstanceUID.
     """
     if not files:
         raise DataError("a DICOM SEG needs the files of the series that was segmented, found none.")
@@ -83,7 +84,7 @@ def read_sources(files: Sequence[str | Path]) -> tuple[list[pydicom.Dataset], Vo
 
 
 def has_other_than_ascii(dataset: pydicom.Dataset) -> bool:
-    """Whether any text needs a character set to be said."""
+    """Whether any text needs a stated character set."""
     texts = (str(element.value) for element in dataset.iterall() if element.VR in _TEXTS)
     return not all(text.isascii() for text in texts)
 
@@ -125,7 +126,7 @@ def _complete(source: pydicom.Dataset, file: str) -> None:
 
 
 def _complete_measures(sources: Sequence[pydicom.Dataset], grid: VolumeHeader) -> None:
-    """One thickness, one orientation and, by the positions alone, one distance of the slices."""
+    """Give all slices one thickness and one orientation; the positions determine their distance."""
     first, directions = sources[0], grid.affine[:3, :2] / np.linalg.norm(grid.affine[:3, :2], axis=0)
     if not first.get("SliceThickness"):
         area = np.linalg.norm(np.cross(grid.affine[:3, 0], grid.affine[:3, 1]))
@@ -139,7 +140,7 @@ def _complete_measures(sources: Sequence[pydicom.Dataset], grid: VolumeHeader) -
 
 
 def _drop_invalid(source: pydicom.Dataset) -> Iterator[str]:
-    """Delete or empty what cannot be converted or is illegal; yield it where a segmentation would take it over."""
+    """Delete or empty what cannot be converted or is invalid; yield it if a segmentation would copy it."""
     needed = {pydicom.tag.Tag(name) for name in _NEEDED}
     for tag in list(source.keys()):
         if tag in needed or _is_valid(source, tag):
@@ -164,7 +165,7 @@ def _is_valid(source: pydicom.Dataset, tag: Any) -> bool:
             elif value and element.VR in _FORMS and not re.fullmatch(_FORMS[element.VR], str(value)):
                 return False
         return element.keyword != "PatientSex" or not element.value or element.value in _SEXES
-    except Exception:  # pydicom converts a damaged value here, by any exception
+    except Exception:  # pydicom converts values here; a damaged one can raise any exception
         return False
 
 
@@ -180,7 +181,7 @@ def _shown(source: pydicom.Dataset, tag: Any) -> str:
 
 
 def _free_text(source: pydicom.Dataset) -> None:
-    """Text and names no longer bound to their character set, so that they can be written in another one."""
+    """Detach text and names from their character set, so that they can be written in another one."""
     for element in source:
         if element.VR == "PN":
             element.value = [str(name) for name in element.value] if element.VM > 1 else str(element.value)

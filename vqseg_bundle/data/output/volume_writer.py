@@ -1,4 +1,4 @@
-"""Predictions as NIfTI on the grid of their source, with the source's own geometry, named by their case."""
+"""Predictions as NIfTI on the grid of their source, with the source's geometry, named by case."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from ..formats.label_values import values_of_classes
 from ..formats.nifti import open_nifti, scale_to_mm
 
 __all__ = ["SOURCE_KEY", "KeepSourced", "NameByCased", "VolumeWriter", "class_map_dtype"]
-#: meta key of the path that a prediction's image was loaded from, where "filename_or_obj" names something else
+#: meta key of the path of a prediction's image, if "filename_or_obj" names something else
 SOURCE_KEY = "source"
 _SAME_PLACE = 0.01  # of a voxel's smallest side
-_SCANNER = 1  # code of a form that is the scanner's own
+_SCANNER = 1  # code of the scanner's own coordinates
 _NO_SHEAR = 1e-4  # cosine between axes
 
 
 class KeepSourced(MapTransform):
-    """Put the file name of an image's meta data beside it, as a text that batches collate to a list.
+    """Add the file name in an image's meta data as a text, which batches collate to a list.
 
-    Put it before the transform that takes the meta data off.
+    Place this before the transform that removes the meta data.
 
     Args:
-        keys: the image; of several the last one counts.
-        name: key of the text; it is empty where nothing is known.
-        allow_missing_keys: skip keys that are not there.
+        keys: the image; the last one if there are several.
+        name: key of the text, which is empty if nothing is known.
+        allow_missing_keys: skip missing keys.
     """
 
     def __init__(self, keys: KeysCollection, name: str = SOURCE, allow_missing_keys: bool = False) -> None:
@@ -52,24 +52,24 @@ class KeepSourced(MapTransform):
 
 
 def class_map_dtype(values: Iterable[int | str]) -> np.dtype:
-    """The smallest type that holds all values of a class map: uint8 up to 255, then uint16, and so on.
+    """The smallest dtype for all values of a class map: uint8 up to 255, then uint16, and so on.
 
     Args:
-        values: what voxels may hold, whole numbers or their text.
+        values: the possible values, whole numbers or their text.
     """
     numbers = [int(value) for value in values]
     return np.result_type(np.uint8, *(np.min_scalar_type(number) for number in (min(numbers), max(numbers))))
 
 
 class NameByCased(MapTransform):
-    """Give predictions their case's id as file name, for SaveImaged; where they come from stays beside it.
+    """Give predictions their case's id as file name, for SaveImaged; the path of their source is kept too.
 
-    Two images may share a file name, and an image may lie outside the dataset's folder; case ids are unique, so
-    predictions neither overwrite each other nor leave the output folder. Without a "case" the name stays.
+    Two images may share a file name, and an image may be outside the dataset's folder; case ids are unique, so
+    predictions neither overwrite each other nor leave the output folder. Without a "case" the name is kept.
 
     Args:
         keys: MetaTensors to name.
-        allow_missing_keys: skip keys that are not there.
+        allow_missing_keys: skip missing keys.
     """
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
@@ -89,17 +89,17 @@ class NameByCased(MapTransform):
 
 
 class VolumeWriter(NibabelWriter):
-    """MONAI's NibabelWriter that repeats what the source says of where its voxels lie.
+    """MONAI's NibabelWriter that copies the source's geometry.
 
-    A NIfTI source's qform, sform, their codes, its units, its version and its number of axes are written as they are,
-    so that prediction and source overlay exactly in every program, whichever of the forms it reads. Any other source's
-    affine becomes sform and qform, in mm, of code 1 (scanner); the qform, which knows no shear, is left out of a
-    sheared one. Of a source whose channels lie in files of their own the first is repeated.
+    From a NIfTI source, qform, sform, their codes, units, version and number of axes are copied, so that prediction and
+    source overlay exactly in every program, whichever form it reads. The affine of any other source becomes sform and
+    qform, in mm, with code 1 (scanner); if it is sheared, there is no qform, which cannot express shear. If the
+    source's channels are in separate files, the first is copied.
 
     Args:
-        output_dtype: of the voxels.
-        label_values: class index to the value that is written for it; None or empty: what is written is as it comes.
-        kwargs: others of NibabelWriter.
+        output_dtype: dtype of the voxels.
+        label_values: class index to the value written for it; None or empty for class indices.
+        kwargs: further arguments of NibabelWriter.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class VolumeWriter(NibabelWriter):
         squeeze_end_dims: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Take the array; of a single channel the channel axis goes, where ``squeeze_end_dims``."""
+        """Set the array; a single channel's axis is removed if ``squeeze_end_dims``."""
         super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
         if squeeze_end_dims and self.data_obj.ndim > 3 and self.data_obj.shape[-1] == 1:
             self.data_obj = self.data_obj[..., 0]
@@ -123,7 +123,7 @@ class VolumeWriter(NibabelWriter):
             self.data_obj = values_of_classes(np.asarray(self.data_obj), self.label_values)
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
-        """Take the affine, and where the source lies."""
+        """Set the affine and the path of the source."""
         super().set_metadata(meta_dict, resample, **options)
         meta = meta_dict or {}
         self.source = channel_paths(meta.get(SOURCE_KEY) or meta.get(ImageMetaKey.FILENAME_OR_OBJ) or "")[0]
@@ -134,7 +134,7 @@ class VolumeWriter(NibabelWriter):
         """Write the file.
 
         Raises:
-            DataError: the array does not lie on the source's grid.
+            DataError: the array is not on the source's grid.
         """
         voxels = np.asarray(self.create_backend_obj(self.data_obj, self.affine, self.output_dtype).dataobj)
         image = self._like_nifti(voxels) if volume_kind(self.source) == "nifti" else self._like_other(voxels)
@@ -143,7 +143,7 @@ class VolumeWriter(NibabelWriter):
     def _like_nifti(self, voxels: np.ndarray) -> Any:
         source = open_nifti(self.source)
         two = isinstance(source.header, nib.Nifti2Header)
-        # of a pair's header, too, a single file's: the fields are the same but for the magic word
+        # a single file's header, also for a pair: the fields are the same except the magic word
         stored = (nib.Nifti2Header if two else nib.Nifti1Header)(
             source.header.binaryblock, source.header.endianness, False
         )
@@ -162,11 +162,11 @@ class VolumeWriter(NibabelWriter):
         header.set_data_dtype(voxels.dtype)
         pixdim = header["pixdim"].copy()
         header.set_data_shape(voxels.shape)
-        header["pixdim"] = pixdim  # nibabel sets those of axes that are no longer there to 1
+        header["pixdim"] = pixdim  # nibabel sets those of removed axes to 1
         header.set_slope_inter(1, 0)
         header.set_intent("none")
         header["cal_min"] = header["cal_max"] = 0
-        # the header's own affine, so that nibabel leaves both forms as they are
+        # the header's own affine, so that nibabel leaves both forms unchanged
         return (nib.Nifti2Image if two else nib.Nifti1Image)(voxels, header.get_best_affine(), header)
 
     def _like_other(self, voxels: np.ndarray) -> Any:
@@ -181,7 +181,7 @@ class VolumeWriter(NibabelWriter):
         return image
 
     def _check_place(self, affine: np.ndarray) -> None:
-        """Raise DataError where the array's own affine, in mm, is not the source's."""
+        """Raise DataError if the array's affine, in mm, is not the source's."""
         own = np.asarray(self.affine, dtype=np.float64)
         limit = _SAME_PLACE * np.linalg.norm(affine[:3, :3], axis=0).min()
         corner = np.array([*(size - 1 for size in self.data_obj.shape[:3]), 1.0])
