@@ -1,4 +1,4 @@
-"""A case with the facts of its files, which all rules look at."""
+"""A case with the facts about its files, which all rules use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["CaseFacts", "gather_cases", "with_class_indices"]
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """A case and what is known of its files; ``None``: no such file, not readable, or not looked at.
+    """A case and the facts about its files; None for a file that is missing, unreadable or not examined.
 
     Args:
-        split: the list that names the case, empty for a bare list of cases.
+        split: the list with the case; empty for a plain list of cases.
         image: path of the image.
         patient: id of the patient, empty if unknown.
         label: path of the label.
@@ -38,10 +38,10 @@ class CaseFacts:
 def gather_cases(
     splits: Mapping[str, Sequence[Mapping[str, str]]], facts: Mapping[tuple[str, str], Facts]
 ) -> list[CaseFacts]:
-    """Put the facts of files to their cases.
+    """Combine cases with the facts about their files.
 
     Args:
-        splits: cases, dicts with ``image`` and, where there is one, ``label`` and ``patient``, by split.
+        splits: cases by split, dicts with ``image`` and optionally ``label`` and ``patient``.
         facts: by path and kind.
     """
     found = []
@@ -59,11 +59,11 @@ def gather_cases(
 
 
 def with_class_indices(cases: Sequence[CaseFacts], label_values: Mapping[int, int]) -> list[CaseFacts]:
-    """The same with class indices in place of the values that labels hold; a value that is no class's is left out.
+    """The same cases with class indices instead of the labels' values; values of no class are left out.
 
     Args:
         cases: with voxels.
-        label_values: class index to value; empty: labels hold class indices.
+        label_values: class index to value; empty for class indices.
     """
     indices = {value: index for index, value in label_values.items()}
     if not indices:

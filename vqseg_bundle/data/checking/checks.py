@@ -1,4 +1,4 @@
-"""Refuse a cohort that cannot be trained or evaluated on, before the first step, naming each culprit."""
+"""Refuse a cohort that cannot be used for training or evaluation, before the first step, naming each fault."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _Splits = Mapping[str, Sequence[Mapping[str, str]]]
 
 @dataclass(frozen=True)
 class CheckedCases:
-    """What :func:`check_cases` makes of a list of cases.
+    """The result of :func:`check_cases`.
 
     Args:
         sound: the cases without an error.
-        errors: what is wrong with the others, a line for each error.
+        errors: the faults of the others, one line per error.
         warnings: findings that do not stop a run, as :func:`check_cohort` returns them.
     """
 
@@ -50,23 +50,23 @@ def check_cohort(
     use_cache: bool = True,
     clipped: bool = False,
 ) -> list[str]:
-    """Check all splits of a cohort: the lists, every header, and every voxel of what can be read.
+    """Check all splits of a cohort: the lists, every header, and every voxel that can be read.
 
     Args:
-        cohort: what to check.
+        cohort: the cohort.
         in_channels: channels that each image must have.
         level: ``"full"``, or ``"headers"`` to skip the voxels.
-        allow_no_labeled: whether ``training`` may be empty, as at a federated client with unlabelled data alone.
+        allow_no_labeled: whether ``training`` may be empty, as for a federated client with only unlabelled data.
         required_split: ``"validation"`` or ``"test"``, a split that must have labelled cases.
         progress: whether a bar is shown on a terminal.
-        use_cache: whether files that have not changed since an earlier check are taken from the user's cache folder.
-        clipped: whether intensities are clipped to a window (``intensity_window``), so that no value is too far off.
+        use_cache: whether results for files unchanged since an earlier check come from the user's cache folder.
+        clipped: whether intensities are clipped to a window (``intensity_window``), so that no value is too extreme.
 
     Returns:
-        Warnings, one a line: findings that do not stop a run. Of each kind the first five, and a count.
+        Warnings, one per line: findings that do not stop a run; the first five of each kind, and a count.
 
     Raises:
-        DataError: at least one problem; the message lists up to 20 and counts the others.
+        DataError: there is at least one error; the message lists up to 20 and counts the others.
         ValueError: ``level`` or ``required_split`` is none of the above.
     """
     report = examine_cohort(cohort, in_channels, level, allow_no_labeled, required_split, progress, use_cache, clipped)
@@ -123,10 +123,10 @@ def check_cases(
     use_cache: bool = True,
     clipped: bool = False,
 ) -> CheckedCases:
-    """Check the files of a bare list of cases, each for itself: those at fault are told from the sound ones.
+    """Check the files of a plain list of cases one by one, to separate sound cases from faulty ones.
 
     Args:
-        cases: dicts with ``image`` and, where there is one, ``label``; other keys are not read.
+        cases: dicts with ``image`` and optionally ``label``; other keys are ignored.
         labels: class index to class name.
         in_channels: channels that each image must have.
         level: ``"full"``, or ``"headers"`` to skip the voxels.
@@ -159,7 +159,7 @@ def _examine_files(
     use_cache: bool,
     clipped: bool,
 ) -> tuple[list[CaseFacts], list[Finding]]:
-    """Read what the level asks for and apply the rules about single cases and about duplicates."""
+    """Read what the level requires and apply the rules about single cases and duplicates."""
     files = [
         (case[key], key) for cases in splits.values() for case in cases for key in ("image", "label") if key in case
     ]
@@ -168,7 +168,7 @@ def _examine_files(
     headers, found = collect_facts(((file, "header") for file, _ in files), cache, progress, "checking headers")
     facts.update(headers)
     if level == "full":
-        # voxels under a header whose spacing is wrong can be read all the same
+        # voxels can be read even if the header's spacing is wrong
         unreadable = {finding.files[0] for finding in found if finding.code != "invalid_spacing"}
         kinds = {"image": "image", "label": "values" if label_values else "label"}
         readable = [(file, kinds[key]) for file, key in files if file not in unreadable]

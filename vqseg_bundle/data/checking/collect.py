@@ -1,6 +1,6 @@
-"""The facts of all files of a cohort: read in a few threads, each file once, and kept between checks.
+"""Facts about all files of a cohort: read in a few threads, each file once, and kept between checks.
 
-So the second start of a training does not read every voxel again.
+Thus the second start of a training does not read every voxel again.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from .findings import Finding
 __all__ = ["FactsCache", "cache_path", "collect_facts"]
 
 logger = logging.getLogger(__name__)
-_FORMAT = f"4, {__version__}"  # another version may read files in another way
-_SETTLED_NS = 2_000_000_000  # a file changed twice within a tick of its time stamp would look unchanged
+_FORMAT = f"4, {__version__}"  # another version may read files differently
+_SETTLED_NS = 2_000_000_000  # a file changed twice within the resolution of its time stamp would look unchanged
 _DETACHED = tuple(suffix for each in FORMATS for suffix in each.detached)
 
 
 def cache_path(files: Iterable[str]) -> Path:
-    """The cache of a cohort: ``$XDG_CACHE_HOME/vqseg_bundle/data_check/`` (else below ``~/.cache``), a file a folder.
+    """The cache file of a cohort, in ``$XDG_CACHE_HOME/vqseg_bundle/data_check/`` (or below ``~/.cache``).
 
     Args:
-        files: all files of the cohort; their common folder names the cache.
+        files: all files of the cohort; the cache is named by their common folder.
     """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folders = {str(Path(place).absolute().parent) for file in files for place in channel_paths(file)}
@@ -47,12 +47,12 @@ def cache_path(files: Iterable[str]) -> Path:
 
 
 class FactsCache:
-    """Facts by file, valid while its size and modification time stay what they were.
+    """Facts by file, valid while its size and modification time are unchanged.
 
-    A cache that cannot be read or written is a note in the log, never an error.
+    A cache that cannot be read or written is logged, never an error.
 
     Args:
-        path: the cache file; ``None`` remembers nothing.
+        path: the cache file; None disables the cache.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -61,7 +61,7 @@ class FactsCache:
         self._changed = False
 
     def get(self, file: str, kind: str) -> Facts | None:
-        """Facts of a file as it is now, or ``None``."""
+        """Facts about the current file, or None."""
         entry = self._entries.get(os.path.abspath(file))  # noqa: PTH100
         if entry is None or kind not in entry or entry["stamp"] != _stamp(file):
             return None
@@ -71,7 +71,7 @@ class FactsCache:
             return None
 
     def put(self, file: str, kind: str, facts: Facts) -> None:
-        """Remember facts, unless the file is so new that another change could go unseen."""
+        """Store facts, unless the file is so new that another change could go unnoticed."""
         stamp = _stamp(file)
         if self.path is None or stamp is None or time.time_ns() - stamp[-1] < _SETTLED_NS:
             return
@@ -82,7 +82,7 @@ class FactsCache:
         self._changed = True
 
     def save(self) -> None:
-        """Write what is new, in one step; entries of files that are gone are dropped."""
+        """Write new entries atomically, and drop those of removed files."""
         if self.path is None or not self._changed:
             return
         kept = {file: entry for file, entry in self._entries.items() if all(map(Path.exists, _places(file)))}
@@ -110,12 +110,12 @@ def _load(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _places(file: str) -> list[Path]:
-    """The files or folders that a volume's path names, without the series."""
+    """The files or folders of a volume's path, without the series."""
     return [parse_volume_path(channel).file for channel in channel_paths(file)]
 
 
 def _stamp(file: str) -> list[int] | None:
-    """Count, sizes and newest change of all files of a volume, a folder's too; ``None``: not to be remembered."""
+    """Number, sizes and latest change of all files of a volume, folders included; None if it must not be cached."""
     places = _places(file)
     if any(path.name.lower().endswith(_DETACHED) for path in places):
         return None
@@ -139,12 +139,12 @@ def collect_facts(
 
     Args:
         files: paths, each with the kind of facts: ``"header"``, ``"image"`` or ``"label"``.
-        cache: asked first, and told what is new.
+        cache: used first, and given new facts.
         progress: whether the bar is shown on a terminal.
-        title: of the bar.
+        title: title of the bar.
 
     Returns:
-        Facts by path and kind, and an error for each file that cannot be read.
+        Facts by path and kind, and an error per unreadable file.
     """
     wanted = list(dict.fromkeys(files))
     facts: dict[tuple[str, str], Facts] = {}
@@ -161,8 +161,8 @@ def collect_facts(
         cache.put(*key, found)
         return found
 
-    # Unpacking and hashing release the interpreter's lock, and threads need no second import of torch, which takes
-    # longer than a thousand small volumes. Every thread holds a volume, so there are few.
+    # Decompression and hashing release the interpreter's lock, and threads need no second import of torch, which takes
+    # longer than a thousand small volumes. Each thread keeps a volume in memory, so there are few.
     with ThreadPoolExecutor(min(4, max(2, os.cpu_count() or 2))) as pool:
         bar = tqdm(pool.map(read, wanted), title, len(wanted), unit="file", disable=None if progress else True)
         for key, result in zip(wanted, bar, strict=True):
@@ -174,7 +174,7 @@ def collect_facts(
 
 
 def _unreadable(path: str, message: str) -> Finding:
-    """The finding that a reader's message is: ``"path: what was found; remedy."``, or two sentences."""
+    """The finding in a reader's message: ``"path: what was found; remedy."``, or two sentences."""
     whole = message.removesuffix(".")
     mark = "; " if "; " in whole else ". "
     text, _, remedy = whole.rpartition(mark) if mark in whole else (whole, "", "")

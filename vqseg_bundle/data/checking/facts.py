@@ -1,4 +1,4 @@
-"""What the checks remember of a file: its geometry, and figures about its voxels that depend on nothing else."""
+"""Facts about a file for the checks: its geometry, and figures about its voxels that depend on nothing else."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _BLOCK = 2**20
 _MOST_VALUES_KEPT = 256
 _MOST_VOXELS_SAMPLED = 2**19
 _LARGEST = float(np.finfo(np.float32).max)
-_SHARE = 0.25  # percent of a channel's voxels, half of what intensities are clipped to
-#: share of the range that the others' contrast must have, by what is left out at each end of it, in percent: few stray
-#: voxels leave the first small, the blurred edge of a resampled image the second
+_SHARE = 0.25  # percent of a channel's voxels, half of the percentile at which intensities are clipped
+#: minimum contrast of the other values as a share of the range, by the percentage left out at each end: a few stray
+#: voxels do not affect the first, nor the blurred edge of a resampled image the second
 _LEAST_CONTRAST = {1: 1e-2, 5: 1e-3}
 
 
@@ -35,10 +35,10 @@ class HeaderFacts:
     """Geometry of a file.
 
     Args:
-        shape: size of every array axis, channels included.
+        shape: size of each array axis, channels included.
         affine: 16 numbers, row by row, from voxel indices to mm.
-        other_affine: likewise, of the affine that the file holds besides and that is not used; empty without one.
-        notes: what the reader had to assume.
+        other_affine: the same for the file's unused second affine; empty without one.
+        notes: assumptions of the reader.
     """
 
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class HeaderFacts:
 
     @property
     def header(self) -> VolumeHeader:
-        """The same as the reader's own type, for its rules of what an axis is."""
+        """The same in the reader's own type, for its rules about axes."""
         other = np.array(self.other_affine).reshape(4, 4) if self.other_affine else None
         return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4), other, self.notes)
 
@@ -59,7 +59,7 @@ class HeaderFacts:
 
     @property
     def axis_codes(self) -> str:
-        """Where the axes lead, such as ``"RAS"``: to the patient's right, front and head."""
+        """Directions of the axes, such as ``"RAS"``: to the patient's right, front and head."""
         return "".join(nib.aff2axcodes(self.header.affine))
 
 
@@ -69,13 +69,13 @@ class ImageFacts:
 
     Args:
         size: number of voxels, over all channels.
-        not_finite: how many of them are NaN or infinite as float32, in which images are trained on; if any, the figures
-            below are zero or empty, but for ``too_large``.
+        not_finite: number of voxels that are NaN or infinite as float32, the type used in training; if there are any,
+            the following figures except ``too_large`` are zero or empty.
         low: smallest intensity.
         high: largest intensity.
-        spread: distance of the 0.5 and 99.5 percentiles, of half a million voxels at most.
+        spread: distance between the 0.5 and 99.5 percentiles of at most half a million voxels.
         digest: SHA-256 of shape and voxels as float32, so that the stored type does not matter.
-        too_large: a finite value that is infinite as float32, if there is one.
+        too_large: a finite value that is infinite as float32, if any.
         sentinel: see :func:`~vqseg_bundle.data.checking.facts.find_sentinel`.
     """
 
@@ -100,7 +100,7 @@ class LabelFacts:
         whole: whether all values are whole numbers.
         digest: as for images.
         mapped: whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
-        not_finite: how many voxels are NaN or infinite.
+        not_finite: number of voxels that are NaN or infinite.
     """
 
     size: int
@@ -125,7 +125,7 @@ def read_facts(path: str, kind: str) -> Facts:
     """Read a file's ``"header"``, or its voxels as an ``"image"``, a ``"label"`` or a label's stored ``"values"``.
 
     Raises:
-        DataError: the file cannot be read, or a packed one does not fit its checksum.
+        DataError: the file cannot be read, or a compressed one does not match its checksum.
     """
     if kind == "header":
         header = read_header(path)
@@ -139,7 +139,7 @@ def read_facts(path: str, kind: str) -> Facts:
 
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
-    """Facts as JSON can hold them."""
+    """Facts in JSON form."""
     return asdict(facts)
 
 
@@ -147,7 +147,7 @@ def facts_from_json(kind: str, content: Mapping[str, Any]) -> Facts:
     """The inverse of :func:`facts_to_json`.
 
     Raises:
-        TypeError: the content is not that of such facts.
+        TypeError: the content is not such facts.
         ValueError: as TypeError.
     """
     values = dict(content)
@@ -164,10 +164,10 @@ def _row_by_row(affine: np.ndarray) -> tuple[float, ...]:
 
 
 def _check_packing(path: str) -> None:
-    """Unpack to the end, where the checksum is, which readers that know the volume's length never reach.
+    """Decompress to the end, where the checksum is, which readers that know the volume's length never reach.
 
     Raises:
-        DataError: the content is not what was packed.
+        DataError: the content does not match its checksum.
     """
     file = parse_volume_path(path).file
     if not file.is_file() or not is_packed(file):
@@ -205,7 +205,7 @@ def _label_facts(voxels: np.ndarray, mapped: bool) -> LabelFacts:
 
 
 def _count_values(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values in rising order and how often each occurs; small integers are counted without sorting them."""
+    """Values in ascending order and their counts; small integers are counted without sorting."""
     flat = voxels.ravel(order="K")
     if flat.dtype.kind in "bu" and flat.dtype.itemsize <= 2:
         counts = np.bincount(flat)
@@ -227,16 +227,17 @@ def _as_single(voxels: np.ndarray) -> np.ndarray:
 
 
 def find_sentinel(voxels: np.ndarray, most_sampled: int) -> float | None:
-    """The value at an end of a channel's range beside which the contrast of all others is lost, if there is one.
+    """The value at an end of a channel's range that leaves all others without contrast, if there is one.
 
-    It takes up at least 0.25 % of the voxels, so that clipping to the 0.5 and 99.5 percentiles may keep it, and beside
-    the range the 1 and 99 percentiles of the others are less than a hundredth apart, or the 5 and 95 percentiles less
-    than a thousandth: padding of -3.4e38 (float32's lowest value) in any image, of -32768 in an MRI of 0 to 255; not of
-    -2000 or -32768 in Hounsfield units. Where float32 cannot hold the range itself, it is the end further from 0.
+    It takes up at least 0.25 % of the voxels, so that clipping to the 0.5 and 99.5 percentiles may keep it, and of the
+    range, the 1 and 99 percentiles of the other values are less than a hundredth apart, or their 5 and 95 percentiles
+    less than a thousandth: padding of -3.4e38 (float32's lowest value) in any image, or of -32768 in an MRI of 0 to
+    255, but not -2000 or -32768 in Hounsfield units. If float32 cannot represent the range, it is the end farther from
+    0.
 
     Args:
         voxels: finite, ``(X, Y, Z)`` or ``(X, Y, Z, C)``.
-        most_sampled: voxels of a channel that are looked at, at most.
+        most_sampled: largest number of voxels examined per channel.
     """
     channels = np.moveaxis(voxels, 3, 0) if voxels.ndim > 3 else voxels[None]
     found = (_of_channel(channel, most_sampled) for channel in channels)

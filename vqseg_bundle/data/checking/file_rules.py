@@ -1,4 +1,4 @@
-"""Rules about a case's own files: channels, grid and voxels; and about classes that labels should have."""
+"""Rules about a case's files (channels, grid and voxels) and about classes that labels should have."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["class_findings", "empty_validation", "header_findings", "voxel_findi
 _AFFINE_TOLERANCE = 1e-3  # share of a voxel's smallest side
 _USUAL_SPACING_MM = (0.01, 100.0)  # of a voxel's longest side
 _MOST_VALUES_SHOWN = 10
-_FEWEST_LABELS = 10  # below that, an absent class tells nothing
+_FEWEST_LABELS = 10  # with fewer, an absent class means nothing
 _NEARLY_ALL = 0.9
 _LARGEST_OF_8_BITS = 255
 _NEARLY = 0.01
@@ -26,7 +26,7 @@ _NO_CLASS = "give these voxels a class, 0 for the background"
 
 
 def header_findings(cases: Sequence[CaseFacts], in_channels: int) -> list[Finding]:
-    """Find wrong channels, labels that do not lie on their image's grid, and voxels whose unit can hardly be mm.
+    """Find wrong channels, labels that are not on their image's grid, and voxels whose unit is probably not mm.
 
     Args:
         cases: with headers.
@@ -37,7 +37,7 @@ def header_findings(cases: Sequence[CaseFacts], in_channels: int) -> list[Findin
 
 
 def _assumptions(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """What readers had to assume of where voxels lie, of each file once."""
+    """The readers' assumptions about geometry, once per file."""
     headers = {case.image: case.image_header for case in cases if case.image_header}
     headers |= {case.label: case.label_header for case in cases if case.label and case.label_header}
     expected = "one affine"
@@ -49,7 +49,7 @@ def _assumptions(cases: Sequence[CaseFacts]) -> list[Finding]:
 
 
 def _unlikely_units(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """One finding for all: as a rule the whole cohort has been converted alike."""
+    """One finding for all, since a cohort is usually converted as a whole."""
     headers = {case.image: case.image_header for case in cases if case.image_header}
     low, high = _USUAL_SPACING_MM
     unlikely = {file: known.spacing for file, known in headers.items() if not low <= max(known.spacing) <= high}
@@ -84,10 +84,10 @@ def _grid_findings(case: CaseFacts, in_channels: int) -> list[Finding]:
 
 def _pair_findings(image_path: str, label_path: str, image: VolumeHeader, label: VolumeHeader) -> list[Finding]:
     files = (label_path, image_path)
-    # programs differ in which of a file's two affines they read, and write into a label
+    # programs differ in which of a file's two affines they read and write into a label
     affines = [affine for affine in (image.affine, image.other_affine) if affine is not None]
     if any(axis_change(label.affine, label.spatial_shape, of, image.spatial_shape) is not None for of in affines):
-        return []  # the same voxels, flipped or permuted at most, which loading undoes
+        return []  # the same voxels, at most flipped or permuted, which loading undoes
     if image.spatial_shape != label.spatial_shape:
         text = (
             f"{label_path}: shape {label.spatial_shape} differs from its image's, {image.spatial_shape} ({image_path})"
@@ -105,7 +105,7 @@ def _pair_findings(image_path: str, label_path: str, image: VolumeHeader, label:
 
 
 def _flipped_axes(image: np.ndarray, label: np.ndarray, tolerance: float) -> list[int]:
-    """Axes whose direction is the opposite one; none unless all others agree."""
+    """Axes with the opposite direction; none unless all others agree."""
     columns = list(zip(image[:3, :3].T, label[:3, :3].T, strict=True))
     flipped = [axis for axis, (a, b) in enumerate(columns) if np.abs(a + b).max() <= tolerance]
     same = [axis for axis, (a, b) in enumerate(columns) if np.abs(a - b).max() <= tolerance]
@@ -119,13 +119,13 @@ def _channels(count: int) -> str:
 def voxel_findings(
     cases: Sequence[CaseFacts], labels: Mapping[int, str], clipped: bool, label_values: Mapping[int, int] | None = None
 ) -> list[Finding]:
-    """Find intensities and label values that cannot be trained on, and files without any content.
+    """Find intensities and label values that cannot be used for training, and images and labels without content.
 
     Args:
         cases: with voxels.
         labels: class index to class name.
-        clipped: whether intensities are clipped to a window, so that no value can be too far off.
-        label_values: class index to the value that labels hold; None or empty: class indices.
+        clipped: whether intensities are clipped to a window, so that no value can be too extreme.
+        label_values: class index to its value in label files; None or empty for class indices.
     """
     values = list((label_values or {index: index for index in labels}).values())
     key = "label_values" if label_values else "labels"
@@ -137,7 +137,7 @@ def voxel_findings(
 
 
 def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
-    """Find classes that no label has, and labels that lack a class which nearly all others have.
+    """Find classes in no label, and labels without a class that nearly all others have.
 
     Args:
         cases: with voxels.
@@ -163,7 +163,7 @@ def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source
 
 
 def empty_validation(cases: Sequence[CaseFacts], source: str) -> list[Finding]:
-    """Find validation labels that, all together, hold no structure: nothing to select weights by.
+    """Find validation lists whose labels have no structure at all, so that no weights can be selected.
 
     Args:
         cases: with voxels.
@@ -178,7 +178,7 @@ def empty_validation(cases: Sequence[CaseFacts], source: str) -> list[Finding]:
 
 
 def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """One finding for all: it is a note about how files are read."""
+    """One finding for all: it notes how files are read."""
     masks = {case.label: case.label_voxels for case in cases if case.label and case.label_voxels}
     files = tuple(file for file, facts in masks.items() if facts.mapped)
     if not files:
@@ -209,7 +209,7 @@ def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Fin
 
 
 def _label_findings(path: str, facts: LabelFacts, known: Sequence[int], key: str) -> Iterator[Finding]:
-    """Findings about a label, whose voxels may have the known values, the background's first, stated under a key."""
+    """Findings about a label, given the allowed values (the background's first) and the key that states them."""
     values = [value for value, _ in facts.counts]
     allowed = ", ".join(map(str, known))
     shown = ", ".join("nan" if value is None else f"{value:.7g}" for value in values[:_MOST_VALUES_SHOWN])

@@ -1,4 +1,4 @@
-"""What a data check can find: a catalogue of codes, each with its severity, meaning and remedy."""
+"""The catalogue of a data check's findings: codes with severity, meaning and remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["FINDING_KINDS", "Finding", "FindingKind"]
 
 @dataclass(frozen=True)
 class FindingKind:
-    """What all findings of one code have in common.
+    """Properties of all findings with one code.
 
     Args:
         severity: ``"error"`` stops a run, ``"warning"`` does not.
@@ -24,15 +24,15 @@ class FindingKind:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with the data.
+    """One fault in the data.
 
     Args:
         code: key of :data:`FINDING_KINDS`.
-        files: the files concerned, the first one being what to look at first.
-        text: what was found, with the file or key that it was found in; no full stop.
+        files: the files concerned, the one to look at first coming first.
+        text: what was found, with its file or key; no full stop.
         expected: what should be there.
         found: what is there.
-        remedy: what to do; the code's own remedy if empty.
+        remedy: what to do; if empty, the code's remedy.
     """
 
     code: str
@@ -49,7 +49,7 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What to do: the finding's own remedy, else that of its code."""
+        """What to do: the finding's remedy, or else its code's."""
         return self.remedy or FINDING_KINDS[self.code].remedy
 
     @property
@@ -66,7 +66,7 @@ def _warning(meaning: str, remedy: str) -> FindingKind:
     return FindingKind("warning", meaning, remedy)
 
 
-#: By code, in the order in which findings are shown.
+#: By code, in the order of display.
 FINDING_KINDS: dict[str, FindingKind] = {
     "no_cases": _error("the datalist names no cases", "list some"),
     "no_labeled_cases": _error("there is nothing to learn labels from", 'list labelled cases under "training"'),

@@ -1,4 +1,4 @@
-"""Rules about which files are listed where: by their names, without opening them, and by identical voxels."""
+"""Rules about which files are listed where: by name, without opening them, and by identical voxels."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LEARNED_SPLITS = ("training", "unlabeled")
 
 
 def list_findings(cohort: Cohort, allow_no_labeled: bool, required_split: str | None) -> list[Finding]:
-    """Find lists that lack cases, and files and patients that are listed where they must not be.
+    """Find lists that lack cases, and files and patients in lists where they must not be.
 
     Args:
         cohort: the lists.
         allow_no_labeled: whether ``training`` may be empty.
-        required_split: a split that must have labelled cases, or ``None``.
+        required_split: a split that must have labelled cases, or None.
     """
     return [
         *_lacking(cohort, allow_no_labeled, required_split),
@@ -61,7 +61,7 @@ def _lacking(cohort: Cohort, allow_no_labeled: bool, required_split: str | None)
 
 
 def _validation_without_label(cohort: Cohort) -> list[Finding]:
-    """One finding for all, which a training cannot validate on; an evaluation of another split does not read them."""
+    """One finding for all; a training cannot validate on them, an evaluation of another split does not read them."""
     bare = tuple(case["image"] for case in cohort.validation if "label" not in case)
     if not bare:
         return []
@@ -153,7 +153,7 @@ def _files_by_patient(cohort: Cohort) -> dict[str, list[str]]:
 
 
 def _files(image: str) -> list[str]:
-    """Of an image whose channels lie in files of their own all of them, each once."""
+    """All files of images with channels in separate files, each once."""
     return list(dict.fromkeys(_resolved(channel) for channel in channel_paths(image)))
 
 
@@ -166,14 +166,14 @@ def _and(splits: Iterable[str]) -> str:
 
 
 def duplicate_findings(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """Find images, and labels, that are the same under different names; turned or resampled copies are not seen.
+    """Find images and labels that are identical under different names; rotated or resampled copies are not found.
 
     Args:
         cases: with voxels.
     """
     images: dict[str, list[CaseFacts]] = defaultdict(list)
     for case in cases:
-        # images without contrast say nothing of where they come from
+        # images without contrast say nothing about their origin
         if case.image_voxels and case.image_voxels.digest and case.image_voxels.low < case.image_voxels.high:
             images[case.image_voxels.digest].append(case)
     groups = [_unique(group) for group in images.values()]
@@ -212,6 +212,6 @@ def _identical_labels(cases: Sequence[CaseFacts]) -> list[Finding]:
 
 
 def _unique(cases: Sequence[CaseFacts]) -> list[CaseFacts]:
-    """Leave out further entries of one file, which the rules about lists report, and order by name."""
+    """Drop repeated entries of a file, which the rules about lists report, and sort by name."""
     unique = {Path(case.image).resolve(): case for case in cases}
     return sorted(unique.values(), key=lambda case: case.image)

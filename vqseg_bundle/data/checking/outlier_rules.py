@@ -1,8 +1,8 @@
 """Rules about files that differ from the rest of their cohort.
 
-A value is an outlier where its ratio to the cohort's median is beyond both a fixed factor and six robust standard
-deviations (1.4826 times the median absolute deviation) of the logarithm, so that a cohort that varies widely by nature
-gives few. Outliers of one kind make one finding, that names all their files.
+A value is an outlier if its ratio to the cohort's median exceeds both a fixed factor and six robust standard deviations
+(1.4826 times the median absolute deviation) of the logarithm, so that a cohort that naturally varies widely has few.
+Outliers of one kind make one finding, which names all their files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .findings import Finding
 
 __all__ = ["geometry_outliers", "voxel_outliers"]
 
-_FEWEST = 5  # values that a median is taken of
+_FEWEST = 5  # values needed for a median
 _DEVIATIONS = 6.0
 _LARGEST_RATIO = {"shape": 3.0, "spacing": 3.0, "anisotropy": 4.0, "intensity": 10.0, "share": 10.0}
 _MAJORITY = 0.6

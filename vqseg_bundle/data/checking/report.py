@@ -1,4 +1,4 @@
-"""The result of a data check: findings, and a summary of the cohort; as JSON, see docs/data_check.schema.json."""
+"""The result of a data check: findings and a summary of the cohort, also as JSON (docs/data_check.schema.json)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check found.
+    """The result of a check.
 
     Args:
         source: the datalist's path.
@@ -69,11 +69,11 @@ class CheckReport:
 
 
 def summarize_cohort(name: str, cases: Sequence[CaseFacts], labels: Mapping[int, str]) -> dict[str, Any]:
-    """Count cases by split, describe the geometry of the images, and count the voxels of every class.
+    """Count cases by split, describe the images' geometry, and count the voxels of every class.
 
     Args:
-        name: of the cohort.
-        cases: with what is known of their files; what is not known is not counted.
+        name: name of the cohort.
+        cases: with the facts about their files; unknown ones are not counted.
         labels: class index to class name.
     """
     headers = list({case.image: case.image_header for case in cases if case.image_header}.values())

@@ -1,4 +1,4 @@
-"""How folders of cases are laid out: a module for each layout, in the form of :class:`FoundCase`."""
+"""Layouts of folders of cases: one module per layout, which finds each :class:`FoundCase`."""
 
 from .challenges import find_acdc, find_brats
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names

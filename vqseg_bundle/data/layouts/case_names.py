@@ -1,7 +1,7 @@
-"""Names of cases from the paths of their images, of DICOM series as people look for them.
+"""Names of cases from the paths of their images; DICOM series are named as people look for them.
 
-Archives call folders ``PA000001/ST000001/SE000002``, or by UIDs, which tells nobody anything: there the patient's name
-is taken.
+Archives name folders ``PA000001/ST000001/SE000002``, or by UIDs, which mean nothing to people; such cases are named by
+PatientID.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.[gG][zZ])?$")
 _SEPARATORS = re.compile(r"([_\-. ]+)")
 _LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
-_SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are no UTF-8
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are not UTF-8
 _TELLS_NOTHING = re.compile(
     r"([a-z]{2,3}[._-])?\d+(\.\d+){3,}"  # a UID
     r"|(dicom|dcm|images?|img|series|study|studies)[-_ ]?\d*"
@@ -41,15 +41,15 @@ def case_stem(path: str) -> str:
     """Return the file name without ``.nii.gz``, ``.nii`` or another suffix."""
     # FOLDER#UID names one DICOM series of a folder
     name = PurePath(path).name.replace("#", "_").replace("&", "_")
-    # accents in one spelling, as macOS has another; what no text file can hold becomes a sign that it can
+    # accents in one normal form, since macOS uses another; invalid bytes are replaced
     name = _SURROGATE.sub("_", unicodedata.normalize("NFC", name))
     return _SUFFIX.sub("", name) or name
 
 
 def image_of_label(name: str) -> str:
-    """What the image of a label is called, without ``_seg``, ``_mask``, ``_label``, ``_gt``, ``_segmentation``.
+    """The name of a label's image: without ``_seg``, ``_mask``, ``_label``, ``_gt``, ``_segmentation``.
 
-    A hyphen or a point may stand for the low line, as 3D Slicer has it: ``x-label.nrrd``, ``x.seg.nrrd``.
+    A hyphen or dot may replace the underscore, as in 3D Slicer: ``x-label.nrrd``, ``x.seg.nrrd``.
 
     Args:
         name: see :func:`case_stem`.
@@ -58,7 +58,7 @@ def image_of_label(name: str) -> str:
 
 
 def is_label_name(name: str) -> bool:
-    """Whether a file's whole name says that it is a label, as ``segmentation`` does beside ``imaging``.
+    """Whether a file's whole name marks it as a label, like ``segmentation`` beside ``imaging``.
 
     Args:
         name: see :func:`case_stem`.
@@ -67,16 +67,16 @@ def is_label_name(name: str) -> bool:
 
 
 def unique_case_ids(paths: Sequence[str]) -> list[str]:
-    """Name each path by its stem; where two paths share it, by as many parent folders before it as tell them apart.
+    """Name each path by its stem, preceded by as many parent folders as needed to tell paths apart.
 
-    Channels in files of their own are called by what their names begin with alike, ``x`` for ``x_0000`` and ``x_0001``,
-    or by their folder where that is nothing. A path that occurs twice (a mistake that the checks report) gets a number.
+    Channels in separate files are named by the common beginning of their names, ``x`` for ``x_0000`` and ``x_0001``, or
+    by their folder if there is none. A path that occurs twice (a mistake that the checks report) gets a number.
 
     Args:
         paths: absolute paths of images.
 
     Returns:
-        As many different ids, each fit to be a file name.
+        Unique ids, one per path, each fit to be a file name.
     """
     distinct = list(dict.fromkeys(paths))
     names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
@@ -98,13 +98,13 @@ def _names_with_parents(paths: list[str]) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    """The folders that lead to a volume, and what it is called."""
+    """The folders that lead to a volume, and its name."""
     channels = [PurePath(channel) for channel in channel_paths(path)]
     folder = channels[0].parent
     folders = [part for part in folder.parts if part != folder.anchor]
     if len(channels) == 1:
         return [*folders, case_stem(path)]
-    # part by part, so that t1 and t1ce begin with nothing alike
+    # part by part, so that t1 and t1ce have no common beginning
     parts = zip(*(_SEPARATORS.split(case_stem(channel.name)) for channel in channels), strict=False)
     name = "".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)).strip("_-. ")
     if name or not folders or any(channel.parent != folder for channel in channels):
@@ -125,12 +125,12 @@ def _number_repeats(names: list[str]) -> list[str]:
 
 
 def naming_paths(paths: Sequence[str]) -> list[str]:
-    """For each volume a path whose last part is what its case should be called.
+    """For each volume, a path whose last part is the name of its case.
 
-    A volume that is no DICOM folder, or the only series of a folder whose name tells something, keeps its own. Other
-    series are called by such a folder or by PatientID, and behind it by what differs among the series of that folder or
-    patient: PatientID, StudyDate, StudyDescription, SeriesNumber, SeriesDescription. What no attribute tells apart is
-    left to :func:`~vqseg_bundle.data.layouts.case_names.unique_case_ids`.
+    A volume that is not a DICOM folder, or is the only series of a folder with a meaningful name, keeps its name. Other
+    series are named by such a folder or by PatientID, followed by those attributes that differ among the series of that
+    folder or patient: PatientID, StudyDate, StudyDescription, SeriesNumber, SeriesDescription. If no attribute differs,
+    :func:`~vqseg_bundle.data.layouts.case_names.unique_case_ids` tells them apart.
 
     Args:
         paths: volumes, see :mod:`vqseg_bundle.data.formats.volume_path`.
@@ -149,7 +149,7 @@ def naming_paths(paths: Sequence[str]) -> list[str]:
 
 
 def _unnamed(paths: Sequence[str]) -> dict[str, SeriesLabels]:
-    """Series that their folder does not name by itself, and what they say of themselves."""
+    """Series that their folder's name does not identify, and their labels."""
     folders = defaultdict(list)
     for path in paths:
         folder = parse_volume_path(path).file
@@ -166,7 +166,7 @@ def _unnamed(paths: Sequence[str]) -> dict[str, SeriesLabels]:
 
 
 def _differences(members: Mapping[str, SeriesLabels]) -> dict[str, list[str]]:
-    """Of each path's labels those that are not the same in all."""
+    """The labels of each path that are not the same for all paths."""
     columns = zip(*map(astuple, members.values()), strict=True)
     differ = [len(set(column)) > 1 for column in columns]
     return {

@@ -1,8 +1,8 @@
-"""ACDC and BraTS as their challenges hand them out.
+"""ACDC and BraTS as distributed by their challenges.
 
 - ACDC: ``patientNNN/patientNNN_frameNN.nii.gz`` with ``..._gt.nii.gz`` and ``Info.cfg``. ``training/`` and ``testing/``
-  may lie between; cases of ``testing/`` are for testing.
-- BraTS: a folder per patient, a file per channel, and the label ``..._seg`` beside them. The patients' folders may lie
+  may be in between; cases of ``testing/`` are test cases.
+- BraTS: a folder per patient, a file per channel, and the label ``..._seg`` beside them. The patients' folders may be
   in others, such as ``HGG/`` and ``LGG/``.
 """
 
@@ -23,11 +23,11 @@ _PARTS = {"": "", "training": "", "testing": "test"}
 _PHASES = ("ED", "ES")
 _FOLDERS = ("", "*/", "*/*/")
 _LABEL_ENDINGS = ("_seg", "-seg")
-_SCAN = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d{3}$")  # a patient's number, then that of the scan
+_SCAN = re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d{3}$")  # a patient's number, then the scan's
 
 
 def find_acdc(root: Path) -> list[FoundCase]:
-    """Frames sorted by path; a patient is a folder, ``info`` tells the phase (ED, ES) and the group (DCM, HCM, ...)."""
+    """Frames sorted by path; a folder is a patient, ``info`` has the phase (ED, ES) and the group (DCM, HCM, ...)."""
     cases = []
     for part, split in _PARTS.items():
         for path in sorted((root / part).glob("patient*/patient*.nii*")):
@@ -63,8 +63,7 @@ def _frame_info(info: dict[str, str], frame: int) -> dict[str, str]:
 def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
     """Cases sorted by path; those without a label have an empty one.
 
-    A case is a patient of its own unless the pattern says more, but scans ``BraTS-GLI-00005-000`` and ``...-001`` are
-    of one patient.
+    Without a pattern, each case is one patient, except that scans ``BraTS-GLI-00005-000`` and ``...-001`` share one.
 
     Raises:
         DataError: a case lacks a channel, or the pattern does not match.

@@ -1,8 +1,8 @@
-"""Channels in files of their own, found by the files' names.
+"""Channels in separate files, found by the files' names.
 
-- ``x_0000``, ``x_0001``, ... are nnU-Net's: the number is the channel's.
+- ``x_0000``, ``x_0001``, ... are nnU-Net's, with the channel's number.
 - ``x_flair``, ``x_t1``, ``x_t1ce``, ``x_t2`` are BraTS's up to 2021, and ``x-t2f``, ``x-t1n``, ``x-t1c``, ``x-t2w`` its
-  later ones. They are taken in this order, FLAIR, T1, T1 with contrast, T2, so that a model of one is a model of both.
+  later ones. Both are used in this order, FLAIR, T1, T1 with contrast, T2, so that a model of one works on the other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
     "gather_channels",
 ]
 
-#: what BraTS's channels are, in order
+#: BraTS's channels, in order
 BRATS_CHANNELS = ("FLAIR", "T1", "T1 with contrast", "T2")
 
 _BRATS_ENDINGS = (("_flair", "_t1", "_t1ce", "_t2"), ("-t2f", "-t1n", "-t1c", "-t2w"))
@@ -37,18 +37,18 @@ _NUMBER = re.compile(r"_(\d{4})$")
 def find_numbered_channels(
     names: Collection[str], labels: Collection[str] = (), count: int | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Cases that have a channel ``x_0000``; without one, four digits at the end are part of a name.
+    """Cases with a channel ``x_0000``; without one, four digits at the end are part of a name.
 
-    They are part of a name, too, where a label is called ``x_0000``, where ``x`` has a number above 15, and where one
-    ``x`` alone has several numbers and neither a label nor ``count`` says that these are channels.
+    They are also part of a name if a label is named ``x_0000``, if ``x`` has a number above 15, or if only one ``x``
+    has several numbers and neither a label nor ``count`` says that these are channels.
 
     Args:
         names: of files, see :func:`~vqseg_bundle.data.layouts.case_names.case_stem`.
         labels: names of labels.
-        count: channels of every case; cases of others are none. None: as many as the case with most has.
+        count: channels of every case; others are not cases. None uses the largest number found.
 
     Returns:
-        case to the names of all its channels in order, those that are missing too.
+        case to the names of all its channels in order, including missing ones.
     """
     numbers: dict[str, set[int]] = defaultdict(set)
     for name in names:
@@ -64,7 +64,7 @@ def find_numbered_channels(
     if count is None:
         alone = len(set(numbers) - named) == 1 and not first & set(labels)
         count = 1 if alone else max((max(numbers[case]) + 1 for case in first), default=0)
-    # one that lacks the first channel where others have several is no name but lacks it
+    # if others have several channels, a case without the first one lacks it
     meant = first if count == 1 else set(numbers) - named if first else set()
     return {
         case: tuple(f"{case}_{number:04d}" for number in range(count)) for case in meant if max(numbers[case]) < count
@@ -72,11 +72,11 @@ def find_numbered_channels(
 
 
 def find_brats_channels(names: Collection[str], certain: bool = False) -> dict[str, tuple[str, ...]]:
-    """Cases that have BraTS's channels; see :func:`find_numbered_channels` for what is returned.
+    """Cases with BraTS's channels, returned as by :func:`find_numbered_channels`.
 
     Args:
         names: of files.
-        certain: whether a case with one of them lacks the others; else it does where another case has two.
+        certain: whether a case with only one of them lacks the others; otherwise it does if another case has two.
     """
     found: dict[str, tuple[str, ...]] = {}
     for case in dict.fromkeys(filter(None, map(brats_case, names))):
@@ -87,29 +87,29 @@ def find_brats_channels(names: Collection[str], certain: bool = False) -> dict[s
 
 
 def brats_case(name: str) -> str:
-    """What stands before BraTS's ending of a channel; empty where there is none."""
+    """The part of a name before BraTS's channel ending; empty if there is none."""
     endings = (ending for endings in _BRATS_ENDINGS for ending in endings if name.endswith(ending))
     return next((name.removesuffix(ending) for ending in endings), "")
 
 
 def case_of_channel(name: str) -> str:
-    """What the case is called if the name is that of a channel; else the name."""
+    """The case's name if this is the name of a channel; otherwise the name itself."""
     return brats_case(name) or _NUMBER.sub("", name) or name
 
 
 def gather_channels(paths: Sequence[str], count: int) -> dict[str, str]:
-    """The volumes that files make for a model of so many channels.
+    """Group files into volumes for a model with a given number of channels.
 
-    With several channels, ``x_0000`` and ``x_0001``, and BraTS's with four, are one volume where they hold a channel
-    each; a file that is missing is part of its path all the same, so that it is said to be. With one channel ``x_0000``
-    alone is called ``x``.
+    With several channels, ``x_0000`` and ``x_0001``, and with four BraTS's files, are one volume if they have one
+    channel each; missing files are part of its path, so that they are reported. With one channel, a single ``x_0000``
+    is named ``x``.
 
     Args:
-        paths: of files, and folders of DICOM slices, which stay as they are.
+        paths: of files, and of folders of DICOM slices, which are kept.
         count: channels of the model.
 
     Returns:
-        path of each volume, in the order of their first files, to a path whose last part is what it is called.
+        path of each volume, in the order of their first files, to a path whose last part is its name.
     """
     folders: dict[PurePath, dict[str, str]] = defaultdict(dict)
     for path in paths:
@@ -129,7 +129,7 @@ def gather_channels(paths: Sequence[str], count: int) -> dict[str, str]:
 
 
 def _path_of(channel: str, files: Mapping[str, str], beside: str) -> str:
-    """Where a channel lies, or would lie: called as the file beside it but for its own name."""
+    """The path of a channel, existing or not: that of the file beside it with the channel's name."""
     place = PurePath(beside)
     return files.get(channel) or str(place.with_name(channel + place.name[len(case_stem(place.name)) :]))
 
@@ -137,5 +137,5 @@ def _path_of(channel: str, files: Mapping[str, str], beside: str) -> str:
 def _holds_one_channel(path: str) -> bool:
     try:
         return read_header(path).channels == 1
-    except DataError:  # which the check of the data says
+    except DataError:  # the data check reports it
         return True

@@ -1,11 +1,11 @@
-"""Folders with a ``dataset.json``: tasks of the Medical Segmentation Decathlon, and nnU-Net's of version 1 and 2.
+"""Folders with a ``dataset.json``: tasks of the Medical Segmentation Decathlon and of nnU-Net 1 and 2.
 
 - Decathlon and nnU-Net 1 list ``{"image": path, "label": path}`` under ``training``. nnU-Net's files have the channel's
-  number behind the name that is listed, ``x_0000.nii.gz`` for ``x.nii.gz``.
+  number after the listed name, ``x_0000.nii.gz`` for ``x.nii.gz``.
 - nnU-Net 2 lists nothing, so that the cases are those of ``imagesTr/`` and ``labelsTr/``, or names every file under
-  ``dataset``. Its ``labels`` are name to index where the others have index to name.
+  ``dataset``. Its ``labels`` map names to indices, the others' indices to names.
 
-Images of ``imagesTs/`` are unlabelled cases, or test cases where ``labelsTs/`` holds their label.
+Images of ``imagesTs/`` are unlabelled cases, or test cases if ``labelsTs/`` has their labels.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .pairs import find_pairs
 __all__ = ["find_dataset_json", "read_channel_names", "read_label_names"]
 
 _NAME = "dataset.json"
-_FIRST = "_0000"  # which nnU-Net puts behind the name of a case's first channel
+_FIRST = "_0000"  # nnU-Net's suffix of a case's first channel
 _TEST_IMAGES, _TEST_LABELS = "imagesTs", "labelsTs"
 
 
 def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """The cases of a folder with a ``dataset.json``; empty where there is none.
+    """The cases of a folder with a ``dataset.json``; empty without one.
 
     Raises:
-        DataError: the file is in none of the three forms, or names files that are not there; a case lacks a channel.
+        DataError: the file has none of the three forms, or names missing files; or a case lacks a channel.
     """
     content = _read(root)
     if not content:
@@ -51,7 +51,7 @@ def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase
 
 
 def read_channel_names(root: Path) -> list[str]:
-    """What the images' channels are, by ``channel_names`` (nnU-Net 2) or ``modality``; empty where none says it."""
+    """Names of the images' channels, from ``channel_names`` (nnU-Net 2) or ``modality``; empty if neither exists."""
     content = _read(root)
     names = content.get("channel_names") or content.get("modality")
     if not isinstance(names, dict) or sorted(names) != sorted(str(index) for index in range(len(names))):
@@ -60,11 +60,11 @@ def read_channel_names(root: Path) -> list[str]:
 
 
 def read_label_names(root: Path) -> dict[int, str]:
-    """The names of the classes by what labels hold for them; empty where there is no ``dataset.json``, or none in it.
+    """Names of the classes by their values in label files; empty without a ``dataset.json``, or if it has none.
 
     Raises:
-        DataError: nnU-Net's regions (a name for several indices) or its ignore label, which are not read; two classes
-            of one name or index.
+        DataError: there are nnU-Net's regions (one name for several indices) or its ignore label, which are not
+            supported, or two classes with one name or index.
     """
     labels = _read(root).get("labels")
     if not isinstance(labels, dict) or not labels:
@@ -119,7 +119,7 @@ def _listed_cases(root: Path, entries: Any, pattern: str | None) -> list[FoundCa
 
 
 def _channels(root: Path, image: str) -> list[str]:
-    """The file as it is listed, or those that have a channel's number behind the name."""
+    """The listed file, or those with a channel's number after its name."""
     if (root / image).exists():
         return [image]
     listed = Path(image)
@@ -140,7 +140,7 @@ def _escaped(text: str) -> str:
 
 
 def _named_cases(root: Path, named: Mapping[str, Any], pattern: str | None) -> list[FoundCase]:
-    """nnU-Net 2's ``{"case": {"images": [one file a channel], "label": file}}``."""
+    """nnU-Net 2's ``{"case": {"images": [one file per channel], "label": file}}``."""
     cases = []
     for name, entry in named.items():
         images = entry.get("images") if isinstance(entry, dict) else None
@@ -163,7 +163,7 @@ def _test_cases(root: Path, known: set[str], pattern: str | None) -> list[FoundC
 
 
 def _refuse_missing(root: Path, cases: list[FoundCase]) -> None:
-    """Files that are not there, and channels that are not: all that have numbers, as nnU-Net gives them, have all."""
+    """Refuse missing files and channels: every case with nnU-Net's numbers must have all of them."""
     files = [path for case in cases for path in (case.image, *case.more_channels, case.label) if path]
     missing = [path for path in files if not (root / path).exists()]
     if missing:

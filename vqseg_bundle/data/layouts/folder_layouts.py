@@ -1,4 +1,4 @@
-"""Find the cases of a folder, in the layouts that :mod:`vqseg_bundle.data.layouts` knows, and the classes of labels."""
+"""Find the cases of a folder in any known layout, and the classes of its labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .found_case import some
 
 __all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes", "find_unused_files"]
 
-_MOST_VALUES = 256  # of labels with gaps; more are an image's
+_MOST_VALUES = 256  # of labels with gaps; an image has more
 _MOST_SHOWN = 10
 
 
@@ -41,9 +41,9 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     """Find images, labels and patients, sorted by path.
 
     Args:
-        dataset_dir: folder in one of the layouts; a ``dataset.json`` goes before all.
-        patient_pattern: regular expression that finds the patient (its first group that matches, or else all of its
-            match) in a case's name; ``None``: each case is a patient of its own, or in ACDC's layout its folder.
+        dataset_dir: folder in one of the layouts; a ``dataset.json`` takes precedence.
+        patient_pattern: regular expression that finds the patient (its first matching group, or the whole match) in a
+            case's name; None: each case is one patient, or in ACDC's layout each folder.
 
     Raises:
         DataError: the folder has none of the layouts, a label lacks its image, a case lacks a channel, or the pattern
@@ -54,7 +54,7 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     pair = pair_folders(dataset_dir)
     cases = find_dataset_json(dataset_dir, patient_pattern)
     cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])
-    # first what is known by its names, last what is known by where it lies
+    # first layouts known by names, last those known by location
     cases = cases or find_acdc(dataset_dir) or find_brats(dataset_dir, patient_pattern)
     for find in (find_split_folders, find_beside, find_patient_folders):
         cases = cases or find(dataset_dir, patient_pattern)
@@ -76,8 +76,8 @@ class FoundClasses:
     """The classes of a folder's labels.
 
     Args:
-        names: by class index, the background first.
-        values: what labels hold for each class; empty where that is its index.
+        names: by class index, background first.
+        values: the classes' values in label files; empty if these are the indices.
     """
 
     names: tuple[str, ...]
@@ -87,17 +87,17 @@ class FoundClasses:
 def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[str] = ()) -> FoundClasses:
     """The classes by the names given, those of ``dataset.json`` or of 3D Slicer's segments, or by label values.
 
-    Without any names they are called ``background``, ``label_1``, ...
-    Where the labels' values are not 0, 1, 2, ..., they are given to the classes in rising order.
+    Without names they are ``background``, ``label_1``, ... If the labels' values are not 0, 1, 2, ..., they are
+    assigned to the classes in ascending order.
 
     Args:
         dataset_dir: the folder.
         cases: its cases.
-        names: of all classes, the background's first; empty: not known.
+        names: of all classes, background first; empty if unknown.
 
     Raises:
-        DataError: no case has a label and no name is known; values are negative, no whole numbers, or of another number
-            than the names.
+        DataError: no case has a label and no name is known; values are negative, not whole, or not as many as the
+            names.
     """
     paths = [str(dataset_dir / case.label) for case in cases if case.label]
     named = {} if names else read_label_names(dataset_dir)
@@ -131,11 +131,11 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
 
 
 def find_unused_files(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
-    """Volumes in the folder that are of no case, by their paths relative to it; hidden ones are passed over.
+    """Volumes in the folder that belong to no case, by their relative paths; hidden ones are ignored.
 
     Args:
         dataset_dir: the folder.
-        cases: what was found in it.
+        cases: the cases found in it.
     """
     paths = [path for case in cases for path in (case.image, *case.more_channels, case.label) if path]
     used = {parse_volume_path(dataset_dir / path).file for path in paths}
@@ -149,7 +149,7 @@ def find_unused_files(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str
 
 
 def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
-    """What channels in files of their own are: BraTS's, or as ``dataset.json`` says; empty where nothing says it."""
+    """Names of channels in separate files: BraTS's, or those in ``dataset.json``; empty if unknown."""
     several = [case for case in cases if case.more_channels]
     if several and all(brats_case(case_stem(case.image)) for case in several):
         return list(BRATS_CHANNELS)
@@ -157,7 +157,7 @@ def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[st
 
 
 def _label_values(paths: Sequence[str], accept_unreadable: bool) -> tuple[set[float], set[float]]:
-    """All values as class indices, and as they are stored: 255 in a picture's mask of 0 and 255 is class 1."""
+    """All values as class indices, and as stored: 255 in a picture's mask of 0 and 255 is class 1."""
     indices, values = {0.0}, {0.0}
     with ThreadPoolExecutor(2) as pool:
         read = partial(_stored_values, accept_unreadable=accept_unreadable)
@@ -174,6 +174,6 @@ def _stored_values(path: str, accept_unreadable: bool) -> set[float]:
     try:
         return {float(value) for value in np.unique(read_label_values(path).T)}
     except DataError:
-        if accept_unreadable:  # the check of the data names it
+        if accept_unreadable:  # the data check names it
             return set()
         raise

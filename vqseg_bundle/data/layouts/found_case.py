@@ -1,4 +1,4 @@
-"""A case in a folder, and how its patient is found in its name."""
+"""A case in a folder, and the patient in its name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class FoundCase:
 
     Args:
         image: path relative to the folder, with forward slashes.
-        label: path of its label, empty where there is none.
-        patient: whom it shows.
-        split: the list it must go to where the folder says so, else empty.
-        info: what else the folder tells of it, kept in the datalist as information.
-        more_channels: where its channels lie in files of their own, the paths of the second and later ones.
+        label: path of its label, empty without one.
+        patient: its patient.
+        split: its list if the folder determines one, otherwise empty.
+        info: further information from the folder, kept in the datalist.
+        more_channels: if its channels are in separate files, the paths of the second and later ones.
     """
 
     image: str
@@ -34,7 +34,7 @@ class FoundCase:
     more_channels: tuple[str, ...] = ()
 
     def below(self, part: str) -> FoundCase:
-        """The same with paths that start at the folder which holds the folder ``part``."""
+        """The same case with paths relative to the parent of the folder ``part``."""
         return replace(
             self,
             image=f"{part}/{self.image}",
@@ -44,14 +44,14 @@ class FoundCase:
 
 
 def patient_of(name: str, pattern: str | None) -> str:
-    """What the pattern finds in a case's name: the first group that matches, or all of the match without groups.
+    """The patient in a case's name: the pattern's first matching group, or the whole match.
 
     Args:
         name: the case's name.
-        pattern: regular expression; ``None``: the name is the patient.
+        pattern: regular expression; None means that the name is the patient.
 
     Raises:
-        DataError: the pattern is no regular expression, or does not match.
+        DataError: the pattern is not a regular expression, or does not match.
     """
     if pattern is None:
         return name
@@ -65,6 +65,6 @@ def patient_of(name: str, pattern: str | None) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of others."""
     more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
     return ", ".join(names[:_MOST_SHOWN]) + more

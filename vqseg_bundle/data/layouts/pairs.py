@@ -1,7 +1,7 @@
-"""Images and their labels, matched by name: in two folders, side by side in one, or in a folder per patient.
+"""Images and labels matched by name: in two folders, side by side in one, or in a folder per patient.
 
-Side by side, a label is called ``label``, ``seg``, ``segmentation`` or the like, or as its image with such an ending,
-``x_seg``, ``x-label``, ``x.seg``. What is called so makes the layout: without any, nothing is found.
+Side by side, a label is named ``label``, ``seg``, ``segmentation`` or the like, or like its image with such an ending,
+``x_seg``, ``x-label``, ``x.seg``. Such names identify the layout: without any, nothing is found.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LABEL_FOLDERS = (
     *("labels", "masks", "label", "mask", "segmentations", "segmentation", "segs", "seg"),
     *("annotations", "annotation", "gt", "groundtruth", "ground_truth"),
 )
-#: by preference, in any case of letters
+#: in order of preference, in upper or lower case
 _FOLDER_PAIRS = (
     ("images", _LABEL_FOLDERS),
     ("imagesTr", ("labelsTr",)),
@@ -36,7 +36,7 @@ _IMAGE_ENDING = re.compile(r"_(image|img)$")
 
 
 def pair_folders(root: Path) -> tuple[str, str] | None:
-    """Names of the folders of images and of labels as they are written there; the second need not exist."""
+    """Names of the folders of images and labels as spelt there; the second need not exist."""
     there = {entry.name.casefold(): entry.name for entry in sorted(root.iterdir()) if entry.is_dir()}
     present = [(there[images.casefold()], labels) for images, labels in _FOLDER_PAIRS if images.casefold() in there]
     pairs = [
@@ -46,15 +46,15 @@ def pair_folders(root: Path) -> tuple[str, str] | None:
 
 
 def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases by name; those without label have an empty one.
+    """Cases by name; those without a label have an empty one.
 
-    A file in a folder below has the folder's name before its own: ``a/b.nii.gz`` is ``a_b``. ``x_0000``, ``x_0001``,
-    and BraTS's ``x_flair``, ``x_t1``, ..., are the channels of ``x``, see
-    :mod:`vqseg_bundle.data.layouts.channel_files`; an image may be called ``x_image`` or ``x_img``, a label ``x_seg``,
-    ``x_mask``, ``x_label``, ``x_gt`` or ``x_segmentation``.
+    A file in a subfolder has the folder's name before its own: ``a/b.nii.gz`` is ``a_b``. ``x_0000``, ``x_0001``, and
+    BraTS's ``x_flair``, ``x_t1``, ..., are the channels of ``x``, see :mod:`vqseg_bundle.data.layouts.channel_files`;
+    an image may be named ``x_image`` or ``x_img``, a label ``x_seg``, ``x_mask``, ``x_label``, ``x_gt`` or
+    ``x_segmentation``.
 
     Raises:
-        DataError: a folder is empty, two files have one name, a label lies among the images or lacks its image, a case
+        DataError: a folder is empty, two files share a name, a label is among the images or lacks its image, a case
             lacks a channel that others have, or the pattern does not match.
     """
     label_by_name = _volumes(root / labels) if (root / labels).is_dir() else {}
@@ -84,15 +84,15 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
 
 
 def group_channels(files: dict[str, Path], labels: Collection[str], brats: bool = False) -> dict[str, tuple[Path, ...]]:
-    """The files of every case, one where they hold all its channels.
+    """The files of every case: one, or one per channel.
 
     Args:
         files: path by name.
-        labels: names of labels, of any other cases too.
-        brats: whether a case with one of BraTS's channels lacks the others for certain.
+        labels: names of labels, also those of other cases.
+        brats: whether a case with only one of BraTS's channels certainly lacks the others.
 
     Raises:
-        DataError: a case lacks a channel that others have, or is there in one file besides.
+        DataError: a case lacks a channel that others have, or also exists as one file.
     """
     found = {**find_numbered_channels(files, labels), **find_brats_channels(files, brats)}
     grouped = {}
@@ -130,7 +130,7 @@ def _rename_labels(labels: dict[str, Path], images: Collection[str]) -> dict[str
 
 
 def _refuse_labels_among(images: dict[str, tuple[Path, ...]]) -> None:
-    """Labels that lie beside their images would be taken for images without label."""
+    """Refuse labels beside their images, which would be taken for images without a label."""
     for name, paths in images.items():
         if image_of_label(name) != name and image_of_label(name) in images:
             other = images[image_of_label(name)][0].name
@@ -163,7 +163,7 @@ def _named_volumes(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _named_below(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Other volumes below a folder, by all that leads to them: a/b.png is a_b."""
+    """Other volumes below a folder, named by their whole path: a/b.png is a_b."""
     for file in sorted(folder.rglob("*")):
         inner = file.relative_to(folder.parent)
         if (
@@ -175,7 +175,7 @@ def _named_below(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _named_series(folder: Path) -> Iterator[tuple[str, Path]]:
-    """All series below a folder: one is called as the folder, several by what tells them apart besides."""
+    """All series below a folder: a single one is named after the folder, several also by what differs."""
     paths = [path for below in (folder, *sorted(folder.rglob("*/"))) for path in list_series_paths(below)]
     for path in paths:
         inner = Path(path).relative_to(folder.parent).as_posix()
@@ -183,18 +183,17 @@ def _named_series(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _refuse_loose_series(folder: Path) -> None:
-    """A DICOM file beside others is an image of its own; slices of one series would be taken for many."""
+    """Refuse several DICOM files of one series side by side, which would be taken for separate images."""
     longest = max(list_series(folder).values(), default=0)
     if longest > 1:
         raise DataError(f"{folder}: expected each DICOM series in a folder of its own, found {longest} slices of one.")
 
 
 def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases of a folder that holds images and labels side by side, by name.
+    """Cases of a folder with images and labels side by side, by name.
 
     Raises:
-        DataError: a label has no image, an image has two labels, two files have one name, or the pattern does not
-            match.
+        DataError: a label has no image, an image has two labels, two files share a name, or the pattern does not match.
     """
     files = {name: path for name, path in _files(root).items() if not is_label_name(name)}
     labels: dict[str, list[Path]] = defaultdict(list)
@@ -219,12 +218,12 @@ def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
 
 
 def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases of a folder that holds a folder a patient, each with one image and, where there is one, its label.
+    """Cases of a folder with one folder per patient, each with one image and optionally its label.
 
     The patient is the folder, unless the pattern finds it in the folder's name.
 
     Raises:
-        DataError: a folder holds several images that are not channels of one, or the pattern does not match.
+        DataError: a folder has several images that are not channels of one, or the pattern does not match.
     """
     cases = []
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
@@ -248,12 +247,12 @@ def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundC
 
 
 def _is_label(name: str, several: bool) -> bool:
-    """By its name alone, or by its ending where something else is there that it can be a label of."""
+    """Whether a file is a label by its whole name, or by its ending if there is an image for it."""
     return is_label_name(name) or (image_of_label(name) != name and several)
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Paths by name; a picture or array is a preview where there is a volume, unless it is called as a label."""
+    """Paths by name; beside a volume, a picture or array is a preview unless it is named as a label."""
     entries = [
         entry
         for entry in sorted(folder.iterdir())
@@ -276,7 +275,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _series(folder: Path) -> Iterator[str]:
-    """DICOM series in a patient's folder, or in one below."""
+    """DICOM series in a patient's folder or a subfolder."""
     for place in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
         yield from list_series_paths(place)
 

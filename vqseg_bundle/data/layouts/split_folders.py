@@ -1,10 +1,10 @@
-"""Folders that say which list a case is for.
+"""Folders that determine the list of their cases.
 
 ``labeled/`` and ``unlabeled/`` say which cases are labelled. ``train/`` and ``test/``, with or without ``val/``
-(``valid/``, ``validation/``), fix the latter two; in each, images and labels lie in a pair of folders, side by side, or
-in a folder a patient. The published VQ-Seg code's ``train-label/``, ``train-unlabel/``, ``val/`` and ``test/`` fix
-every case's list; each holds ``image/`` and ``mask/`` (or another pair of folders), and masks in ``unlabeled/`` and
-``train-unlabel/`` are not read.
+(``valid/``, ``validation/``), fix the test and validation lists; in each, images and labels are in a pair of folders,
+side by side, or in a folder per patient. The published VQ-Seg code's ``train-label/``, ``train-unlabel/``, ``val/`` and
+``test/`` fix every case's list; each has ``image/`` and ``mask/`` (or another pair of folders), and masks in
+``unlabeled/`` and ``train-unlabel/`` are not read.
 """
 
 from __future__ import annotations
@@ -32,13 +32,12 @@ _ACDC_SLICE = re.compile(r"^(patient\d+)_")
 
 
 def find_split_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases in the order of the folders; empty where there are none of these folders.
+    """Cases in the order of the folders; empty without such folders.
 
-    Slices of ACDC (``patient001_...``) belong to that patient; other cases are patients of their own unless the pattern
-    says more.
+    Slices of ACDC (``patient001_...``) belong to that patient; without a pattern, each other case is one patient.
 
     Raises:
-        DataError: a folder holds no images, a case of ``train-label/`` or ``val/`` has no mask, or as
+        DataError: a folder has no images, a case of ``train-label/`` or ``val/`` has no mask, or as for
             :func:`~vqseg_bundle.data.layouts.pairs.find_pairs`.
     """
     if (root / "train-label").is_dir():
@@ -70,7 +69,7 @@ def _find_parts(root: Path, pattern: str | None) -> list[FoundCase]:
 
 
 def _of_part(case: FoundCase, split: str) -> FoundCase:
-    """A case to validate or test on needs a label; without one it can be learnt from all the same."""
+    """Validation and test cases need a label; without one, a case is unlabelled."""
     return replace(case, split=split if case.label or not split else _UNLABELED)
 
 
@@ -94,7 +93,7 @@ def _fixed(root: Path, case: FoundCase, split: str) -> FoundCase:
 
 
 def _told_apart(labeled: list[FoundCase], unlabeled: list[FoundCase]) -> list[FoundCase]:
-    """Refuse names that both folders have: they may be one image, or a patient in two lists."""
+    """Refuse names in both folders: they may be the same image, or a patient in two lists."""
     twice = sorted({case.patient for case in labeled} & {case.patient for case in unlabeled})
     if twice:
         raise DataError(

@@ -1,6 +1,6 @@
-"""The volumes of a folder and of those below it, for inference without a datalist.
+"""The volumes of a folder and its subfolders, for inference without a datalist.
 
-Links lead in no circles, and what cannot be read hides nothing else.
+Circular links are not followed, and unreadable files do not hide others.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _LABEL_FOLDER = re.compile(
     r"validation))?",
     re.IGNORECASE,
 )
-#: what a training leaves in its output folder, beside its run.json, that could be taken for images
+#: files in a training's output folder, beside its run.json, that could be taken for images
 _TRAINING_RESULTS = ("progress.png",)
 logger = logging.getLogger(__name__)
 _PREDICTION_ENDING = re.compile(r"[_-](pred|prediction)$")
 
 
 def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:
-    """Volumes of a folder and of those below it, hidden ones excepted, sorted; a folder's series come before its files.
+    """Volumes of a folder and its subfolders, except hidden ones, sorted; a folder's series come before its files.
 
-    A folder counts once however many links lead to it, by its own path if it lies below ``root``; a link to a folder
-    that holds the link is not followed. A link to a file below ``root`` is that file, one to a file elsewhere is a
-    volume of the link's name.
+    A folder counts once regardless of links to it, by its own path if it is below ``root``; a link to a folder above it
+    is not followed. A link to a file below ``root`` is that file; one to a file elsewhere is a volume with the link's
+    name.
 
     Args:
         root: the folder.
-        left_out: receives what is no image to segment, or cannot be read, by the reason.
+        left_out: receives files that are not images to segment, or unreadable, by reason.
 
     Returns:
         absolute paths, see :mod:`vqseg_bundle.data.formats.volume_path`.
@@ -60,10 +60,10 @@ def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:
 
 
 def list_series_paths(folder: Path) -> list[str]:
-    """Paths of the DICOM series in a folder itself: the folder where there is one, else ``FOLDER#UID`` for each.
+    """Paths of the DICOM series directly in a folder: the folder if there is only one, otherwise ``FOLDER#UID``.
 
     Raises:
-        DataError: a DICOM file is broken.
+        DataError: a DICOM file is damaged.
     """
     series = list_series(folder)
     if len(series) < 2:
@@ -92,7 +92,7 @@ def _walk(folder: Path, seen: set[Path], links: list[Path], left_out: dict[str, 
 
 
 def _entries(folder: Path, left_out: dict[str, list[str]]) -> tuple[list[Path], list[Path]]:
-    """Files and folders in a folder, without hidden ones."""
+    """Files and subfolders of a folder, except hidden ones."""
     files, folders = list[Path](), list[Path]()
     try:
         entries = sorted(folder.iterdir())
@@ -115,7 +115,7 @@ def _entries(folder: Path, left_out: dict[str, list[str]]) -> tuple[list[Path], 
 
 
 def _reason(folder: Path) -> str:
-    """Why a folder of that name holds nothing to segment; empty if it may."""
+    """Why a folder with this name has nothing to segment; empty if it may have."""
     if _RESULT_FOLDER.fullmatch(folder.name):
         return "results of earlier runs"
     return "labels" if _LABEL_FOLDER.fullmatch(folder.name) else ""
@@ -134,27 +134,27 @@ def _without_links(paths: list[str], left_out: dict[str, list[str]]) -> list[str
 
 
 def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_channels: int = 1) -> list[dict[str, str]]:
-    """Every volume in a folder and the folders below it, but for what is no image to segment.
+    """Every volume to segment in a folder and its subfolders.
 
-    Left out, and said in the log to be: folders below that are called as those of labels or of earlier results
-    (``labels``, ``masks``, ``predictions``, ``previous-*`` and the like); a file called as the label of another beside
-    it, such as ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct.nii.gz``, and ``segmentation.nii.gz`` beside any; a file
-    called as a prediction of another anywhere below; pictures and NPY arrays beside volumes, which are previews; what
-    cannot be read; links to what is there already. Each DICOM series is a volume, for its files see
+    Left out, and logged: subfolders named like those of labels or earlier results (``labels``, ``masks``,
+    ``predictions``, ``previous-*`` and the like); a file named as the label of another beside it, such as
+    ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct.nii.gz``, and ``segmentation.nii.gz`` beside any; a file named as a
+    prediction of another anywhere in the folder; pictures and NPY arrays if there are volumes, as previews; unreadable
+    files; links to files already included. Each DICOM series is one volume; for its files see
     :func:`~vqseg_bundle.data.source_files`, for its name :mod:`vqseg_bundle.data.layouts.case_names`.
 
     Args:
         dataset_dir: a folder, or one volume's path.
         uneven_slices: "refuse" or "accept" DICOM series whose slices are not evenly spaced.
-        in_channels: channels of the model, for those in files of their own, see
+        in_channels: the model's channels, to group separate channel files, see
             :func:`~vqseg_bundle.data.layouts.channel_files.gather_channels`.
 
     Returns:
-        cases with "image" (absolute path) and "case" (a name of its own), sorted by path.
+        cases with "image" (absolute path) and "case" (a unique name), sorted by path.
 
     Raises:
-        DataError: there is no such folder, or no volume in it to segment.
-        ValueError: ``uneven_slices`` is neither.
+        DataError: the folder does not exist, or has no volume to segment.
+        ValueError: ``uneven_slices`` is neither of the two.
     """
     accept, root = accepts_uneven(uneven_slices), Path(dataset_dir)
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -222,7 +222,7 @@ def _without_labels(paths: list[str], left_out: dict[str, list[str]]) -> list[st
 
 
 def _images_by_folder(paths: list[str]) -> dict[PurePath, list[str]]:
-    """Names of what is not called as a label; a DICOM series lies in its folder."""
+    """Names that are not a label's; a DICOM series counts as its folder."""
     found: dict[PurePath, list[str]] = defaultdict(list)
     for path in paths:
         name = case_stem(path)
@@ -234,5 +234,5 @@ def _images_by_folder(paths: list[str]) -> dict[PurePath, list[str]]:
 
 
 def _is_of(stem: str, name: str) -> bool:
-    """Whether a name goes on after the stem of a label: p1_ct beside p1_seg, but not p10."""
+    """Whether a name continues the stem of a label: p1_ct beside p1_seg, but not p10."""
     return name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()
