@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Events
 from monai.bundle import ConfigParser
-from support.bundle_runs import TINY, run_here, write_cohort
-from support.processes import run_group
+from support.bundle_runs import TINY, write_cohort
+from support.processes import free_port, run_as_rank, run_group
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs PyTorch's gloo backend")
 
@@ -42,13 +41,11 @@ def _train(rank: int, world: int, cohort: str, folder: str, port: int) -> None:
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        for name, value in place.items():
-            patch.setenv(name, str(value))
         patch.setenv("XDG_CACHE_HOME", str(Path(folder) / "cache"))
         settings = {**SETTINGS, "labeled_batch_size": 4 // world, "unlabeled_batch_size": 4 // world}
         places = {"dataset_dir": cohort, "output_dir": str(Path(folder) / f"out_of_{world}")}
-        run_here("training", "train.json", "multi_gpu_train.json", before=prepare, **places, **settings)
+        configs = ["train.json", "multi_gpu_train.json"]
+        run_as_rank(rank, world, port, "training", configs, {**places, **settings, "before": prepare})
     torch.save(torch.stack(losses), Path(folder) / f"losses_{rank}_of_{world}.pt")
 
 
@@ -63,17 +60,11 @@ def _seed_by_sample(dataset: Any) -> None:
     dataset._transform = transform
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.mark.timeout(240)
 def test_five_steps_of_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "cohort")
     for world in (1, 2):
-        run_group(_train, world, world, str(cohort.root), str(tmp_path), _free_port())
+        run_group(_train, world, world, str(cohort.root), str(tmp_path), free_port())
     whole = torch.load(tmp_path / "losses_0_of_1.pt", weights_only=True)
     parts = [torch.load(tmp_path / f"losses_{rank}_of_2.pt", weights_only=True) for rank in range(2)]
     assert whole.shape == (STEPS, 8)

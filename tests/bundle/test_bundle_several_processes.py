@@ -23,6 +23,7 @@ from support.bundle_runs import (
     run_here,
     write_cohort,
 )
+from support.processes import free_port, run_as_rank, run_group
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs PyTorch's gloo backend")
 
@@ -35,7 +36,7 @@ OVERLAY = {
     "'world': torch.distributed.get_world_size()}, os.path.join(@output_dir, 'kept_' + str(@rank) + '.tensors'))",
     "training": ["@together", "@kept", "@finished"],
 }
-FAILURE = {"+train#handlers": [{"_target_": "tests.process_failures.Fail", "how": "killed", "iteration": 5}]}
+FAILURE = {"+train#handlers": [{"_target_": "tests.support.process_failures.Fail", "how": "killed", "iteration": 5}]}
 
 
 def run_processes(run_id: str, *configs: str | Path, **settings: Any) -> Result:
@@ -130,8 +131,7 @@ def test_an_evaluation_by_two_processes_is_that_of_one(
     one, two = tmp_path / "one", tmp_path / "two"
     run_here("evaluating", "train.json", "evaluate.json", **settings, output_dir=str(one), device="cpu")
     configs = ["train.json", "evaluate.json", "multi_gpu_evaluate.json"]
-    result = run_processes("evaluating", *configs, **settings, output_dir=two)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run_group(run_as_rank, 2, 2, free_port(), "evaluating", configs, {**settings, "output_dir": str(two)})
     for name in ("metrics.csv", "summary.json"):
         assert (two / name).read_bytes() == (one / name).read_bytes()
     assert json.loads((two / "summary.json").read_text())["num_cases"] == 3

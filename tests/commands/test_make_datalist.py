@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from support.bundle_runs import ROOT, command_here
 
 from vqseg_bundle.commands.data import main
 from vqseg_bundle.data import DataError, SplitRequest, check_cohort, find_cases, load_datalist, split_patients
-
-ROOT = Path(__file__).parents[2]
 
 
 def save(path: Path, seed: int, classes: int | None = None, dtype: type = np.uint8) -> None:
@@ -313,8 +310,7 @@ def test_folder_without_labels_needs_names(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_help_names_every_option():
-    command = [sys.executable, "-m", "vqseg_bundle", "data", "--help"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    result = command_here("data", "--help", module="vqseg_bundle")
     for option in ("--labeled-share", "--tuning-count", "--split-file-validation-as", "--force", "patientNNN_frameNN"):
         assert option in result.stdout
 

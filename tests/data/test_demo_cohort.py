@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch.distributed as dist
+from support.processes import CONTEXT
 
 from vqseg_bundle.data import DataError, DemoCohortConfig, check_cohort, make_demo_volume, open_cohort
 from vqseg_bundle.data.cohorts.demo_cohort import DEMO_COHORT_VERSION, write_demo_cohort
@@ -119,7 +120,7 @@ def test_other_settings_replace_the_folder(tmp_path: Path):
 def test_concurrent_writers_leave_one_sound_cohort(tmp_path: Path):
     (tmp_path / f"demo_cohort_v{DEMO_COHORT_VERSION}").mkdir()
     (tmp_path / f"demo_cohort_v{DEMO_COHORT_VERSION}" / "half.nii.gz").write_bytes(b"x")
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
+    with CONTEXT.Pool(3) as pool:
         targets = set(pool.map(write, [str(tmp_path)] * 3, chunksize=1))
     assert len(targets) == 1
     assert [str(path) for path in tmp_path.iterdir()] == list(targets)
@@ -128,9 +129,8 @@ def test_concurrent_writers_leave_one_sound_cohort(tmp_path: Path):
 
 
 def test_other_ranks_wait_for_rank_0(tmp_path: Path):
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    ranks = [context.Process(target=write_in_group, args=(str(tmp_path), rank, answers)) for rank in range(2)]
+    answers = CONTEXT.Queue()
+    ranks = [CONTEXT.Process(target=write_in_group, args=(str(tmp_path), rank, answers)) for rank in range(2)]
     for process in ranks:
         process.start()
     found = {answers.get(timeout=120) for _ in ranks}

@@ -10,9 +10,9 @@ import ignite.distributed as idist
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine
 from monai.transforms import CutMix
+from support.processes import run_group
 from support.training_parts import TinyFoundationModel, labeled_batches, make_student, make_trainer, unlabeled_batches
 from torch.nn.parallel import DistributedDataParallel
 
@@ -156,7 +156,7 @@ def _save(trainer: Any, path: Path, maintenance: CodebookMaintenance | None = No
 
 @pytest.mark.timeout(240)
 def test_two_processes_train_one_student(tmp_path):
-    mp.spawn(_train_on_one_rank, args=(str(tmp_path),), nprocs=2)
+    run_group(_train_on_one_rank, 2, str(tmp_path))
     for method in ("mapped", "ema", "unimatch", "batch_norm"):
         first, second = (torch.load(tmp_path / f"{method}{rank}.pt", weights_only=True) for rank in range(2))
         assert first["steps"] == second["steps"] == 3

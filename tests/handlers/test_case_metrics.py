@@ -10,11 +10,11 @@ import jsonschema
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine
 from monai.data import DataLoader, Dataset, MetaTensor, list_data_collate
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
+from support.processes import run_group
 
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, compute_case_metrics, summarize
 
@@ -270,7 +270,7 @@ def _evaluate_share(rank: int, folder: str) -> None:
 
 
 def test_the_first_process_writes_the_rows_of_all(tmp_path: Path) -> None:
-    mp.spawn(_evaluate_share, args=(str(tmp_path),), nprocs=2)
+    run_group(_evaluate_share, 2, str(tmp_path))
     rows = list(csv.DictReader((tmp_path / "out" / "metrics.csv").read_text().splitlines()))
     assert [row["case"] for row in rows] == ["a", "a", "b", "b", "c", "c"]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["num_cases"] == 3

@@ -129,8 +129,8 @@ def stand_in(notes: Path, before: Callable[[Run], str] = lambda run: "true") -> 
 
 
 def wait_until(condition: Callable[[], Any], driver: subprocess.Popen | None = None) -> None:
-    """Wait for a condition, a minute at most, while a process lives."""
-    deadline = time.monotonic() + 60
+    """Wait for a condition, five minutes at most, while a process lives."""
+    deadline = time.monotonic() + 300
     while not condition():
         assert driver is None or driver.poll() is None, "the comparison ended by itself"
         assert time.monotonic() < deadline, "waited in vain"

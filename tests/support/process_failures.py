@@ -1,4 +1,4 @@
-"""Ways in which one of several processes fails, for overlays of the configuration: ``tests.process_failures.Fail``."""
+"""Ways in which one of several processes fails, for overlays: ``tests.support.process_failures.Fail``."""
 
 from __future__ import annotations
 

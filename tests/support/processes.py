@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import socket
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch.multiprocessing as mp
 
-__all__ = ["CONTEXT", "run_group"]
+from support.bundle_runs import run_here
+
+__all__ = ["CONTEXT", "free_port", "run_as_rank", "run_group"]
 
 multiprocessing.set_forkserver_preload(["monai.bundle", "vqseg_bundle.bundle", "vqseg_bundle.engines", "pytest"])
 
@@ -19,3 +23,19 @@ CONTEXT = multiprocessing.get_context("forkserver")
 def run_group(function: Callable[..., None], size: int, *arguments: Any) -> None:
     """Call ``function(rank, *arguments)`` in so many processes; an error in one of them is raised here."""
     mp.start_processes(function, arguments, size, start_method="forkserver")
+
+
+def free_port() -> int:
+    """A port of loopback at which processes may meet."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def run_as_rank(rank: int, world: int, port: int, run_id: str, configs: list[str], settings: dict[str, Any]) -> None:
+    """:func:`~support.bundle_runs.run_here` as one of so many processes of torchrun; for :func:`run_group`."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in place.items():
+            patch.setenv(name, str(value))
+        run_here(run_id, *configs, **settings)
