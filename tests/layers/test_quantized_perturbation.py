@@ -13,6 +13,7 @@ from vqseg_bundle.layers import (
     QuantizedPerturbation,
     VectorQuantizer,
     automatic_temperature,
+    perplexity_temperature,
     transition_matrix,
 )
 
@@ -266,6 +267,44 @@ def test_automatic_temperature_makes_the_draws_independent_of_the_scale():
     assert torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("neighbors", [1.5, 8, 40])
+def test_a_moved_token_is_spread_over_so_many_codes(distance, neighbors):
+    codebook = make_codebook(64)  # each code is read
+    temperature = perplexity_temperature(codebook, neighbors, distance).item()
+    law = neighbor_law(np.arange(64), codebook, temperature, distance)
+    assert np.exp(stats.entropy(law, axis=1).mean()) == pytest.approx(neighbors, rel=1e-3)
+    drawn = draw_each_code(QuantizedPerturbation(1.0, distance=distance, neighbors=neighbors), codebook)
+    assert chi_square_p(drawn, law) > 1e-3
+
+
+def test_one_temperature_for_as_many_neighbors_follows_the_scale_of_the_codebook():
+    codebook = make_codebook(300)
+    expected = perplexity_temperature(codebook, 8).item()
+    assert perplexity_temperature(64.0 * codebook, 8).item() == pytest.approx(4096 * expected, rel=1e-4)
+    assert perplexity_temperature(codebook / 1024, 8).item() == pytest.approx(expected / 2**20, rel=1e-4)
+
+
+def test_all_codes_as_neighbors_is_a_uniform_move():
+    codebook = make_codebook(32)
+    law = neighbor_law(np.arange(32), codebook, perplexity_temperature(codebook, 31).item(), "squared_euclidean")
+    np.testing.assert_allclose(law[~np.eye(32, dtype=bool)], 1 / 31, rtol=0.05)
+
+
+def test_the_automatic_temperature_hardly_tells_near_from_far_in_many_dimensions():
+    codebook = torch.nn.functional.normalize(torch.randn(1024, 64, generator=make_generator()), dim=1)
+    law = neighbor_law(np.arange(1024), codebook, automatic_temperature(codebook).item(), "squared_euclidean")
+    assert np.exp(stats.entropy(law, axis=1).mean()) > 1000
+
+
+@pytest.mark.parametrize("neighbors", [1, 0.5, math.nan])
+def test_too_few_neighbors_are_refused(neighbors):
+    with pytest.raises(ValueError, match="neighbors must be above 1, or None for temperature, got"):
+        QuantizedPerturbation(neighbors=neighbors)
+    with pytest.raises(ValueError, match="neighbors must be above 1, got"):
+        perplexity_temperature(make_codebook(8), neighbors)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -291,5 +330,6 @@ def test_refuses_a_codebook_of_one():
 
 def test_shows_its_settings():
     assert repr(QuantizedPerturbation(0.3, "auto")) == (
-        "QuantizedPerturbation(perturb_prob=0.3, temperature=auto, mode=transition, distance=squared_euclidean)"
+        "QuantizedPerturbation(perturb_prob=0.3, temperature=auto, mode=transition, "
+        "distance=squared_euclidean, neighbors=None)"
     )

@@ -14,7 +14,7 @@ from vqseg_bundle.layers.perturbation_theory import (
     transition_matrix,
 )
 from vqseg_bundle.layers.quantized_perturbation import QuantizedPerturbation
-from vqseg_bundle.layers.transition import automatic_temperature
+from vqseg_bundle.layers.transition import automatic_temperature, perplexity_temperature
 from vqseg_bundle.layers.vector_quantizer import VectorQuantizer, VectorQuantizerOutput, lookup
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "keep_instance_norm_exact",
     "lookup",
     "nearest_code",
+    "perplexity_temperature",
     "perturbed_marginal",
     "qpm_kl_divergence",
     "transition_matrix",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vqseg_bundle.layers.neighbor_sampling import draw_neighbors
 from vqseg_bundle.layers.perturbation import Codes
-from vqseg_bundle.layers.transition import DISTANCES, CodeDistances, automatic_temperature
+from vqseg_bundle.layers.transition import DISTANCES, CodeDistances, automatic_temperature, perplexity_temperature
 from vqseg_bundle.layers.vector_quantizer import lookup
 
 __all__ = ["QuantizedPerturbation"]
@@ -37,6 +37,8 @@ class QuantizedPerturbation(nn.Module):
             (:func:`~vqseg_bundle.layers.automatic_temperature`).
         mode: "transition" or "shuffle".
         distance: "squared_euclidean", "euclidean" or "cosine".
+        neighbors: number of codes that a moved token is spread over, above 1, which sets T at each call
+            (:func:`~vqseg_bundle.layers.perplexity_temperature`); None leaves it to ``temperature``.
 
     Shape:
         - features: ``(B, D, *S)``, the clean post-VQ features.
@@ -44,8 +46,8 @@ class QuantizedPerturbation(nn.Module):
         - output: like ``features``.
 
     Raises:
-        ValueError: ``perturb_prob`` outside [0, 1], a temperature that is not positive, or an unknown ``mode`` or
-            ``distance``.
+        ValueError: ``perturb_prob`` outside [0, 1], a temperature that is not positive, ``neighbors`` not above 1, or
+            an unknown ``mode`` or ``distance``.
     """
 
     needs_codes = True
@@ -56,6 +58,7 @@ class QuantizedPerturbation(nn.Module):
         temperature: float | str = 1.0,
         mode: str = "transition",
         distance: str = "squared_euclidean",
+        neighbors: float | None = None,
     ) -> None:
         super().__init__()
         if not 0.0 <= perturb_prob <= 1.0:
@@ -68,16 +71,19 @@ class QuantizedPerturbation(nn.Module):
             raise ValueError(f'mode must be "transition" or "shuffle", got {mode!r}.')
         if distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}.")
+        if neighbors is not None and not neighbors > 1:
+            raise ValueError(f"neighbors must be above 1, or None for temperature, got {neighbors}.")
         self.perturb_prob = perturb_prob
         self.temperature = temperature
         self.mode = mode
         self.distance = distance
+        self.neighbors = neighbors
 
     def extra_repr(self) -> str:
         """The settings, for ``print(module)``."""
         return (
             f"perturb_prob={self.perturb_prob}, temperature={self.temperature}, "
-            f"mode={self.mode}, distance={self.distance}"
+            f"mode={self.mode}, distance={self.distance}, neighbors={self.neighbors}"
         )
 
     def forward(self, features: Tensor, codes: Codes | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -110,7 +116,11 @@ class QuantizedPerturbation(nn.Module):
     def _transition(self, indices: Tensor, codebook: Tensor, generator: torch.Generator | None) -> Tensor:
         moved = torch.rand(indices.shape, device=indices.device, generator=generator) < self.perturb_prob
         distances = CodeDistances(codebook, self.distance)
-        temperature = automatic_temperature(distances) if isinstance(self.temperature, str) else self.temperature
         output = indices.clone()
-        output[moved] = draw_neighbors(indices[moved], distances, temperature, generator)
+        output[moved] = draw_neighbors(indices[moved], distances, self._temperature(distances), generator)
         return output
+
+    def _temperature(self, distances: CodeDistances) -> float | Tensor:
+        if self.neighbors is not None:
+            return perplexity_temperature(distances, self.neighbors)
+        return automatic_temperature(distances) if isinstance(self.temperature, str) else self.temperature

@@ -5,6 +5,8 @@ Both the sampler and the theory read these rows, so they cannot disagree.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -18,12 +20,16 @@ __all__ = [
     "log_neighbor_distribution",
     "neighbor_distribution",
     "neighbor_logits",
+    "perplexity_temperature",
 ]
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")
 # The automatic temperature is measured on this many codewords and this share of their nearest neighbours.
 _PROBED_CODES = 64
 _NEAR_SHARE = 0.02
+# A temperature is searched for around the automatic one, in natural logarithms, in so many halvings.
+_LOG_TEMPERATURES = 12.0
+_HALVINGS = 20
 
 
 class CodeDistances:
@@ -160,10 +166,49 @@ def automatic_temperature(codebook: Tensor | CodeDistances, distance: str = "squ
         positive scalar, on the codebook's device (no host synchronisation).
     """
     distances = codebook if isinstance(codebook, CodeDistances) else CodeDistances(codebook, distance)
-    size = len(distances)
-    probed = torch.linspace(0, size - 1, min(size, _PROBED_CODES), device=distances.points.device).long()
-    rows = distances.rows(probed)
-    rows.scatter_(1, probed.unsqueeze(1), torch.inf)
-    count = max(1, round(_NEAR_SHARE * (size - 1)))
+    rows = _probed_rows(distances)
+    count = max(1, round(_NEAR_SHARE * (len(distances) - 1)))
     nearest = rows.topk(count, dim=1, largest=False, sorted=False).values
     return nearest.mean().clamp_min(torch.finfo(nearest.dtype).tiny)
+
+
+def perplexity_temperature(
+    codebook: Tensor | CodeDistances, neighbors: float, distance: str = "squared_euclidean"
+) -> Tensor:
+    r"""The temperature at which a moved token is spread over so many codes.
+
+    These are counted by the perplexity :math:`e^{H_i}` of the law's rows, as in t-SNE
+    (https://jmlr.org/papers/v9/vandermaaten08a.html), here with one T for all: the one at which the mean entropy
+    :math:`H_i` is :math:`\log` ``neighbors``. Found by bisection on at most 64 evenly spaced codes.
+
+    Args:
+        codebook: ``(K, D)``, or its distances if already available.
+        neighbors: above 1; from K - 1 on, the law is uniform.
+        distance: see :class:`CodeDistances`; not used if distances are given.
+
+    Returns:
+        positive scalar, on the codebook's device (no host synchronisation).
+
+    Raises:
+        ValueError: ``neighbors`` is not above 1.
+    """
+    if not neighbors > 1:
+        raise ValueError(f"neighbors must be above 1, got {neighbors}.")
+    distances = codebook if isinstance(codebook, CodeDistances) else CodeDistances(codebook, distance)
+    rows = _probed_rows(distances)
+    rows -= rows.amin(dim=1, keepdim=True)
+    center = automatic_temperature(distances).log()
+    low, high = center - _LOG_TEMPERATURES, center + _LOG_TEMPERATURES
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        law = torch.softmax(rows / -middle.exp(), dim=1)
+        too_narrow = torch.special.entr(law).sum(dim=1).mean() < math.log(neighbors)
+        low, high = torch.where(too_narrow, middle, low), torch.where(too_narrow, high, middle)
+    return ((low + high) / 2).exp()
+
+
+def _probed_rows(distances: CodeDistances) -> Tensor:
+    """Distances from some codes to all, infinite to themselves."""
+    size = len(distances)
+    probed = torch.linspace(0, size - 1, min(size, _PROBED_CODES), device=distances.points.device).long()
+    return distances.rows(probed).scatter_(1, probed.unsqueeze(1), torch.inf)
