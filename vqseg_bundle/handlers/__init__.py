@@ -1,4 +1,4 @@
-"""Ignite handlers around training and evaluation."""
+"""Ignite handlers for training and evaluation."""
 
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, MeanCaseDice, compute_case_metrics
 from vqseg_bundle.handlers.checkpoints import (

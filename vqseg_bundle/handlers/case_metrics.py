@@ -35,18 +35,18 @@ class CaseMetrics:
     """Ignite handler that writes ``metrics.csv`` and ``summary.json`` at the end of an evaluation.
 
     It reads the decollated output of a MONAI evaluator after its postprocessing: the prediction inverted to the image's
-    grid and the label as it lies on disk, both ``(1, *S)`` MetaTensors of class indices. The case is named by
-    ``engine.state.batch[i]["case"]``, else by the image's file name. Of several processes, the first one writes the
-    rows of all; a case that a sampler gave to two of them to even out their shares counts once.
+    grid and the label as stored, both ``(1, *S)`` MetaTensors of class indices. The case's name is
+    ``engine.state.batch[i]["case"]``, otherwise the image's file name. With several processes, the first one writes the
+    rows of all; a case given to two processes counts once.
 
     Args:
-        output_dir: the folder to write to, made if missing.
+        output_dir: the folder to write to, created if missing.
         labels: class index to name, 0 (background) to the last without a gap.
-        output_transform: takes ``engine.state.output``, returns the predictions and the labels, two lists.
-            Defaults to the items "pred" and "label" of each case.
+        output_transform: from ``engine.state.output`` to two lists, predictions and labels. Defaults to the items
+            "pred" and "label" of each case.
 
     Attributes:
-        results: case name to the metrics of its classes, of the last evaluation; empty on all processes but the first.
+        results: case name to the metrics of its classes in the last evaluation; empty except on the first process.
 
     Raises:
         ValueError: ``labels`` has a gap or no foreground class.
@@ -97,17 +97,17 @@ class CaseMetrics:
         for share in shares:
             for case in share.values():
                 _add(cases, case, repeatable=True)
-        # in one order however they were divided over processes, so that means are equal to the last digit
+        # in one order regardless of their division over processes, so that means are equal to the last digit
         self.results = {name: cases[name].classes for name in sorted(cases)}
         summary = write_report(self.output_dir, self.results, self.labels)
         logger.info("Metrics of %d cases, in %s:\n%s", len(cases), self.output_dir, format_table(summary))
 
 
 def identify_case(item: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the case's name, and what tells two cases of the same name apart (its file, empty if unknown).
+    """Return the case's name, and its file to tell cases of the same name apart (empty if unknown).
 
     Args:
-        item: a decollated case with "case", or with "image" as MetaTensor, whose file name is taken.
+        item: a decollated case with "case", or with "image" as a MetaTensor, whose file name is used.
 
     Raises:
         ValueError: it has neither.
@@ -149,9 +149,9 @@ def _add(cases: dict[str, _Case], case: _Case, repeatable: bool) -> None:
 class MeanCaseDice:
     """Key metric of a MONAI evaluator: the overall mean Dice of ``summary.json``, without its distances.
 
-    A structure that the prediction alone has counts as 0, as does one that it misses; one that neither has does not
-    count (MONAI's MeanDice leaves out what the label has not, so that a hallucination costs nothing). It reads what
-    :class:`~vqseg_bundle.handlers.CaseMetrics` reads. Of several processes, each gets the mean over the cases of all; a
+    A hallucinated or missed structure counts as 0; one that is in neither prediction nor label does not count (MONAI's
+    MeanDice ignores structures missing in the label, so that hallucinations cost nothing). It reads the same output as
+    :class:`~vqseg_bundle.handlers.CaseMetrics`. With several processes, each gets the mean over the cases of all; a
     case that several of them evaluated counts once.
 
     Args:
@@ -165,7 +165,7 @@ class MeanCaseDice:
         self._cases: dict[tuple[str, str], list[float]] = {}
 
     def attach(self, engine: Engine, name: str) -> None:
-        """Put the score into ``engine.state.metrics[name]`` after each epoch; 0 where no case has any structure."""
+        """Put the score into ``engine.state.metrics[name]`` after each epoch; 0 if no case has any structure."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._reset)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish, name)

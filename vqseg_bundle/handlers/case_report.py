@@ -1,4 +1,4 @@
-"""The results of an evaluation as files: ``metrics.csv``, a row for each case and class, and ``summary.json``."""
+"""The results of an evaluation as files: ``metrics.csv``, one row per case and class, and ``summary.json``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = ["format_table", "mean_over_classes", "summarize", "write_report"]
 def write_report(
     output_dir: str | Path, cases: Mapping[str, Sequence[ClassMetrics]], labels: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Write ``metrics.csv`` and ``summary.json``, each in one step.
+    """Write ``metrics.csv`` and ``summary.json``, each atomically.
 
-    In the table, cases are in the order of their names, and the numbers of an absent structure are empty.
+    In the table, cases are sorted by name, and the numbers of absent structures are empty.
 
     Args:
-        output_dir: the folder to write to, made if missing.
-        cases: case name to the metrics of each class of ``labels`` but the background.
+        output_dir: the folder to write to, created if missing.
+        cases: case name to the metrics of each class of ``labels`` except the background.
         labels: class index to name, background (0) included.
 
     Returns:
@@ -46,13 +46,13 @@ def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]
     """Aggregate the metrics of all cases; docs/summary.schema.json describes the result.
 
     Args:
-        cases: for each case, the metrics of every class of ``labels`` but the background.
+        cases: for each case, the metrics of every class of ``labels`` except the background.
         labels: class index to name, background (0) included.
 
     Returns:
         For each class, ``mean``, ``std`` (of a sample, n - 1) and ``n`` of each metric over the cases whose status is
         not absent. Overall, ``mean`` is the mean over foreground classes of the class means, ``std`` that of the cases'
-        own means over classes, ``n`` the number of cases with a class that counts. What is undefined is None.
+        means over classes, ``n`` the number of cases with a class that counts. Undefined values are None.
     """
     table = [list(case) for case in cases]
     classes = []
@@ -76,20 +76,20 @@ def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]
 
 
 def mean_over_classes(table: Sequence[Sequence[float]]) -> float | None:
-    """The mean, over the classes that count in any case, of each one's mean over the cases where it counts.
+    """The mean over classes of each class's mean over the cases in which it counts.
 
     Args:
-        table: for each case, a number of every class, NaN where it does not count.
+        table: for each case, one number per class, NaN if it does not count.
 
     Returns:
-        None if no class counts anywhere.
+        None if no class counts in any case.
     """
     means = [_mean(column) for column in zip(*table, strict=True)]
     return None if all(map(math.isnan, means)) else _mean(means)
 
 
 def format_table(summary: Mapping[str, Any]) -> str:
-    """Lay out a summary as text: a line for each class and one for all of them, mean +- standard deviation."""
+    """Format a summary as text: one line per class and one for all, mean +- standard deviation."""
     width = max(len("all classes"), *(len(entry["name"]) for entry in summary["classes"]))
     lines = [f"{'':{width}}" + "".join(f"{metric:>18}" for metric in METRICS) + "".join(f"{s:>14}" for s in STATUSES)]
     rows = [(entry["name"], entry, entry["status_counts"]) for entry in summary["classes"]]

@@ -1,4 +1,4 @@
-"""Files of weights: written in one step and only if finite, read with a message where they cannot be used."""
+"""Files of weights: written atomically and only if finite, read with a message if they cannot be used."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ logger = logging.getLogger(__name__)
 
 
 def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> None:
-    """Write a file that a reader sees whole or not at all, however the process ends.
+    """Write a file atomically, so that a reader sees all of it or nothing, however the process ends.
 
     Args:
-        path: the file; its folder is made if missing.
-        content: what to save, see :func:`torch.save`.
-        keep_former: keep the file that is replaced, as :func:`former_checkpoint`.
+        path: the file; its folder is created if missing.
+        content: the object to save, see :func:`torch.save`.
+        keep_former: keep the replaced file, as :func:`former_checkpoint`.
 
     Raises:
-        NonFiniteError: a tensor holds a number that is not finite; what was there before stays.
+        NonFiniteError: a tensor is not finite; the existing file is kept.
     """
     names = non_finite_names(named_tensors(content))
     if names:
@@ -50,7 +50,7 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
     with replacing(path) as partial:
         with partial.open("wb") as file:
             torch.save(content, file)
-            # a power failure would else leave an empty file under the new name
+            # otherwise a power failure could leave an empty file under the new name
             file.flush()
             os.fsync(file.fileno())
         if keep_former and path.is_file():
@@ -58,13 +58,13 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Read a file of weights, on the CPU; no code that it may hold is run.
+    """Read a file of weights onto the CPU, without running any code in it.
 
     Args:
         path: the file.
 
     Raises:
-        ValueError: there is no such file, it is empty, cut off or something else, or holds numbers that are not finite.
+        ValueError: the file is missing, empty, truncated or not of weights, or has non-finite numbers.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file.")
@@ -86,7 +86,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def former_checkpoint(path: Path) -> Path:
-    """Where the file before a checkpoint is kept: ``resume.previous.pt`` for ``resume.pt``."""
+    """Path of the previous checkpoint: ``resume.previous.pt`` for ``resume.pt``."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
@@ -97,20 +97,21 @@ def _keep_former(path: Path) -> None:
     try:
         second_name.hardlink_to(path)
     except OSError:
-        # a file system without hard links: for a moment there is the former file alone, which is gone on from as well
+        # a file system without hard links: for a moment there is only the former file, from which a training can also
+        # resume
         path.replace(former)
     else:
         second_name.replace(former)
 
 
 def find_resumable(path: Path) -> tuple[Path, dict[str, Any], str]:
-    """Choose what a training goes on from: its last checkpoint, or the one before where that cannot be used.
+    """Choose the checkpoint from which to resume: the last one, or the previous one if that cannot be used.
 
     Args:
         path: the last checkpoint.
 
     Returns:
-        The file to go on from, its content, and why it is not ``path`` (empty where it is).
+        The file to resume from, its content, and why it is not ``path`` (empty if it is).
 
     Raises:
         ValueError: neither can be used.
@@ -142,13 +143,13 @@ def _training_state(path: Path) -> dict[str, Any]:
 
 
 class CheckpointWriter(BaseSaveHandler):
-    """What ignite's Checkpoint saves by; it would delete the former file before it writes the new one, or while.
+    """Save handler for ignite's Checkpoint, whose own deletes the former file before or while it writes the new one.
 
-    Only the first of several processes writes.
+    Only the first process writes.
 
     Args:
         dirname: the folder.
-        filename: the file; None takes ignite's name.
+        filename: the file; None uses ignite's name.
         keep_former: see :func:`write_checkpoint`.
     """
 
@@ -167,21 +168,21 @@ class CheckpointWriter(BaseSaveHandler):
             write_checkpoint(self.dirname / (self.filename or filename), checkpoint, self.keep_former)
 
     def remove(self, filename: str) -> None:
-        """Leave a file that is replaced anyway, and delete one of another name."""
+        """Keep a file that will be replaced, and delete one with another name."""
         if self.filename is None and process_rank() == 0:
             (self.dirname / filename).unlink(missing_ok=True)
 
 
 class ModelSaver(CheckpointSaver):
-    """Save weights as MONAI's CheckpointSaver does, but replace a file in one step, and only by finite weights.
+    """Save weights like MONAI's CheckpointSaver, but replace files atomically and only with finite weights.
 
-    MONAI's deletes the former file first and writes the new one in place: a process that ends meanwhile leaves none, or
-    half of one. It also saves the weights of a training that fails, which nobody has asked for.
+    MONAI's deletes the former file first and writes the new one in place: a process that ends meanwhile leaves no file,
+    or part of one. It also saves the weights of failed trainings.
 
     Args:
         save_dir: the folder.
-        save_dict: what to save.
-        options: the other arguments of :class:`monai.handlers.CheckpointSaver`.
+        save_dict: the objects to save.
+        options: further arguments of :class:`monai.handlers.CheckpointSaver`.
     """
 
     def __init__(self, save_dir: str, save_dict: dict[str, Any], **options: Any) -> None:
@@ -198,17 +199,17 @@ class ModelSaver(CheckpointSaver):
 
 
 class BestModelState:
-    """The state of the saver of the best model, as something that the resume checkpoint can hold.
+    """The state of the best model's saver, for the resume checkpoint.
 
     Without it the first validation after resuming would replace better weights.
 
     Args:
         handlers: an evaluator's handlers, with at most one CheckpointSaver that saves by key metric; None entries
-            (disabled ones) are passed over.
+            (disabled handlers) are skipped.
     """
 
     def __init__(self, handlers: Sequence[Any]) -> None:
-        # MONAI can put this state into the weights' file only, which must stay a plain state dict
+        # MONAI can put this state only into the weights' file, which must remain a plain state dict
         savers = [handler for handler in handlers if isinstance(handler, CheckpointSaver)]
         self._checkpoints = [saver._key_metric_checkpoint for saver in savers if saver._key_metric_checkpoint]
 
@@ -217,7 +218,7 @@ class BestModelState:
         return {str(index): checkpoint.state_dict() for index, checkpoint in enumerate(self._checkpoints)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned, unless the weights that it tells of can no longer be read."""
+        """Restore a state from :meth:`state_dict`, unless its weights can no longer be read."""
         for index, checkpoint in enumerate(self._checkpoints):
             reason = _why_unusable(checkpoint)
             if reason:

@@ -1,4 +1,4 @@
-"""The codebook during a training: how much of it is used, what keeps it alive, and snapshots of it for pictures."""
+"""The codebook during training: its use, its maintenance, and snapshots for pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 def codebook_perplexity(counts: Tensor) -> float:
-    r"""Perplexity of code use, :math:`\exp(-\sum_k p_k \log p_k)`: K when all codes serve alike, 1 when one does all.
+    r"""Perplexity of code use, :math:`\exp(-\sum_k p_k \log p_k)`: K if all codes are used equally, 1 if only one is.
 
     Args:
         counts: tokens per code, ``(K,)``.
 
     Returns:
-        a number in [1, K]; 0 without any token.
+        a number in [1, K]; 0 without tokens.
     """
     total = counts.sum().item()
     if total == 0:
@@ -37,16 +37,16 @@ def codebook_perplexity(counts: Tensor) -> float:
 
 
 class CodebookUsage:
-    """Count the codes that a quantiser picks during each epoch of an engine.
+    """Count a quantiser's codes during each epoch of an engine.
 
-    At the end of an epoch ``engine.state.metrics`` gets "codebook_usage" (share of the codes picked at least once) and
-    "codebook_perplexity", over all processes. Works with any inferer, since it listens to the quantiser itself.
+    At the end of an epoch ``engine.state.metrics`` gets "codebook_usage" (share of the codes used at least once) and
+    "codebook_perplexity", over all processes. Works with any inferer, since it hooks into the quantiser.
 
     Args:
-        quantizer: the quantiser to listen to; None (a network without one) reports nothing.
+        quantizer: the quantiser; None (a network without one) disables the handler.
 
     Attributes:
-        counts: tokens per code in the running or last epoch, ``(K,)``, int64.
+        counts: tokens per code in the current or last epoch, ``(K,)``, int64.
     """
 
     def __init__(self, quantizer: nn.Module | None) -> None:
@@ -55,7 +55,7 @@ class CodebookUsage:
         self._hook: Any = None
 
     def attach(self, engine: Engine) -> None:
-        """Listen during the epochs of ``engine``."""
+        """Attach to ``engine``."""
         if self.quantizer is None:
             return
         engine.add_event_handler(Events.EPOCH_STARTED, self._listen)
@@ -92,24 +92,24 @@ class CodebookUsage:
 
 
 class CodebookMaintenance:
-    """Update each codebook after each step and give codes that nobody picks a new place.
+    """Update each codebook after each step, and revive unused codes.
 
-    A code is dead when no token of any process picked it for ``patience`` iterations. Every ``interval`` iterations at
-    most ``max_share`` of the codebook is revived on tokens of the current batches of all processes, drawn at random.
-    Nothing is revived over the last part of the training, so that the teacher's average settles on what the student
-    ends with.
+    A code is dead if no token of any process has used it for ``patience`` iterations. Every ``interval`` iterations, at
+    most ``max_share`` of the codebook is revived on random tokens of the current batches of all processes. In the last
+    part of the training nothing is revived, so that the teacher's average converges to the student's final codebook.
 
     Args:
-        quantizers: the student's quantisers, of as many codes each, the bottleneck's first; none does nothing.
+        quantizers: the student's quantisers, with equal numbers of codes, the bottleneck's first; an empty list
+            disables the handler.
         total_iterations: length of the training.
-        patience: iterations without a token after which a code counts as dead; 0 revives nothing.
+        patience: iterations without a token after which a code is dead; 0 disables revival.
         interval: iterations between two revivals.
         max_share: the largest share of the codebook revived at once, in (0, 1].
-        stop_share: share of the training after which nothing is revived any more, in [0, 1].
-        seed: seed of the draw; the same on every process.
+        stop_share: share of the training after which revival stops, in [0, 1].
+        seed: seed of the draw, the same on every process.
 
     Raises:
-        ValueError: ``max_share`` outside (0, 1], ``stop_share`` outside [0, 1] or a negative count.
+        ValueError: ``max_share`` outside (0, 1], ``stop_share`` outside [0, 1], or a count is negative.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class CodebookMaintenance:
         self.idle = torch.zeros(0, 0, dtype=torch.int64)
 
     def attach(self, engine: Engine) -> None:
-        """Work after each iteration of the trainer."""
+        """Attach to the trainer."""
         if self.quantizers:
             engine.add_event_handler(Events.STARTED, self._start)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._maintain)
@@ -148,11 +148,11 @@ class CodebookMaintenance:
         self.idle = torch.zeros(shape, dtype=torch.int64, device=next(first.buffers()).device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """How long each code of each quantiser has been idle, and the state of the draw; for the resume checkpoint."""
+        """Idle iterations of each code of each quantiser, and the state of the draw, for the resume checkpoint."""
         return {"idle": self.idle, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what :meth:`state_dict` returned; call it after the engine has started."""
+        """Restore a state from :meth:`state_dict`; call it after the engine has started."""
         self.idle = state["idle"].view_as(self.idle).to(self.idle.device)
         self.generator.set_state(state["generator"])
 
@@ -174,7 +174,7 @@ class CodebookMaintenance:
 
     def _revive(self, quantizer: Any, features: Tensor, idle: Tensor) -> None:
         dead = (idle >= self.patience).nonzero().squeeze(1)
-        tokens = features.movedim(1, -1).flatten(0, -2).float()  # as many on each process
+        tokens = features.movedim(1, -1).flatten(0, -2).float()  # equally many on each process
         world = process_count()
         count = min(len(dead), max(1, round(self.max_share * len(idle))), world * len(tokens))
         if count == 0:
@@ -192,19 +192,19 @@ class CodebookMaintenance:
 
 
 class CodebookSnapshots:
-    """Save the projected codebook and how often each code was picked, at given shares of the training.
+    """Save the projected codebook and the use of its codes, at given shares of the training.
 
-    ``iteration_<n>.npz`` holds "codebook", ``(K, D)`` float16, as the student's n-th step used it (that of step 1 is
-    the untrained one); "counts", ``(K,)`` int64, tokens of labelled and unlabelled images per code, before
-    perturbation, over the "window" iterations up to that step, this process's own; "iteration" and
-    "total_iterations". A codebook of 1,024 codes of width 64 takes 130 kB. A file that cannot be written is one
-    warning; the training goes on.
+    ``iteration_<n>.npz`` contains "codebook", ``(K, D)`` float16, as used in the student's n-th step (in step 1,
+    untrained); "counts", ``(K,)`` int64, tokens of labelled and unlabelled images per code, before perturbation, over
+    the "window" iterations up to that step, of this process; "iteration" and "total_iterations". A codebook of 1,024
+    codes of width 64 takes 130 kB. If a file cannot be written, there is one warning, and training continues.
 
     Args:
-        folder: where the files go, made if missing.
+        folder: folder of the files, created if missing.
         total_iterations: length of the training.
         shares: points of the training, in [0, 1]; 0 is the first step.
-        window: iterations before a snapshot whose tokens are counted, at least 1; none counts for two snapshots.
+        window: iterations before a snapshot whose tokens are counted, at least 1; no iteration counts for two
+            snapshots.
 
     Raises:
         ValueError: a share outside [0, 1] or ``window`` below 1.
@@ -230,7 +230,7 @@ class CodebookSnapshots:
         self._warned = False
 
     def attach(self, engine: Engine) -> None:
-        """Work after each iteration of a trainer whose ``state.output`` holds the "student"'s output."""
+        """Attach to a trainer whose ``state.output`` has the "student"'s output."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._look)
 
     def _look(self, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Says so, once, when a training goes on without learning from its unlabelled images or from its codebook."""
+"""Warns once if a training does not learn from its unlabelled images or its codebook."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _IDLE_CODES = (
 
 
 class LearningWatch:
-    """Warn, each at most once, of four ways in which a training runs on in vain.
+    """Warn, at most once each, of four ways in which a training is futile.
 
-    Looked at are whole epochs that begin after some iterations, the first one never: pseudo-labels that are of one
-    class in all images of an epoch; an unlabelled loss of exactly 0 over an epoch; less than a share of the codebook in
-    use, by "codebook_usage" of :class:`CodebookUsage`; and predictions that do without the codes, by "code_reliance" of
-    :class:`CodeRelianceMonitor`. Both must be attached before. Attach it on every process; the first one warns of what
-    holds for all.
+    It considers complete epochs that begin after some iterations, never the first: pseudo-labels of a single class in
+    all images of an epoch; an unlabelled loss of exactly 0 over an epoch; too small a share of the codebook in use, by
+    "codebook_usage" of :class:`CodebookUsage`; and predictions that ignore the codes, by "code_reliance" of
+    :class:`CodeRelianceMonitor`. Attach both of these first, and this on every process; the first process warns of what
+    is true for all.
 
     Args:
-        unlabeled_after: iterations before the unlabelled terms count, such as those of their ramp.
-        codebook_after: iterations before codes that nobody picks can all have found new places.
-        least_usage: share of the codebook below which it is too little, in [0, 1].
+        unlabeled_after: iterations before the unlabelled terms are considered, such as those of their ramp-up.
+        codebook_after: iterations after which all unused codes can have been revived.
+        least_usage: smallest sufficient share of the codebook in use, in [0, 1].
         least_reliance: reliance on the codes, after those iterations, below which they are ignored, in [0, 1].
 
     Raises:
@@ -75,7 +75,7 @@ class LearningWatch:
         self._loss: list[Tensor] = []
 
     def attach(self, engine: Engine) -> None:
-        """Watch a semi-supervised trainer."""
+        """Attach to a semi-supervised trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._watch)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._judge)
@@ -88,7 +88,7 @@ class LearningWatch:
         output: Any = engine.state.output
         if output["pseudo_labels"] is None or not self._is_due(self.unlabeled_after):
             return
-        # scalars on the device, which are not waited for
+        # scalars on the device, without waiting for it
         if _ONE_CLASS not in self._said:
             lowest, highest = output["pseudo_labels"].labels.aminmax()
             self._classes.append(torch.stack((lowest, -highest)))

@@ -1,10 +1,10 @@
-"""What an evaluation measures: one record per metric, and the metrics of every structure of one case.
+"""The metrics of an evaluation: one record per metric, and all metrics of every structure of a case.
 
-A structure that only one of prediction and label has, no distance is defined for: it scores as badly as the image
-allows (Dice and Jaccard 0, distances the image's diagonal). One that neither has gets no number.
+If only one of prediction and label has a structure, no distance is defined, and it gets the worst score that the image
+allows (Dice and Jaccard 0, the image's diagonal as distance). If neither has it, it gets no number.
 
-Surface is a structure's voxels with a face towards a voxel outside it or towards the image's border. Along an axis of a
-single voxel nothing is measured: a slice stored as a volume has its surface in its plane, as if stored as an image.
+The surface of a structure is its voxels with a face towards a voxel outside it or towards the image's border. Along an
+axis of a single voxel nothing is measured: a slice stored as a volume has the same surface as one stored as an image.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class ClassMetrics(NamedTuple):
 
     Attributes:
         class_index: the class, from 1.
-        values: of each metric by its name; NaN where the class is absent.
-        status: ok (both have it), missed (the label alone), hallucinated (the prediction alone) or absent (neither).
+        values: metric name to value; NaN if the class is absent.
+        status: ok (in both), missed (only in the label), hallucinated (only in the prediction) or absent (in neither).
     """
 
     class_index: int
@@ -48,13 +48,13 @@ class ClassMetrics(NamedTuple):
 
 @dataclass(frozen=True)
 class StructurePair:
-    """A structure as prediction and label have it, one of them at least.
+    """A structure in prediction and label, at least one of them non-empty.
 
     Args:
-        pred: whether a voxel is the structure's, bool ``(1, *S)``, cut to what both cover.
-        label: likewise.
+        pred: the structure's voxels, bool ``(1, *S)``, cropped to the region of both.
+        label: the same for the label.
         spacing: size of a voxel along each axis of ``S``, mm.
-        diagonal: of the whole image, mm.
+        diagonal: diagonal of the whole image, mm.
     """
 
     pred: torch.Tensor
@@ -64,28 +64,28 @@ class StructurePair:
 
     @property
     def is_matched(self) -> bool:
-        """Whether both have it."""
+        """Whether both are non-empty."""
         return bool(self.pred.any()) and bool(self.label.any())
 
     @property
     def for_monai(self) -> dict[str, Any]:
-        """The first arguments of MONAI's metrics, ``(1, 1, *S)``; the structure is not dropped as a background."""
+        """The first arguments of MONAI's metrics, ``(1, 1, *S)``; the structure is not treated as background."""
         return {"y_pred": self.pred[None].float(), "y": self.label[None].float(), "include_background": True}
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric; tables, ``summary.json``, the report and comparisons follow from this record.
+    """A metric; tables, ``summary.json``, the report and comparisons all use this record.
 
     Args:
-        name: key and column.
-        title: what headings call it.
-        unit: of its values, empty without one.
-        decimals: that are shown.
-        higher_is_better: which of two values is the better one.
-        limits: of an axis that shows it; None leaves the upper one to the data.
-        measure: its value for a structure.
-        in_cases: whether the report shows it for each case, too.
+        name: name of key and column.
+        title: its name in headings.
+        unit: unit of its values; empty without one.
+        decimals: number of decimals shown.
+        higher_is_better: whether a higher value is better.
+        limits: limits of its axis in plots; None as upper limit means that of the data.
+        measure: computes it for a structure.
+        in_cases: whether the report also shows it for each case.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def show(self, value: float | None) -> str:
-        """A value in the metric's decimals; "-" where there is none."""
+        """A value with the metric's decimals; "-" without a value."""
         return "-" if value is None or math.isnan(value) else f"{value:.{self.decimals}f}"
 
 
@@ -125,13 +125,13 @@ def _hd95(pair: StructurePair) -> float:
 
 
 def _asd(pair: StructurePair) -> float:
-    """Mean of the distances of both surfaces' voxels to the other surface."""
+    """Mean distance of both surfaces' voxels to the other surface."""
     if not pair.is_matched:
         return pair.diagonal
     return compute_average_surface_distance(**pair.for_monai, symmetric=True, spacing=pair.spacing).item()
 
 
-#: by name; a further metric is a function and a line
+#: by name; a new metric is a function and a line
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -149,7 +149,7 @@ def compute_case_metrics(
     """Compare a predicted class map with its label.
 
     Args:
-        pred: class indices, ``(1, *S)``, any dtype that holds whole numbers.
+        pred: class indices, ``(1, *S)``, whole numbers of any dtype.
         label: class indices, ``(1, *S)``.
         num_classes: number of classes, background (0) included.
         spacing: size of a voxel along each axis of ``S``, in mm.
@@ -158,8 +158,8 @@ def compute_case_metrics(
         The metrics of classes 1 to ``num_classes - 1``, in order.
 
     Raises:
-        ValueError: the shapes differ or are not ``(1, *S)``, a value is not a class index, or ``spacing`` does not
-            give one positive number for each axis.
+        ValueError: the shapes differ or are not ``(1, *S)``, a value is not a class index, or ``spacing`` does not have
+            one positive number per axis.
     """
     if pred.shape != label.shape or pred.ndim < 3 or pred.shape[0] != 1:
         raise ValueError(f"pred and label must both be (1, *S), got {tuple(pred.shape)} and {tuple(label.shape)}.")
@@ -173,7 +173,7 @@ def compute_case_metrics(
 
 
 def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int) -> list[float]:
-    """Dice of classes 1 to ``num_classes - 1`` of one case: NaN for a class that neither has, 0 where one alone has it.
+    """Dice of classes 1 to ``num_classes - 1`` of one case: NaN for a class in neither, 0 for a class in only one.
 
     Args:
         pred: class indices, ``(1, *S)``.
@@ -183,7 +183,7 @@ def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int
     scores = compute_dice(
         pred[None], label[None], include_background=False, ignore_empty=False, num_classes=num_classes
     )
-    # MONAI gives 1 where neither has it
+    # MONAI gives 1 for a class in neither
     return [
         score if score < 1.0 or (label == index).any() else math.nan
         for index, score in enumerate(scores[0].tolist(), start=1)

@@ -1,4 +1,4 @@
-"""The picture of a training's progress, a panel each for losses, Dice, pseudo-labels, codes and time."""
+"""The picture of a training's progress, with panels for losses, Dice, pseudo-labels, codes and time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LOSS = "loss_"
 _COLUMNS = 2
 _PANEL_INCHES = (4.6, 2.7)
 _DOTS_PER_INCH = 90
-#: Of up to this many epochs, each is marked by a point: a line of one point cannot be seen.
+#: Up to this many epochs, each is marked by a point, since a line through one point is invisible.
 _MARKED_EPOCHS = 30
 
 
 def save_progress(rows: Rows, path: str | Path) -> None:
     """Draw the rows of a :class:`~vqseg_bundle.handlers.progress_picture.ProgressTable` into a PNG file.
 
-    The file is replaced in one step.
+    The file is replaced atomically.
 
     Args:
-        rows: at least one.
+        rows: at least one row.
         path: the file.
     """
     with replacing(path) as partial:
@@ -39,7 +39,7 @@ def save_progress(rows: Rows, path: str | Path) -> None:
 
 
 def draw_progress(rows: Rows) -> Figure:
-    """A figure with the losses above, and a small panel for everything else that at least one row tells about.
+    """A figure with the losses on top, and a small panel for every other quantity in the rows.
 
     Args:
         rows: see :func:`save_progress`.
@@ -50,7 +50,7 @@ def draw_progress(rows: Rows) -> Figure:
     width, height = _PANEL_INCHES
     tall = lines * height
     figure = Figure(figsize=(_COLUMNS * width, tall))
-    # by hand: an automatic layout draws everything twice, each epoch
+    # by hand: an automatic layout would draw everything twice in each epoch
     grid = figure.add_gridspec(lines, _COLUMNS, wspace=0.42, hspace=0.42)
     grid.update(left=0.085, right=0.93, bottom=0.5 / tall, top=1.0 - 0.6 / tall)
     panels = [figure.add_subplot(grid[1 + index // _COLUMNS, index % _COLUMNS]) for index in range(len(small))]
@@ -66,7 +66,7 @@ def draw_progress(rows: Rows) -> Figure:
 
 
 def best_epoch(rows: Rows) -> Mapping[str, float] | None:
-    """The row with the highest validation Dice, of equal ones the last (its weights are kept); None without validation.
+    """The row with the highest validation Dice, the last one on a tie (its weights are kept); None without validation.
 
     Args:
         rows: see :func:`save_progress`.
@@ -76,7 +76,7 @@ def best_epoch(rows: Rows) -> Mapping[str, float] | None:
 
 
 def _draw_losses(panel: Any, rows: Rows) -> None:
-    """Terms above zero on a logarithmic axis; others, such as the negative entropy, on a linear one beside it."""
+    """Plot positive terms on a logarithmic axis; others, such as the negative entropy, on a second, linear axis."""
     names = dict.fromkeys(name for row in rows for name in row if name.startswith(_LOSS))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     panel.set_title("loss, mean of the epoch", fontsize="medium")
@@ -156,7 +156,7 @@ def _draw_time(panel: Any, rows: Rows) -> None:
     panel.legend(fontsize="x-small", loc="lower left", framealpha=0.6)
 
 
-#: small panels, and what a row's names begin with that have one
+#: small panels, and the prefixes of their names in the rows
 _PANELS: tuple[tuple[Callable[[Any, Rows], None], tuple[str, ...]], ...] = (
     (_draw_dice, ("train_mean_dice", "val_mean_dice")),
     (_draw_pseudo_labels, ("pseudo_label_",)),

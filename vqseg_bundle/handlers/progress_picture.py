@@ -1,4 +1,4 @@
-"""A training that can be looked at while it runs: ``progress.csv`` and ``progress.png``, renewed after each epoch."""
+"""The progress of a running training: ``progress.csv`` and ``progress.png``, updated after each epoch."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressTable:
-    """Rows of named numbers in a CSV file that is replaced as a whole.
+    """Rows of named numbers in a CSV file that is replaced atomically.
 
-    A number that a row lacks is an empty cell in the file and missing from the row.
+    A missing number is an empty cell in the file, and missing from the row.
 
     Args:
         path: the file, such as ``OUT/progress.csv``; not touched before :meth:`read` or :meth:`write`.
 
     Attributes:
-        rows: one an epoch, each with "epoch" and "iteration".
+        rows: one per epoch, each with "epoch" and "iteration".
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,10 +38,10 @@ class ProgressTable:
         self.rows: list[dict[str, float]] = []
 
     def read(self, last_iteration: int) -> None:
-        """Take over the rows of an earlier run up to an iteration; a missing file holds none.
+        """Read the rows of an earlier run up to an iteration; a missing file has none.
 
         Args:
-            last_iteration: where a resumed training goes on; later rows belong to steps that it takes again.
+            last_iteration: where the training resumes; later rows belong to steps that will be repeated.
 
         Raises:
             ValueError: the file is not such a table.
@@ -56,7 +56,7 @@ class ProgressTable:
             raise ValueError(f"{self.path} is not a table with a number in each cell, a row an epoch.") from error
 
     def write(self) -> None:
-        """Replace the file in one step, so that a reader never sees half of it."""
+        """Replace the file atomically, so that a reader never sees part of it."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -76,16 +76,16 @@ def _cell(value: float) -> str:
 class ProgressPicture:
     """Write a row and redraw the picture after each epoch.
 
-    A row holds epoch, iteration, the mean of each loss term over the epoch, all metrics of the trainer, those of the
-    validation where one ran in that epoch, the learning rate and the seconds that either took. A resumed training goes
-    on with the rows of ``progress.csv`` up to the iteration that it resumes from. Files that cannot be written (or
-    read) are one warning; the training goes on.
+    A row has the epoch, the iteration, the mean of each loss term over the epoch, all metrics of the trainer, those of
+    the epoch's validation if there was one, the learning rate, and the seconds that training and validation took. A
+    resumed training continues the rows of ``progress.csv`` up to its first iteration. If files cannot be written (or
+    read), there is one warning, and training continues.
 
-    Put it after the handlers that validate and measure, and before the resume checkpoint: a row too many is dropped on
-    resuming, a missing one would leave a gap.
+    Place it after the handlers that validate and measure, and before the resume checkpoint: an extra row is dropped on
+    resuming, but a missing one would leave a gap.
 
     Args:
-        folder: where the two files go.
+        folder: folder of the two files.
         validator: the evaluator that validates, or None.
     """
 
@@ -98,7 +98,7 @@ class ProgressPicture:
         self._started = self._warned = False
 
     def attach(self, engine: Engine) -> None:
-        """Follow a semi-supervised trainer."""
+        """Attach to a semi-supervised trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add_terms)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
@@ -109,14 +109,14 @@ class ProgressPicture:
     def _start_epoch(self, engine: Engine) -> None:
         if not self._started:
             self._started = True
-            # only now has a resumed engine its place
+            # a resumed engine has its iteration only now
             if engine.state.iteration > 0:
                 self._careful(self.table.read, engine.state.iteration)
         self._sums, self._validation = {}, {}
 
     def _add_terms(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        # no .item(): on a GPU each would wait for the step to end
+        # no .item(): on a GPU each would wait for the end of the step
         for name, value in output["terms"]._asdict().items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
 
@@ -137,7 +137,7 @@ class ProgressPicture:
         self._save()
 
     def _end(self, engine: Engine) -> None:
-        # a validation after the last epoch, where val_interval left that one out
+        # a validation after the last epoch, if val_interval skipped that one
         if self.table.rows and self._validation:
             self.table.rows[-1].update(self._validation)
             self._save()
@@ -149,7 +149,7 @@ class ProgressPicture:
     def _careful(self, function: Callable[..., None], *arguments: Any) -> None:
         try:
             function(*arguments)
-        except Exception as error:  # whatever a disk or a drawing library comes up with, a picture is not worth a run
+        except Exception as error:  # whatever a disk or a drawing library raises, a picture is not worth a run
             if not self._warned:
                 logger.warning("The training goes on without its picture in %s: %s", self.picture.parent, error)
             self._warned = True

@@ -1,4 +1,4 @@
-"""One file to resume an interrupted training from, apart from the weights that get deployed."""
+"""The file from which an interrupted training resumes, separate from the deployed weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class _RandomStates:
-    """The states of the global generators and of the engine's own, of every process, as something that can be saved.
+    """The states of the global random generators and the engine's own, of every process, for a checkpoint.
 
-    A process that the file knows nothing of, as more of them go on than were interrupted, keeps the state it has.
+    If there are more processes than before, the additional ones keep their states.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -32,7 +32,7 @@ class _RandomStates:
 
     @property
     def _generator(self) -> torch.Generator | None:
-        # looked up late: handlers are attached while the engine is still being built
+        # looked up late: handlers are attached while the engine is under construction
         return getattr(self._engine, "generator", None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class _RandomStates:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         rank = process_rank()
-        # a file of version 0.3 or before holds the first process's state alone
+        # a file of version 0.3 or earlier has only the first process's state
         states = state.get("processes", [state])
         if rank >= len(states):
             return
@@ -60,20 +60,20 @@ class _RandomStates:
 
 
 class ResumeCheckpoint:
-    """Save everything a training needs to go on, and load it when asked to.
+    """Save everything that a training needs to resume, and load it on request.
 
-    Written in one step after every epoch: the given objects, the engine's place, and the random generators: the global
-    ones and ``engine.generator``, where the engine has one. The file of the epoch before is kept beside it
-    (``resume.previous.pt``), and gone on from where the last one cannot be used. Of several processes, the first one
-    writes for all, with the random states of each: attach it on every process.
+    Written atomically after every epoch: the given objects, the engine's state, and the random generators (the global
+    ones and ``engine.generator``, if the engine has one). The previous epoch's file is kept beside it
+    (``resume.previous.pt``), and used if the last one cannot be. With several processes, the first one writes, with the
+    random states of all: attach it on every process.
 
     Args:
         path: the file, such as ``OUT/resume.pt``.
-        objects: what to save, by name; each with ``state_dict`` and ``load_state_dict``.
+        objects: the objects to save, by name, each with ``state_dict`` and ``load_state_dict``.
         resume: load the file when the training starts.
 
     Raises:
-        ValueError: ``resume`` is set and there is no such file, or none that can be used.
+        ValueError: ``resume`` is set, but the file is missing or cannot be used.
     """
 
     def __init__(self, path: str | Path, objects: Mapping[str, Any], resume: bool = False) -> None:
@@ -88,7 +88,7 @@ class ResumeCheckpoint:
         """Save after each epoch of ``engine``; load before its first."""
         saver = Checkpoint(self._all_objects(engine), self._writer, filename_pattern=self.path.name, n_saved=1)
         engine.add_event_handler(Events.EPOCH_COMPLETED, saver)
-        # what lies there already may be of another training, or broken; what this one has saved is neither
+        # an existing file may be of another training, or damaged; one saved by this training is neither
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep_from_now_on)
         if self.resume:
             engine.add_event_handler(Events.STARTED, self._load)

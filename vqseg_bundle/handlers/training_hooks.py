@@ -1,4 +1,4 @@
-"""What happens around a training's steps: a progress bar, a fresh teacher at the start, an evaluation at the end."""
+"""Hooks around a training's steps: a progress bar, a fresh teacher at the start, an evaluation at the end."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["RestartTeacher", "RunWhenCompleted", "TrainingProgress"]
 
 
 class TrainingProgress:
-    """A bar that counts iterations over all epochs and shows the running loss.
+    """A progress bar over the iterations of all epochs, with the current loss.
 
-    Ignite's own bar starts anew each epoch and so never tells when the training ends. Silent where standard error is
-    not a terminal.
+    Ignite's own bar restarts in each epoch and thus never shows when the training ends. Silent if standard error is not
+    a terminal.
 
     Args:
         total_iterations: length of the training.
@@ -28,7 +28,7 @@ class TrainingProgress:
         self._bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Follow a trainer whose ``state.output`` holds a "loss"."""
+        """Attach to a trainer whose ``state.output`` has a "loss"."""
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED, self._close)
@@ -59,13 +59,13 @@ class TrainingProgress:
 
 
 class RestartTeacher:
-    """Ignite handler for federated rounds, each of which loads the server's weights into the student.
+    """Restart the teacher in each federated round, from the server's weights in the student.
 
-    Without it the pseudo-labels would go on coming from an average of what this client alone had learnt.
+    Without this, the pseudo-labels would still come from an average of only this client's weights.
 
     Args:
         teacher: the average (``vqseg_bundle.engines.EMATeacher``).
-        student: what it follows.
+        student: the averaged network.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
@@ -73,7 +73,7 @@ class RestartTeacher:
         self.student = student
 
     def attach(self, engine: Engine) -> None:
-        """Work at the start of each run of ``engine``."""
+        """Attach to ``engine``."""
         engine.add_event_handler(Events.STARTED, self._restart)
 
     def _restart(self, engine: Engine) -> None:
@@ -82,17 +82,17 @@ class RestartTeacher:
 
 
 class RunWhenCompleted:
-    """Run an evaluator when a trainer has completed, as MONAI's ValidationHandler does during training.
+    """Run an evaluator when a trainer has finished, as MONAI's ValidationHandler does during training.
 
     Args:
-        evaluator: what to run.
+        evaluator: the evaluator.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
-        """Wait for the end of ``engine``."""
+        """Attach to ``engine``."""
         engine.add_event_handler(Events.COMPLETED, self._run)
 
     def _run(self, engine: Engine) -> None:

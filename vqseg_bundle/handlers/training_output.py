@@ -1,4 +1,4 @@
-"""What is read off the semi-supervised trainer's output: loss terms, predictions, confidence of pseudo-labels."""
+"""Quantities from the semi-supervised trainer's output: loss terms, predictions, confidence of pseudo-labels."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class PseudoLabelConfidence:
     """Mean confidence of the pseudo-labels of an epoch, and the share of their pixels above a threshold.
 
     At the end of an epoch ``engine.state.metrics`` gets "pseudo_label_confidence" and "pseudo_label_share", means over
-    its iterations and over all processes. Read from ``engine.state.output["pseudo_labels"]``, after CutMix: what the
-    student was trained on.
+    its iterations and all processes. Read from ``engine.state.output["pseudo_labels"]``, after CutMix: the student's
+    targets.
 
     Args:
-        threshold: confidence that counts, in [0, 1].
-        device: where to sum up; the training's own spares a wait each iteration.
+        threshold: confidence threshold, in [0, 1].
+        device: where to accumulate; the training's device avoids a wait in each iteration.
 
     Raises:
         ValueError: ``threshold`` outside [0, 1].
@@ -56,7 +56,7 @@ class PseudoLabelConfidence:
         self.device = torch.device(device)
 
     def attach(self, engine: Engine) -> None:
-        """Measure each epoch of a semi-supervised trainer with unlabelled data."""
+        """Attach to a semi-supervised trainer with unlabelled data."""
         Average(self._mean, self.device).attach(engine, "pseudo_label_confidence")
         Average(self._share, self.device).attach(engine, "pseudo_label_share")
 

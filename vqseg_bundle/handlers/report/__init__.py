@@ -1,4 +1,4 @@
-"""The evaluation as one page to look at: tables, distributions, pictures of cases, and how to repeat it."""
+"""The evaluation as one page: tables, distributions, pictures of cases, and how to repeat it."""
 
 from vqseg_bundle.handlers.report.case_slice import Upright, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import EvaluationReport

@@ -1,4 +1,4 @@
-"""The slice of a case that the report shows: patient's right at the left, anterior or superior at the top."""
+"""The slice of a case in the report: patient's right on the left, anterior or superior at the top."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _SMALLEST_WINDOW = 96
 
 
 class Upright(NamedTuple):
-    """How the two array axes of a slice are laid out as rows and columns.
+    """The layout of a slice's two array axes as rows and columns.
 
     Attributes:
-        transposed: whether the first axis runs along the columns' direction, to the right.
-        row_step: 1, or -1 where the rows are turned upside down.
-        column_step: 1, or -1 where left and right are exchanged.
-        sides: letters of the patient's side at the left and at the upper edge, such as ("R", "A"); empty where the
-            file holds no orientation.
+        transposed: whether the first axis runs to the right.
+        row_step: 1, or -1 if the rows are reversed.
+        column_step: 1, or -1 if left and right are exchanged.
+        sides: letters of the patient's sides at the left and upper edges, such as ("R", "A"); empty if the file has no
+            orientation.
         sizes: height and width of a pixel, mm.
     """
 
@@ -40,21 +40,21 @@ class Upright(NamedTuple):
         """Rows downwards, columns to the right.
 
         Args:
-            array: a slice whose first two axes are those of the file, in order; a third one, of colours, stays.
+            array: a slice with the file's two axes first, in order; a third axis, of colours, is kept.
         """
         turned = array.swapaxes(0, 1) if self.transposed else array
         return turned[:: self.row_step, :: self.column_step]
 
 
 def find_upright(affine: np.ndarray, axis: int | None, oriented: bool = True, picture: bool = False) -> Upright:
-    """How to turn slices of a volume, or an image.
+    """The layout of a volume's slices, or of an image.
 
     Args:
-        affine: of the grid, ``(4, 4)`` to RAS in mm.
-        axis: the volume's axis that the slices are taken along; None for an image of two axes.
-        oriented: whether the affine tells directions; one that is the identity does not. Then the first axis of a
-            volume points to the right and the second down.
-        picture: whether the slice is a picture, whose first axis are its rows; matters without an orientation alone.
+        affine: the grid's, ``(4, 4)`` to RAS in mm.
+        axis: the volume's axis across which slices are cut; None for an image of two axes.
+        oriented: whether the affine defines directions; the identity does not. Then the first axis of a volume points
+            right and the second down.
+        picture: whether the slice is a picture, whose first axis is its rows; only used without an orientation.
     """
     first, second = (0, 1) if axis is None else [other for other in range(3) if other != axis]
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -69,7 +69,7 @@ def find_upright(affine: np.ndarray, axis: int | None, oriented: bool = True, pi
     if not transposed:
         column, column_flip, row, row_flip = row, row_flip, column, column_flip
     sides = ("RA"[int(column)], "AS"[int(row) - 1])
-    # towards the right, the back and the feet: the other way round than RAS+
+    # towards the right, the back and the feet: opposite to RAS+
     return Upright(transposed, -int(row_flip), -int(column_flip), sides, spacing[::-1] if transposed else spacing)
 
 
@@ -80,13 +80,13 @@ class CaseSlice(NamedTuple):
         image: intensities, uint8 ``(rows, columns)``.
         label: class indices of the ground truth.
         pred: class indices of the prediction.
-        reconstruction: what the image decoder made of the image, uint8, or None.
+        reconstruction: the image decoder's output, uint8, or None.
         row_to_column: height of a pixel over its width, both in mm.
         number: the slice's number along its axis, from 1.
-        slices: how many there are.
-        sides: letters of the patient's side at the left and at the upper edge, such as ("R", "A"); empty where the
-            file holds no orientation.
-        cut: whether it is a part of the slice, around the foreground.
+        slices: number of slices.
+        sides: letters of the patient's sides at the left and upper edges, such as ("R", "A"); empty if the file has no
+            orientation.
+        cut: whether it is cropped around the foreground.
     """
 
     image: np.ndarray
@@ -107,18 +107,18 @@ def cut_slice(
     choose_axis: Callable[[Sequence[int], np.ndarray], int],
     reconstruction: torch.Tensor | None = None,
 ) -> CaseSlice:
-    """Take the slice with the most labelled foreground; without any, the most predicted, else the middle one.
+    """Take the slice with the most labelled foreground; without any, the most predicted, otherwise the middle one.
 
-    Patient's right is at the left and anterior at the top of axial slices, superior at the top of the others. Where the
-    affine is the identity, which stands for no orientation, the first axis of a volume points to the right and the
-    second down; a single slice is a picture, its rows first. A foreground smaller than a third of the slice is shown in
-    a part of it.
+    The patient's right is on the left, anterior at the top of axial slices, superior at the top of the others. If the
+    affine is the identity, which means no orientation, the first axis of a volume points right and the second down; a
+    single slice is a picture, with its rows first. Around a foreground smaller than a third of the slice, the picture
+    is cropped.
 
     Args:
         image: ``(C, *S)`` of 2 or 3 axes; the first channel is shown, from its 0.5 to its 99.5 percentile.
         label: class indices ``(1, *S)``, with the affine of the grid.
         pred: class indices ``(1, *S)``.
-        choose_axis: takes the size of a volume's three axes and its affine, gives the axis to slice it along.
+        choose_axis: from the size of a volume's three axes and its affine to the axis along which to slice it.
         reconstruction: ``(C, *S)``, shown in the window of ``image``.
 
     Raises:
@@ -157,7 +157,7 @@ def _first_channel(volume: torch.Tensor) -> np.ndarray:
 
 
 def _choose(label: np.ndarray, pred: np.ndarray, axis: int | None) -> tuple[int, int]:
-    """Index of the slice along an axis, and how many there are; an image is its own."""
+    """Index of the slice along an axis, and the number of slices; an image is its own slice."""
     if axis is None:
         return 0, 1
     others = tuple(other for other in range(3) if other != axis)
@@ -169,7 +169,7 @@ def _choose(label: np.ndarray, pred: np.ndarray, axis: int | None) -> tuple[int,
 
 
 def _window(foreground: np.ndarray, sizes: tuple[float, float]) -> tuple[tuple[slice, slice], bool]:
-    """The part to show, and whether it is one."""
+    """The region to show, and whether it is cropped."""
     whole = (slice(0, foreground.shape[0]), slice(0, foreground.shape[1]))
     if not foreground.any():
         return whole, False

@@ -1,4 +1,4 @@
-"""The evaluation as one page, ``report.html``, that opens in any browser without a network."""
+"""The evaluation as one page, ``report.html``, that opens in any browser offline."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class ImageReconstruction:
     """Ignite handler that adds "reconstruction" to an evaluator's output, before its postprocessing.
 
     Args:
-        network: takes images ``(B, C, *S)`` and returns such.
-        inferer: cuts the volumes, as for the predictions.
+        network: from images ``(B, C, *S)`` to images of the same shape.
+        inferer: divides the volumes, as for the predictions.
     """
 
     def __init__(self, network: nn.Module, inferer: Inferer) -> None:
@@ -46,27 +46,28 @@ class ImageReconstruction:
         output: Any = engine.state.output
         with torch.inference_mode():
             reconstruction = self.inferer(output[CommonKeys.IMAGE], self.network)
-        # a copy made outside inference mode, which postprocessing may change
+        # copied outside inference mode, so that postprocessing may change it
         output["reconstruction"] = reconstruction.clone()
 
 
 class EvaluationReport:
     """Ignite handler that writes ``report.html`` beside the files of :class:`~vqseg_bundle.handlers.CaseMetrics`.
 
-    It reads the decollated output of a MONAI evaluator after its postprocessing: "image", "pred" and, where there is
-    one, "reconstruction", all inverted to the image's own grid, and "label" as it lies on disk. One slice of each case
-    is kept until the end, at most 320 x 320 pixels. A case without a label has no part in the report. The page names
-    the command, versions and digest of ``evaluation_run.json`` and ``evaluation_config.json`` in the same folder and
-    of the training's ``run.json`` beside the weights, as far as they are there.
+    It reads the decollated output of a MONAI evaluator after its postprocessing: "image", "pred" and, if present,
+    "reconstruction", all inverted to the image's own grid, and "label" as stored. One slice of each case is kept until
+    the end, at most 320 x 320 pixels. Cases without a label are not in the report. The page gives the command, versions
+    and digest from ``evaluation_run.json`` and ``evaluation_config.json`` in the same folder and from the training's
+    ``run.json`` beside the weights, if these exist.
 
     Args:
         metrics: the evaluation's metrics; attach it before this handler.
         cohort: name of the cohort.
         split: name of its part, such as "test".
         model: the weights' record, with "checkpoint", "network" and "preprocessing".
-        choose_axis: takes the size of a stored volume's three axes and its affine, gives the axis to show slices along.
-        examples: how many best, median and worst cases to show, each.
-        left_out: how many cases of the split are not evaluated, for want of a label.
+        choose_axis: from the size of a stored volume's three axes and its affine to the axis along which slices are
+            shown.
+        examples: number of best, median and worst cases to show, each.
+        left_out: number of cases of the split not evaluated for lack of a label.
 
     Raises:
         ValueError: ``examples`` is negative.
@@ -131,7 +132,7 @@ class EvaluationReport:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """The record, empty where there is none: the report must not fail for want of it."""
+    """The record, empty if missing: the report must not fail without it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

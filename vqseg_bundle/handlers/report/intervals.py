@@ -11,12 +11,12 @@ __all__ = ["CONFIDENCE", "RESAMPLES", "Interval", "bootstrap_intervals"]
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-#: cases drawn at once are bounded by this, so that large cohorts need little memory
+#: bound on the cases drawn at once, so that large cohorts need little memory
 _BLOCK = 4_000_000
 
 
 class Interval(NamedTuple):
-    """Bounds of an interval; both NaN where there is none.
+    """Bounds of an interval, both NaN if there is none.
 
     Attributes:
         low: the lower bound.
@@ -31,12 +31,12 @@ def bootstrap_intervals(values: np.ndarray, seed: int = 0) -> list[Interval]:
     """Percentile bootstrap of the mean: cases are drawn with replacement, all classes of a case together.
 
     Args:
-        values: a metric, ``(cases, classes)``; NaN where a class of a case does not count.
-        seed: of the draw.
+        values: a metric, ``(cases, classes)``; NaN if a class of a case does not count.
+        seed: seed of the draw.
 
     Returns:
-        The 95 % interval of each class's mean, and at last that of the mean over classes of these means. NaN for a
-        class (or for all) with fewer than two values.
+        The 95 % interval of each class's mean, and last that of the mean over classes of these means. NaN for a class
+        (or for all) with fewer than two values.
     """
     cases, classes = values.shape
     counted = ~np.isnan(values)
@@ -54,7 +54,7 @@ def bootstrap_intervals(values: np.ndarray, seed: int = 0) -> list[Interval]:
 
 
 def _resampled_means(values: np.ndarray, counted: np.ndarray, seed: int) -> np.ndarray:
-    """Means of every resample, ``(RESAMPLES, classes)``; NaN where it holds no value of a class."""
+    """Means of every resample, ``(RESAMPLES, classes)``; NaN if it has no value of a class."""
     rng = np.random.default_rng(seed)
     cases = len(values)
     means: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""Puts the results of an evaluation into the report's template; jinja2 escapes every name."""
+"""Fills the results of an evaluation into the report's template; jinja2 escapes every name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Results = Mapping[str, Sequence[ClassMetrics]]
 
 
 class Records(NamedTuple):
-    """What is needed to repeat an evaluation; an empty one is left out of the page.
+    """The records for repeating an evaluation; empty ones are left out of the page.
 
     Attributes:
         run: ``evaluation_run.json``.
@@ -54,11 +54,11 @@ def render_page(
         title: cohort and split.
         results: case name to the metrics of each foreground class.
         labels: class index to name, background included.
-        slices: case name to the slice to show; a case may lack one.
+        slices: case name to its slice; a case may lack one.
         model: the weights' record.
-        records: how the evaluation was run.
-        examples: how many best, median and worst cases to show, each.
-        left_out: how many cases were not evaluated, for want of a label.
+        records: the evaluation's records.
+        examples: number of best, median and worst cases to show, each.
+        left_out: number of cases not evaluated for lack of a label.
     """
     folder = Path(__file__).parent
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -87,13 +87,13 @@ def render_page(
 
 
 def choose_examples(results: Results, examples: int) -> dict[str, list[str]]:
-    """Names of the best, the median and the worst cases by mean Dice over classes, best first; none twice.
+    """Names of the best, median and worst cases by mean Dice over classes, best first, none twice.
 
-    Cases in which every class is absent have no Dice and are left out. Of two cases of one Dice the name decides.
+    Cases in which every class is absent have no Dice and are left out. Ties are broken by name.
 
     Args:
         results: case name to the metrics of each class.
-        examples: how many of each; fewer where there are fewer than three times as many cases.
+        examples: number of each; fewer if there are not three times as many cases.
     """
     ranked = {name: _mean_dice(rows) for name, rows in results.items()}
     order = sorted((name for name in ranked if not math.isnan(ranked[name])), key=lambda name: (-ranked[name], name))
@@ -112,7 +112,7 @@ def _mean_dice(rows: Sequence[ClassMetrics]) -> float:
 
 
 def _summary_rows(results: Results, labels: Mapping[int, str], colors: Sequence[str]) -> list[dict[str, Any]]:
-    """A row a class, and one of all where there are several: mean, standard deviation and interval of each metric."""
+    """One row per class, and one for all if there are several: mean, standard deviation and interval of each metric."""
     summary = summarize(results.values(), labels)
     entries = [{**entry, "color": color} for entry, color in zip(summary["classes"], colors, strict=True)]
     whole = {
@@ -197,7 +197,7 @@ def _words(row: ClassMetrics) -> str:
 
 
 def _case_row(name: str, rows: Sequence[ClassMetrics], anchor: str) -> dict[str, Any]:
-    """Texts of a case's row with the numbers to sort by; an absent class has none."""
+    """Texts of a case's row and their sort values; an absent class has none."""
     mean = _mean_dice(rows)
     cells = [{"text": METRICS["dice"].show(mean), "value": "" if math.isnan(mean) else mean, "status": "ok"}]
     for row in rows:
@@ -213,7 +213,7 @@ def _case_metrics() -> list[Metric]:
 
 
 def _quote(word: str) -> str:
-    """The word as a shell takes it; with single quotes in it, in double ones, which are easier to read."""
+    """The word quoted for a shell; if it has single quotes, in double ones, which are easier to read."""
     plain = "'" in word and not set(word) & set('"$`\\!')
     return f'"{word}"' if plain else shlex.quote(word)
 

@@ -21,7 +21,7 @@ __all__ = ["Dot", "class_colors", "draw_case", "draw_distribution"]
 _COLORS = ("#e4572e", "#2f8fd0", "#f2a900", "#2fae74", "#9467d6", "#e26aa8", "#12a5a5", "#a8622d", "#8fa31e", "#6b7a8f")
 _WIDTH_INCHES = 4.6
 _TITLE_INCHES = 0.22
-#: height of a picture over its width; very long slices would leave the others no room
+#: largest height over width of a picture; very long slices would leave no room for the others
 _TALLEST = 1.6
 _INK, _FAINT = "#27313b", "#d5dbe1"
 
@@ -31,8 +31,8 @@ class Dot(NamedTuple):
 
     Attributes:
         value: the metric.
-        scored: whether prediction and label both have the class; where not, the value is the worst possible one.
-        anchor: where a click leads, "#..." within the page.
+        scored: whether prediction and label both have the class; otherwise the value is the worst possible one.
+        anchor: target of a click, "#..." within the page.
     """
 
     value: float
@@ -41,19 +41,20 @@ class Dot(NamedTuple):
 
 
 def class_colors(count: int) -> list[str]:
-    """Distinct colours that show on white and on grey images alike.
+    """Distinct colours, visible on white and on grey images.
 
     Args:
-        count: how many, one a foreground class.
+        count: number of foreground classes.
     """
     more = [_turned_hue(index) for index in range(max(0, count - len(_COLORS)))]
     return [*_COLORS, *more][:count]
 
 
 def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
-    """Image, ground truth, prediction and, where there is one, reconstruction beside each other.
+    """Image, ground truth, prediction and, if present, reconstruction side by side.
 
-    The ground truth is a contour in the class's colour; the prediction is filled, below the truth's contour in white.
+    The ground truth is a contour in the class's colour; the prediction is filled, with the ground truth's contour in
+    white.
 
     Args:
         shown: the slice.
@@ -87,15 +88,15 @@ def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
 def draw_distribution(
     values: Mapping[str, Sequence[Dot]], colors: Sequence[str], metric: str, limits: tuple[float, float | None]
 ) -> Markup:
-    """A box (quartiles, median, whiskers of 1.5 interquartile ranges) and every case as a dot, a row a class.
+    """One row per class: a box (quartiles, median, whiskers of 1.5 interquartile ranges) and every case as a dot.
 
-    A cross is a case whose structure was missed or hallucinated.
+    A cross is a case in which the structure was missed or hallucinated.
 
     Args:
         values: class name to its cases.
         colors: of the classes, in order.
-        metric: what the axis is called.
-        limits: of the axis; None leaves the upper one to the data.
+        metric: name of the axis.
+        limits: limits of the axis; None as upper limit means that of the data.
     """
     count = len(values)
     height = 0.42 * count + 0.62
