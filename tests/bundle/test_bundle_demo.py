@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.bundle_runs import ROOT, Result, run_command
+from support.bundle_runs import ROOT, Result, run_command, run_here
 
 from vqseg_bundle.bundle.run_record import git_commit
 
@@ -60,23 +60,35 @@ def test_without_data_the_demo_cohort_is_written_and_trained_on(checkout: Path, 
     assert "Epoch[1] Metrics -- val_mean_dice" in trained_there.stdout
 
 
-def test_without_output_dir_everything_goes_where_bundles_keep_it(checkout: Path, trained_there: Result) -> None:
-    assert {path.name for path in (checkout / "models").iterdir()} >= {"model.pt", "model.json", "resume.pt"}
-    assert list((checkout / "eval" / "tensorboard").iterdir())
-    assert {path.name for path in checkout.iterdir()} == {*FILES, ".git", "models", "eval", "data"}
+def test_without_output_dir_everything_goes_into_a_folder_that_git_ignores(
+    checkout: Path, trained_there: Result
+) -> None:
+    run = checkout / "runs" / "train"
+    assert {path.name for path in run.iterdir()} >= {"model.pt", "model.json", "resume.pt", "training.log"}
+    assert list((run / "tensorboard").iterdir())
+    assert {path.name for path in checkout.iterdir()} == {*FILES, ".git", "models", "runs", "data"}
+    assert git(checkout, "status", "--porcelain") == ""
+    assert {path.name for path in (checkout / "models").iterdir()} == set(MODELS)
 
 
-def test_training_changes_the_shipped_weights_alone_and_puts_them_aside(checkout: Path, trained_there: Result) -> None:
-    changed = git(checkout, "status", "--porcelain").splitlines()
-    assert sorted(changed) == [" M models/model.json", " M models/model.pt"]
-    (previous,) = (checkout / "models").glob("previous-*")
-    for name in ("model.json", "model.pt"):
-        assert (previous / name).read_bytes() == (ROOT / "models" / name).read_bytes()
+def test_without_output_dir_an_evaluation_is_of_that_training_and_an_inference_says_that_it_is_not(
+    checkout: Path, trained_there: Result
+) -> None:
+    places = {"bundle_root": str(checkout), "dataset_dir": str(checkout / "data" / "demo_cohort" / "demo_cohort_v1")}
+    parser = run_here("evaluating", "train.json", "evaluate.json", **places, device="cpu")
+    run = checkout / "runs" / "train"
+    assert parser.get_parsed_content("model_record")["checkpoint"] == str(run / "model.pt")
+    assert (run / "summary.json").is_file()
+    image = next((Path(places["dataset_dir"]) / "images").iterdir())
+    parser = run_here("run", "inference.json", **{**places, "dataset_dir": str(image)}, device="cpu")
+    assert parser.get_parsed_content("model_record")["checkpoint"] == str(checkout / "models" / "model.pt")
+    assert len(list((checkout / "eval" / "predictions").glob("*.nii.gz"))) == 1
+    git(checkout, "diff", "--exit-code")
 
 
 def test_the_record_names_the_commit_whatever_the_weights_are(checkout: Path, trained_there: Result) -> None:
     commit = git(checkout, "rev-parse", "HEAD").strip()
-    assert json.loads((checkout / "models" / "run.json").read_text())["git_commit"] == commit
+    assert json.loads((checkout / "runs" / "train" / "run.json").read_text())["git_commit"] == commit
     assert git_commit(checkout) == commit
     (checkout / "LICENSE").write_text("other")
     assert git_commit(checkout) == f"{commit}-dirty"

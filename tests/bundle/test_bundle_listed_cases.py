@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS, CohortFolder, Trained, make_volumes, refused, run_here
 
@@ -105,6 +106,25 @@ def test_codes_of_the_segments_outlive_a_training(served: Path, study: Path) -> 
     info = json.loads(path.read_text())["info"]
     assert (set(info), info["segment_codes"]) == ({"cohort", "segment_codes", "training_volumes"}, codes)
     assert info["cohort"] != "old"
+
+
+def test_the_record_in_place_stays_until_its_weights_are_replaced(served: Path, study: Path) -> None:
+    path = served / "models" / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "info": {"warning": "not for patients"}}))
+    before = path.read_bytes()
+
+    def fail(parser: ConfigParser) -> None:
+        parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_STARTED(once=3), stop)
+
+    def stop() -> None:
+        raise KeyboardInterrupt("no more")
+
+    given = overrides(served, listed(study, 0), [])
+    with pytest.raises(KeyboardInterrupt, match="no more"):
+        run_here("run", served / "configs" / "train.json", before=fail, **given)
+    assert path.read_bytes() == before
+    train(served, listed(study, 0), [])
+    assert "warning" not in json.loads(path.read_text())["info"]
 
 
 def test_it_goes_on_from_the_bundles_weights(served: Path, study: Path) -> None:

@@ -10,7 +10,7 @@ from monai.bundle import ConfigWorkflow, create_workflow
 from support.bundle_runs import ROOT, Result, command_here, run_command
 
 from vqseg_bundle.bundle import exit_cleanly, running_parser
-from vqseg_bundle.bundle.overrides import typed_words
+from vqseg_bundle.bundle.running_workflow import typed_words
 
 TRAIN = {
     "imports": ["$import sys", "$import json", "$import vqseg_bundle.bundle as vqseg"],

@@ -127,6 +127,16 @@ def test_the_checkpoint_is_the_named_one_then_the_runs_then_the_bundles(
         "found by key bundle_root)",
         "found by key bundle_root)",
     ]
+    trained = root / "runs" / "train" / "model.pt"
+    trained.parent.mkdir(parents=True)
+    trained.touch()
+    assert find_checkpoint(None, None, str(root), own_training=True) == trained
+    assert find_checkpoint(None, str(tmp_path / "empty"), str(root), own_training=True) == bundled
+    caplog.clear()
+    assert find_checkpoint(None, None, str(root)) == bundled
+    assert (
+        f"{trained}, of a training without output_dir, is not what is used; for that give --output_dir" in caplog.text
+    )
     bundled.unlink()
     with pytest.raises(FileNotFoundError, match=r"no trained weights found at .*empty/model\.pt or .*: train first"):
         find_checkpoint(None, str(tmp_path / "empty"), str(root))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vqseg_bundle.bundle.cohort_source import open_cohort
 from vqseg_bundle.bundle.components import build_cleanly, check_device, check_preprocessing, check_settings
+from vqseg_bundle.bundle.continuation import check_continuation
 from vqseg_bundle.bundle.deployment import (
     build_deployed_network,
     finish_inference,
@@ -13,6 +14,7 @@ from vqseg_bundle.bundle.deployment import (
     start_inference,
 )
 from vqseg_bundle.bundle.folder_lock import FolderLock
+from vqseg_bundle.bundle.former_start import start_training
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
 from vqseg_bundle.bundle.model_record import (
     check_compatible,
@@ -21,26 +23,49 @@ from vqseg_bundle.bundle.model_record import (
     load_weights,
     write_model_record,
 )
-from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides, running_parser
+from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides
 from vqseg_bundle.bundle.processes import join_processes, run_together, run_training
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
-from vqseg_bundle.bundle.run_record import check_writable, prediction_folder, prepare_output_dir, write_run_record
-from vqseg_bundle.bundle.training_start import DeployedWeights, build_foundation_model, start_training
+from vqseg_bundle.bundle.run_record import (
+    check_writable,
+    evaluation_folder,
+    prediction_folder,
+    prepare_output_dir,
+    training_folder,
+    write_run_record,
+)
+from vqseg_bundle.bundle.running_workflow import running_parser
+from vqseg_bundle.bundle.training_start import (
+    DeployedWeights,
+    announce_training,
+    build_foundation_model,
+    check_run,
+    check_training_data,
+    describe_training,
+    open_training_folder,
+    record_training,
+)
 
 __all__ = [
     "DeployedWeights",
     "FolderLock",
+    "announce_training",
     "build_cleanly",
     "build_deployed_network",
     "build_foundation_model",
     "cache_foundation_features",
     "check_compatible",
+    "check_continuation",
     "check_device",
     "check_preprocessing",
+    "check_run",
     "check_settings",
+    "check_training_data",
     "check_writable",
     "choose_run_orientation",
+    "describe_training",
+    "evaluation_folder",
     "exit_cleanly",
     "find_checkpoint",
     "finish_inference",
@@ -51,15 +76,18 @@ __all__ = [
     "open_cohort",
     "open_model_record",
     "open_reconstructor",
+    "open_training_folder",
     "prediction_folder",
     "prepare_output_dir",
     "prepare_overrides",
+    "record_training",
     "run_together",
     "run_training",
     "running_parser",
     "start_evaluation",
     "start_inference",
     "start_training",
+    "training_folder",
     "training_orientation",
     "training_slice_axis",
     "write_model_record",

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle import data
 from vqseg_bundle.bundle.model_record import load_model_record
-from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.overrides import exit_cleanly
+from vqseg_bundle.bundle.running_workflow import running_parser
 
 __all__ = ["open_cohort"]
 
@@ -23,6 +25,7 @@ def open_cohort(
     uneven_slices: str = "refuse",
     lists: Mapping[str, str] | None = None,
     bundle_root: str = ".",
+    parser: ConfigParser | None = None,
 ) -> data.Cohort:
     """The cohort, ending with a message alone where the input is at fault.
 
@@ -38,11 +41,12 @@ def open_cohort(
         lists: split to the id under which the configuration may hold a list of cases, such as ``{"training":
             "train#dataset#data"}``. Ids and no references: normally what they hold refers to the cohort.
         bundle_root: the bundle's folder.
+        parser: of the running configuration; None looks for it.
 
     Raises:
         SystemExit: there is no such cohort, or a list of cases and no model that says what their classes are.
     """
-    given = _given_lists(lists or {})
+    given = _given_lists(lists, running_parser(parser)) if lists else {}
     if "training" in given and not (dataset_dir or datalist):
         return exit_cleanly(_open_listed, given, (lists or {})["training"], bundle_root)
     cohort = exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir, uneven_slices)
@@ -53,10 +57,7 @@ def open_cohort(
     return replace(listed, listed=False, label_values=cohort.label_values, channel_names=cohort.channel_names)
 
 
-def _given_lists(lists: Mapping[str, str]) -> dict[str, list[Any]]:
-    if not lists:
-        return {}
-    parser = running_parser()
+def _given_lists(lists: Mapping[str, str], parser: ConfigParser) -> dict[str, list[Any]]:
     found = {split: parser.get(id_) for split, id_ in lists.items()}
     return {split: cases for split, cases in found.items() if isinstance(cases, list)}
 

@@ -8,44 +8,50 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
-from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.overrides import exit_cleanly
+from vqseg_bundle.bundle.running_workflow import running_parser
 
 __all__ = ["build_cleanly", "check_device", "check_preprocessing", "check_settings"]
 
 logger = logging.getLogger(__name__)
 
 
-def check_settings(device: str, preprocessing: Mapping[str, Any], components: Sequence[str]) -> None:
+def check_settings(
+    device: str, preprocessing: Mapping[str, Any], components: Sequence[str], parser: ConfigParser | None = None
+) -> None:
     """Check device and sizes, and build the parts of the configuration that refuse bad arguments by themselves.
 
     Args:
         device: see :func:`check_device`.
         preprocessing: see :func:`check_preprocessing`.
         components: see :func:`build_cleanly`.
+        parser: likewise.
 
     Raises:
         SystemExit: a setting is at fault; the message says which.
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_preprocessing, preprocessing)
-    build_cleanly(components)
+    build_cleanly(components, parser)
 
 
-def build_cleanly(components: Sequence[str]) -> None:
+def build_cleanly(components: Sequence[str], parser: ConfigParser | None = None) -> None:
     """Build parts of the running configuration; MONAI would bury a refused argument in its own tracebacks.
 
     What is built is kept: a later reference to the same id gets the same object.
 
     Args:
         components: ids, such as "network_def", in the order to build them.
+        parser: of the running configuration; None looks for it.
 
     Raises:
         SystemExit: a part refused an argument by a ``ValueError``, found no file or knows no such argument; the message
             names the id. Or the part ended the run.
         RuntimeError: a part could not be built for another reason.
     """
-    parser = running_parser()
+    parser = running_parser(parser)
     for component in components:
         try:
             parser.get_parsed_content(component)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
 from vqseg_bundle.bundle.model_record import (
@@ -17,9 +19,10 @@ from vqseg_bundle.bundle.model_record import (
     load_model_record,
     load_weights,
 )
-from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.bundle.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.run_record import check_writable, put_aside, write_run_record
+from vqseg_bundle.bundle.running_workflow import running_parser
 from vqseg_bundle.bundle.training_start import log_to_file
 from vqseg_bundle.common import wait_for_all
 
@@ -45,6 +48,7 @@ def open_model_record(
     bundle_root: str,
     default: Mapping[str, Any] | None = None,
     orientation: str | None = None,
+    own_training: bool = False,
 ) -> dict[str, Any]:
     """The record of the weights to use, with their path under "checkpoint", and "chosen": whether the user named them.
 
@@ -55,6 +59,7 @@ def open_model_record(
         default: record to describe an untrained network by where no weights are found (for tools that only look at
             the network); its "checkpoint" is None. None ends with a message instead.
         orientation: how the training's volumes were oriented, such as "RAS", where the record does not say.
+        own_training: see :func:`~vqseg_bundle.bundle.find_checkpoint`.
 
     Returns:
         see :func:`~vqseg_bundle.bundle.load_model_record`.
@@ -64,7 +69,7 @@ def open_model_record(
     """
     exit_cleanly(data.check_orientation, orientation)
     try:
-        path = find_checkpoint(checkpoint, output_dir, bundle_root)
+        path = find_checkpoint(checkpoint, output_dir, bundle_root, own_training)
     except FileNotFoundError as error:
         if default is None or checkpoint is not None:
             raise SystemExit(str(error)) from error
@@ -106,6 +111,7 @@ def start_evaluation(
     predictions: str,
     orientation: str | None = None,
     write: bool = True,
+    parser: ConfigParser | None = None,
 ) -> None:
     """Check cohort, weights and output folder before the first case, and write down what is about to run.
 
@@ -123,6 +129,7 @@ def start_evaluation(
         predictions: where predictions go, see :func:`~vqseg_bundle.bundle.run_record.prediction_folder`.
         orientation: what the volumes are brought to; None leaves them as they are stored.
         write: whether this process checks the cohort and writes (rank 0).
+        parser: of the running configuration; None looks for it.
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.
@@ -144,7 +151,8 @@ def start_evaluation(
         for warning in found:
             logger.warning(warning)
         warn_of_geometry([case for case in getattr(cohort, split) if "label" in case], record, orientation)
-        write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix="evaluation_")
+        config = running_parser(parser).get()
+        write_run_record(output_dir, config, data.data_digest(cohort), sys.argv, prefix="evaluation_")
     wait_for_all()
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from monai.bundle import ConfigParser
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.overrides import exit_cleanly
+from vqseg_bundle.bundle.running_workflow import running_parser
 from vqseg_bundle.common import process_count, process_rank, wait_for_all
 
 __all__ = ["cache_foundation_features"]
@@ -36,6 +38,7 @@ def cache_foundation_features(
     limit_gb: float,
     num_workers: int = 0,
     batch_size: int = 8,
+    parser: ConfigParser | None = None,
 ) -> data.FoundationFeatureStore:
     """Compute what is missing of the features of all training slices; several processes share the work.
 
@@ -56,12 +59,14 @@ def cache_foundation_features(
         limit_gb: most that the files of this run may take, GB of 10^9 bytes.
         num_workers: processes that read images ahead.
         batch_size: slices in one call of the model.
+        parser: of the running configuration; None looks for it.
 
     Raises:
         SystemExit: an unknown mode, a limit that is not positive or too low, slices too large for the model, spatial
             transforms that leave the coordinates out, or a folder that cannot be written to; the message says which.
     """
-    exit_cleanly(_check_settings, foundation_features, limit_gb)
+    parser = running_parser(parser)
+    exit_cleanly(_check_settings, foundation_features, limit_gb, parser)
     token = foundation.image_size // foundation.grid[0]
     patch = preprocessing["patch_size"]
     # a view's own input may be larger than the native one
@@ -69,7 +74,7 @@ def cache_foundation_features(
     rule = data.SliceGridRule((patch[0], patch[1]), foundation.grid, largest // token)
     made_by = {
         "preprocessing": dict(preprocessing),
-        "transforms": {key: running_parser().get(key) for key in PREPROCESSING_IDS},
+        "transforms": {key: parser.get(key) for key in PREPROCESSING_IDS},
         "model": name,
         "weights": data.content_digest(weights) if weights else None,
     }
@@ -89,12 +94,12 @@ def cache_foundation_features(
     return store
 
 
-def _check_settings(foundation_features: str, limit_gb: float) -> None:
+def _check_settings(foundation_features: str, limit_gb: float, parser: ConfigParser) -> None:
     if foundation_features != "cached":
         raise ValueError(f"foundation_features must be 'cached' or 'exact', got {foundation_features!r}.")
     if not limit_gb > 0:
         raise ValueError(f"foundation_feature_gb must be positive, got {limit_gb!r}.")
-    _require_coordinates()
+    _require_coordinates(parser)
 
 
 def _in_folder(function: Callable[..., T], *arguments: Any) -> T:
@@ -112,9 +117,8 @@ def _build_model(name: str, weights: str | None, device: torch.device, token: in
     return model.to(device)
 
 
-def _require_coordinates() -> None:
+def _require_coordinates(parser: ConfigParser) -> None:
     """Refuse geometric transforms that would move the image and leave its coordinates behind."""
-    parser = running_parser()
     for part in SPATIAL_IDS:
         steps = parser.get(part)
         # the other crop's name stands for the same crop

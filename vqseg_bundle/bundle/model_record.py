@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vqseg_bundle.bundle.run_record import default_run
 from vqseg_bundle.common import json_value, write_json
 from vqseg_bundle.data import check_orientation, name_slice_axis, parse_label_values
 from vqseg_bundle.handlers import read_checkpoint
@@ -24,6 +25,7 @@ __all__ = [
     "find_checkpoint",
     "load_model_record",
     "load_weights",
+    "model_record",
     "write_model_record",
 ]
 
@@ -34,18 +36,16 @@ _SECTIONS = ("network", "labels", "preprocessing", "info")
 _ABSENT = "(not given)"
 
 
-def write_model_record(
-    path: str | Path,
+def model_record(
     network: Mapping[str, Any],
     labels: Mapping[Any, str],
     preprocessing: Mapping[str, Any],
     info: Mapping[str, Any],
     label_values: Mapping[int, int] | None = None,
-) -> None:
-    """Write the record of a model, atomically.
+) -> dict[str, Any]:
+    """What ``model.json`` beside ``model.pt`` holds.
 
     Args:
-        path: the file to write, ``model.json`` beside ``model.pt``.
         network: constructor arguments of the deployed network.
         labels: class index (an int or its text) to class name, background included.
         preprocessing: what an image goes through before the network, such as ``spatial_dims``, ``orientation``,
@@ -55,7 +55,7 @@ def write_model_record(
             or empty: class indices.
 
     Raises:
-        ValueError: a label index is not a whole number, or a value cannot be written as JSON.
+        ValueError: a label index is not a whole number.
     """
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -66,7 +66,21 @@ def write_model_record(
     }
     if label_values:
         record["label_values"] = {str(index): value for index, value in label_values.items()}
-    write_json(path, record)
+    return record
+
+
+def write_model_record(path: str | Path, *sections: Mapping[Any, Any], **more: Any) -> None:
+    """Write the record of a model, atomically.
+
+    Args:
+        path: the file to write, ``model.json`` beside ``model.pt``.
+        sections: see :func:`model_record`.
+        more: likewise, by name.
+
+    Raises:
+        ValueError: see :func:`model_record`, or a value cannot be written as JSON.
+    """
+    write_json(path, model_record(*sections, **more))
 
 
 def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
@@ -133,13 +147,16 @@ def load_weights(network: VQNetwork, checkpoint: str | Path) -> None:
         raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def find_checkpoint(checkpoint: str | None, output_dir: str | None, bundle_root: str) -> Path:
+def find_checkpoint(
+    checkpoint: str | None, output_dir: str | None, bundle_root: str, own_training: bool = False
+) -> Path:
     """Choose the weights for evaluation or inference, and log the choice.
 
     Args:
         checkpoint: an explicit file, relative to the working directory; None looks for one.
         output_dir: the first place looked at, for its ``model.pt``; None leaves it out.
         bundle_root: the last place looked at, for its ``models/model.pt``.
+        own_training: without ``output_dir``, first look where a training without one writes.
 
     Returns:
         The path of an existing file.
@@ -152,12 +169,21 @@ def find_checkpoint(checkpoint: str | None, output_dir: str | None, bundle_root:
             raise FileNotFoundError(f"checkpoint '{checkpoint}' is not a file: give the path of a trained model.pt.")
         logger.info("Weights: %s (key checkpoint)", checkpoint)
         return Path(checkpoint)
+    trained = Path(default_run(bundle_root)) / "model.pt"
     places = {"bundle_root": Path(bundle_root) / "models" / "model.pt"}
     if output_dir is not None:
         places = {"output_dir": Path(output_dir) / "model.pt", **places}
+    elif own_training:
+        places = {"bundle_root, as no output_dir is given": trained, **places}
     for key, path in places.items():
         if path.is_file():
             logger.info("Weights: %s (found by key %s)", path, key)
+            if output_dir is None and path != trained and trained.is_file():
+                logger.warning(
+                    "%s, of a training without output_dir, is not what is used; for that give --output_dir %s.",
+                    trained,
+                    trained.parent,
+                )
             return path
     raise FileNotFoundError(
         f"no trained weights found at {' or '.join(map(str, places.values()))}: train first "

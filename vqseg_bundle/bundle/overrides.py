@@ -12,32 +12,29 @@ that puts ``bundle_root`` on ``sys.path`` and before any that refers to a compon
 ``__import__`` is on purpose: MONAI evaluates every ``$import`` item before the first expression of ``initialize``, that
 is before ``bundle_root`` is on the path. :func:`prepare_overrides` lets it try again, so that whatever comes later can
 rely on ``"imports": ["$import vqseg_bundle.bundle as vqseg"]``. (An expression with the text "import" in it cannot hold
-an ``@`` reference: MONAI parses it as Python first.) Nothing is passed: the function finds the workflow that evaluates
-it on the call stack, MONAI offers no other way. A ``ConfigWorkflow`` that code makes and initializes keeps its values.
+an ``@`` reference: MONAI parses it as Python first.) A ``ConfigWorkflow`` that code makes and initializes keeps its
+values.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
-from itertools import zip_longest
 from os import PathLike
 from pydoc import ErrorDuringImport, locate
-from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow, create_workflow
+from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
-from monai.utils import ensure_tuple
 
+from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
 from vqseg_bundle.bundle.tracking import adapt_tracking
 from vqseg_bundle.common import print_any_name
 
-__all__ = ["exit_cleanly", "prepare_overrides", "running_parser", "typed_words"]
+__all__ = ["exit_cleanly", "prepare_overrides"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +44,7 @@ _PATHS = (
     *("bundle_root", "dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
     "foundation_feature_dir",
 )
-_FLAG = re.compile(r"--|-[A-Za-z]")
 _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
-
-
-class _Call(NamedTuple):
-    """What ``create_workflow`` was given: the ids to override, those given as None, paths as typed, config files."""
-
-    workflow: ConfigWorkflow
-    config_files: tuple[str, ...]
-    ids: list[str]
-    none_ids: list[str]
-    paths: dict[str, Any]
 
 
 def prepare_overrides() -> None:
@@ -78,33 +64,44 @@ def prepare_overrides() -> None:
         SystemExit: an id to override, or the id to run, is unknown; the message names it and the nearest known ids.
         RuntimeError: called outside a config expression.
     """
-    call = _find_call()
+    call = find_call()
     if call is None:
         running_parser().parse(reset=True)
         return
     parser = call.workflow.parser
     declared = ConfigParser(ConfigParser.load_config_files(call.config_files))
     ids = [id_ for id_ in call.ids if not _passes(id_, type(call.workflow))]
-    _refuse_evaluated_paths(call)
-    if _from_command_line():
+    paths = _given_paths(call)
+    _refuse_evaluated_paths(paths)
+    if is_command_line():
         print_any_name()
-    for key, path in call.paths.items():
+    for key, path in paths.items():
         parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]
-    if _from_command_line() and call.workflow.run_id not in parser:
+    if is_command_line() and call.workflow.run_id not in parser:
         refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
     if refusals:
         raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
     # of words, a path may be cleared by none; true and false are names
-    names = {key for key, path in call.paths.items() if str(path).lower() != "none"}
+    names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
     adapt_tracking(parser)
     parser.parse(reset=True)
 
 
-def _refuse_evaluated_paths(call: _Call) -> None:
+def _given_paths(call: WorkflowCall) -> dict[str, Any]:
+    """Path by key, as typed: of 20240131 the command line's parser makes a number, of (a,b) a tuple, of a#b an a."""
+    paths = {key: value for key, value in call.values.items() if key in _PATHS}
+    if is_command_line():
+        typed = {key: word for key, word in typed_words(sys.argv[1:]).items() if key in paths}
+        # quotes within the shell's own are what that parser takes away
+        paths |= {key: word for key, word in typed.items() if not (word[:1] in "'\"" and isinstance(paths[key], str))}
+    return paths
+
+
+def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
     """MONAI evaluates texts that begin with a sign of its own, and takes every ``#`` for the separator of ids."""
-    for key, value in call.paths.items():
+    for key, value in paths.items():
         if not isinstance(value, str | PathLike):
             raise SystemExit(f"--{key}: expected a path, found {value!r}. Give a path, in a file in quotes.")
         value = str(value)
@@ -118,19 +115,6 @@ def _refuse_evaluated_paths(call: _Call) -> None:
                 f"--{key}: expected a path without #, which MONAI would read as ::, found '{value}'. Rename the "
                 "folder, or give a link to it."
             )
-
-
-def running_parser() -> ConfigParser:
-    """Return the parser that evaluates the calling config expression; ``running_parser().get()`` is its config.
-
-    Raises:
-        RuntimeError: called outside a config expression.
-    """
-    for frame in _callers():
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, ConfigParser):
-            return owner
-    raise RuntimeError("running_parser() works only inside a config expression, such as one of `initialize`.")
 
 
 def exit_cleanly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -155,59 +139,6 @@ def exit_cleanly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         logger.debug("refused input", exc_info=True)
         raise SystemExit(str(error)) from error
-
-
-def _callers() -> Iterator[FrameType]:
-    frame = inspect.currentframe()
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _find_call() -> _Call | None:
-    """Find the nearest workflow on the stack, and the ``create_workflow`` that initializes it, if there is one."""
-    workflow: ConfigWorkflow | None = None
-    for frame in _callers():
-        owner = frame.f_locals.get("self")
-        if workflow is None:
-            workflow = owner if isinstance(owner, ConfigWorkflow) else None
-        elif owner is not workflow:
-            return _read_call(workflow, frame) if frame.f_code is create_workflow.__code__ else None
-    return None
-
-
-def _read_call(workflow: ConfigWorkflow, frame: FrameType) -> _Call:
-    arguments = inspect.getargvalues(frame)
-    given: dict[str, Any] = arguments.locals[arguments.keywords or "kwargs"]
-    stored: dict[str, Any] = {}
-    args_file = arguments.locals["args_file"] or ()
-    for source in [args_file] if isinstance(args_file, dict) else ensure_tuple(args_file):
-        stored.update(source if isinstance(source, dict) else ConfigParser.load_config_file(source))
-    # MONAI merges a key that starts with "+" into the one without it
-    ids = [ReferenceResolver.normalize_id(key).removeprefix("+") for key in {**stored, **given}]
-    none_ids = [ReferenceResolver.normalize_id(key) for key, value in given.items() if value is None]
-    config_file = arguments.locals["config_file"] or stored.get("config_file")
-    paths = {key: value for key, value in {**stored, **given}.items() if key in _PATHS and value is not None}
-    if _from_command_line():
-        # of 20240131 the command line's parser has made a number, of (a,b) a tuple, of a#b an a; quotes it takes away
-        typed = {key: word for key, word in typed_words(sys.argv[1:]).items() if key in paths}
-        paths |= {key: word for key, word in typed.items() if not (word[:1] in "'\"" and isinstance(paths[key], str))}
-    return _Call(workflow, ensure_tuple(config_file), ids, none_ids if _from_command_line() else [], paths)
-
-
-def typed_words(arguments: Sequence[str]) -> dict[str, str]:
-    """What was typed behind each ``--key`` or ``-key`` or in ``--key=word``, by key; the last one counts."""
-    words: dict[str, str] = {}
-    for word, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
-        name, sign, value = word.lstrip("-").partition("=")
-        if _FLAG.match(word) and (sign or not _FLAG.match(following)):
-            words[name.replace("-", "_")] = value if sign else following
-    return words
-
-
-def _from_command_line() -> bool:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec is not None and spec.name == "monai.bundle.__main__"
 
 
 def _passes(id_: str, workflow_type: type[ConfigWorkflow]) -> bool:
@@ -270,7 +201,7 @@ def _ids(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
                 yield from _ids(value, f"{prefix}{key}#")
 
 
-def _set_words(parser: ConfigParser, ids: list[str], call: _Call) -> None:
+def _set_words(parser: ConfigParser, ids: list[str], call: WorkflowCall) -> None:
     """Replace the words none, true and false by what they stand for."""
     files = [ConfigParser.load_config_file(path) for path in call.config_files]
     texts = {

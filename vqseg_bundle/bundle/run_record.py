@@ -18,7 +18,16 @@ import torch
 from vqseg_bundle import __version__
 from vqseg_bundle.common import process_rank, wait_for_all, write_json
 
-__all__ = ["RUN_OUTPUTS", "check_writable", "prediction_folder", "prepare_output_dir", "write_run_record"]
+__all__ = [
+    "RUN_OUTPUTS",
+    "check_writable",
+    "default_run",
+    "evaluation_folder",
+    "prediction_folder",
+    "prepare_output_dir",
+    "training_folder",
+    "write_run_record",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +54,34 @@ RUN_OUTPUTS = (
 
 
 _INFERENCE_LOG = "inference.log"
+
+
+def default_run(bundle_root: str | Path) -> str:
+    """Where a training writes that was given no ``output_dir``: ``runs/train`` in the bundle's folder."""
+    return str(Path(bundle_root) / "runs" / "train")
+
+
+def training_folder(output_dir: str | None, bundle_root: str | Path, in_place: bool) -> str:
+    """Where a training writes.
+
+    Args:
+        output_dir: what the user named, or None.
+        bundle_root: the bundle's folder.
+        in_place: whether the bundle's own weights are trained further, in ``models/``.
+    """
+    return output_dir or (str(Path(bundle_root) / "models") if in_place else default_run(bundle_root))
+
+
+def evaluation_folder(output_dir: str | None, bundle_root: str | Path, checkpoint: str | Path) -> str:
+    """Where an evaluation writes: beside the weights of a training that was given no ``output_dir``, else ``eval/``.
+
+    Args:
+        output_dir: what the user named, or None.
+        bundle_root: the bundle's folder.
+        checkpoint: the weights.
+    """
+    run = Path(default_run(bundle_root))
+    return output_dir or str(run if Path(checkpoint).parent == run else Path(bundle_root) / "eval")
 
 
 def prediction_folder(output_dir: str | Path, kind: str) -> str:

@@ -1,4 +1,7 @@
-"""What happens before the first step: inputs opened and checked, the output folder prepared, the run recorded."""
+"""What happens before the first step of a training, in the order of ``start`` in ``configs/train.json``.
+
+Of several processes the first one checks the data and writes; what all have to know is checked by each.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.bundle.model_record import (
-    check_compatible,
-    check_files_hold,
-    load_model_record,
-    load_weights,
-    write_model_record,
-)
-from vqseg_bundle.bundle.overrides import exit_cleanly, running_parser
+from vqseg_bundle.bundle.model_record import load_model_record, model_record
+from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
-from vqseg_bundle.handlers import find_resumable, read_checkpoint
+from vqseg_bundle.common import process_rank, write_json
 
 __all__ = [
     "DeployedWeights",
+    "announce_training",
     "build_foundation_model",
+    "check_run",
+    "check_training_data",
+    "describe_training",
     "log_to_file",
-    "start_training",
+    "open_training_folder",
+    "record_training",
 ]
 
 logger = logging.getLogger(__name__)
@@ -60,163 +63,140 @@ def build_foundation_model(
     return model if model is None else model.to(torch.device(device))
 
 
-def start_training(
-    output_dir: str,
-    checkpoint: str | None,
-    in_place: bool,
-    resume: bool,
-    total_iterations: int,
-    iterations_per_epoch: int,
-    cohort: data.Cohort,
-    data_check: str,
-    allow_no_labeled: bool,
-    in_channels: int,
-    network: networks.VQNetwork,
-    preprocessing: Mapping[str, Any],
-    unlabeled: Sequence[Mapping[str, str]],
-    foundation_model: str,
-    write: bool,
-    lock: FolderLock | None = None,
-) -> None:
-    """Check everything that can be checked before the first step, and write down what is about to run.
+def describe_training(
+    network: networks.VQNetwork, labels: Mapping[int, str], preprocessing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The sections of the record that a training decides before its first step.
 
-    A training in place on listed cases, MONAI Label's, goes on from the weights in place: they are loaded.
+    Args:
+        network: the network to train.
+        labels: class index to class name, background included.
+        preprocessing: what inference must repeat.
+    """
+    return {
+        "network": networks.describe_network(network),
+        "labels": dict(labels),
+        "preprocessing": dict(preprocessing),
+    }
+
+
+def check_run(
+    output_dir: str, lock: FolderLock, checkpoint: str | None, network: networks.VQNetwork, patch_size: Sequence[int]
+) -> None:
+    """Refuse what needs neither the data nor earlier weights to be refused; nothing is written.
 
     Args:
         output_dir: where the weights go.
+        lock: of that folder, which nobody else may hold.
         checkpoint: must be None; training starts anew or resumes.
-        in_place: whether that is the bundle's own folder, whose weights stay until new ones replace them, if they are
-            of the same kind.
-        resume: whether an interrupted run goes on.
-        total_iterations: length of the training.
-        iterations_per_epoch: iterations of a whole epoch.
-        cohort: the opened cohort.
-        data_check: "full" or "headers".
-        allow_no_labeled: accept a cohort without labelled cases (a federated client may have none).
-        in_channels: channels every image must have.
         network: the network to train, for its sizes.
-        preprocessing: what inference must repeat.
-        unlabeled: the unlabelled cases that are trained on.
-        foundation_model: its name, "none" if the adapter is off.
-        write: whether this process writes (rank 0).
-        lock: of output_dir, which this training is to hold alone; None makes one (configurations of 0.6 have none).
+        patch_size: voxels of a view.
 
     Raises:
-        SystemExit: the input is at fault; the message says what and where.
+        SystemExit: a setting is at fault; the message says which.
     """
     exit_cleanly(check_writable, output_dir)
-    lock = lock or FolderLock(output_dir)
-    if write:
+    if process_rank() == 0:
         exit_cleanly(lock.check)
-    exit_cleanly(network.check_patch_size, preprocessing["patch_size"])
+    exit_cleanly(network.check_patch_size, patch_size)
     if checkpoint is not None:
         raise SystemExit(
             f"checkpoint '{checkpoint}' is read by evaluating and inference only. To go on with an interrupted "
             "training give its output_dir and --resume true."
         )
-    described: dict[str, Any] = {
-        "network": networks.describe_network(network),
-        "labels": cohort.labels,
-        "preprocessing": dict(preprocessing),
-    }
-    if resume:
-        resumed = Path(output_dir) / "resume.pt"
-        exit_cleanly(check_resume, resumed, total_iterations, iterations_per_epoch, bool(cohort.validation))
-    goes_on = in_place and cohort.listed and not resume
-    if resume or goes_on:
-        record = exit_cleanly(load_model_record, Path(output_dir) / "model.pt")
-        exit_cleanly(check_compatible, record, **described)
-    if resume:
-        exit_cleanly(check_files_hold, record, cohort.channel_names, None if cohort.listed else cohort.label_values)
-    if goes_on:
-        # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
-        exit_cleanly(load_weights, network, Path(output_dir) / "model.pt")
-    clipped = bool(preprocessing["intensity_window"])
-    checked = (cohort, in_channels, data_check, allow_no_labeled)
-    found = exit_cleanly(data.check_cohort, *checked, clipped=clipped) if write else []
-    if write:
+
+
+def check_training_data(
+    cohort: data.Cohort, in_channels: int, data_check: str, allow_no_labeled: bool, clipped: bool
+) -> list[str]:
+    """:func:`vqseg_bundle.data.check_cohort` by the first process, with a clean end on bad input; else no warnings."""
+    if process_rank() != 0:
+        return []
+    return exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled, clipped=clipped)
+
+
+def open_training_folder(
+    output_dir: str, lock: FolderLock, resume: bool, in_place: bool, warnings: Sequence[str]
+) -> None:
+    """Take the output folder, put aside what an earlier run left in it, and log to it from now on.
+
+    Args:
+        output_dir: the folder.
+        lock: of that folder, held until the training ends.
+        resume: whether this run goes on from what lies there.
+        in_place: whether its weights stay until new ones replace them.
+        warnings: of the data, for the log.
+
+    Raises:
+        SystemExit: another process holds the folder.
+    """
+    is_first = process_rank() == 0
+    if is_first:
         exit_cleanly(lock.take)
-    replaced = _fitting_record(Path(output_dir), described) if in_place else None
-    exit_cleanly(prepare_output_dir, output_dir, resume, keep=replaced is not None)
-    if not write:
-        return
-    log_to_file(Path(output_dir) / "training.log")
-    for warning in found:
-        logger.warning(warning)
-    if not resume:
-        # what a user wrote there of the labels, which are the same, holds for the new weights as well
-        codes = {key: value for key, value in (replaced or {}).get("info", {}).items() if key == "segment_codes"}
-        seen = data.training_geometry([case["image"] for case in [*cohort.training, *unlabeled]])
-        demo = {"demo": True} if data.in_demo_cohort(cohort.source) else {}
-        channels = {"channel_names": list(cohort.channel_names)} if cohort.channel_names else {}
-        info = {"cohort": cohort.name, **demo, "training_volumes": seen, **channels, **codes}
-        # listed labels, MONAI Label's, hold class indices, whatever the predictions of the weights in place are
-        values = (replaced or {}).get("label_values", {}) if cohort.listed else cohort.label_values
-        write_model_record(Path(output_dir) / "model.json", **described, info=info, label_values=values)
-    prefix = "resumed_" if resume else ""
-    write_run_record(output_dir, running_parser().get(), data.data_digest(cohort), sys.argv, prefix)
-    _announce(cohort, unlabeled, foundation_model)
+    exit_cleanly(prepare_output_dir, output_dir, resume, keep=in_place)
+    if is_first:
+        log_to_file(Path(output_dir) / "training.log")
+        for warning in warnings:
+            logger.warning(warning)
 
 
-def _fitting_record(folder: Path, described: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any] | None:
-    """The record of a folder's weights if they are such as this training's, which takes its place; else None."""
-    try:
-        record = load_model_record(folder / "model.pt")
-        check_compatible(record, **described)
-    except (FileNotFoundError, ValueError):
-        return None
+def record_training(
+    output_dir: str,
+    described: Mapping[str, Mapping[Any, Any]],
+    cohort: data.Cohort,
+    unlabeled: Sequence[Mapping[str, str]],
+    resume: bool,
+    in_place: bool,
+    parser: ConfigParser,
+) -> dict[str, Any]:
+    """Write down what is about to run: ``config.json``, ``run.json`` and, of new weights, ``model.json``.
+
+    Weights in place keep their record until they are replaced; the one that is returned is then written with them.
+
+    Args:
+        output_dir: the folder.
+        described: see :func:`describe_training`.
+        cohort: the opened cohort.
+        unlabeled: the unlabelled cases that are trained on.
+        resume: whether an interrupted training goes on; its record stays.
+        in_place: whether the bundle's own weights are trained further.
+        parser: of the running configuration.
+
+    Returns:
+        What the new weights' ``model.json`` holds; empty for one that is resumed, and in all processes but the first.
+    """
+    if process_rank() != 0:
+        return {}
+    command = (parser.get(), data.data_digest(cohort), sys.argv)
+    write_run_record(output_dir, *command, prefix="resumed_" if resume else "")
+    if resume:
+        return {}
+    path = Path(output_dir) / "model.json"
+    replaced = load_model_record(path) if in_place else {}
+    # what a user wrote there of the labels, which are the same, holds for the new weights as well
+    codes = {key: value for key, value in replaced.get("info", {}).items() if key == "segment_codes"}
+    seen = data.training_geometry([case["image"] for case in [*cohort.training, *unlabeled]])
+    demo = {"demo": True} if data.in_demo_cohort(cohort.source) else {}
+    channels = {"channel_names": list(cohort.channel_names)} if cohort.channel_names else {}
+    info = {"cohort": cohort.name, **demo, "training_volumes": seen, **channels, **codes}
+    # listed labels, MONAI Label's, hold class indices, whatever the predictions of the weights in place are
+    values = replaced.get("label_values", {}) if cohort.listed else cohort.label_values
+    record = model_record(**described, info=info, label_values=values)
+    if not in_place:
+        write_json(path, record)
     return record
 
 
-def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int, validates: bool) -> None:
-    """Refuse to go on with a training of another length, whose schedules would not fit, or with one that has lost all.
+def announce_training(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]], foundation_model: str) -> None:
+    """Log what is trained on, and what is left out of the method.
 
     Args:
-        path: the resume checkpoint.
-        total_iterations: length of this training.
-        iterations_per_epoch: iterations of a whole epoch of this training.
-        validates: whether ``model.pt`` is written by validations alone.
-
-    Raises:
-        ValueError: there is no such checkpoint, none that can be used, or it is of another length; or it is of a
-            training that has come to its end, whose ``model.pt`` cannot be used and would not be written again.
+        cohort: the opened cohort.
+        unlabeled: the unlabelled cases that are trained on.
+        foundation_model: its name, "none" if the adapter is off.
     """
-    found_path, checkpoint, _ = find_resumable(path)
-    engine = checkpoint["engine"]
-    found = (engine["total_iterations"], engine["epoch_length"])
-    if found != (total_iterations, iterations_per_epoch):
-        raise ValueError(
-            f"resume: {found_path} is of a training of {found[0]} iterations in epochs of {found[1]}, this one has "
-            f"{total_iterations} in epochs of {iterations_per_epoch}. Resume with the settings of the interrupted "
-            "training."
-        )
-    if validates and engine["iteration"] >= total_iterations:
-        try:
-            read_checkpoint(path.with_name("model.pt"))
-        except ValueError as error:
-            raise ValueError(
-                f"resume: {error} The training has come to its end and would not write it again. Copy the file again; "
-                f"or move {found_path.name} away, so that --resume true takes the last epoch once more, from "
-                "resume.previous.pt."
-            ) from error
-
-
-def log_to_file(path: Path) -> None:
-    """Send the log to a file as well; once, however often it is called.
-
-    Args:
-        path: the file, appended to.
-    """
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    # MONAI's StatsHandler cuts its named loggers off the root
-    for logger_ in map(logging.getLogger, (None, *STATS_LOGGERS)):
-        # MONAI's federated client initializes a workflow twice
-        if not any(getattr(other, "baseFilename", None) == handler.baseFilename for other in logger_.handlers):
-            logger_.addHandler(handler)
-
-
-def _announce(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]], foundation_model: str) -> None:
+    if process_rank() != 0:
+        return
     logger.info(
         "cohort %s: %d labelled, %d unlabelled, %d validation, %d test cases",
         cohort.name,
@@ -234,3 +214,18 @@ def _announce(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]], found
             "the foundation-model adapter (PFA) is off; add configs/pfa.json to --config_file and give "
             "--foundation_weights FILE to turn it on"
         )
+
+
+def log_to_file(path: Path) -> None:
+    """Send the log to a file as well; once, however often it is called.
+
+    Args:
+        path: the file, appended to.
+    """
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    # MONAI's StatsHandler cuts its named loggers off the root
+    for logger_ in map(logging.getLogger, (None, *STATS_LOGGERS)):
+        # MONAI's federated client initializes a workflow twice
+        if not any(getattr(other, "baseFilename", None) == handler.baseFilename for other in logger_.handlers):
+            logger_.addHandler(handler)

@@ -15,7 +15,7 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from monai.handlers import CheckpointSaver
 
-from vqseg_bundle.common import NonFiniteError, named_tensors, non_finite_names, process_rank, replacing
+from vqseg_bundle.common import NonFiniteError, named_tensors, non_finite_names, process_rank, replacing, write_json
 
 __all__ = [
     "BestModelState",
@@ -151,12 +151,20 @@ class CheckpointWriter(BaseSaveHandler):
         dirname: the folder.
         filename: the file; None uses ignite's name.
         keep_former: see :func:`write_checkpoint`.
+        record: written beside the weights once they are, ``model.json`` for ``model.pt``; None or empty leaves it.
     """
 
-    def __init__(self, dirname: str | Path, filename: str | None = None, keep_former: bool = False) -> None:
+    def __init__(
+        self,
+        dirname: str | Path,
+        filename: str | None = None,
+        keep_former: bool = False,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
         self.dirname = Path(dirname)
         self.filename = filename
         self.keep_former = keep_former
+        self.record = record
 
     def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
         """Write the file.
@@ -165,7 +173,10 @@ class CheckpointWriter(BaseSaveHandler):
             NonFiniteError: see :func:`write_checkpoint`.
         """
         if process_rank() == 0:
-            write_checkpoint(self.dirname / (self.filename or filename), checkpoint, self.keep_former)
+            path = self.dirname / (self.filename or filename)
+            write_checkpoint(path, checkpoint, self.keep_former)
+            if self.record:
+                write_json(path.with_suffix(".json"), self.record)
 
     def remove(self, filename: str) -> None:
         """Keep a file that will be replaced, and delete one with another name."""
@@ -182,16 +193,20 @@ class ModelSaver(CheckpointSaver):
     Args:
         save_dir: the folder.
         save_dict: the objects to save.
+        record: what is needed to use the weights, written as JSON beside them with each save; None or empty keeps what
+            is there.
         options: further arguments of :class:`monai.handlers.CheckpointSaver`.
     """
 
-    def __init__(self, save_dir: str, save_dict: dict[str, Any], **options: Any) -> None:
+    def __init__(
+        self, save_dir: str, save_dict: dict[str, Any], record: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         super().__init__(save_dir, save_dict, **options)
         checkpoints: list[Any] = [self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint]
         for checkpoint in checkpoints:
             if checkpoint is not None:
                 name = getattr(checkpoint.save_handler, "filename", None)
-                checkpoint.save_handler = CheckpointWriter(save_dir, name)
+                checkpoint.save_handler = CheckpointWriter(save_dir, name, record=record)
 
     def exception_raised(self, engine: Engine, e: Exception) -> None:
         """Save nothing."""

@@ -1,0 +1,89 @@
+"""What configurations of 0.7 and before call in place of the steps of :mod:`~vqseg_bundle.bundle.training_start`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vqseg_bundle import data, networks
+from vqseg_bundle.bundle.continuation import check_continuation
+from vqseg_bundle.bundle.folder_lock import FolderLock
+from vqseg_bundle.bundle.model_record import check_compatible, load_model_record
+from vqseg_bundle.bundle.running_workflow import running_parser
+from vqseg_bundle.bundle.training_start import (
+    announce_training,
+    check_run,
+    check_training_data,
+    describe_training,
+    open_training_folder,
+    record_training,
+)
+from vqseg_bundle.common import write_json
+
+__all__ = ["start_training"]
+
+
+def start_training(
+    output_dir: str,
+    checkpoint: str | None,
+    in_place: bool,
+    resume: bool,
+    total_iterations: int,
+    iterations_per_epoch: int,
+    cohort: data.Cohort,
+    data_check: str,
+    allow_no_labeled: bool,
+    in_channels: int,
+    network: networks.VQNetwork,
+    preprocessing: Mapping[str, Any],
+    unlabeled: Sequence[Mapping[str, str]],
+    foundation_model: str,
+    write: bool,
+    lock: FolderLock | None = None,
+) -> None:
+    """All steps at once; the record is written at the start, as these configurations' handlers do not write it.
+
+    Args:
+        output_dir: where the weights go.
+        checkpoint: see :func:`~vqseg_bundle.bundle.check_run`.
+        in_place: whether that is the bundle's own folder.
+        resume: whether an interrupted run goes on.
+        total_iterations: length of the training.
+        iterations_per_epoch: iterations of a whole epoch.
+        cohort: the opened cohort.
+        data_check: see :func:`~vqseg_bundle.bundle.check_training_data`.
+        allow_no_labeled: likewise.
+        in_channels: likewise.
+        network: the network to train.
+        preprocessing: what inference must repeat.
+        unlabeled: the unlabelled cases that are trained on.
+        foundation_model: its name.
+        write: whether this process is the first.
+        lock: of output_dir; None makes one.
+
+    Raises:
+        SystemExit: the input is at fault; the message says what and where.
+    """
+    lock = lock or FolderLock(output_dir)
+    check_run(output_dir, lock, checkpoint, network, preprocessing["patch_size"])
+    described = describe_training(network, cohort.labels, preprocessing)
+    goes_on = in_place and cohort.listed and not resume
+    iterations = (total_iterations, iterations_per_epoch)
+    check_continuation(output_dir, resume, goes_on, described, network, cohort, iterations)
+    clipped = bool(preprocessing["intensity_window"])
+    warnings = check_training_data(cohort, in_channels, data_check, allow_no_labeled, clipped)
+    stays = in_place and _fits(Path(output_dir) / "model.pt", described)
+    open_training_folder(output_dir, lock, resume, stays, warnings)
+    record = record_training(output_dir, described, cohort, unlabeled, resume, stays, running_parser())
+    if write and record:
+        write_json(Path(output_dir) / "model.json", record)
+    announce_training(cohort, unlabeled, foundation_model)
+
+
+def _fits(weights: Path, described: Mapping[str, Mapping[Any, Any]]) -> bool:
+    try:
+        check_compatible(load_model_record(weights), **described)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
