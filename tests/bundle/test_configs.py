@@ -169,6 +169,43 @@ def test_an_address_by_position_is_found(text: str) -> None:
     assert not BY_POSITION.search(text.format("name"))
 
 
+ROW = re.compile(r"^\| `([^`]+)` \|(?: `(.+?)` \|)?(?: `(.+?)` \|)? (.+) \|$", re.MULTILINE)
+
+
+def test_the_reference_has_every_key_with_its_default_in_the_file_s_order() -> None:
+    config = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))
+    settings, others, components = _sections(ROOT / "docs" / "configuration.md")
+    defaults = {key: json.loads(default) for key, default, _, _ in settings}
+    assert defaults == {key: config[key] for key in defaults}
+    described = [key for key, _, _, _ in components]
+    for keys in (list(defaults), described):
+        assert keys == [key for key in config if key in keys]
+    assert sorted([*defaults, *described]) == sorted(config)
+    for name, key, default, _ in others:
+        assert json.loads((CONFIGS / name).read_text(encoding="utf-8"))[key] == json.loads(default), name
+
+
+def test_the_reference_has_every_new_key_of_an_overlay() -> None:
+    config = json.loads((CONFIGS / "train.json").read_text(encoding="utf-8"))
+    others = {(name, key) for name, key, _, _ in _sections(ROOT / "docs" / "configuration.md")[1]}
+    for path in sorted(CONFIGS.rglob("*.json")):
+        if path.stem in ("train", "inference", "inference_trt", "metadata"):
+            continue
+        own = json.loads(path.read_text(encoding="utf-8")).items()
+        new = {key for key, value in own if "#" not in key and key not in config and not _is_component(value)}
+        assert {key for name, key in others if name == path.name} >= {key.lstrip("+") for key in new} - {"imports"}
+
+
+def _sections(document: Path) -> list[list[tuple[str, str, str, str]]]:
+    text = document.read_text(encoding="utf-8")
+    _, settings, others, components = re.split(r"^## .*$", text, flags=re.MULTILINE)
+    return [[(a, b, c, d) for a, b, c, d in ROW.findall(part)] for part in (settings, others, components)]
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, str) and value.startswith(("$", "@")))
+
+
 # ---- supervised.json ------------------------------------------------------------------------------------------------
 
 CHANGED = {"lambda_reconstruction": 0.0, "unlabeled_data": [], "network_def#num_embeddings": None}
