@@ -116,3 +116,9 @@ def test_the_training_configuration_uses_every_branch():
     text = (ROOT / "configs" / "train.json").read_text(encoding="utf-8")
     used = set(re.findall(rf'"_target_": "{PACKAGE.name}\.(\w+)\.', text))
     assert used == set(ALLOWED) - {"common", "commands"}
+
+
+def test_the_call_stack_is_read_in_one_module():
+    reading = re.compile(r"currentframe|f_back|_getframe|inspect\.stack|sys\.exc_info")
+    found = [path.name for path in MODULES if reading.search(path.read_text(encoding="utf-8"))]
+    assert found == ["running_workflow.py"]
