@@ -193,7 +193,10 @@ def test_the_reference_has_every_new_key_of_an_overlay() -> None:
             continue
         own = json.loads(path.read_text(encoding="utf-8")).items()
         new = {key for key, value in own if "#" not in key and key not in config and not _is_component(value)}
-        assert {key for name, key in others if name == path.name} >= {key.lstrip("+") for key in new} - {"imports", "evaluating"}
+        assert {key for name, key in others if name == path.name} >= {key.lstrip("+") for key in new} - {
+            "imports",
+            "evaluating",
+        }
 
 
 def _sections(document: Path) -> list[list[tuple[str, str, str, str]]]:
