@@ -188,5 +188,6 @@ def test_a_new_block_must_run_or_say_why_not(checkout: Checkout, tmp_path: Path)
     (tmp_path / "excused.md").write_text(f"# New\n\n<!-- not run: of another page -->\n{block}")
     checkout.run(tmp_path / "excused.md")
     (tmp_path / "new.md").write_text(f"# New\n\n{block}")
-    with pytest.raises(AssertionError, match=r"/new\.md, line 3 does not run as written: 2\nvqseg check"):
+    message = r"/new\.md, line 3 does not run as written: vqseg check: error: dataset_dir STUDY: expected a folder"
+    with pytest.raises(AssertionError, match=message):
         checkout.run(tmp_path / "new.md")
