@@ -1,4 +1,4 @@
-"""Segment Anything's image encoder as a foundation model."""
+"""Segment Anything's image encoder, and every foundation model in its whole size against its authors' package."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ import torch.nn.functional as F  # noqa: N812
 from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, Sam
 from support.foundation_parts import image, normalized, randomize, relative_difference, saved
+from support.official_foundations import OFFICIAL_MODELS, largest_difference
 from torch import nn
 
 from vqseg_bundle.data import write_demo_cohort
 from vqseg_bundle.networks.foundation import FOUNDATION_SPECS, build_foundation_model
 
 TOLERANCE = 1e-4
+
+
 NAMES = [name for name in FOUNDATION_SPECS if "sam" in name]
 
 
@@ -118,3 +121,15 @@ def test_a_demo_volume_runs_at_the_native_size_within_memory(sam_file, tmp_path)
     assert features.shape == (1, 256, 64, 64, 3)
     assert features.isfinite().all()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 24 * 2**20  # KiB
+
+
+def test_every_model_is_compared():
+    """The other two have a size each, which test_foundation_families.py compares."""
+    assert set(FOUNDATION_SPECS) == {*OFFICIAL_MODELS, "rad_dino", "biomedclip"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", OFFICIAL_MODELS)
+def test_features_at_the_native_size_are_the_official_ones(name, tmp_path):
+    assert largest_difference(name, tmp_path) < 1e-4

@@ -1,11 +1,110 @@
+"""Losses between the student's logits and the pseudo-labeller's probabilities, by hand."""
+
 from __future__ import annotations
 
 import math
 
 import pytest
 import torch
+from support.loss_parts import logits_of, opinion_of
+from torch import Tensor
 
+from vqseg_bundle.losses import (
+    MeanSquaredConsistencyLoss,
+    PseudoLabelLoss,
+    SegmentationLoss,
+    UncertaintyMaskedConsistencyLoss,
+)
 from vqseg_bundle.losses.alignment import PatchInfoNCELoss
+
+NO_ENTROPY = torch.empty(0)
+
+
+def _row(*values: float) -> Tensor:
+    return torch.tensor(values).view(1, 1, -1)
+
+
+def test_mean_squared_error_by_hand():
+    """Both classes are off by 0.2 in the first voxel and by 0.1 in the second: (0.04 + 0.01) / 2."""
+    loss = MeanSquaredConsistencyLoss()(logits_of(0.3, 0.9), opinion_of(0.5, 0.8), NO_ENTROPY)
+    assert loss.item() == pytest.approx(0.025, rel=1e-5)
+
+
+def test_mean_squared_error_averages_over_classes():
+    """Off by 0.5, 0.25 and 0.25: (0.25 + 0.0625 + 0.0625) / 3."""
+    logits = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 3, 1, 1)
+    target = torch.tensor([0.0, 0.5, 0.5]).view(1, 3, 1, 1)
+    assert MeanSquaredConsistencyLoss()(logits, target, NO_ENTROPY).item() == pytest.approx(0.125, rel=1e-5)
+
+
+def test_mean_squared_error_pulls_the_student_and_is_float32():
+    logits = logits_of(0.3, 0.9).bfloat16().requires_grad_()
+    loss = MeanSquaredConsistencyLoss()(logits, opinion_of(0.5, 0.8), NO_ENTROPY)
+    loss.backward()
+    assert loss.dtype is torch.float32
+    assert logits.grad[0, 1, 0, 0] < 0 < logits.grad[0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("ramp", "kept"),
+    [(0.0, 1), (0.5, 2), (1.0, 3)],  # thresholds 0.75, 0.875 and 1 times ln 2
+)
+def test_the_uncertainty_mask_opens_with_the_ramp(ramp, kept):
+    """Squared errors 0.04, 0.01 and 0.09 a class; the mean runs over the kept voxels' classes."""
+    entropy = _row(0.7, 0.8, 0.9) * math.log(2)
+    loss = UncertaintyMaskedConsistencyLoss()
+    value = loss(logits_of(0.3, 0.9, 0.2), opinion_of(0.5, 0.8, 0.5), entropy, ramp)
+    assert value.item() == pytest.approx(sum((0.04, 0.01, 0.09)[:kept]) / kept, rel=1e-5)
+
+
+def test_the_threshold_grows_with_the_classes():
+    """At ramp 0 and four classes it is 0.75 ln 4 = 1.5 ln 2, beyond any entropy of two classes."""
+    logits, target = torch.zeros(1, 4, 1, 2), torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(1, 4, 1, 2)
+    loss = UncertaintyMaskedConsistencyLoss()
+    value = loss(logits, target, _row(1.49, 1.51) * math.log(2), 0.0)
+    assert value.item() == pytest.approx((0.75**2 + 3 * 0.25**2) / 4, rel=1e-5)
+    assert loss(logits, target, _row(1.51, 1.52) * math.log(2), 0.0).item() == 0.0
+
+
+def test_uncertain_voxels_get_no_gradient():
+    logits = logits_of(0.3, 0.9).requires_grad_()
+    loss = UncertaintyMaskedConsistencyLoss()(logits, opinion_of(0.5, 0.8), _row(0.1, 0.69), 0.0)
+    loss.backward()
+    assert (logits.grad[..., 0] != 0).all()
+    assert (logits.grad[..., 1] == 0).all()
+
+
+def test_all_certain_at_full_ramp_is_the_plain_mean():
+    generator = torch.Generator().manual_seed(0)
+    logits, target = (torch.randn(2, 3, 4, 5, generator=generator) for _ in range(2))
+    target = target.softmax(dim=1)
+    masked = UncertaintyMaskedConsistencyLoss()(logits, target, torch.zeros(2, 4, 5), 1.0)
+    torch.testing.assert_close(masked, MeanSquaredConsistencyLoss()(logits, target, NO_ENTROPY))
+
+
+def test_a_mask_without_entropy_is_refused():
+    with pytest.raises(ValueError, match=r"entropy of the pseudo-labels must be there .* such as MonteCarloTeacher"):
+        UncertaintyMaskedConsistencyLoss()(logits_of(0.3), opinion_of(0.5), NO_ENTROPY)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_an_initial_share_outside_its_range_is_refused(share):
+    with pytest.raises(ValueError, match=rf"initial_share must lie in \[0, 1\], got {share}"):
+        UncertaintyMaskedConsistencyLoss(share)
+
+
+def test_pseudo_labels_are_the_most_probable_classes_that_reach_the_threshold():
+    """Kept: class 1 with 0.96, against the student's 0.25; left out: class 0 with 0.9. Averaged over both voxels."""
+    logits, opinion = logits_of(0.25, 0.5), opinion_of(0.96, 0.1)
+    loss = PseudoLabelLoss(confidence_threshold=0.95)(logits, opinion, NO_ENTROPY)
+    assert loss.item() == pytest.approx(math.log(4) / 2, rel=1e-5)
+
+
+def test_pseudo_labels_meet_the_given_segmentation_loss():
+    logits, opinion = logits_of(0.25, 0.5), opinion_of(0.96, 0.1)
+    segmentation = SegmentationLoss(1.0, lambda_cross_entropy=0.0, include_background=True, squared_dice=True)
+    loss = PseudoLabelLoss(segmentation, confidence_threshold=0.5)(logits, opinion, NO_ENTROPY)
+    assert loss.item() == pytest.approx(segmentation(logits, torch.tensor([[[1, 0]]])).item(), rel=1e-6)
 
 
 def _orthonormal(height: int, width: int) -> torch.Tensor:
