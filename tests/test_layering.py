@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "vqseg_bundle"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".json", ".yaml", ".yml"))
+#: full names of modules and packages
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
 #: besides its own and ``common``, the ground floor; nobody imports ``commands``, the top
 ALLOWED = {
     "common": set(),
@@ -26,9 +29,33 @@ ALLOWED = {
     "commands": {"layers", "networks", "losses", "data", "engines", "handlers", "bundle"},
 }
 
+#: the rooms of ``data``, each with those below that it may import; ``errors`` is open to all
+ROOMS = {
+    "formats": set(),
+    "geometry": {"formats"},
+    "layouts": {"formats"},
+    "cohorts": {"formats", "layouts"},
+    "checking": {"formats", "geometry", "cohorts"},
+    "features": {"formats"},
+    "output": {"formats"},
+}
+#: what configurations of earlier versions name, which lie in the folders of runs to be resumed and in made bundles
+NAMED_BY_EARLIER_CONFIGURATIONS = {
+    "data": """
+        AddTokenCoordinatesd JoinTokenCoordinatesd KeepSourced LabelToImaged LoadVolumed NameByCased OrientVolumed
+        ReadableDataset SampleFoundationFeaturesd SaveDicomSegd SharedRandomSampler SliceAxisLastd VolumeWriter
+        choose_slice_axis class_map_dtype cohort_slice_axis name_slice_axis process_share
+        """,
+    "handlers": """
+        BestModelState CaseMetrics CodebookMaintenance CodebookSnapshots CodebookUsage EvaluationReport
+        ImageReconstruction LearningWatch MeanCaseDice ModelSaver ProgressPicture PseudoLabelConfidence RestartTeacher
+        ResumeCheckpoint RunWhenCompleted TrainingProgress labeled_prediction loss_terms
+        """,
+}
+
 
 def _imported_modules(path: Path) -> set[str]:
-    """Full names of all that a module imports; relative imports are resolved, names of packages are kept."""
+    """Full names of all that a module imports, relative ones resolved: of a sub-module that, else what it is from."""
     package = path.relative_to(ROOT).parent.parts
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -37,9 +64,8 @@ def _imported_modules(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = [] if node.level == 0 else list(package[: len(package) - node.level + 1])
             source = ".".join([*base, *([node.module] if node.module else [])])
-            found.add(source)
-            if source == PACKAGE.name:
-                found.update(f"{source}.{alias.name}" for alias in node.names)
+            names = {f"{source}.{alias.name}" for alias in node.names}
+            found.update(name if name in NAMES else source for name in names)
     return found
 
 
@@ -69,6 +95,35 @@ def test_a_module_imports_its_own_layer_and_those_below(path):
         assert _sub_packages(path) <= {"commands"}
     else:
         assert _sub_packages(path) <= {"common", _layer(path), *ALLOWED[_layer(path)]}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*/*.py")), ids=_name)
+def test_a_room_of_data_imports_those_below_alone(path):
+    prefix = f"{PACKAGE.name}.data."
+    names = {name.removeprefix(prefix).split(".")[0] for name in _imported_modules(path) if name.startswith(prefix)}
+    assert names <= {"errors", path.parent.name, *ROOMS[path.parent.name]}
+
+
+def _circle(imports):
+    """The modules of a circle in ``module -> what it imports``, empty without one."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    imports = {name: _imported_modules(path) & NAMES.keys() - {name} for name, path in NAMES.items()}
+    assert f"{PACKAGE.name}.data.formats.nifti" in imports[f"{PACKAGE.name}.data.formats.table"]
+    assert _circle(imports) == []
+    assert len(_circle({**imports, f"{PACKAGE.name}.data.errors": {f"{PACKAGE.name}.data.checking.checks"}})) > 2
+
+
+@pytest.mark.parametrize("name", sorted(NAMED_BY_EARLIER_CONFIGURATIONS))
+def test_what_earlier_configurations_name_is_still_there(name):
+    package = importlib.import_module(f"{PACKAGE.name}.{name}")
+    assert set(NAMED_BY_EARLIER_CONFIGURATIONS[name].split()) <= set(package.__all__)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_name)
