@@ -196,7 +196,7 @@ TRAINING = Path(__file__).parents[2] / "configs" / "train.json"
 
 def saver_settings() -> dict[str, object]:
     """How the training's configuration has the weights of the best validation saved."""
-    handlers = json.loads(TRAINING.read_text())["validate"]["handlers"]
+    handlers = json.loads(TRAINING.read_text())["validation_handlers"].values()
     (saver,) = [handler for handler in handlers if handler.get("save_key_metric")]
     return {key: value for key, value in saver.items() if "key_metric" in key}
 
