@@ -19,13 +19,9 @@ _PACKAGE = Path(__file__).parents[1]
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A partial file beside ``path`` to write to, which replaces it if the block succeeds.
+    """A partial file beside ``path`` to write to; it takes the path's place if the block ends well, else it is removed.
 
-    Args:
-        path: the file to write; its folder is created if missing.
-
-    Yields:
-        the partial file's path; the file is removed if the block fails.
+    The folder is made if missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,25 +34,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file (UTF-8) atomically.
-
-    Args:
-        path: the file to write; its folder is created if missing.
-        text: its content.
-    """
+    """Write a text file (UTF-8) in one step; its folder is made if missing."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically.
+    """Write a JSON file in one step; numpy numbers and arrays become numbers and lists, paths become text.
 
-    Args:
-        path: the file to write; its folder is created if missing.
-        content: what to write; numpy numbers and arrays become numbers and lists, paths become text.
-
-    Raises:
-        ValueError: a value has no JSON form (NaN and infinity included).
+    ValueError: a value has no JSON form (NaN and infinity included).
     """
     try:
         text = json.dumps(content, indent=2, default=json_value, allow_nan=False)

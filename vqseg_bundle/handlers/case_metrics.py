@@ -104,14 +104,7 @@ class CaseMetrics:
 
 
 def identify_case(item: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the case's name, and its file to tell cases of the same name apart (empty if unknown).
-
-    Args:
-        item: a decollated case with "case", or with "image" as a MetaTensor, whose file name is used.
-
-    Raises:
-        ValueError: it has neither.
-    """
+    """A case's name, by "case" or the image's file name, and its file (empty if unknown); ValueError without a name."""
     image = item.get(CommonKeys.IMAGE)
     source = str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""
     name = str(item.get("case") or re.sub(r"(\.nii)?\.\w+$", "", Path(source).name))

@@ -22,17 +22,10 @@ __all__ = ["format_table", "mean_over_classes", "summarize", "write_report"]
 def write_report(
     output_dir: str | Path, cases: Mapping[str, Sequence[ClassMetrics]], labels: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Write ``metrics.csv`` and ``summary.json``, each atomically.
+    """Write ``metrics.csv`` and ``summary.json``, each in one step, and return the latter's content.
 
-    In the table, cases are sorted by name, and the numbers of absent structures are empty.
-
-    Args:
-        output_dir: the folder to write to, created if missing.
-        cases: case name to the metrics of each class of ``labels`` except the background.
-        labels: class index to name, background (0) included.
-
-    Returns:
-        The content of ``summary.json``.
+    Rows are sorted by case name; an absent structure's numbers are empty. ``cases``: name to the metrics of each
+    foreground class.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,16 +36,11 @@ def write_report(
 
 
 def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]) -> dict[str, Any]:
-    """Aggregate the metrics of all cases; docs/summary.schema.json describes the result.
+    """Aggregate the metrics of all cases, given for every foreground class; see docs/summary.schema.json.
 
-    Args:
-        cases: for each case, the metrics of every class of ``labels`` except the background.
-        labels: class index to name, background (0) included.
-
-    Returns:
-        For each class, ``mean``, ``std`` (of a sample, n - 1) and ``n`` of each metric over the cases whose status is
-        not absent. Overall, ``mean`` is the mean over foreground classes of the class means, ``std`` that of the cases'
-        means over classes, ``n`` the number of cases with a class that counts. Undefined values are None.
+    For each class, ``mean``, ``std`` (of a sample, n - 1) and ``n`` of each metric over the cases where it is not
+    absent. Overall, ``mean`` is the mean over foreground classes of the class means, ``std`` that of the cases' own
+    means over classes, ``n`` the number of cases with a class that counts. What is undefined is None.
     """
     table = [list(case) for case in cases]
     classes = []
@@ -76,14 +64,7 @@ def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]
 
 
 def mean_over_classes(table: Sequence[Sequence[float]]) -> float | None:
-    """The mean over classes of each class's mean over the cases in which it counts.
-
-    Args:
-        table: for each case, one number per class, NaN if it does not count.
-
-    Returns:
-        None if no class counts in any case.
-    """
+    """The mean of the classes' means over cases (a row per case, NaN where a class does not count), else None."""
     means = [_mean(column) for column in zip(*table, strict=True)]
     return None if all(map(math.isnan, means)) else _mean(means)
 

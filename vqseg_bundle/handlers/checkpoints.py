@@ -143,15 +143,9 @@ def _training_state(path: Path) -> dict[str, Any]:
 
 
 class CheckpointWriter(BaseSaveHandler):
-    """Save handler for ignite's Checkpoint, whose own deletes the former file before or while it writes the new one.
+    """What ignite's Checkpoint saves by: only the first process writes; a former file stays until the new one is whole.
 
-    Only the first process writes.
-
-    Args:
-        dirname: the folder.
-        filename: the file; None uses ignite's name.
-        keep_former: see :func:`write_checkpoint`.
-        record: written beside the weights once they are, ``model.json`` for ``model.pt``; None or empty leaves it.
+    ``filename`` None takes ignite's name; ``keep_former``: see :func:`write_checkpoint`.
     """
 
     def __init__(
@@ -167,11 +161,7 @@ class CheckpointWriter(BaseSaveHandler):
         self.record = record
 
     def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
-        """Write the file.
-
-        Raises:
-            NonFiniteError: see :func:`write_checkpoint`.
-        """
+        """Write the file, see :func:`write_checkpoint`."""
         if process_rank() == 0:
             path = self.dirname / (self.filename or filename)
             write_checkpoint(path, checkpoint, self.keep_former)

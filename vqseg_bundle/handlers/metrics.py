@@ -173,13 +173,7 @@ def compute_case_metrics(
 
 
 def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int) -> list[float]:
-    """Dice of classes 1 to ``num_classes - 1`` of one case: NaN for a class in neither, 0 for a class in only one.
-
-    Args:
-        pred: class indices, ``(1, *S)``.
-        label: class indices, ``(1, *S)``, on the same device.
-        num_classes: number of classes, background (0) included.
-    """
+    """Dice of each foreground class of one case, ``(1, *S)`` both: NaN if neither has it, 0 if only one has."""
     scores = compute_dice(
         pred[None], label[None], include_background=False, ignore_empty=False, num_classes=num_classes
     )

@@ -26,24 +26,13 @@ _MARKED_EPOCHS = 30
 
 
 def save_progress(rows: Rows, path: str | Path) -> None:
-    """Draw the rows of a :class:`~vqseg_bundle.handlers.progress_picture.ProgressTable` into a PNG file.
-
-    The file is replaced atomically.
-
-    Args:
-        rows: at least one row.
-        path: the file.
-    """
+    """Draw the rows of a :class:`ProgressTable`, at least one, into a PNG file that is replaced in one step."""
     with replacing(path) as partial:
         draw_progress(rows).savefig(partial, dpi=_DOTS_PER_INCH, format="png")
 
 
 def draw_progress(rows: Rows) -> Figure:
-    """A figure with the losses on top, and a small panel for every other quantity in the rows.
-
-    Args:
-        rows: see :func:`save_progress`.
-    """
+    """A figure with the losses on top, and a small panel for everything else that any row knows."""
     known = {name for row in rows for name in row}
     small = [draw for draw, wanted in _PANELS if any(name.startswith(wanted) for name in known)]
     lines = 1 + math.ceil(len(small) / _COLUMNS)
@@ -66,11 +55,7 @@ def draw_progress(rows: Rows) -> Figure:
 
 
 def best_epoch(rows: Rows) -> Mapping[str, float] | None:
-    """The row with the highest validation Dice, the last one on a tie (its weights are kept); None without validation.
-
-    Args:
-        rows: see :func:`save_progress`.
-    """
+    """The row with the highest validation Dice, the last of equals (its weights are kept); None without validation."""
     validated = [row for row in rows if "val_mean_dice" in row]
     return max(reversed(validated), key=lambda row: row["val_mean_dice"], default=None)
 

@@ -22,15 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressTable:
-    """Rows of named numbers in a CSV file that is replaced atomically.
+    """Rows of named numbers, one per epoch, in a CSV file that is replaced as a whole; cells without one are empty.
 
-    A missing number is an empty cell in the file, and missing from the row.
-
-    Args:
-        path: the file, such as ``OUT/progress.csv``; not touched before :meth:`read` or :meth:`write`.
-
-    Attributes:
-        rows: one per epoch, each with "epoch" and "iteration".
+    The file is not touched before :meth:`read` or :meth:`write`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,14 +32,7 @@ class ProgressTable:
         self.rows: list[dict[str, float]] = []
 
     def read(self, last_iteration: int) -> None:
-        """Read the rows of an earlier run up to an iteration; a missing file has none.
-
-        Args:
-            last_iteration: where the training resumes; later rows belong to steps that will be repeated.
-
-        Raises:
-            ValueError: the file is not such a table.
-        """
+        """Take over an earlier run's rows up to an iteration; none without a file. ValueError: it is no such table."""
         if not self.path.is_file():
             return
         try:

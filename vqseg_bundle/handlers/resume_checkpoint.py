@@ -22,10 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class _RandomStates:
-    """The states of the global random generators and the engine's own, of every process, for a checkpoint.
-
-    If there are more processes than before, the additional ones keep their states.
-    """
+    """The states of all random generators of every process, for saving; a process unknown to the file keeps its own."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

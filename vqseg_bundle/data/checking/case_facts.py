@@ -12,17 +12,9 @@ __all__ = ["CaseFacts", "gather_cases", "with_class_indices"]
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """A case and the facts about its files; None for a file that is missing, unreadable or not examined.
+    """A case and the facts of its files; None stands for no such file, an unreadable one, or one not looked at.
 
-    Args:
-        split: the list with the case; empty for a plain list of cases.
-        image: path of the image.
-        patient: id of the patient, empty if unknown.
-        label: path of the label.
-        image_header: geometry of the image.
-        label_header: geometry of the label.
-        image_voxels: figures about the image.
-        label_voxels: figures about the label.
+    ``split`` is empty for a bare list of cases, ``patient`` where it is unknown; ``image`` and ``label`` are paths.
     """
 
     split: str
@@ -38,12 +30,7 @@ class CaseFacts:
 def gather_cases(
     splits: Mapping[str, Sequence[Mapping[str, str]]], facts: Mapping[tuple[str, str], Facts]
 ) -> list[CaseFacts]:
-    """Combine cases with the facts about their files.
-
-    Args:
-        splits: cases by split, dicts with ``image`` and optionally ``label`` and ``patient``.
-        facts: by path and kind.
-    """
+    """Join cases by split (dicts with ``image``, perhaps ``label`` and ``patient``) to facts by path and kind."""
     found = []
     for split, cases in splits.items():
         for case in cases:
@@ -59,12 +46,7 @@ def gather_cases(
 
 
 def with_class_indices(cases: Sequence[CaseFacts], label_values: Mapping[int, int]) -> list[CaseFacts]:
-    """The same cases with class indices instead of the labels' values; values of no class are left out.
-
-    Args:
-        cases: with voxels.
-        label_values: class index to value; empty for class indices.
-    """
+    """The same cases with class indices in place of label values (``label_values``: index to value), others dropped."""
     indices = {value: index for index, value in label_values.items()}
     if not indices:
         return list(cases)

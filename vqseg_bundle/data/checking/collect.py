@@ -34,11 +34,7 @@ _DETACHED = tuple(suffix for each in FORMATS for suffix in each.detached)
 
 
 def cache_path(files: Iterable[str]) -> Path:
-    """The cache file of a cohort, in ``$XDG_CACHE_HOME/vqseg_bundle/data_check/`` (or below ``~/.cache``).
-
-    Args:
-        files: all files of the cohort; the cache is named by their common folder.
-    """
+    """A cohort's file in ``$XDG_CACHE_HOME/vqseg_bundle/data_check/`` or below ``~/.cache``, one per common folder."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folders = {str(Path(place).absolute().parent) for file in files for place in channel_paths(file)}
     root = os.path.commonpath(folders) if folders else ""
@@ -47,12 +43,9 @@ def cache_path(files: Iterable[str]) -> Path:
 
 
 class FactsCache:
-    """Facts by file, valid while its size and modification time are unchanged.
+    """Facts by file, valid while its size and modification time stay the same; without a path, nothing is remembered.
 
-    A cache that cannot be read or written is logged, never an error.
-
-    Args:
-        path: the cache file; None disables the cache.
+    A cache that cannot be read or written is noted in the log and never raises.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -135,13 +128,7 @@ def _files(path: Path) -> list[Path]:
 def collect_facts(
     files: Iterable[tuple[str, str]], cache: FactsCache, progress: bool, title: str
 ) -> tuple[dict[tuple[str, str], Facts], list[Finding]]:
-    """Read facts, with a bar that shows the time left.
-
-    Args:
-        files: paths, each with the kind of facts: ``"header"``, ``"image"`` or ``"label"``.
-        cache: used first, and given new facts.
-        progress: whether the bar is shown on a terminal.
-        title: title of the bar.
+    """Read the facts of files, given as path and kind (see :func:`read_facts`), with a bar that shows the time left.
 
     Returns:
         Facts by path and kind, and an error per unreadable file.

@@ -32,14 +32,7 @@ _LEAST_CONTRAST = {1: 1e-2, 5: 1e-3}
 
 @dataclass(frozen=True)
 class HeaderFacts:
-    """Geometry of a file.
-
-    Args:
-        shape: size of each array axis, channels included.
-        affine: 16 numbers, row by row, from voxel indices to mm.
-        other_affine: the same for the file's unused second affine; empty without one.
-        notes: assumptions of the reader.
-    """
+    """Geometry of a file like :class:`VolumeHeader`, but an affine is 16 numbers, row by row, or empty for none."""
 
     shape: tuple[int, ...]
     affine: tuple[float, ...]
@@ -65,18 +58,17 @@ class HeaderFacts:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Figures about an image's voxels.
+    """Figures about an image's voxels, over all channels.
 
     Args:
-        size: number of voxels, over all channels.
-        not_finite: number of voxels that are NaN or infinite as float32, the type used in training; if there are any,
-            the following figures except ``too_large`` are zero or empty.
+        size: number of voxels.
+        not_finite: voxels that are NaN or infinite as float32; if any, the figures below but ``too_large`` stay empty.
         low: smallest intensity.
         high: largest intensity.
-        spread: distance between the 0.5 and 99.5 percentiles of at most half a million voxels.
-        digest: SHA-256 of shape and voxels as float32, so that the stored type does not matter.
+        spread: distance of the 0.5 and 99.5 percentiles of a sample.
+        digest: SHA-256 of shape and float32 voxels, so the stored type does not matter.
         too_large: a finite value that is infinite as float32, if any.
-        sentinel: see :func:`~vqseg_bundle.data.checking.facts.find_sentinel`.
+        sentinel: see :func:`find_sentinel`.
     """
 
     size: int
@@ -96,11 +88,11 @@ class LabelFacts:
     Args:
         size: number of voxels.
         num_values: number of different values.
-        counts: the smallest 256 values and how many voxels have each; NaN is ``None``.
+        counts: the smallest 256 values and how many voxels have each; NaN is None.
         whole: whether all values are whole numbers.
         digest: as for images.
-        mapped: whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
-        not_finite: number of voxels that are NaN or infinite.
+        mapped: whether 255 was read as class 1 of a mask of 0 and 255.
+        not_finite: voxels that are NaN or infinite.
     """
 
     size: int
@@ -122,11 +114,7 @@ _TYPES: dict[str, type[HeaderFacts] | type[ImageFacts] | type[LabelFacts]] = {
 
 
 def read_facts(path: str, kind: str) -> Facts:
-    """Read a file's ``"header"``, or its voxels as an ``"image"``, a ``"label"`` or a label's stored ``"values"``.
-
-    Raises:
-        DataError: the file cannot be read, or a compressed one does not match its checksum.
-    """
+    """Read a ``"header"``, or voxels as ``"image"``, ``"label"`` or stored ``"values"``; DataError if unreadable."""
     if kind == "header":
         header = read_header(path)
         other = () if header.other_affine is None else _row_by_row(header.other_affine)
@@ -144,12 +132,7 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
 
 
 def facts_from_json(kind: str, content: Mapping[str, Any]) -> Facts:
-    """The inverse of :func:`facts_to_json`.
-
-    Raises:
-        TypeError: the content is not such facts.
-        ValueError: as TypeError.
-    """
+    """The inverse of :func:`facts_to_json`; TypeError or ValueError for other content."""
     values = dict(content)
     for key in ("shape", "affine", "other_affine", "notes"):
         if key in values:
@@ -164,11 +147,7 @@ def _row_by_row(affine: np.ndarray) -> tuple[float, ...]:
 
 
 def _check_packing(path: str) -> None:
-    """Decompress to the end, where the checksum is, which readers that know the volume's length never reach.
-
-    Raises:
-        DataError: the content does not match its checksum.
-    """
+    """Unpack to the end, where the checksum is; readers that know the volume's length never reach it."""
     file = parse_volume_path(path).file
     if not file.is_file() or not is_packed(file):
         return
@@ -227,17 +206,13 @@ def _as_single(voxels: np.ndarray) -> np.ndarray:
 
 
 def find_sentinel(voxels: np.ndarray, most_sampled: int) -> float | None:
-    """The value at an end of a channel's range that leaves all others without contrast, if there is one.
+    """The value at an end of a channel's range that hides the contrast of all others, if there is one.
 
-    It takes up at least 0.25 % of the voxels, so that clipping to the 0.5 and 99.5 percentiles may keep it, and of the
-    range, the 1 and 99 percentiles of the other values are less than a hundredth apart, or their 5 and 95 percentiles
-    less than a thousandth: padding of -3.4e38 (float32's lowest value) in any image, or of -32768 in an MRI of 0 to
-    255, but not -2000 or -32768 in Hounsfield units. If float32 cannot represent the range, it is the end farther from
-    0.
-
-    Args:
-        voxels: finite, ``(X, Y, Z)`` or ``(X, Y, Z, C)``.
-        most_sampled: largest number of voxels examined per channel.
+    It takes up at least 0.25 % of the voxels, so clipping to the 0.5 and 99.5 percentiles may keep it. Compared with
+    the range, the 1 and 99 percentiles of the others are less than a hundredth apart, or the 5 and 95 percentiles less
+    than a
+    thousandth: padding of -3.4e38 in any image, of -32768 in an MRI of 0 to 255; not of -2000 or -32768 in Hounsfield
+    units. Where float32 cannot represent the range itself, it is the end further from 0.
     """
     channels = np.moveaxis(voxels, 3, 0) if voxels.ndim > 3 else voxels[None]
     found = (_of_channel(channel, most_sampled) for channel in channels)

@@ -26,12 +26,7 @@ _NO_CLASS = "give these voxels a class, 0 for the background"
 
 
 def header_findings(cases: Sequence[CaseFacts], in_channels: int) -> list[Finding]:
-    """Find wrong channels, labels that are not on their image's grid, and voxels whose unit is probably not mm.
-
-    Args:
-        cases: with headers.
-        in_channels: channels that each image must have.
-    """
+    """Find wrong channels, labels off their image's grid, and voxels whose unit is hardly mm; cases need headers."""
     found = [finding for case in cases for finding in _grid_findings(case, in_channels)]
     return found + _unlikely_units(cases) + _assumptions(cases)
 
@@ -119,13 +114,10 @@ def _channels(count: int) -> str:
 def voxel_findings(
     cases: Sequence[CaseFacts], labels: Mapping[int, str], clipped: bool, label_values: Mapping[int, int] | None = None
 ) -> list[Finding]:
-    """Find intensities and label values that cannot be used for training, and images and labels without content.
+    """Find intensities and label values that cannot be trained on, and files without content; cases need voxels.
 
-    Args:
-        cases: with voxels.
-        labels: class index to class name.
-        clipped: whether intensities are clipped to a window, so that no value can be too extreme.
-        label_values: class index to its value in label files; None or empty for class indices.
+    ``clipped``: intensities are clipped to a window, so no value is too far off. ``label_values``: class index to the
+    value in label files; None or empty where these are class indices.
     """
     values = list((label_values or {index: index for index in labels}).values())
     key = "label_values" if label_values else "labels"
@@ -137,13 +129,7 @@ def voxel_findings(
 
 
 def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
-    """Find classes in no label, and labels without a class that nearly all others have.
-
-    Args:
-        cases: with voxels.
-        labels: class index to class name.
-        source: the datalist's path.
-    """
+    """Find classes that no label has, and labels without a class that nearly all others have."""
     files = {case.label: case.label_voxels for case in cases if case.label and case.label_voxels}
     present = {file: {value for value, _ in facts.counts} for file, facts in files.items()}
     foreground = {file: values for file, values in present.items() if values != {0}}
@@ -163,12 +149,7 @@ def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source
 
 
 def empty_validation(cases: Sequence[CaseFacts], source: str) -> list[Finding]:
-    """Find validation lists whose labels have no structure at all, so that no weights can be selected.
-
-    Args:
-        cases: with voxels.
-        source: the datalist's path.
-    """
+    """Find validation labels that all are background: nothing to select weights by."""
     labels = {case.label: case.label_voxels for case in cases if case.split == "validation" and case.label}
     if not labels or any(facts is None or {value for value, _ in facts.counts} != {0} for facts in labels.values()):
         return []

@@ -19,13 +19,7 @@ LEARNED_SPLITS = ("training", "unlabeled")
 
 
 def list_findings(cohort: Cohort, allow_no_labeled: bool, required_split: str | None) -> list[Finding]:
-    """Find lists that lack cases, and files and patients in lists where they must not be.
-
-    Args:
-        cohort: the lists.
-        allow_no_labeled: whether ``training`` may be empty.
-        required_split: a split that must have labelled cases, or None.
-    """
+    """Find lists that lack cases, and files and patients listed where they must not be."""
     return [
         *_lacking(cohort, allow_no_labeled, required_split),
         *([] if required_split else _validation_without_label(cohort)),
@@ -166,11 +160,7 @@ def _and(splits: Iterable[str]) -> str:
 
 
 def duplicate_findings(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """Find images and labels that are identical under different names; rotated or resampled copies are not found.
-
-    Args:
-        cases: with voxels.
-    """
+    """Find images, and labels, with the same voxels under different names; turned or resampled copies go unseen."""
     images: dict[str, list[CaseFacts]] = defaultdict(list)
     for case in cases:
         # images without contrast say nothing about their origin

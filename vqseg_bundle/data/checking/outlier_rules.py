@@ -27,11 +27,7 @@ _AIR_BELOW = -500.0  # HU
 
 
 def geometry_outliers(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """Find images of unusual size, voxel size or orientation.
-
-    Args:
-        cases: with headers.
-    """
+    """Find images of unusual size, voxel size or orientation; cases need headers."""
     headers = {case.image: case.image_header for case in cases if case.image_header}
     files = list(headers)
     if len(files) < _FEWEST:
@@ -56,12 +52,7 @@ def geometry_outliers(cases: Sequence[CaseFacts]) -> list[Finding]:
 
 
 def voxel_outliers(cases: Sequence[CaseFacts], labels: Mapping[int, str]) -> list[Finding]:
-    """Find images of unusual intensities and labels of unusual structures.
-
-    Args:
-        cases: with voxels.
-        labels: class index to class name.
-    """
+    """Find images of unusual intensities and labels of unusual structures; cases need voxels."""
     known = {case.image: case.image_voxels for case in cases if case.image_voxels}
     images = {file: facts for file, facts in known.items() if facts.spread > 0 and facts.sentinel is None}
     return [*_intensity_outliers(images), *_share_outliers(cases, labels)]

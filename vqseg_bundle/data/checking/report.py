@@ -69,13 +69,7 @@ class CheckReport:
 
 
 def summarize_cohort(name: str, cases: Sequence[CaseFacts], labels: Mapping[int, str]) -> dict[str, Any]:
-    """Count cases by split, describe the images' geometry, and count the voxels of every class.
-
-    Args:
-        name: name of the cohort.
-        cases: with the facts about their files; unknown ones are not counted.
-        labels: class index to class name.
-    """
+    """Count cases by split, describe the images' geometry, and count the voxels of every class, as far as known."""
     headers = list({case.image: case.image_header for case in cases if case.image_header}.values())
     return {
         "name": name,

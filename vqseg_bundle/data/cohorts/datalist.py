@@ -107,16 +107,9 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
 def cohort_of_lists(
     lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
 ) -> Cohort:
-    """A cohort from cases in the form of a datalist.
+    """A cohort of cases that are at hand, by split, in a datalist's form; other splits are empty.
 
-    Args:
-        lists: cases by split; omitted splits are empty. Paths may be relative to the working directory.
-        labels: class index to class name.
-        name: name of the cohort.
-        source: origin of the lists, for messages.
-
-    Raises:
-        DataError: an entry is not a case.
+    Relative paths start at the working directory; messages name ``source``. DataError: an entry is no case.
     """
     cases = _parse_splits(lists, source, Path.cwd())
     return Cohort(name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=())

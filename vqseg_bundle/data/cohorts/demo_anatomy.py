@@ -89,13 +89,7 @@ class DemoCohortConfig:
 
 @dataclass(frozen=True)
 class DemoVolume:
-    """One case.
-
-    Args:
-        image: int16 intensities.
-        label: uint8 class indices, of the same shape.
-        affine: 4 x 4 matrix from voxel indices to mm: axes tilted, the first two reversed, origin off zero.
-    """
+    """One case: int16 image, uint8 classes, and an affine with tilted axes, the first two reversed, origin off zero."""
 
     image: np.ndarray
     label: np.ndarray

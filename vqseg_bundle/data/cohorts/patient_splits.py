@@ -21,11 +21,7 @@ _MOST_SHOWN = 5
 class SplitFile:
     """A fixed split by patient, such as UA-MT, UniMatch, BCP and VQ-Seg use for ACDC.
 
-    Args:
-        path: its file.
-        training: training patients.
-        held_out: patients of its list ``validation``.
-        labeled: the longest of its ``labeled_...`` lists: patients whose labels are used, in this order.
+    ``held_out`` is its list ``validation``, ``labeled`` its longest ``labeled_...`` list, whose order counts.
     """
 
     path: str

@@ -112,15 +112,7 @@ def content_digest(path: str | Path) -> str:
 
 
 def save_features(path: Path, features: np.ndarray) -> None:
-    """Write features atomically, so that a file is either complete or missing.
-
-    Args:
-        path: the file to write.
-        features: ``(D, channels, h, w)``; stored as float16.
-
-    Raises:
-        ValueError: a feature is not finite, or too large for float16.
-    """
+    """Write ``(D, channels, h, w)`` as float16 in one step; ValueError if a feature is not finite in float16."""
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(features, dtype=np.float16)
     if not np.isfinite(stored).all():
@@ -133,11 +125,7 @@ def save_features(path: Path, features: np.ndarray) -> None:
 
 
 def load_features(path: str | Path) -> np.ndarray:
-    """Map a file into memory: what is read stays in the system's page cache, which processes share.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
+    """Map a file into memory, in the page cache that processes share; ValueError if it is missing or damaged."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError) as error:

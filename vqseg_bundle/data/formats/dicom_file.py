@@ -76,16 +76,16 @@ class DicomSlice:
         series_uid: SeriesInstanceUID, made fit to be part of a path.
         labels: of its series.
         modality: such as "CT".
-        localizer: whether it is one by its ImageType.
+        localizer: whether ImageType says so.
         rows: height, pixels.
         columns: width, pixels.
         frames: number of images in it.
         photometric: PhotometricInterpretation.
-        position: centre of the first pixel, mm, LPS. This and the next three are None if not stated.
+        position: centre of the first pixel, mm, LPS; None if not given, like the next three.
         cosines: along a row, then down a column, LPS.
         spacing: of rows, then of columns, mm.
         thickness: mm.
-        fault: fault of the pixels; empty if there is none.
+        fault: what is wrong with the pixels; empty if nothing is.
     """
 
     file: str
@@ -111,11 +111,7 @@ def has_preamble(file: Path) -> bool:
 
 
 def read_slice(file: Path) -> DicomSlice | None:
-    """A file's attributes of its image, without the pixels; None for a file without an image, such as a report.
-
-    Raises:
-        DataError: the file is empty, not DICOM, truncated before its pixels, or damaged.
-    """
+    """A file's image without its pixels, None for a report or the like; DataError: empty, no DICOM, cut or damaged."""
     try:
         with _VALIDATION, disable_value_validation(), file.open("rb") as stream:
             _refuse_others(file, stream)

@@ -26,16 +26,12 @@ _QUANTITIES = ("CT", "PT")
 def read_pixels(slices: Sequence[DicomSlice]) -> np.ndarray:
     """Read ``(columns, rows, slices)`` as float32, with RescaleSlope and RescaleIntercept or a modality LUT applied.
 
-    - Pixels of PixelPaddingValue (or between it and PixelPaddingRangeLimit) are not measurements (PS3.3 C.7.5.1.1.2).
-      They get the smallest of the other values, so that they affect neither windows nor percentiles. If there are other
-      values on both sides of them, the tag is considered a mistake, and they are kept.
-    - MONOCHROME1 (low is bright) is inverted within the stored bits, so that high is bright; not in CT and PET.
+    - Pixels of PixelPaddingValue (to PixelPaddingRangeLimit) are no measurements (PS3.3 C.7.5.1.1.2). They get the
+      smallest other value, so that they stretch neither a window nor a percentile. Where others lie on both sides of
+      them, the tag is taken for a mistake and they stay.
+    - MONOCHROME1 (low is bright) is inverted within the stored bits, except in CT and PET.
 
-    Args:
-        slices: in the volume's order.
-
-    Raises:
-        DataError: the pixels of a file cannot be decoded.
+    DataError: the pixels of a file cannot be decoded.
     """
     read = [_read_slice(item) for item in slices]
     volume = np.stack([values for values, _ in read], axis=-1)

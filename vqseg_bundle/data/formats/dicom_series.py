@@ -32,34 +32,23 @@ _MOST_SHOWN = 3
 
 
 def _read_header(path: str) -> VolumeHeader:
-    """Read the geometry of a series, and check that its slices form a volume.
-
-    Raises:
-        DataError: see :func:`series_files`.
-    """
+    """Geometry of a series whose slices make a volume, see :func:`series_files`."""
     return slices_header(_volume_slices(path))
 
 
 def series_files(path: str) -> list[str]:
-    """The files of a series, from the first slice of the volume to the last.
-
-    Args:
-        path: a folder, ``FOLDER#UID`` or a file, see :mod:`vqseg_bundle.data.formats.volume_path`.
+    """The files of a series (a folder, ``FOLDER#UID`` or a file), from the first slice of the volume to the last.
 
     Raises:
-        DataError: there is no such series, or several; a file is empty, truncated or damaged; slices differ in size,
-            spacing or direction, lack a position, share one, are unevenly spaced (which the path may accept) or shifted
-            sideways; or frames or colours are not supported.
+        DataError: there is no such series, or several; a file is empty, cut or damaged; slices differ in size, spacing
+            or direction, lack a position, share one, are unevenly spaced (which the path may accept) or lie beside each
+            other; frames or colours are not read.
     """
     return [item.file for item in _volume_slices(path)]
 
 
 def _read_voxels(path: str) -> np.ndarray:
-    """Read ``(columns, rows, slices)`` as float32, see :func:`~vqseg_bundle.data.formats.dicom_pixels.read_pixels`.
-
-    Raises:
-        DataError: see :func:`series_files`; or the pixels cannot be decoded.
-    """
+    """Read ``(columns, rows, slices)`` as float32, see :func:`read_pixels`."""
     return read_pixels(_volume_slices(path))
 
 

@@ -30,26 +30,17 @@ _NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 
 @dataclass(frozen=True)
 class _Content:
-    """The content of a folder, or of a single file.
-
-    Args:
-        slices: images, complete or not.
-        unreadable: name and fault of each file that should be an image but cannot be identified, and the series to
-            which it may belong.
-    """
+    """What a folder or file contains: images, and unreadable files as name with fault and the series they may be of."""
 
     slices: list[DicomSlice]
     unreadable: list[tuple[str, set[str]]]
 
 
 def list_series(folder: str | Path) -> dict[str, int]:
-    """SeriesInstanceUID and number of slices of each series of images in a folder, in the order of the UIDs.
+    """SeriesInstanceUID and number of slices of each series in a folder itself, ordered by UID.
 
-    Localizers (by their ImageType) count only if there is nothing else; subfolders are not searched. Damaged files do
-    not matter here, see :func:`choose_slices`; if there are no others, they are a series without a UID.
-
-    Args:
-        folder: a folder; one without DICOM files has no series.
+    Localizers (by ImageType) count only where there is nothing else. Broken files do not matter here, see
+    :func:`choose_slices`; where there are no others, they are a series without a UID.
     """
     content = _read_folder(Path(folder))
     series = {uid: len(slices) for uid, slices in _by_series(content.slices).items()}
@@ -63,11 +54,9 @@ def series_labels(folder: str | Path) -> dict[str, SeriesLabels]:
 
 
 def choose_slices(path: VolumePath) -> list[DicomSlice]:
-    """The slices of one series, unordered; for the path of a single file, only that file.
+    """The slices of one series, unordered; of a path to a single file only that file.
 
-    Raises:
-        DataError: there is no DICOM image, no such series, or several of which none is named; a file of the series is
-            empty, truncated or damaged.
+    DataError: no image, no such series, several and none is named, or an empty, cut or damaged file in the series.
     """
     content = _read_folder(path.file) if path.file.is_dir() else _read_file(path.file)
     series = _by_series(content.slices)

@@ -23,12 +23,7 @@ __all__ = ["ITK"]
 
 
 def _read_header(path: str) -> VolumeHeader:
-    """Read the geometry without the voxels; a 2D image becomes a volume of one slice.
-
-    Raises:
-        DataError: ITK does not know the content.
-        RuntimeError: ITK cannot read it.
-    """
+    """Geometry without voxels; a flat image becomes a volume of one slice."""
     image_io = _open(path)
     dims = image_io.GetNumberOfDimensions()
     sizes = [int(image_io.GetDimensions(axis)) for axis in range(dims)]
@@ -38,11 +33,7 @@ def _read_header(path: str) -> VolumeHeader:
 
 
 def _read_voxels(path: str) -> np.ndarray:
-    """Read the voxels ``(X, Y, Z)`` in their stored type, or ``(X, Y, Z, C)`` as float32.
-
-    Raises:
-        RuntimeError: ITK cannot read the file.
-    """
+    """Read ``(X, Y, Z)`` in the stored type, or ``(X, Y, Z, C)`` as float32."""
     reader, header = ITKReader(), _read_header(path)
     image_io = _open(path)
     if image_io.GetNumberOfComponents() == 1:

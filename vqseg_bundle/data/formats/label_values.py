@@ -48,16 +48,7 @@ def parse_label_values(given: object, count: int, where: str) -> dict[int, int]:
 
 
 def classes_of_values(voxels: np.ndarray, label_values: Mapping[int, int], path: str) -> np.ndarray:
-    """Class indices of a label's voxels.
-
-    Args:
-        voxels: the file's values.
-        label_values: class index to value.
-        path: the label's path, for the message.
-
-    Raises:
-        DataError: a voxel's value belongs to no class.
-    """
+    """Class indices of a label's voxels by ``label_values``, index to value; DataError for any other value."""
     values, indices = (np.array(part) for part in zip(*sorted((v, i) for i, v in label_values.items()), strict=True))
     places = np.minimum(np.searchsorted(values, voxels), len(values) - 1)
     if (values[places] != voxels).any():
@@ -69,12 +60,7 @@ def classes_of_values(voxels: np.ndarray, label_values: Mapping[int, int], path:
 
 
 def values_of_classes(classes: np.ndarray, label_values: Mapping[int, int]) -> np.ndarray:
-    """The inverse of :func:`classes_of_values`, as int64.
-
-    Args:
-        classes: class indices, of any type with whole numbers.
-        label_values: class index to value.
-    """
+    """The inverse of :func:`classes_of_values`, as int64."""
     values = np.zeros(max(label_values) + 1, dtype=np.int64)
     values[list(label_values)] = list(label_values.values())
     return values[classes.astype(np.int64)]

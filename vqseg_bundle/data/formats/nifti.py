@@ -31,12 +31,7 @@ _DIFFERENT = 0.1  # of a voxel's smallest side
 
 
 def read_nifti_header(path: str) -> VolumeHeader:
-    """Read the geometry, and check the file's length.
-
-    Raises:
-        DataError: the file is not NIfTI, or its voxels are not real numbers.
-        OSError: the file is truncated or damaged; also nibabel's own errors.
-    """
+    """Geometry of a file of full length; DataError for other content, OSError or nibabel's errors for a broken file."""
     image = open_nifti(path)
     _check_length(path, image)
     if image.get_data_dtype().kind not in "biuf":
@@ -53,12 +48,7 @@ def read_nifti_header(path: str) -> VolumeHeader:
 
 
 def read_nifti(path: str) -> np.ndarray:
-    """Read the voxels in their stored type, or as float32 if the header has an intensity scale.
-
-    Raises:
-        DataError: the file is not NIfTI.
-        OSError: the file is truncated or damaged; also nibabel's own errors.
-    """
+    """Voxels in their stored type, or as float32 where the header has an intensity scale; errors as for the header."""
     image = open_nifti(path)
     voxels = np.asanyarray(image.dataobj).reshape(_volume_shape(image))
     scaled = (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0)
@@ -66,12 +56,7 @@ def read_nifti(path: str) -> np.ndarray:
 
 
 def open_nifti(path: str) -> Any:
-    """The file as nibabel's image, without reading its voxels.
-
-    Raises:
-        DataError: the content is not NIfTI.
-        OSError: the file cannot be read; also nibabel's own errors.
-    """
+    """nibabel's image, voxels unread; DataError for other content, OSError or nibabel's errors for a broken file."""
     header_file, image_file = _pair_of(path)
     size, magic = _identify(header_file)
     if size is None or magic not in (_SINGLE if header_file == image_file else _PAIR):

@@ -24,12 +24,7 @@ __all__ = ["ARRAY", "PICTURE"]
 
 
 def _read_array_header(path: str) -> VolumeHeader:
-    """Read the shape without the values.
-
-    Raises:
-        DataError: the values are not real numbers.
-        ValueError: the file is truncated or not an NPY array.
-    """
+    """Shape without values; DataError if these are no real numbers."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         found = getattr(array, "dtype", "something else")
@@ -40,11 +35,7 @@ def _read_array_header(path: str) -> VolumeHeader:
 
 
 def _read_array(path: str) -> np.ndarray:
-    """Read the values in their stored type, in a volume's shape.
-
-    Raises:
-        ValueError: the file is truncated or not an NPY array.
-    """
+    """Values in their stored type, in a volume's shape."""
     reader = NumpyReader()
     values, _ = reader.get_data(reader.read(path))
     return np.asarray(values).reshape(_volume_shape(values.shape))
@@ -71,12 +62,7 @@ _FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
 
 
 def _read_picture_header(path: str) -> VolumeHeader:
-    """Read the size of the upright picture; an alpha channel is not counted.
-
-    Raises:
-        DataError: the picture has several pages, or is not grey, RGB or RGBA.
-        OSError: the file is damaged.
-    """
+    """Size of the upright picture, alpha not counted; DataError: several pages, or colours other than grey and RGB."""
     with _opened(path) as image:
         _check_mode(path, image)
         channels = [3] if image.mode in _COLOR else []
@@ -87,22 +73,12 @@ def _read_picture_header(path: str) -> VolumeHeader:
 
 
 def _read_picture(path: str) -> np.ndarray:
-    """Read the upright picture ``(H, W, 1)``, or ``(H, W, 1, 3)`` in colour, in the stored type.
-
-    Raises:
-        DataError: see :func:`_read_picture_header`; an alpha channel that is not opaque; a palette of colours.
-        OSError: the file is damaged.
-    """
+    """Upright picture ``(H, W, 1)``, or ``(H, W, 1, 3)`` in colour; DataError also for alpha that is not opaque."""
     return _pixels(path, is_label=False)
 
 
 def _read_mask(path: str) -> np.ndarray:
-    """Read a mask's stored values ``(H, W, 1)``; for a palette, the indices.
-
-    Raises:
-        DataError: see :func:`_read_picture_header`; or a colour or JPEG mask, or an alpha channel that is not opaque.
-        OSError: the file is damaged.
-    """
+    """Upright mask ``(H, W, 1)`` as stored, a palette's indices; DataError also for colour or JPEG."""
     pixels = _pixels(path, is_label=True)
     if pixels.ndim > 3:
         raise DataError(

@@ -121,11 +121,7 @@ def read_label_values(path: str) -> np.ndarray:
 
 
 def common_class_names(paths: Sequence[str]) -> dict[int, str]:
-    """Label value to name, if all labels name their classes and agree; otherwise empty.
-
-    Args:
-        paths: of labels.
-    """
+    """Label value to name, where all labels (by path) name their classes alike; else empty."""
     found = [known.class_names(path) if (known := find_format(path)) and known.class_names else {} for path in paths]
     return found[0] if found and all(names == found[0] for names in found) else {}
 

@@ -27,13 +27,7 @@ _CHANNELS = "|"
 
 @dataclass(frozen=True)
 class VolumePath:
-    """The location of a volume.
-
-    Args:
-        file: a file, or a folder of DICOM slices.
-        series_uid: SeriesInstanceUID of the series; empty for the only one.
-        accept_uneven: whether to treat unevenly spaced slices as even.
-    """
+    """A file, or a folder of DICOM slices; which series of it (empty: the only one), and whether it may be uneven."""
 
     file: Path
     series_uid: str = ""
@@ -50,10 +44,7 @@ def join_channels(paths: Iterable[str]) -> str:
 
 
 def channel_paths(path: str | Path) -> list[str]:
-    """The paths of a volume's channels, in order, or the path itself if it names one volume.
-
-    A ``|`` in the name of an existing file is part of the name.
-    """
+    """Paths of a volume's channels, in order, or the path itself; a ``|`` in an existing file's name stays."""
     parts, found = str(path).split(_CHANNELS), list[str]()
     while parts:
         whole = (_CHANNELS.join(parts[:count]) for count in range(len(parts), 1, -1))
@@ -63,10 +54,7 @@ def channel_paths(path: str | Path) -> list[str]:
 
 
 def parse_volume_path(path: str | Path) -> VolumePath:
-    """Split a path into location, series and mark; a ``#`` in the name of an existing file is part of the name.
-
-    If channels are in separate files, the first file is meant.
-    """
+    """Split a path (of channels the first) into place, series and mark; a ``#`` in an existing file's name stays."""
     text = channel_paths(path)[0]
     place, mark, choice = text.rpartition("#")
     if not mark or "/" in choice or Path(text).exists():
@@ -83,11 +71,7 @@ def join_volume_path(path: str | Path, series_uid: str = "", accept_uneven: bool
 
 
 def accepts_uneven(uneven_slices: str) -> bool:
-    """Whether the key ``uneven_slices`` says "accept".
-
-    Raises:
-        ValueError: it is neither "accept" nor "refuse".
-    """
+    """Whether the key ``uneven_slices`` says "accept"; ValueError if it does not say "refuse" either."""
     if uneven_slices not in ("refuse", "accept"):
         raise ValueError(f'uneven_slices must be "refuse" or "accept", got {uneven_slices!r}.')
     return uneven_slices == "accept"

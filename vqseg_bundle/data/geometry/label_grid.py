@@ -48,17 +48,11 @@ class LabelToImaged(MapTransform):
 def axis_change(
     label_affine: np.ndarray, label_shape: Sequence[int], image_affine: np.ndarray, image_shape: Sequence[int]
 ) -> np.ndarray | None:
-    """The flips and permutation that bring a label's axes to its image's.
-
-    Args:
-        label_affine: ``(4, 4)``, mm.
-        label_shape: voxels along each axis.
-        image_affine: ``(4, 4)``, mm.
-        image_shape: voxels along each axis.
+    """What flips and permutes a label's axes to its image's, given both affines ``(4, 4)`` and shapes.
 
     Returns:
-        nibabel's orientation ``(3, 2)`` to apply to the label's array; None if the two grids differ by more than a
-        thousandth of a voxel's smallest side.
+        nibabel's orientation ``(3, 2)`` to apply to the label's array; None where the grids do not share their voxels
+        to a thousandth of a voxel's smallest side.
     """
     change = nib.orientations.io_orientation(np.linalg.solve(image_affine, label_affine))
     shape = tuple(np.asarray(label_shape)[np.argsort(change[:, 0])])

@@ -71,15 +71,11 @@ def check_orientation(orientation: str | None) -> None:
 
 
 def axis_directions(affine: np.ndarray) -> np.ndarray:
-    """The axis of RAS assigned to each axis of a volume, and its direction, in the form of nibabel's
-    ``io_orientation``.
+    """The axis of RAS that each axis of a volume is taken for, and its sense, like nibabel's ``io_orientation``.
 
-    Of the 48 possibilities, the one whose three axes together are nearest to the volume's. It never mirrors a volume:
-    none of the other handedness is as near as the nearest of the same. (nibabel assigns axes one by one, which mirrors
-    some volumes rotated by about 45 degrees.) Ties are decided by the axes' directions, not by their stored order.
-
-    Args:
-        affine: ``(4, 4)`` to RAS in mm.
+    Of the 48 ways, the one whose axes lie nearest to the volume's, all three together. It never mirrors a volume: no
+    way of the other handedness is as near as the nearest of the same. (nibabel takes axes one by one, which mirrors
+    some volumes turned by about 45 degrees.) Ties depend on where the axes lead, not on how they are stored.
 
     Returns:
         ``(3, 2)``: for each axis of the volume, 0, 1 or 2 and 1 or -1.

@@ -47,36 +47,20 @@ def case_stem(path: str) -> str:
 
 
 def image_of_label(name: str) -> str:
-    """The name of a label's image: without ``_seg``, ``_mask``, ``_label``, ``_gt``, ``_segmentation``.
-
-    A hyphen or dot may replace the underscore, as in 3D Slicer: ``x-label.nrrd``, ``x.seg.nrrd``.
-
-    Args:
-        name: see :func:`case_stem`.
-    """
+    """The name of a label's image, without ``_seg``, ``_mask``, ``_gt`` ...; a hyphen or point may stand for ``_``."""
     return _LABEL_ENDING.sub("", name)
 
 
 def is_label_name(name: str) -> bool:
-    """Whether a file's whole name marks it as a label, like ``segmentation`` beside ``imaging``.
-
-    Args:
-        name: see :func:`case_stem`.
-    """
+    """Whether a file's whole stem names a label, as ``segmentation`` does beside ``imaging``."""
     return _LABEL_NAME.match(name) is not None
 
 
 def unique_case_ids(paths: Sequence[str]) -> list[str]:
-    """Name each path by its stem, preceded by as many parent folders as needed to tell paths apart.
+    """Name each image by its stem; where two share it, with as many parent folders before it as tell them apart.
 
-    Channels in separate files are named by the common beginning of their names, ``x`` for ``x_0000`` and ``x_0001``, or
-    by their folder if there is none. A path that occurs twice (a mistake that the checks report) gets a number.
-
-    Args:
-        paths: absolute paths of images.
-
-    Returns:
-        Unique ids, one per path, each fit to be a file name.
+    Channels in files of their own are named by what they have in common, ``x`` for ``x_0000`` and ``x_0001``, or by
+    their folder. A path that occurs twice (a mistake that the checks report) gets a number.
     """
     distinct = list(dict.fromkeys(paths))
     names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
@@ -125,15 +109,11 @@ def _number_repeats(names: list[str]) -> list[str]:
 
 
 def naming_paths(paths: Sequence[str]) -> list[str]:
-    """For each volume, a path whose last part is the name of its case.
+    """For each volume, a path whose last part is what its case should be called.
 
-    A volume that is not a DICOM folder, or is the only series of a folder with a meaningful name, keeps its name. Other
-    series are named by such a folder or by PatientID, followed by those attributes that differ among the series of that
-    folder or patient: PatientID, StudyDate, StudyDescription, SeriesNumber, SeriesDescription. If no attribute differs,
-    :func:`~vqseg_bundle.data.layouts.case_names.unique_case_ids` tells them apart.
-
-    Args:
-        paths: volumes, see :mod:`vqseg_bundle.data.formats.volume_path`.
+    A volume that is no DICOM folder, or the only series of a folder with a telling name, keeps its own. Other series
+    are called by such a folder or by PatientID, followed by what differs among the series of that folder or patient:
+    PatientID, StudyDate, StudyDescription, SeriesNumber, SeriesDescription. :func:`unique_case_ids` does the rest.
     """
     groups: dict[tuple[Path | None, str], dict[str, SeriesLabels]] = defaultdict(dict)
     for path, labels in _unnamed(paths).items():

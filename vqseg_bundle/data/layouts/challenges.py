@@ -61,12 +61,9 @@ def _frame_info(info: dict[str, str], frame: int) -> dict[str, str]:
 
 
 def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases sorted by path; those without a label have an empty one.
+    """Cases sorted by path; without a label it is empty. DataError: a case lacks a channel, or the pattern fails.
 
-    Without a pattern, each case is one patient, except that scans ``BraTS-GLI-00005-000`` and ``...-001`` share one.
-
-    Raises:
-        DataError: a case lacks a channel, or the pattern does not match.
+    A case is a patient of its own unless the pattern says more; scans ``BraTS-GLI-00005-000`` and ``-001`` are one's.
     """
     folders: dict[Path, dict[str, Path]] = {}
     for below in _FOLDERS:

@@ -29,11 +29,7 @@ _TEST_IMAGES, _TEST_LABELS = "imagesTs", "labelsTs"
 
 
 def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """The cases of a folder with a ``dataset.json``; empty without one.
-
-    Raises:
-        DataError: the file has none of the three forms, or names missing files; or a case lacks a channel.
-    """
+    """Cases by ``dataset.json``, empty without; DataError: another form, missing files, or a channel is missing."""
     content = _read(root)
     if not content:
         return []
@@ -60,11 +56,9 @@ def read_channel_names(root: Path) -> list[str]:
 
 
 def read_label_names(root: Path) -> dict[int, str]:
-    """Names of the classes by their values in label files; empty without a ``dataset.json``, or if it has none.
+    """Class names by label value; empty where ``dataset.json`` gives none.
 
-    Raises:
-        DataError: there are nnU-Net's regions (one name for several indices) or its ignore label, which are not
-            supported, or two classes with one name or index.
+    DataError: nnU-Net's regions (a name for several indices) or ignore label; two classes of one name or index.
     """
     labels = _read(root).get("labels")
     if not isinstance(labels, dict) or not labels:

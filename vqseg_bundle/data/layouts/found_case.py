@@ -44,14 +44,9 @@ class FoundCase:
 
 
 def patient_of(name: str, pattern: str | None) -> str:
-    """The patient in a case's name: the pattern's first matching group, or the whole match.
+    """The first matching group of the pattern in a case's name, or the whole match; None takes the name itself.
 
-    Args:
-        name: the case's name.
-        pattern: regular expression; None means that the name is the patient.
-
-    Raises:
-        DataError: the pattern is not a regular expression, or does not match.
+    DataError: the pattern is no regular expression, or does not match.
     """
     if pattern is None:
         return name

@@ -46,16 +46,14 @@ def pair_folders(root: Path) -> tuple[str, str] | None:
 
 
 def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases by name; those without a label have an empty one.
+    """Cases by name; without a label it is empty.
 
-    A file in a subfolder has the folder's name before its own: ``a/b.nii.gz`` is ``a_b``. ``x_0000``, ``x_0001``, and
-    BraTS's ``x_flair``, ``x_t1``, ..., are the channels of ``x``, see :mod:`vqseg_bundle.data.layouts.channel_files`;
-    an image may be named ``x_image`` or ``x_img``, a label ``x_seg``, ``x_mask``, ``x_label``, ``x_gt`` or
-    ``x_segmentation``.
+    A file in a folder below is called by both: ``a/b.nii.gz`` is ``a_b``. Names of channels: see
+    :mod:`vqseg_bundle.data.layouts.channel_files`. An image may be called ``x_image`` or ``x_img``, a label ``x_seg``,
+    ``x_mask``, ``x_label``, ``x_gt`` or ``x_segmentation``.
 
-    Raises:
-        DataError: a folder is empty, two files share a name, a label is among the images or lacks its image, a case
-            lacks a channel that others have, or the pattern does not match.
+    DataError: a folder is empty, two files have one name, a label lies among the images or lacks its image, a case
+    lacks a channel that others have, or the pattern does not match.
     """
     label_by_name = _volumes(root / labels) if (root / labels).is_dir() else {}
     image_by_name = _rename_images(group_channels(_volumes(root / images), label_by_name))
@@ -84,15 +82,10 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
 
 
 def group_channels(files: dict[str, Path], labels: Collection[str], brats: bool = False) -> dict[str, tuple[Path, ...]]:
-    """The files of every case: one, or one per channel.
+    """The files of every case by name, several where channels lie in files of their own.
 
-    Args:
-        files: path by name.
-        labels: names of labels, also those of other cases.
-        brats: whether a case with only one of BraTS's channels certainly lacks the others.
-
-    Raises:
-        DataError: a case lacks a channel that others have, or also exists as one file.
+    ``brats``: a case with one of BraTS's channels certainly lacks the others. DataError: a case lacks a channel that
+    others have, or is there in one file besides.
     """
     found = {**find_numbered_channels(files, labels), **find_brats_channels(files, brats)}
     grouped = {}
@@ -190,11 +183,7 @@ def _refuse_loose_series(folder: Path) -> None:
 
 
 def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases of a folder with images and labels side by side, by name.
-
-    Raises:
-        DataError: a label has no image, an image has two labels, two files share a name, or the pattern does not match.
-    """
+    """Cases of one folder, matched by name; DataError: an orphaned label, two labels, one name twice, or no match."""
     files = {name: path for name, path in _files(root).items() if not is_label_name(name)}
     labels: dict[str, list[Path]] = defaultdict(list)
     for name, path in files.items():
@@ -218,12 +207,9 @@ def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
 
 
 def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases of a folder with one folder per patient, each with one image and optionally its label.
+    """Cases of a folder per patient, each with one image and at most one label; the folder's name is the patient.
 
-    The patient is the folder, unless the pattern finds it in the folder's name.
-
-    Raises:
-        DataError: a folder has several images that are not channels of one, or the pattern does not match.
+    DataError: a folder contains several images that are not channels of one, or the pattern does not match.
     """
     cases = []
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):

@@ -32,13 +32,11 @@ _ACDC_SLICE = re.compile(r"^(patient\d+)_")
 
 
 def find_split_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases in the order of the folders; empty without such folders.
+    """Cases in the order of the folders; empty without any of these folders.
 
-    Slices of ACDC (``patient001_...``) belong to that patient; without a pattern, each other case is one patient.
-
-    Raises:
-        DataError: a folder has no images, a case of ``train-label/`` or ``val/`` has no mask, or as for
-            :func:`~vqseg_bundle.data.layouts.pairs.find_pairs`.
+    Slices of ACDC (``patient001_...``) belong to that patient; other cases are patients of their own unless the pattern
+    says more. DataError: no images, a case of ``train-label/`` or ``val/`` without a mask, or as for
+    :func:`find_pairs`.
     """
     if (root / "train-label").is_dir():
         found = {

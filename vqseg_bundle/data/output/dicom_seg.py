@@ -161,11 +161,7 @@ def _to_code(entry: Any, name: str) -> Code:
 
 
 def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeader, where: str) -> np.ndarray:
-    """Frames ``(slices, rows, columns)``, uint8 (uint16 above 255 classes), in the order of the sources.
-
-    Raises:
-        DataError: the voxels are not on the sources' grid.
-    """
+    """Frames ``(slices, rows, columns)``, uint8 or uint16, in the sources' order; DataError if voxels lie elsewhere."""
     grid, shape = source.affine, source.shape
     turns = nib.orientations.io_orientation(np.linalg.inv(grid) @ affine)
     if classes.ndim != 3 or np.isnan(turns).any():

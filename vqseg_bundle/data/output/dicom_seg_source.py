@@ -56,18 +56,11 @@ _REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence")
 
 
 def read_sources(files: Sequence[str | Path]) -> tuple[list[pydicom.Dataset], VolumeHeader]:
-    """Attributes of the slices, from first to last, and their grid.
+    """Attributes of the slices (one file per slice), from first to last, and the grid that they make.
 
-    The first one, whose patient and study a segmentation copies, gets empty type 2 attributes for missing or invalid
-    ones; other invalid values are dropped. Invalid UIDs that identify study, series or images are kept. The log names
-    them.
-
-    Args:
-        files: one per slice, in any order.
-
-    Raises:
-        DataError: a file cannot be read, lacks an attribute that a segmentation must refer to, or shares its
-            SOPInstanceUID.
+    The first one, whose patient and study a segmentation takes over, gets empty type 2 attributes where it has none or
+    an invalid value; other invalid values are dropped, except UIDs that tie study, series and images together. The log
+    says which. DataError: a file cannot be read, lacks what a segmentation must refer to, or shares its SOPInstanceUID.
     """
     if not files:
         raise DataError("a DICOM SEG needs the files of the series that was segmented, found none.")

@@ -74,19 +74,11 @@ def find_upright(affine: np.ndarray, axis: int | None, oriented: bool = True, pi
 
 
 class CaseSlice(NamedTuple):
-    """One slice, rows downwards and columns to the right.
+    """One slice, rows down and columns to the right; images are uint8 ``(rows, columns)``, the others class indices.
 
-    Attributes:
-        image: intensities, uint8 ``(rows, columns)``.
-        label: class indices of the ground truth.
-        pred: class indices of the prediction.
-        reconstruction: the image decoder's output, uint8, or None.
-        row_to_column: height of a pixel over its width, both in mm.
-        number: the slice's number along its axis, from 1.
-        slices: number of slices.
-        sides: letters of the patient's sides at the left and upper edges, such as ("R", "A"); empty if the file has no
-            orientation.
-        cut: whether it is cropped around the foreground.
+    ``row_to_column`` is a pixel's height over its width; ``number`` counts from 1; ``sides`` are letters of the
+    patient's side at the left and at the upper edge, such as ("R", "A"), empty without an orientation; ``cut`` tells
+    whether it is only the part around the foreground.
     """
 
     image: np.ndarray
@@ -109,20 +101,17 @@ def cut_slice(
 ) -> CaseSlice:
     """Take the slice with the most labelled foreground; without any, the most predicted, otherwise the middle one.
 
-    The patient's right is on the left, anterior at the top of axial slices, superior at the top of the others. If the
-    affine is the identity, which means no orientation, the first axis of a volume points right and the second down; a
-    single slice is a picture, with its rows first. Around a foreground smaller than a third of the slice, the picture
-    is cropped.
+    Where the affine is the identity, which stands for no orientation, the first axis of a volume points to the right
+    and the second down; a single slice is a picture, its rows first. A foreground smaller than a third of the slice is
+    shown in a part of it. The first channel is shown, from its 0.5 to its 99.5 percentile. ValueError: the shapes
+    differ.
 
     Args:
-        image: ``(C, *S)`` of 2 or 3 axes; the first channel is shown, from its 0.5 to its 99.5 percentile.
+        image: ``(C, *S)`` of 2 or 3 axes.
         label: class indices ``(1, *S)``, with the affine of the grid.
         pred: class indices ``(1, *S)``.
         choose_axis: from the size of a volume's three axes and its affine to the axis along which to slice it.
         reconstruction: ``(C, *S)``, shown in the window of ``image``.
-
-    Raises:
-        ValueError: the shapes differ.
     """
     volumes = [volume for volume in (image, label, pred, reconstruction) if volume is not None]
     if any(volume.shape[1:] != label.shape[1:] for volume in volumes):

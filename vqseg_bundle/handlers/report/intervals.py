@@ -16,12 +16,7 @@ _BLOCK = 4_000_000
 
 
 class Interval(NamedTuple):
-    """Bounds of an interval, both NaN if there is none.
-
-    Attributes:
-        low: the lower bound.
-        high: the upper bound.
-    """
+    """Bounds of an interval; both NaN where there is none."""
 
     low: float
     high: float
@@ -35,8 +30,7 @@ def bootstrap_intervals(values: np.ndarray, seed: int = 0) -> list[Interval]:
         seed: seed of the draw.
 
     Returns:
-        The 95 % interval of each class's mean, and last that of the mean over classes of these means. NaN for a class
-        (or for all) with fewer than two values.
+        The 95 % interval of each class's mean, then that of their mean over classes; NaN for fewer than two values.
     """
     cases, classes = values.shape
     counted = ~np.isnan(values)

@@ -25,13 +25,7 @@ Results = Mapping[str, Sequence[ClassMetrics]]
 
 
 class Records(NamedTuple):
-    """The records for repeating an evaluation; empty ones are left out of the page.
-
-    Attributes:
-        run: ``evaluation_run.json``.
-        config: ``evaluation_config.json``.
-        training: ``run.json`` of the training.
-    """
+    """How to repeat an evaluation: its run and configuration, and the training's run; empty ones are left out."""
 
     run: Mapping[str, Any]
     config: Mapping[str, Any]
@@ -56,9 +50,9 @@ def render_page(
         labels: class index to name, background included.
         slices: case name to its slice; a case may lack one.
         model: the weights' record.
-        records: the evaluation's records.
+        records: how the evaluation was run.
         examples: number of best, median and worst cases to show, each.
-        left_out: number of cases not evaluated for lack of a label.
+        left_out: number of cases not evaluated for want of a label.
     """
     folder = Path(__file__).parent
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -87,13 +81,10 @@ def render_page(
 
 
 def choose_examples(results: Results, examples: int) -> dict[str, list[str]]:
-    """Names of the best, median and worst cases by mean Dice over classes, best first, none twice.
+    """Names of the best, median and worst cases by mean Dice over classes, best first, none twice; ties go by name.
 
-    Cases in which every class is absent have no Dice and are left out. Ties are broken by name.
-
-    Args:
-        results: case name to the metrics of each class.
-        examples: number of each; fewer if there are not three times as many cases.
+    Cases without any class have no Dice and are left out. With fewer than three times ``examples`` cases there are
+    fewer.
     """
     ranked = {name: _mean_dice(rows) for name, rows in results.items()}
     order = sorted((name for name in ranked if not math.isnan(ranked[name])), key=lambda name: (-ranked[name], name))

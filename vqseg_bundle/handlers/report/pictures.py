@@ -27,13 +27,7 @@ _INK, _FAINT = "#27313b", "#d5dbe1"
 
 
 class Dot(NamedTuple):
-    """A case's value in a distribution.
-
-    Attributes:
-        value: the metric.
-        scored: whether prediction and label both have the class; otherwise the value is the worst possible one.
-        anchor: target of a click, "#..." within the page.
-    """
+    """A case's value in a distribution, whether both prediction and label have the class, and where a click leads."""
 
     value: float
     scored: bool
@@ -53,12 +47,7 @@ def class_colors(count: int) -> list[str]:
 def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
     """Image, ground truth, prediction and, if present, reconstruction side by side.
 
-    The ground truth is a contour in the class's colour; the prediction is filled, with the ground truth's contour in
-    white.
-
-    Args:
-        shown: the slice.
-        colors: of the foreground classes, in order.
+    The ground truth is a contour in the class's colour; the prediction is filled, below the truth's contour in white.
     """
     titles = ["Image", "Ground truth", "Prediction"] + (["Reconstruction"] if shown.reconstruction is not None else [])
     across, down = (3, 1) if len(titles) == 3 else (2, 2)
@@ -88,15 +77,9 @@ def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
 def draw_distribution(
     values: Mapping[str, Sequence[Dot]], colors: Sequence[str], metric: str, limits: tuple[float, float | None]
 ) -> Markup:
-    """One row per class: a box (quartiles, median, whiskers of 1.5 interquartile ranges) and every case as a dot.
+    """A row per class: a box (quartiles, median, whiskers of 1.5 interquartile ranges) and every case as a dot.
 
-    A cross is a case in which the structure was missed or hallucinated.
-
-    Args:
-        values: class name to its cases.
-        colors: of the classes, in order.
-        metric: name of the axis.
-        limits: limits of the axis; None as upper limit means that of the data.
+    A cross is a case whose structure was missed or hallucinated; ``limits`` None leaves the upper end to the data.
     """
     count = len(values)
     height = 0.42 * count + 0.62
