@@ -30,7 +30,8 @@ from vqseg_bundle.data import (
     read_voxels,
     source_files,
 )
-from vqseg_bundle.data.formats import channel_paths, join_channels, volume_kind
+from vqseg_bundle.data.formats.table import volume_kind
+from vqseg_bundle.data.formats.volume_path import channel_paths, join_channels
 from vqseg_bundle.data.layouts.case_names import unique_case_ids
 from vqseg_bundle.data.layouts.channel_files import find_brats_channels, find_numbered_channels
 

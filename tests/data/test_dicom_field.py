@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 from support.format_parts import RAS_AFFINE, hounsfield, write_dicom
 
 from vqseg_bundle.data import DataError, list_volumes, read_header, read_voxels
-from vqseg_bundle.data.formats import list_series
+from vqseg_bundle.data.formats.dicom_slices import list_series
 
 SHAPE = (7, 6, 5)
 AXIAL = np.diag([-0.8, -0.8, 3.0, 1.0])

@@ -19,7 +19,9 @@ from vqseg_bundle.data import (
     list_volumes,
     read_header,
 )
-from vqseg_bundle.data.formats import FORMATS, FileFormat, find_format, table
+from vqseg_bundle.data.formats import table
+from vqseg_bundle.data.formats.file_format import FileFormat
+from vqseg_bundle.data.formats.table import FORMATS, find_format
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
 SHAPE = (4, 3, 2)

@@ -21,7 +21,8 @@ from vqseg_bundle.data import (
     read_voxels,
     source_files,
 )
-from vqseg_bundle.data.formats import accepts_uneven, join_volume_path, parse_volume_path, volume_kind
+from vqseg_bundle.data.formats.table import volume_kind
+from vqseg_bundle.data.formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
 
 SHAPE = (7, 6, 5)
 VOLUMES = ["a.nii.gz", "a.nii", "a.nrrd", "a.nhdr", "a.mha", "a.mhd", "series"]

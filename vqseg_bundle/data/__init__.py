@@ -1,15 +1,8 @@
 """Cohorts: datalists, checks before training, the embedded demo cohort, and datalists made from folders."""
 
-from .checking import (
-    FINDING_KINDS,
-    CheckedCases,
-    CheckReport,
-    Finding,
-    FindingKind,
-    check_cases,
-    check_cohort,
-    examine_cohort,
-)
+from .checking.checks import CheckedCases, check_cases, check_cohort, examine_cohort
+from .checking.findings import FINDING_KINDS, Finding, FindingKind
+from .checking.report import CheckReport
 from .cohorts.cohort import data_digest, find_other_images, open_cohort, open_listed_cases
 from .cohorts.datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume

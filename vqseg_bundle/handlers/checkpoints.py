@@ -32,13 +32,8 @@ logger = logging.getLogger(__name__)
 def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> None:
     """Write a file atomically, so that a reader sees all of it or nothing, however the process ends.
 
-    Args:
-        path: the file; its folder is created if missing.
-        content: the object to save, see :func:`torch.save`.
-        keep_former: keep the replaced file, as :func:`former_checkpoint`.
-
-    Raises:
-        NonFiniteError: a tensor is not finite; the existing file is kept.
+    ``keep_former`` keeps the file that is replaced, as :func:`former_checkpoint`. NonFiniteError: a tensor has a number
+    that is not finite; what was there before stays.
     """
     names = non_finite_names(named_tensors(content))
     if names:
@@ -58,13 +53,9 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Read a file of weights onto the CPU, without running any code in it.
+    """Read a file of weights, on the CPU, without running any code in it.
 
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: the file is missing, empty, truncated or not of weights, or has non-finite numbers.
+    ValueError: the file is missing, empty, cut off or something else, or has numbers that are not finite.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file.")
@@ -105,13 +96,10 @@ def _keep_former(path: Path) -> None:
 
 
 def find_resumable(path: Path) -> tuple[Path, dict[str, Any], str]:
-    """Choose the checkpoint from which to resume: the last one, or the previous one if that cannot be used.
-
-    Args:
-        path: the last checkpoint.
+    """Choose what a training resumes from: its last checkpoint, or the one before where that cannot be used.
 
     Returns:
-        The file to resume from, its content, and why it is not ``path`` (empty if it is).
+        The file, its content, and why it is not ``path`` (empty if it is).
 
     Raises:
         ValueError: neither can be used.

@@ -146,20 +146,17 @@ METRICS: dict[str, Metric] = {
 def compute_case_metrics(
     pred: torch.Tensor, label: torch.Tensor, num_classes: int, spacing: Sequence[float]
 ) -> list[ClassMetrics]:
-    """Compare a predicted class map with its label.
+    """Compare a predicted class map with its label; returns the metrics of classes 1 to ``num_classes - 1``, in order.
 
     Args:
-        pred: class indices, ``(1, *S)``, whole numbers of any dtype.
+        pred: class indices, ``(1, *S)``, any dtype that represents whole numbers.
         label: class indices, ``(1, *S)``.
         num_classes: number of classes, background (0) included.
         spacing: size of a voxel along each axis of ``S``, in mm.
 
-    Returns:
-        The metrics of classes 1 to ``num_classes - 1``, in order.
-
     Raises:
-        ValueError: the shapes differ or are not ``(1, *S)``, a value is not a class index, or ``spacing`` does not have
-            one positive number per axis.
+        ValueError: the shapes differ or are not ``(1, *S)``, a value is not a class index, or ``spacing`` does not
+            give one positive number per axis.
     """
     if pred.shape != label.shape or pred.ndim < 3 or pred.shape[0] != 1:
         raise ValueError(f"pred and label must both be (1, *S), got {tuple(pred.shape)} and {tuple(label.shape)}.")

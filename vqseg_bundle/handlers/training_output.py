@@ -14,14 +14,7 @@ __all__ = ["PseudoLabelConfidence", "labeled_prediction", "loss_terms"]
 
 
 def loss_terms(output: dict[str, Any]) -> dict[str, float]:
-    """Every named loss term of an iteration.
-
-    Args:
-        output: ``engine.state.output`` of the semi-supervised trainer.
-
-    Returns:
-        the terms' values under "loss_<term>".
-    """
+    """Every loss term of an iteration's output, under "loss_<term>"."""
     return {f"loss_{name}": value.item() for name, value in output["terms"]._asdict().items()}
 
 

@@ -27,13 +27,7 @@ _Splits = Mapping[str, Sequence[Mapping[str, str]]]
 
 @dataclass(frozen=True)
 class CheckedCases:
-    """The result of :func:`check_cases`.
-
-    Args:
-        sound: the cases without an error.
-        errors: the faults of the others, one line per error.
-        warnings: findings that do not stop a run, as :func:`check_cohort` returns them.
-    """
+    """What :func:`check_cases` finds: cases without an error, a line per error of the others, and warnings."""
 
     sound: list[Mapping[str, str]]
     errors: list[str]
@@ -56,18 +50,18 @@ def check_cohort(
         cohort: the cohort.
         in_channels: channels that each image must have.
         level: ``"full"``, or ``"headers"`` to skip the voxels.
-        allow_no_labeled: whether ``training`` may be empty, as for a federated client with only unlabelled data.
+        allow_no_labeled: whether ``training`` may be empty, as at a federated client with only unlabelled data.
         required_split: ``"validation"`` or ``"test"``, a split that must have labelled cases.
         progress: whether a bar is shown on a terminal.
-        use_cache: whether results for files unchanged since an earlier check come from the user's cache folder.
-        clipped: whether intensities are clipped to a window (``intensity_window``), so that no value is too extreme.
+        use_cache: whether files unchanged since an earlier check are taken from the user's cache folder.
+        clipped: whether intensities are clipped to a window (``intensity_window``), so that no value is too far off.
 
     Returns:
-        Warnings, one per line: findings that do not stop a run; the first five of each kind, and a count.
+        Warnings, one per line, which do not stop a run; of each kind the first five, and a count.
 
     Raises:
-        DataError: there is at least one error; the message lists up to 20 and counts the others.
-        ValueError: ``level`` or ``required_split`` is none of the above.
+        DataError: at least one problem; the message lists up to 20 and counts the others.
+        ValueError: unknown ``level`` or ``required_split``.
     """
     report = examine_cohort(cohort, in_channels, level, allow_no_labeled, required_split, progress, use_cache, clipped)
     _raise_if_any(report.errors)
@@ -84,21 +78,7 @@ def examine_cohort(
     use_cache: bool = True,
     clipped: bool = False,
 ) -> CheckReport:
-    """Check all splits of a cohort and report everything, errors included.
-
-    Args:
-        cohort: as for :func:`check_cohort`, like the next seven.
-        in_channels: as above.
-        level: as above.
-        allow_no_labeled: as above.
-        required_split: as above.
-        progress: as above.
-        use_cache: as above.
-        clipped: as above.
-
-    Raises:
-        ValueError: ``level`` or ``required_split`` is unknown.
-    """
+    """Check all splits of a cohort and report everything, errors included; arguments as for :func:`check_cohort`."""
     _require_known("level", level, CHECK_LEVELS)
     if required_split is not None:
         _require_known("required_split", required_split, ("validation", "test"))
@@ -123,20 +103,10 @@ def check_cases(
     use_cache: bool = True,
     clipped: bool = False,
 ) -> CheckedCases:
-    """Check the files of a plain list of cases one by one, to separate sound cases from faulty ones.
+    """Check the files of a bare list of cases, each by itself, and tell the sound ones from the others.
 
-    Args:
-        cases: dicts with ``image`` and optionally ``label``; other keys are ignored.
-        labels: class index to class name.
-        in_channels: channels that each image must have.
-        level: ``"full"``, or ``"headers"`` to skip the voxels.
-        progress: whether a bar is shown on a terminal.
-        use_cache: as for :func:`check_cohort`.
-        clipped: as for :func:`check_cohort`.
-
-    Raises:
-        DataError: no case is sound; the message is as for :func:`check_cohort`.
-        ValueError: ``level`` is unknown.
+    Arguments as for :func:`check_cohort`, but ``cases`` are dicts with ``image`` and perhaps ``label``, and ``labels``
+    are class names by index. DataError: no case is sound.
     """
     _require_known("level", level, CHECK_LEVELS)
     _, found = _examine_files({"": cases}, labels, {}, in_channels, level, progress, use_cache, clipped)

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vqseg_bundle.common import write_text
+
 from ... import __version__
 from ..cohorts.datalist import DataError
-from ..formats import FORMATS
+from ..formats.table import FORMATS
 from ..formats.volume_path import channel_paths, parse_volume_path
 from .facts import Facts, facts_from_json, facts_to_json, read_facts
 from .findings import Finding
@@ -79,12 +80,8 @@ class FactsCache:
         if self.path is None or not self._changed:
             return
         kept = {file: entry for file, entry in self._entries.items() if all(map(Path.exists, _places(file)))}
-        content = {"format": _FORMAT, "files": kept}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(content, file)
-            Path(file.name).replace(self.path)
+            write_text(self.path, json.dumps({"format": _FORMAT, "files": kept}))
         except OSError as error:
             logger.info("data check: its results are not remembered, %s cannot be written (%s)", self.path, error)
 

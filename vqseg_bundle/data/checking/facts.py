@@ -58,50 +58,29 @@ class HeaderFacts:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Figures about an image's voxels, over all channels.
+    """Figures about an image's voxels, over all channels."""
 
-    Args:
-        size: number of voxels.
-        not_finite: voxels that are NaN or infinite as float32; if any, the figures below but ``too_large`` stay empty.
-        low: smallest intensity.
-        high: largest intensity.
-        spread: distance of the 0.5 and 99.5 percentiles of a sample.
-        digest: SHA-256 of shape and float32 voxels, so the stored type does not matter.
-        too_large: a finite value that is infinite as float32, if any.
-        sentinel: see :func:`find_sentinel`.
-    """
-
-    size: int
-    not_finite: int
-    low: float = 0.0
-    high: float = 0.0
-    spread: float = 0.0
-    digest: str = ""
-    too_large: float | None = None
-    sentinel: float | None = None
+    size: int  # number of voxels
+    not_finite: int  # NaN or infinite as float32; if any, only size and too_large count
+    low: float = 0.0  # smallest intensity
+    high: float = 0.0  # largest intensity
+    spread: float = 0.0  # distance of the 0.5 and 99.5 percentiles of a sample
+    digest: str = ""  # SHA-256 of shape and float32 voxels: the stored type does not matter
+    too_large: float | None = None  # a finite value that is infinite as float32, if any
+    sentinel: float | None = None  # see find_sentinel
 
 
 @dataclass(frozen=True)
 class LabelFacts:
-    """Figures about a label's voxels.
+    """Figures about a label's voxels."""
 
-    Args:
-        size: number of voxels.
-        num_values: number of different values.
-        counts: the smallest 256 values and how many voxels have each; NaN is None.
-        whole: whether all values are whole numbers.
-        digest: as for images.
-        mapped: whether 255 was read as class 1 of a mask of 0 and 255.
-        not_finite: voxels that are NaN or infinite.
-    """
-
-    size: int
-    num_values: int
-    counts: tuple[tuple[float | None, int], ...]
-    whole: bool
-    digest: str
-    mapped: bool = False
-    not_finite: int = 0
+    size: int  # number of voxels
+    num_values: int  # number of different values
+    counts: tuple[tuple[float | None, int], ...]  # the smallest 256 values and how many voxels have each; NaN is None
+    whole: bool  # whether all values are whole numbers
+    digest: str  # as for images
+    mapped: bool = False  # whether 255 was read as class 1 of a mask of 0 and 255
+    not_finite: int = 0  # voxels that are NaN or infinite
 
 
 Facts = HeaderFacts | ImageFacts | LabelFacts

@@ -9,13 +9,7 @@ __all__ = ["FINDING_KINDS", "Finding", "FindingKind"]
 
 @dataclass(frozen=True)
 class FindingKind:
-    """Properties of all findings with one code.
-
-    Args:
-        severity: ``"error"`` stops a run, ``"warning"`` does not.
-        meaning: what is wrong, one line.
-        remedy: what to do about it.
-    """
+    """What all findings of one code share: severity (only ``"error"`` stops a run), meaning in one line, and remedy."""
 
     severity: str
     meaning: str
@@ -24,23 +18,14 @@ class FindingKind:
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault in the data.
+    """One thing that is wrong with the data."""
 
-    Args:
-        code: key of :data:`FINDING_KINDS`.
-        files: the files concerned, the one to look at first coming first.
-        text: what was found, with its file or key; no full stop.
-        expected: what should be there.
-        found: what is there.
-        remedy: what to do; if empty, the code's remedy.
-    """
-
-    code: str
-    files: tuple[str, ...]
-    text: str
-    expected: str
-    found: str
-    remedy: str = ""
+    code: str  # key of :data:`FINDING_KINDS`
+    files: tuple[str, ...]  # the files concerned, the first one being what to look at first
+    text: str  # what was found and where, without a full stop
+    expected: str  # what should be there
+    found: str  # what is there
+    remedy: str = ""  # what to do; empty takes the code's own
 
     @property
     def severity(self) -> str:

@@ -19,14 +19,7 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The result of a check.
-
-    Args:
-        source: the datalist's path.
-        level: ``"full"`` or ``"headers"``.
-        findings: errors first, then in the order of :data:`FINDING_KINDS`.
-        summary: of the cohort, see :func:`summarize_cohort`.
-    """
+    """What a check at a level found in a datalist: findings in the order of :data:`FINDING_KINDS`, and a summary."""
 
     source: str
     level: str

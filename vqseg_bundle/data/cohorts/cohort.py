@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..formats import accepts_uneven, channel_paths, parse_volume_path, volume_kind
+from ..formats.table import volume_kind
 from ..formats.volume_io import source_files
+from ..formats.volume_path import accepts_uneven, channel_paths, parse_volume_path
 from ..layouts.channel_files import gather_channels
 from ..layouts.volume_folder import list_series_paths
 from .datalist import Cohort, DataError, cohort_of_lists, load_datalist
@@ -31,17 +32,15 @@ _BLOCK = 2**20
 def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, uneven_slices: str = "refuse") -> Cohort:
     """Find and read the datalist; if neither key is given, write the demo cohort on first use and read that.
 
-    Paths are relative to the working directory.
-
     Args:
-        dataset_dir: folder of the volumes; None or empty for the folder of ``datalist``.
-        datalist: datalist file; None or empty for ``datalist.json``, otherwise ``dataset.json``, in ``dataset_dir``.
-        demo_dir: folder for the demo cohort, used if both are empty.
-        uneven_slices: "refuse" or "accept" DICOM series whose slices are not evenly spaced.
+        dataset_dir: folder of the volumes; None or empty: the folder of ``datalist``.
+        datalist: datalist file; None or empty: ``datalist.json``, else ``dataset.json``, in ``dataset_dir``.
+        demo_dir: folder for the demo cohort.
+        uneven_slices: "refuse" or "accept" DICOM series with unevenly spaced slices.
 
     Raises:
         DataError: the folder has no datalist, or :func:`load_datalist` refuses it.
-        ValueError: ``uneven_slices`` is neither of the two.
+        ValueError: ``uneven_slices`` is neither.
     """
     accept = accepts_uneven(uneven_slices)
     if not dataset_dir and not datalist:
@@ -62,16 +61,9 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
 def open_listed_cases(
     lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
 ) -> Cohort:
-    """A cohort from lists of cases; without an "unlabeled" list, its unlabelled cases are :func:`find_other_images`.
+    """The cohort of some lists, by split; without an "unlabeled" list, it takes :func:`find_other_images`.
 
-    Args:
-        lists: cases by split, "training" and any others; paths may be relative to the working directory.
-        labels: class index to class name, background included.
-        name: name of the cohort.
-        source: origin of the lists, for messages.
-
-    Raises:
-        DataError: an entry is not a case.
+    Relative paths start at the working directory; messages name ``source``. DataError: an entry is no case.
     """
     cohort = cohort_of_lists(lists, labels, name, source)
     if "unlabeled" in lists:
@@ -81,18 +73,14 @@ def open_listed_cases(
 
 
 def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
-    """Images beside those of the given cases, of the same kind, that belong to no case and are not labels.
+    """Images beside those of the given cases, of the same kind, that belong to no case and are no label.
 
-    Only the image's folder is searched, not its subfolders. MONAI Label resolves links, so for an image linked into a
-    study folder, the study folder is found above the label: ``STUDY/labels/final/a.nii.gz`` leads to
-    ``STUDY/a.nii.gz``. If labels are in the same folder as their images, other images cannot be told from labels, and
-    none are returned.
-
-    Args:
-        cases: with "image" and "label" (absolute paths); the folders of cases without a label are also searched.
+    The folder is the image's, not those below. MONAI Label resolves links, so an image that is linked into a study
+    folder is looked for above its label: ``STUDY/labels/final/a.nii.gz`` leads to ``STUDY/a.nii.gz``. Where labels lie
+    beside their images, other images cannot be told from labels, and there are none.
 
     Returns:
-        absolute paths, sorted within each folder; joined for channels in separate files, if the cases have such.
+        absolute paths, sorted within each folder; channels in files of their own, where the cases' are, are joined.
     """
     kinds: dict[Path, set[str]] = {}
     for case in cases:
@@ -144,11 +132,8 @@ def _resolved(paths: Iterable[Path]) -> set[Path]:
 def data_digest(cohort: Cohort) -> str:
     """Return the SHA-256 of a cohort: labels, splits, and each file's name, size and content.
 
-    Names are relative to the files' common folder, so that a moved cohort keeps its digest. For files above 2 MiB, only
-    the first and the last MiB are read: the last bytes of a gzip file are the checksum of its content.
-
-    Raises:
-        FileNotFoundError: a file is missing; :func:`check_cohort` names it, with a remedy.
+    Names are relative to the folder that all files share, so a moved cohort keeps its digest. Of a file above 2 MiB the
+    first and last MiB count: a gzip file ends with the checksum of all of it. FileNotFoundError: a file is missing.
     """
     cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
     volumes = {case[key] for _, case in cases for key in ("image", "label") if key in case}

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..formats import channel_paths, join_channels, join_volume_path, volume_kind
 from ..formats.label_values import parse_label_values
+from ..formats.table import volume_kind
+from ..formats.volume_path import channel_paths, join_channels, join_volume_path
 from ..layouts.case_names import unique_case_ids
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
@@ -34,34 +35,21 @@ _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C
 class Cohort:
     """The cases of one datalist, by split.
 
-    A case is a dict of strings: ``image`` (absolute path; for one of several DICOM series from
-    :func:`~vqseg_bundle.data.formats.join_volume_path`, for channels in separate files from
-    :func:`~vqseg_bundle.data.formats.join_channels`), ``label`` (absolute path, if the case has one), ``case`` (an id
-    unique in the cohort) and ``patient`` (the case id if the datalist gives none).
-
-    Args:
-        name: name of the cohort.
-        labels: class index to class name; index 0 is the background.
-        training: cases with labels.
-        unlabeled: cases without labels; labels in the datalist are dropped.
-        validation: cases by which the model is chosen.
-        test: cases to report on, with or without labels.
-        source: the datalist's path, or the configuration's id of the listed training cases.
-        listed: whether the configuration lists all cases, instead of a datalist.
-        label_values: class index to its value in label files; empty for class indices.
-        channel_names: of the images' channels, in order; empty if the datalist has none.
+    A case is a dict of strings: ``image`` (absolute path, perhaps of one DICOM series or of several channels, see
+    :mod:`vqseg_bundle.data.formats.volume_path`), ``label`` (absolute path, where there is one), ``case`` (an id that
+    no other case of the cohort has) and ``patient`` (the case id where the datalist gives none).
     """
 
     name: str
-    labels: dict[int, str]
-    training: list[dict[str, str]] = field(default_factory=list)
-    unlabeled: list[dict[str, str]] = field(default_factory=list)
-    validation: list[dict[str, str]] = field(default_factory=list)
-    test: list[dict[str, str]] = field(default_factory=list)
-    source: str = ""
-    listed: bool = False
-    label_values: dict[int, int] = field(default_factory=dict)
-    channel_names: tuple[str, ...] = ()
+    labels: dict[int, str]  # class index to name; 0 is the background
+    training: list[dict[str, str]] = field(default_factory=list)  # with labels
+    unlabeled: list[dict[str, str]] = field(default_factory=list)  # without labels; one in the datalist is left out
+    validation: list[dict[str, str]] = field(default_factory=list)  # to choose the model by
+    test: list[dict[str, str]] = field(default_factory=list)  # to report on, with or without labels
+    source: str = ""  # the datalist's path, or the id of the configuration's list
+    listed: bool = False  # whether the configuration lists all cases, without a datalist
+    label_values: dict[int, int] = field(default_factory=dict)  # class index to value in labels; empty: indices
+    channel_names: tuple[str, ...] = ()  # in order; empty: unknown
 
     def splits(self) -> dict[str, list[dict[str, str]]]:
         """Return the case lists by their names in the datalist, including empty ones."""
@@ -69,15 +57,10 @@ class Cohort:
 
 
 def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: bool = False) -> Cohort:
-    """Read a datalist file; no image is opened.
+    """Read a datalist file with paths relative to ``dataset_dir``; no image is opened.
 
-    Args:
-        datalist: path of the JSON file.
-        dataset_dir: folder to which its paths are relative.
-        accept_uneven: whether DICOM series may have unevenly spaced slices.
-
-    Raises:
-        DataError: a file or folder is missing, or the file is not JSON or not in the expected form.
+    ``accept_uneven``: DICOM series may have unevenly spaced slices. DataError: a file or folder is missing, or the file
+    is not of the expected form.
     """
     path, root = Path(datalist).expanduser(), Path(dataset_dir).expanduser()
     if not root.is_dir():

@@ -22,69 +22,38 @@ _Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class DemoCohortConfig:
-    """Size and difficulty of the demo cohort; lengths in mm, intensities from 0 (air) to about 1.
+    """Size and difficulty of the demo cohort; lengths in mm, intensities relative to air 0 and about 1 at most."""
 
-    Args:
-        seed: with a case's number, the seed of its generator.
-        labeled: labelled training cases.
-        unlabeled: unlabelled cases.
-        validation: validation cases.
-        test: test cases.
-        shape: voxels along each axis.
-        spacing: voxel size.
-        shift: largest distance of the organ's centre from the body's, along x, y and z.
-        organ_size: first in-plane half axis of the organ.
-        organ_aspect: its second half axis as a share of the first.
-        organ_depth: its half axis along z.
-        rotation: largest in-plane rotation, in degrees.
-        deformation: standard deviation of the smooth change of a radius, as a share of the radius.
-        core_size: the core's half axes as a share of the organ's.
-        vessel_radius: radius of the vessel.
-        vessel_angle: largest angle between the vessel and the organ's first axis, in degrees.
-        blobs: smallest and largest number of distracting blobs.
-        blob_radius: half axes of a blob.
-        tubes: smallest and largest number of distracting tubes.
-        contrast: largest deviation of a structure's contrast, as a share of the mean.
-        inverted_core: share of cases whose core is darker than the organ.
-        core_contrast: difference between core and organ.
-        texture: standard deviation of the tissue's smooth texture.
-        bias: standard deviation of the logarithm of the bias field.
-        gamma: largest logarithm of the exponent on intensities.
-        noise: standard deviation of the noise.
-        scale: factor of the stored integers.
-        offset: shift of the stored integers.
-        tilt: largest rotation of the volume in the scanner, in degrees.
-    """
-
-    seed: int = 2025
-    labeled: int = 2
-    unlabeled: int = 14
-    validation: int = 4
-    test: int = 4
-    shape: tuple[int, int, int] = (96, 96, 12)
-    spacing: tuple[float, float, float] = (1.5, 1.5, 6.0)
+    seed: int = 2025  # with a case's number, the seed of its generator
+    labeled: int = 2  # labelled training cases
+    unlabeled: int = 14  # unlabelled cases
+    validation: int = 4  # validation cases
+    test: int = 4  # test cases
+    shape: tuple[int, int, int] = (96, 96, 12)  # voxels along each axis
+    spacing: tuple[float, float, float] = (1.5, 1.5, 6.0)  # voxel size
+    # of the organ's centre from the body's at most, along x, y and z
     shift: tuple[float, float, float] = (16.0, 14.0, 6.0)
-    organ_size: _Range = (24.0, 34.0)
-    organ_aspect: _Range = (0.6, 1.0)
-    organ_depth: _Range = (26.0, 38.0)
-    rotation: float = 60.0
-    deformation: float = 0.09
-    core_size: _Range = (0.55, 0.72)
-    vessel_radius: _Range = (7.0, 10.0)
-    vessel_angle: float = 35.0
-    blobs: tuple[int, int] = (1, 4)
-    blob_radius: _Range = (6.0, 14.0)
-    tubes: tuple[int, int] = (0, 2)
-    contrast: float = 0.25
-    inverted_core: float = 0.0
-    core_contrast: _Range = (0.2, 0.32)
-    texture: float = 0.03
-    bias: float = 0.12
-    gamma: float = 0.25
-    noise: _Range = (0.03, 0.06)
-    scale: _Range = (200.0, 2000.0)
-    offset: _Range = (-200.0, 400.0)
-    tilt: float = 8.0
+    organ_size: _Range = (24.0, 34.0)  # half axis of the organ in plane
+    organ_aspect: _Range = (0.6, 1.0)  # its other half axis as a share of the first
+    organ_depth: _Range = (26.0, 38.0)  # its half axis along z
+    rotation: float = 60.0  # in-plane rotation at most, in degrees
+    deformation: float = 0.09  # standard deviation of a radius's smooth change, as a share
+    core_size: _Range = (0.55, 0.72)  # the core's half axes as a share of the organ's
+    vessel_radius: _Range = (7.0, 10.0)  # radius of the vessel
+    vessel_angle: float = 35.0  # degrees from the organ's first axis, at most
+    blobs: tuple[int, int] = (1, 4)  # fewest and most distracting blobs
+    blob_radius: _Range = (6.0, 14.0)  # half axes of a blob
+    tubes: tuple[int, int] = (0, 2)  # fewest and most distracting tubes
+    contrast: float = 0.25  # largest share by which a structure's contrast differs from the mean
+    inverted_core: float = 0.0  # share of cases whose core is darker than the organ
+    core_contrast: _Range = (0.2, 0.32)  # difference between core and organ
+    texture: float = 0.03  # standard deviation of the tissue's smooth texture
+    bias: float = 0.12  # standard deviation of the logarithm of the bias field
+    gamma: float = 0.25  # largest logarithm of the exponent on intensities
+    noise: _Range = (0.03, 0.06)  # standard deviation of the noise
+    scale: _Range = (200.0, 2000.0)  # factor to the stored integers
+    offset: _Range = (-200.0, 400.0)  # shift of the stored integers
+    tilt: float = 8.0  # rotation of the volume in the scanner at most, in degrees
 
 
 @dataclass(frozen=True)

@@ -32,20 +32,10 @@ _logger = logging.getLogger(__name__)
 
 
 def write_demo_cohort(directory: Path, config: DemoCohortConfig | None = None) -> Path:
-    """Write the demo cohort below ``directory`` unless it is there already.
+    """Write the demo cohort below ``directory`` unless it is there, and return its folder, which has ``datalist.json``.
 
-    If ``torch.distributed`` is initialised, rank 0 writes and the others wait; a node that does not share rank 0's disk
-    then writes its own copy.
-
-    Args:
-        directory: parent of the cohort's versioned folder; created if needed.
-        config: size and difficulty; None for the defaults.
-
-    Returns:
-        The cohort's folder, with ``datalist.json``, ``images/`` and ``labels/``.
-
-    Raises:
-        DataError: the folder cannot be written.
+    With several processes, rank 0 writes and the others wait; a node that does not share rank 0's disk then writes its
+    own copy. ``config`` None takes the defaults. DataError: the folder cannot be written.
     """
     config = config or DemoCohortConfig()
     target = Path(directory) / f"demo_cohort_v{DEMO_COHORT_VERSION}"

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .datalist import DataError
+from ..errors import DataError, some
 
 __all__ = ["SplitFile", "SplitRequest", "read_split_file", "split_patients"]
 
 _LABELED_PREFIX = "labeled_"
-_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -32,31 +31,18 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """Numbers of patients per split; count and share of a split exclude each other.
+    """How many patients go where; a count rules out the share beside it, and shares are rounded down."""
 
-    Args:
-        labeled_count: labelled training patients; without count and share, all with labels.
-        labeled_share: their share of all training patients, rounded down.
-        validation_count: validation patients.
-        validation_share: their share of all patients, rounded down.
-        test_count: test patients.
-        test_share: their share of all patients, rounded down.
-        tuning_count: patients with labels, drawn from the unlabelled ones, that become the validation list.
-        seed: seed of all draws.
-        split_file: a fixed split instead of drawn validation and test patients.
-        split_file_validation_as: the list of its held-out patients, ``"test"`` or ``"validation"``.
-    """
-
-    labeled_count: int | None = None
-    labeled_share: float | None = None
-    validation_count: int | None = None
-    validation_share: float | None = None
-    test_count: int | None = None
-    test_share: float | None = None
-    tuning_count: int = 0
-    seed: int = 0
-    split_file: SplitFile | None = None
-    split_file_validation_as: str = "test"
+    labeled_count: int | None = None  # labelled training patients; without a share, all with labels
+    labeled_share: float | None = None  # as a share of all training patients
+    validation_count: int | None = None  # validation patients
+    validation_share: float | None = None  # as a share of all patients
+    test_count: int | None = None  # test patients
+    test_share: float | None = None  # as a share of all patients
+    tuning_count: int = 0  # drawn from the unlabelled ones with labels, for validation
+    seed: int = 0  # of all draws
+    split_file: SplitFile | None = None  # a fixed split instead of drawn validation and test patients
+    split_file_validation_as: str = "test"  # the list, ``"test"`` or ``"validation"``, that its held-out patients make
 
 
 def read_split_file(path: Path) -> SplitFile:
@@ -76,23 +62,18 @@ def read_split_file(path: Path) -> SplitFile:
     labeled: list[str] = max((v for k, v in lists.items() if k.startswith(_LABELED_PREFIX)), key=len, default=[])
     shared = sorted(set(lists["training"]) & set(lists["validation"]))
     if shared:
-        raise DataError(f'split file {path}: in both "training" and "validation": {_some(shared)}.')
+        raise DataError(f'split file {path}: in both "training" and "validation": {some(shared)}.')
     stray = sorted(set(labeled) - set(lists["training"]))
     if stray:
-        raise DataError(f'split file {path}: labelled patients that are not in "training": {_some(stray)}.')
+        raise DataError(f'split file {path}: labelled patients that are not in "training": {some(stray)}.')
     return SplitFile(str(path), list(lists["training"]), list(lists["validation"]), list(labeled))
 
 
 def split_patients(patients: Sequence[str], with_labels: Sequence[str], request: SplitRequest) -> dict[str, list[str]]:
     """Assign each patient to at most one of ``training``, ``unlabeled``, ``validation`` and ``test``.
 
-    With the same seed, the validation and test patients do not depend on the number of labelled ones, and a smaller set
-    of labelled patients is part of a larger one. Patients that a split file does not list are left out.
-
-    Args:
-        patients: all patients.
-        with_labels: those with at least one label.
-        request: numbers per split.
+    The same seed gives the same validation and test patients for any number of labelled ones, and the labelled patients
+    of a smaller number are among those of a greater. Patients that a split file does not list are left out.
 
     Raises:
         DataError: a share gives zero patients, there are fewer than requested, or options exclude each other.
@@ -140,7 +121,7 @@ def _fixed(patients: Sequence[str], split: SplitFile, request: SplitRequest) -> 
     absent = sorted({*split.training, *split.held_out} - set(patients))
     if absent:
         raise DataError(
-            f"split file {split.path}: it lists patients that the folder does not have: {_some(absent)}; check "
+            f"split file {split.path}: it lists patients that the folder does not have: {some(absent)}; check "
             "--dataset-dir."
         )
     name = request.split_file_validation_as
@@ -154,7 +135,7 @@ def _rank(pool: list[str], labeled: list[str], request: SplitRequest) -> list[st
     first = request.split_file.labeled if request.split_file else []
     bare = [patient for patient in first if patient not in set(labeled)]
     if bare:
-        raise DataError(f"split file: patients of its labelled list that have no label file: {_some(bare)}.")
+        raise DataError(f"split file: patients of its labelled list that have no label file: {some(bare)}.")
     rest = [patient for patient in pool if patient in set(labeled) and patient not in set(first)]
     return [*first, *_shuffled(rest, request.seed, stream=1)]
 
@@ -187,8 +168,3 @@ def _shuffled(patients: list[str], seed: int, stream: int) -> list[str]:
     """A draw that does not depend on the sizes of other draws or the folder's order."""
     order = np.random.default_rng([seed, stream]).permutation(len(patients))
     return [sorted(patients)[index] for index in order]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more

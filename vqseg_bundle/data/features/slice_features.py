@@ -42,15 +42,10 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class FoundationFeatureStore:
-    """Feature files of some images.
+    """Feature files of some images, by path; it stores only paths, so it costs a worker process nothing.
 
-    A file contains float16 ``(D, channels, h, w)``: the ``D`` slices of the preprocessed image, on the grid that
-    ``rule`` chooses for their size. The store has only paths, so it costs a worker process nothing.
-
-    Args:
-        folder: the folder of the files.
-        files: path of an image to the name of its file.
-        rule: chooses the slices' grids.
+    A file has float16 ``(D, channels, h, w)``: the ``D`` slices of the preprocessed image, each on the grid that
+    ``rule`` chooses for its size.
     """
 
     folder: Path
@@ -77,13 +72,8 @@ def open_feature_store(
 ) -> FoundationFeatureStore:
     """Name each image's file by a digest of the image's content and everything else that its features depend on.
 
-    Runs that share a folder thus use each other's files exactly if they would compute the same.
-
-    Args:
-        folder: the folder of the files; created if missing.
-        images: paths of images; repeated ones count once.
-        rule: chooses the slices' grids.
-        made_by: model, weights and preprocessing, as JSON.
+    Runs that share a folder thus find each other's files exactly where they would compute the same. ``made_by`` is
+    model, weights and preprocessing, as JSON.
 
     Raises:
         FileNotFoundError: an image is missing.

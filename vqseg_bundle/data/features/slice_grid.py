@@ -18,24 +18,14 @@ _COARSEST = 2.0
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """The grid for one slice size.
+    """The grid of one size of slice."""
 
-    Args:
-        side: patches along each axis of the model's square input.
-        padded: size in pixels to which the slice is padded after its last row and column, to fill that input.
-        tokens: patches along each axis that the slice covers at least partly.
-    """
-
-    side: int
-    padded: tuple[int, int]
-    tokens: tuple[int, int]
+    side: int  # patches along each axis of the model's square input
+    padded: tuple[int, int]  # pixels of the padded slice, which fill that input
+    tokens: tuple[int, int]  # patches per axis that the slice covers, at least in part
 
     def coordinates(self, size: int, axis: int) -> Tensor:
-        """Position of each pixel's centre on the grid, in patches; 0 is the centre of the first patch.
-
-        Args:
-            size: pixels of the slice along the axis.
-            axis: 0 for rows, 1 for columns.
+        """Places of ``size`` pixels' centres along an axis (0: rows, 1: columns), in patches; 0 is the first centre.
 
         Returns:
             Float32 ``(size,)``.
@@ -68,13 +58,9 @@ class SliceGridRule:
             raise ValueError(f"max_side must be at least 1, got {self.max_side}.")
 
     def choose(self, slice_size: Sequence[int]) -> SliceGrid:
-        """The grid of a slice, square like the models' inputs.
+        """The grid of a slice of some rows and columns; square, because the models' inputs are.
 
-        Args:
-            slice_size: its rows and columns in pixels.
-
-        Raises:
-            ValueError: ``max_side`` makes the grid more than twice as coarse as the view's.
+        ValueError: ``max_side`` makes the grid more than twice as coarse as the view's.
         """
         steps = [pixels / patches for pixels, patches in zip(self.view_size, self.view_grid, strict=True)]
         spans = [length / step for length, step in zip(slice_size, steps, strict=True)]  # in the view's patches

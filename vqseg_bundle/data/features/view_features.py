@@ -154,11 +154,11 @@ class SampleFoundationFeaturesd(MapTransform):
 
 
 def sample_features(stored: np.ndarray, places: Tensor) -> Tensor:
-    """Interpolate features linearly, with constant values beyond the outermost patch centres.
+    """Interpolate features linearly; beyond the outermost patch centres the outermost value holds.
 
     Args:
         stored: ``(D, channels, h, w)``, of which only the needed slices are read.
-        places: ``(3, *G)`` with three axes G: row and column in patches, slice by number, 0 at the first centre.
+        places: ``(3, *G)`` with three axes G: row and column in patches, slice number, 0 at the first centre.
 
     Returns:
         Float32 ``(channels, *G)``.

@@ -69,39 +69,22 @@ class SeriesLabels:
 
 @dataclass(frozen=True)
 class DicomSlice:
-    """A file with one image.
+    """A file with one image; None stands for what it does not say."""
 
-    Args:
-        file: its path.
-        series_uid: SeriesInstanceUID, made fit to be part of a path.
-        labels: of its series.
-        modality: such as "CT".
-        localizer: whether ImageType says so.
-        rows: height, pixels.
-        columns: width, pixels.
-        frames: number of images in it.
-        photometric: PhotometricInterpretation.
-        position: centre of the first pixel, mm, LPS; None if not given, like the next three.
-        cosines: along a row, then down a column, LPS.
-        spacing: of rows, then of columns, mm.
-        thickness: mm.
-        fault: what is wrong with the pixels; empty if nothing is.
-    """
-
-    file: str
-    series_uid: str
-    labels: SeriesLabels
-    modality: str
-    localizer: bool
-    rows: int
-    columns: int
-    frames: int
-    photometric: str
-    position: tuple[float, ...] | None
-    cosines: tuple[float, ...] | None
-    spacing: tuple[float, ...] | None
-    thickness: float | None
-    fault: str
+    file: str  # its path
+    series_uid: str  # SeriesInstanceUID, made fit to be part of a path
+    labels: SeriesLabels  # of its series
+    modality: str  # such as "CT"
+    localizer: bool  # whether ImageType says so
+    rows: int  # height, pixels
+    columns: int  # width, pixels
+    frames: int  # number of images in it
+    photometric: str  # PhotometricInterpretation
+    position: tuple[float, ...] | None  # centre of the first pixel, mm, LPS
+    cosines: tuple[float, ...] | None  # along a row, then down a column, LPS
+    spacing: tuple[float, ...] | None  # of rows, then of columns, mm
+    thickness: float | None  # mm
+    fault: str  # what is wrong with the pixels; empty if nothing is
 
 
 def has_preamble(file: Path) -> bool:

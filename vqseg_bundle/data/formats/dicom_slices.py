@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, file_list
 from .dicom_file import DicomSlice, SeriesLabels, has_preamble, read_slice
 from .volume_path import VolumePath
 
@@ -23,7 +23,6 @@ __all__ = ["SUFFIXES", "choose_slices", "list_series", "series_labels"]
 #: of file names, in lower case; others, or none, are also common
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
-_MOST_SHOWN = 3
 _INDEX = "DICOMDIR"
 _NUMBER = re.compile(r"[0-9a-f]*\d[0-9a-f]*")
 
@@ -82,10 +81,9 @@ def choose_slices(path: VolumePath) -> list[DicomSlice]:
 def _refuse_broken(folder: Path, faults: Sequence[str]) -> None:
     if not faults:
         return
-    more = f" and {len(faults) - _MOST_SHOWN} more" if len(faults) > _MOST_SHOWN else ""
     count, them = ("1 slice is", "it") if len(faults) == 1 else (f"{len(faults)} slices are", "them")
     raise DataError(
-        f"{folder}: {count} missing: {', '.join(faults[:_MOST_SHOWN])}{more}; copy {them} again, or take what is no "
+        f"{folder}: {count} missing: {file_list(faults)}; copy {them} again, or take what is no "
         "slice of the series out of the folder."
     )
 

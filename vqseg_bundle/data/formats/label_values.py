@@ -18,18 +18,9 @@ _MOST_SHOWN = 10
 
 
 def parse_label_values(given: object, count: int, where: str) -> dict[int, int]:
-    """The mapping in a datalist's ``label_values``.
+    """A datalist's ``label_values``, a list or mapping, as class index to value; empty where values are indices.
 
-    Args:
-        given: the files' values by class index, a list or a mapping, or None.
-        count: number of classes.
-        where: name of the key, for messages.
-
-    Returns:
-        class index to value; empty if the values are the indices.
-
-    Raises:
-        DataError: there is not one whole number per class, or two classes share one.
+    DataError: not a whole number for each of ``count`` classes, or one for two of them; ``where`` names the key.
     """
     if given is None:
         return {}

@@ -64,13 +64,8 @@ def read_header(path: str) -> VolumeHeader:
 def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, int] | None = None) -> np.ndarray:
     """Read the voxels in their stored type, or as float32 if the header has an intensity scale.
 
-    Args:
-        path: the volume.
-        is_label: whether it is a label, see :func:`read_classes`.
-        label_values: see :func:`read_classes`.
-
-    Raises:
-        DataError: the file is missing, empty, truncated, or not readable in the format of its name.
+    ``is_label`` and ``label_values``: see :func:`read_classes`. DataError: the file is missing, empty, truncated, or
+    not readable as what its name says.
     """
     if is_label:
         return read_classes(path, label_values)[0]
@@ -85,18 +80,14 @@ def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, in
 def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tuple[np.ndarray, bool]:
     """Read the class indices of a label, in their stored type, rounded if all are within 1e-4 of a whole number.
 
-    Such small fractions come from an intensity scale such as 1 / 255, or from an earlier computation.
-
-    Args:
-        path: the label.
-        label_values: class index to the file's value, see :mod:`vqseg_bundle.data.formats.label_values`; None or empty
-            if the file has class indices.
+    Such fractions are left by an intensity scale such as 1 / 255, or by an earlier computation. ``label_values``: class
+    index to the file's value; None or empty where the file has class indices.
 
     Returns:
         The classes, and whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
 
     Raises:
-        DataError: as for :func:`read_voxels`; or a colour mask, a JPEG mask, or a value of no class.
+        DataError: as for :func:`read_voxels`; a mask in colour, or blurred by JPEG; a value that is no class's.
     """
     if label_values:
         return classes_of_values(read_label_values(path), label_values, path), False
@@ -127,12 +118,9 @@ def common_class_names(paths: Sequence[str]) -> dict[int, str]:
 
 
 def source_files(path: str) -> list[str]:
-    """The files of a volume: those of a DICOM series, from the first slice to the last, or the file itself.
+    """The files of a volume: of a DICOM series from the first slice to the last, of channels in files of their own all.
 
-    If channels are in separate files, the files of all.
-
-    Raises:
-        DataError: DICOM slices do not make a volume.
+    DataError: DICOM slices do not make a volume.
     """
     channels = channel_paths(path)
     if len(channels) > 1:

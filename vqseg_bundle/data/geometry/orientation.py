@@ -37,15 +37,10 @@ _DIGITS = 4  # of direction cosines considered different
 def run_orientation(images: Iterable[str], orientation: str | None) -> str | None:
     """The orientation to which all volumes of an evaluation or inference are brought; None leaves them as stored.
 
-    A model without a recorded orientation was trained on volumes as stored, so volumes that share one orientation are
-    left unchanged. If there are several, they cannot all be right: all are brought to the most common one.
-
-    Args:
-        images: paths of the volumes; unreadable ones are ignored (the data check names them).
-        orientation: of the model's training, such as "RAS"; None if unknown.
-
-    Raises:
-        ValueError: ``orientation`` is not valid.
+    A model whose record names none (``orientation`` None) was trained on volumes as stored, and those of one
+    orientation stay so. Volumes of several cannot all be right: they are brought to that of most. Unreadable ones do
+    not count.
+    ValueError: ``orientation`` is invalid.
     """
     check_orientation(orientation)
     if orientation is not None:

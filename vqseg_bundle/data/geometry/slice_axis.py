@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, TraceableTransform
 from tqdm import tqdm
 
+from ..errors import some
 from ..formats.volume_io import VolumeHeader
 from .orientation import AXIS_ENDS, axis_directions, orient_header, readable_headers
 
@@ -30,9 +31,8 @@ SLICE_AXES = ("sagittal", "coronal", "axial")
 # spacings closer than this are equal: rounding in a header must not decide the axis
 _SAME_SPACING = 1.01
 logger = logging.getLogger(__name__)
-_MANY = 200  # number of headers from which a progress bar is shown
-_CLEARLY = 1.5  # times coarser than the chosen axis
-_MOST_SHOWN = 5
+_MANY = 200  # headers that take long enough to show a bar
+_CLEARLY = 1.5  # times coarser than the axis that is taken
 
 
 def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int | str = "auto") -> int:
@@ -73,15 +73,8 @@ def single_slice_axis(shape: Sequence[int]) -> int | None:
 def name_slice_axis(slice_axis: int | str, orientation: str | None) -> int | str:
     """The anatomical name of an array axis, which does not depend on how volumes are stored.
 
-    Args:
-        slice_axis: see :func:`choose_slice_axis`.
-        orientation: directions of the array's axes, such as "RAS"; None if unknown.
-
-    Returns:
-        "sagittal", "coronal" or "axial" for 0, 1 or 2 if the orientation is known; anything else unchanged.
-
-    Raises:
-        ValueError: ``slice_axis`` is unknown.
+    "sagittal", "coronal" or "axial" for 0, 1 or 2 where the array's orientation, such as "RAS", is known; anything else
+    stays. ValueError: an unknown ``slice_axis``.
     """
     _check(slice_axis)
     if orientation is None or isinstance(slice_axis, str):
@@ -201,11 +194,9 @@ def _name_others(headers: Mapping[str, VolumeHeader], axis: int, name: int | str
         if header.spatial_shape[axis] > 1 and _spacing(header).max() > _CLEARLY * _spacing(header)[axis]
     ]
     if others:
-        more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
         logger.warning(
-            "sliced along axis %s as the cohort, but clearly coarser along another: %s%s; leave them out if they "
+            "sliced along axis %s as the cohort, but clearly coarser along another: %s; leave them out if they "
             "were scanned in another plane",
             name,
-            ", ".join(others[:_MOST_SHOWN]),
-            more,
+            some(others),
         )

@@ -14,8 +14,10 @@ from dataclasses import astuple
 from itertools import compress, takewhile
 from pathlib import Path, PurePath
 
-from ..formats import SeriesLabels, parse_volume_path, series_labels, volume_kind
-from ..formats.volume_path import channel_paths
+from ..formats.dicom_file import SeriesLabels
+from ..formats.dicom_slices import series_labels
+from ..formats.table import volume_kind
+from ..formats.volume_path import channel_paths, parse_volume_path
 
 __all__ = ["case_stem", "image_of_label", "is_label_name", "naming_paths", "unique_case_ids"]
 

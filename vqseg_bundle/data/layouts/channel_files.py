@@ -13,8 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 
 from ..errors import DataError
-from ..formats import join_channels, volume_kind
+from ..formats.table import volume_kind
 from ..formats.volume_io import read_header
+from ..formats.volume_path import join_channels
 from .case_names import case_stem
 
 __all__ = [

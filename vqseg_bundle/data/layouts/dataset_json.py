@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, some
 from .case_names import case_stem
-from .found_case import FoundCase, patient_of, some
+from .found_case import FoundCase, patient_of
 from .pairs import find_pairs
 
 __all__ = ["find_dataset_json", "read_channel_names", "read_label_names"]

@@ -11,25 +11,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import DataError
-from ..formats import find_format, parse_volume_path, volume_kind
+from ..errors import DataError, some
+from ..formats.table import find_format, volume_kind
 from ..formats.volume_io import common_class_names, read_label_values
-from . import (
-    FoundCase,
-    find_acdc,
-    find_beside,
-    find_brats,
-    find_dataset_json,
-    find_pairs,
-    find_patient_folders,
-    find_split_folders,
-    pair_folders,
-    read_channel_names,
-    read_label_names,
-)
+from ..formats.volume_path import parse_volume_path
 from .case_names import case_stem
+from .challenges import find_acdc, find_brats
 from .channel_files import BRATS_CHANNELS, brats_case
-from .found_case import some
+from .dataset_json import find_dataset_json, read_channel_names, read_label_names
+from .found_case import FoundCase
+from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
+from .split_folders import find_split_folders
 
 __all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes", "find_unused_files"]
 
@@ -87,13 +79,8 @@ class FoundClasses:
 def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[str] = ()) -> FoundClasses:
     """The classes by the names given, those of ``dataset.json`` or of 3D Slicer's segments, or by label values.
 
-    Without names they are ``background``, ``label_1``, ... If the labels' values are not 0, 1, 2, ..., they are
-    assigned to the classes in ascending order.
-
-    Args:
-        dataset_dir: the folder.
-        cases: its cases.
-        names: of all classes, background first; empty if unknown.
+    Without any names they are called ``background``, ``label_1``, ... Where the labels' values are not 0, 1, 2, ...,
+    they are given to the classes in rising order.
 
     Raises:
         DataError: no case has a label and no name is known; values are negative, not whole, or not as many as the

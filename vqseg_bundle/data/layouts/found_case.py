@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from ..errors import DataError
 
-__all__ = ["FoundCase", "patient_of", "some"]
-
-_MOST_SHOWN = 5
+__all__ = ["FoundCase", "patient_of"]
 
 
 @dataclass(frozen=True)
 class FoundCase:
-    """A volume in a folder.
+    """A volume in a folder."""
 
-    Args:
-        image: path relative to the folder, with forward slashes.
-        label: path of its label, empty without one.
-        patient: its patient.
-        split: its list if the folder determines one, otherwise empty.
-        info: further information from the folder, kept in the datalist.
-        more_channels: if its channels are in separate files, the paths of the second and later ones.
-    """
-
-    image: str
-    label: str
-    patient: str
-    split: str = ""
-    info: Mapping[str, str] = field(default_factory=dict)
-    more_channels: tuple[str, ...] = ()
+    image: str  # path relative to the folder, with forward slashes
+    label: str  # path of its label, empty where there is none
+    patient: str  # whom it shows
+    split: str = ""  # the list it must go to, where the folder says so
+    info: Mapping[str, str] = field(default_factory=dict)  # what else the folder tells of it
+    more_channels: tuple[str, ...] = ()  # paths of the second and later channels, in files of their own
 
     def below(self, part: str) -> FoundCase:
         """The same case with paths relative to the parent of the folder ``part``."""
@@ -57,9 +46,3 @@ def patient_of(name: str, pattern: str | None) -> str:
     if match is None:
         raise DataError(f'--patient-pattern "{pattern}": expected to match every case name, found none in {name}.')
     return next((group for group in match.groups() if group), match[0])
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names, and the number of others."""
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more

@@ -13,8 +13,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import DataError
-from .found_case import FoundCase, some
+from ..errors import DataError, some
+from .found_case import FoundCase
 from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
 
 __all__ = ["find_split_folders"]

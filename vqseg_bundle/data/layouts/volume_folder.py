@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from ..errors import DataError, file_list
-from ..formats import FORMATS, accepts_uneven, is_flat, join_volume_path, list_series, parse_volume_path, volume_kind
+from ..formats.dicom_slices import list_series
+from ..formats.table import FORMATS, is_flat, volume_kind
+from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
 from .case_names import case_stem, image_of_label, is_label_name, naming_paths, unique_case_ids
 from .channel_files import case_of_channel, gather_channels
 

@@ -21,7 +21,10 @@ from pydicom.sr.coding import Code
 from vqseg_bundle import __version__
 
 from ..errors import DataError
-from ..formats import VolumeHeader, error_reason, series_files, volume_kind
+from ..formats.dicom_file import error_reason
+from ..formats.dicom_series import series_files
+from ..formats.file_format import VolumeHeader
+from ..formats.table import volume_kind
 from .dicom_seg_source import has_other_than_ascii, read_sources
 
 __all__ = ["SaveDicomSegd", "check_segment_codes", "write_dicom_seg"]
@@ -123,9 +126,8 @@ def check_segment_codes(
     """Category and type of every foreground label, in SNOMED CT or another coding scheme.
 
     Args:
-        segment_codes: label name to ``[value, scheme, meaning]``, the type, such as
-            ``["10200004", "SCT", "Liver"]``, or to ``{"category": [...], "type": [...]}``. A label without an entry is
-            an "Anatomical Structure" (91723000, SCT), which is also the category if only the type is given.
+        segment_codes: label name to ``[value, scheme, meaning]``, the type, such as ``["10200004", "SCT", "Liver"]``,
+        or to ``{"category": [...], "type": [...]}``. What is not given is "Anatomical Structure" (91723000, SCT).
         labels: class index to name, background (0) included.
 
     Returns:

@@ -15,7 +15,9 @@ from pydicom.config import disable_value_validation
 from pydicom.valuerep import DA, DS, DT, TM
 
 from ..errors import DataError
-from ..formats import DicomSlice, VolumeHeader, order_slices, read_slice, slices_header
+from ..formats.dicom_file import DicomSlice, read_slice
+from ..formats.dicom_series import order_slices, slices_header
+from ..formats.file_format import VolumeHeader
 
 __all__ = ["has_other_than_ascii", "read_sources"]
 

@@ -15,9 +15,10 @@ from monai.utils import ImageMetaKey
 from vqseg_bundle.common import SOURCE
 
 from ..errors import DataError
-from ..formats import channel_paths, volume_kind
 from ..formats.label_values import values_of_classes
 from ..formats.nifti import open_nifti, scale_to_mm
+from ..formats.table import volume_kind
+from ..formats.volume_path import channel_paths
 
 __all__ = ["SOURCE_KEY", "KeepSourced", "NameByCased", "VolumeWriter", "class_map_dtype"]
 #: meta key of the path of a prediction's image, if "filename_or_obj" names something else
@@ -71,9 +72,6 @@ class NameByCased(MapTransform):
         keys: MetaTensors to name.
         allow_missing_keys: skip missing keys.
     """
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Set the file name in the meta data of every key."""

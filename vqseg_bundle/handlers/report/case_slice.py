@@ -19,22 +19,13 @@ _SMALLEST_WINDOW = 96
 
 
 class Upright(NamedTuple):
-    """The layout of a slice's two array axes as rows and columns.
+    """How the two array axes of a slice are laid out as rows and columns."""
 
-    Attributes:
-        transposed: whether the first axis runs to the right.
-        row_step: 1, or -1 if the rows are reversed.
-        column_step: 1, or -1 if left and right are exchanged.
-        sides: letters of the patient's sides at the left and upper edges, such as ("R", "A"); empty if the file has no
-            orientation.
-        sizes: height and width of a pixel, mm.
-    """
-
-    transposed: bool
-    row_step: int
-    column_step: int
-    sides: tuple[str, str]
-    sizes: tuple[float, float]
+    transposed: bool  # whether the first axis runs along the columns' direction
+    row_step: int  # 1, or -1 where the rows are turned upside down
+    column_step: int  # 1, or -1 where left and right are exchanged
+    sides: tuple[str, str]  # the patient's at the left and upper edge, such as ("R", "A"); empty: unknown
+    sizes: tuple[float, float]  # height and width of a pixel, mm
 
     def turn(self, array: np.ndarray) -> np.ndarray:
         """Rows downwards, columns to the right.
@@ -47,14 +38,10 @@ class Upright(NamedTuple):
 
 
 def find_upright(affine: np.ndarray, axis: int | None, oriented: bool = True, picture: bool = False) -> Upright:
-    """The layout of a volume's slices, or of an image.
+    """How to turn slices of a volume along an axis, or an image (axis None), with an affine ``(4, 4)`` to RAS in mm.
 
-    Args:
-        affine: the grid's, ``(4, 4)`` to RAS in mm.
-        axis: the volume's axis across which slices are cut; None for an image of two axes.
-        oriented: whether the affine defines directions; the identity does not. Then the first axis of a volume points
-            right and the second down.
-        picture: whether the slice is a picture, whose first axis is its rows; only used without an orientation.
+    Unless ``oriented``, the affine tells no directions: the first axis of a volume points to the right and the second
+    down, but a ``picture``'s first axis are its rows.
     """
     first, second = (0, 1) if axis is None else [other for other in range(3) if other != axis]
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
