@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch.distributed as dist
+from support.processes import CONTEXT
 from torch.utils.data import DataLoader
 
 from vqseg_bundle.data import (

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from ignite.engine import Engine
 from jsonschema import Draft202012Validator
 from monai.data import MetaTensor
 from scipy import ndimage
+from support.processes import run_group
 from support.report_parts import CASES, class_metrics, evaluate
 
 from scripts.comparison.results import RunResult, cases_csv, read_result
@@ -156,7 +156,7 @@ def _evaluate_share(rank: int, folder: str) -> None:
 
 
 def test_all_processes_have_the_score_of_all_cases(tmp_path: Path):
-    mp.spawn(_evaluate_share, args=(str(tmp_path),), nprocs=2)
+    run_group(_evaluate_share, 2, str(tmp_path))
     reported = json.loads((tmp_path / "out" / "summary.json").read_text())["overall"]["dice"]["mean"]
     assert [float((tmp_path / f"score_{rank}").read_text()) for rank in (0, 1)] == [reported] * 2
     assert reported == evaluate_cases(batches=random_batches(3))
