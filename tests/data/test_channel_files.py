@@ -32,8 +32,8 @@ from vqseg_bundle.data import (
 )
 from vqseg_bundle.data.formats.table import volume_kind
 from vqseg_bundle.data.formats.volume_path import channel_paths, join_channels
-from vqseg_bundle.data.layouts.case_names import unique_case_ids
 from vqseg_bundle.data.layouts.channel_files import find_brats_channels, find_numbered_channels
+from vqseg_bundle.data.layouts.found_case import unique_case_ids
 
 SHAPE = (5, 4, 3)
 OLD = ("flair", "t1", "t1ce", "t2")

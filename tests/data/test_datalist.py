@@ -11,7 +11,7 @@ import pytest
 from support.format_parts import write_volume
 
 from vqseg_bundle.data import DataError, find_other_images, load_datalist, open_cohort, open_listed_cases
-from vqseg_bundle.data.layouts.case_names import case_stem, unique_case_ids
+from vqseg_bundle.data.layouts.found_case import case_stem, unique_case_ids
 
 LABELS = {"0": "background", "1": "organ"}
 

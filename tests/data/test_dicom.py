@@ -15,7 +15,7 @@ from support.format_parts import RAS_AFFINE, hounsfield, write_dicom
 
 from vqseg_bundle.data import DataError, list_volumes, load_datalist, read_header, read_voxels, source_files
 from vqseg_bundle.data.formats.dicom_slices import list_series
-from vqseg_bundle.data.layouts.case_names import naming_paths
+from vqseg_bundle.data.layouts.found_case import naming_paths
 
 SHAPE = (7, 6, 5)
 

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from vqseg_bundle.engines import PseudoLabels
 from vqseg_bundle.handlers import ProgressPicture, PseudoLabelConfidence
-from vqseg_bundle.handlers.progress_figure import best_epoch, draw_progress
-from vqseg_bundle.handlers.progress_picture import ProgressTable
+from vqseg_bundle.handlers.progress_picture import ProgressTable, best_epoch, draw_progress
 
 ROWS: list[dict[str, float]] = [
     {"epoch": 1.0, "iteration": 4.0, "loss_total": 3.0, "loss_code_entropy": -1.5, "codebook_usage": 0.25},

@@ -1,9 +1,8 @@
 """The ground floor, which every layer may import: files, processes, batch keys, finite numbers."""
 
-from vqseg_bundle.common.batch_keys import FEATURES, SOURCE
 from vqseg_bundle.common.files import json_value, print_any_name, project_folder, replacing, write_json, write_text
-from vqseg_bundle.common.finite import NonFiniteError, all_finite, named_tensors, non_finite_names
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
+from vqseg_bundle.common.tensors import FEATURES, SOURCE, NonFiniteError, all_finite, named_tensors, non_finite_names
 
 __all__ = [
     "FEATURES",

@@ -26,14 +26,26 @@ from .features.view_features import (
     SampleFoundationFeaturesd,
     sample_features,
 )
-from .formats.label_values import parse_label_values
 from .formats.load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
-from .formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels, source_files
-from .geometry.label_grid import LabelToImaged
-from .geometry.orientation import OrientVolumed, check_orientation, find_orientation, readable_headers, run_orientation
+from .formats.volume_io import (
+    VolumeHeader,
+    parse_label_values,
+    read_classes,
+    read_header,
+    read_label_values,
+    read_voxels,
+    source_files,
+)
+from .geometry.orientation import (
+    LabelToImaged,
+    OrientVolumed,
+    check_orientation,
+    find_orientation,
+    readable_headers,
+    run_orientation,
+)
 from .geometry.slice_axis import SliceAxisLastd, choose_slice_axis, cohort_slice_axis, name_slice_axis
 from .geometry.training_geometry import has_geometry, training_geometry, unlike_training
-from .layouts.case_names import case_stem
 from .layouts.folder_layouts import (
     FoundCase,
     FoundClasses,
@@ -42,6 +54,7 @@ from .layouts.folder_layouts import (
     find_classes,
     find_unused_files,
 )
+from .layouts.found_case import case_stem
 from .layouts.volume_folder import list_volumes
 from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg
 from .output.volume_writer import SOURCE_KEY, KeepSourced, NameByCased, VolumeWriter, class_map_dtype

@@ -10,13 +10,12 @@ from vqseg_bundle.handlers.checkpoints import (
 )
 from vqseg_bundle.handlers.code_reliance_monitor import CodeRelianceMonitor
 from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshots, CodebookUsage, codebook_perplexity
-from vqseg_bundle.handlers.learning_watch import LearningWatch
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint
 from vqseg_bundle.handlers.training_hooks import RestartTeacher, RunWhenCompleted, TrainingProgress
-from vqseg_bundle.handlers.training_output import PseudoLabelConfidence, labeled_prediction, loss_terms
+from vqseg_bundle.handlers.training_output import LearningWatch, PseudoLabelConfidence, labeled_prediction, loss_terms
 
 __all__ = [
     "BestModelState",

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..cohorts.datalist import Cohort, DataError
-from .case_facts import CaseFacts, gather_cases, with_class_indices
 from .collect import FactsCache, cache_path, collect_facts
-from .facts import Facts
+from .facts import CaseFacts, Facts, gather_cases, with_class_indices
 from .file_rules import class_findings, empty_validation, header_findings, voxel_findings
 from .findings import FINDING_KINDS, Finding
 from .list_rules import duplicate_findings, list_findings

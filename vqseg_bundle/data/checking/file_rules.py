@@ -8,9 +8,8 @@ import numpy as np
 
 from ..errors import file_list
 from ..formats.volume_io import VolumeHeader
-from ..geometry.label_grid import axis_change
-from .case_facts import CaseFacts
-from .facts import ImageFacts, LabelFacts
+from ..geometry.orientation import axis_change
+from .facts import CaseFacts, ImageFacts, LabelFacts
 from .findings import Finding
 
 __all__ = ["class_findings", "empty_validation", "header_findings", "voxel_findings"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..cohorts.datalist import Cohort
 from ..errors import file_list
 from ..formats.volume_path import channel_paths
-from .case_facts import CaseFacts
+from .facts import CaseFacts
 from .findings import Finding
 
 __all__ = ["LEARNED_SPLITS", "duplicate_findings", "list_findings"]

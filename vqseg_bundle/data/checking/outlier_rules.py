@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import file_list
-from .case_facts import CaseFacts
-from .facts import HeaderFacts, ImageFacts
+from .facts import CaseFacts, HeaderFacts, ImageFacts
 from .findings import Finding
 
 __all__ = ["geometry_outliers", "voxel_outliers"]

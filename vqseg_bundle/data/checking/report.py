@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .case_facts import CaseFacts
+from .facts import CaseFacts
 from .findings import FINDING_KINDS, Finding
 
 __all__ = ["CheckReport", "summarize_cohort"]

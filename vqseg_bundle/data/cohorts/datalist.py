@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..formats.label_values import parse_label_values
 from ..formats.table import volume_kind
+from ..formats.volume_io import parse_label_values
 from ..formats.volume_path import channel_paths, join_channels, join_volume_path
-from ..layouts.case_names import unique_case_ids
+from ..layouts.found_case import unique_case_ids
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
 

@@ -20,6 +20,9 @@ from ..errors import DataError
 from .file_format import FileFormat, VolumeHeader
 
 __all__ = ["ITK"]
+_FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
+_MOST_LINES = 10_000
+_SEGMENTATION = ".seg.nrrd"
 
 
 def _read_header(path: str) -> VolumeHeader:
@@ -68,13 +71,6 @@ def _affine(image_io: Any, dims: int) -> np.ndarray:
         affine[:axes, axis] = np.asarray(image_io.GetDirection(axis))[:axes] * image_io.GetSpacing(axis)
         affine[axis, 3] = image_io.GetOrigin(axis)
     return np.asarray(orientation_ras_lps(affine))
-
-
-_FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
-
-
-_MOST_LINES = 10_000
-_SEGMENTATION = ".seg.nrrd"
 
 
 def _segment_names(path: str) -> dict[int, str]:

@@ -21,6 +21,10 @@ from ..errors import DataError
 from .file_format import FileFormat, VolumeHeader
 
 __all__ = ["ARRAY", "PICTURE"]
+_GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
+_COLOR = ("RGB", "RGBA")
+_LOSSY = (".jpg", ".jpeg")
+_FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
 
 
 def _read_array_header(path: str) -> VolumeHeader:
@@ -47,18 +51,6 @@ def _volume_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) == 3 and shape[2] == 3:
         return (*shape[:2], 1, 3)
     return shape
-
-
-_GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
-
-
-_COLOR = ("RGB", "RGBA")
-
-
-_LOSSY = (".jpg", ".jpeg")
-
-
-_FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
 
 
 def _read_picture_header(path: str) -> VolumeHeader:

@@ -1,7 +1,11 @@
-"""Read the geometry and voxels of volumes in any format, by the format's record.
+"""Read a volume's geometry and voxels, or a label's classes, whatever its format, by the format's record.
 
-All formats give axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is a
-volume of one slice. Paths of volumes: :mod:`vqseg_bundle.data.formats.volume_path`.
+All formats end alike: axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is
+a volume of one slice. How a path names a volume: :mod:`vqseg_bundle.data.formats.volume_path`.
+
+Label files may have other values for the classes than 0, 1, 2, ..., such as BraTS's 0, 1, 2 and 4. The network, metrics
+and DICOM SEG know only class indices: labels are translated where they are read, predictions where they are written.
+Without a mapping, ``{}``, files contain class indices.
 """
 
 from __future__ import annotations
@@ -19,25 +23,68 @@ from PIL.Image import DecompressionBombError
 
 from ..errors import DataError
 from .file_format import FileFormat, VolumeHeader
-from .label_values import classes_of_values
 from .table import FORMATS, find_format
 from .volume_path import channel_paths, parse_volume_path
 
 __all__ = [
     "VolumeHeader",
+    "classes_of_values",
     "common_class_names",
+    "parse_label_values",
     "read_classes",
     "read_header",
     "read_label_values",
     "read_voxels",
     "source_files",
+    "values_of_classes",
 ]
 
+_MOST_SHOWN = 10
 _LEAST_SPACING_MM = 1e-4
 _LEAST_VOLUME = 1e-6  # of a voxel, as a share of a box with the same sides at right angles
 _WHOLE_WITHIN = 1e-4
 _WHITE = 255
 _SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
+
+
+def parse_label_values(given: object, count: int, where: str) -> dict[int, int]:
+    """A datalist's ``label_values``, a list or mapping, as class index to value; empty where values are indices.
+
+    DataError: not a whole number for each of ``count`` classes, or one for two of them; ``where`` names the key.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        by_index = {str(index): value for index, value in given.items()}
+    else:
+        by_index = {str(index): value for index, value in enumerate(given)} if isinstance(given, Sequence) else {}
+    found = {index: by_index[str(index)] for index in range(count) if type(by_index.get(str(index))) is int}
+    if not len(by_index) == len(found) == len(set(found.values())) == count:
+        raise DataError(
+            f"{where}: expected the files' value for each of {count} classes in order, such as "
+            f'{[0, 1, 2, 4, 5, 6, 7][: max(count, 2)]}, or {{"0": value, "1": value, ...}}, all whole and different, '
+            f"found {given!r}."
+        )
+    return {} if all(index == value for index, value in found.items()) else found
+
+
+def classes_of_values(voxels: np.ndarray, label_values: Mapping[int, int], path: str) -> np.ndarray:
+    """Class indices of a label's voxels by ``label_values``, index to value; DataError for any other value."""
+    values, indices = (np.array(part) for part in zip(*sorted((v, i) for i, v in label_values.items()), strict=True))
+    places = np.minimum(np.searchsorted(values, voxels), len(values) - 1)
+    if (values[places] != voxels).any():
+        found = np.unique(voxels)
+        shown = ", ".join(f"{value:g}" for value in found[:_MOST_SHOWN].tolist())
+        allowed = ", ".join(map(str, label_values.values()))
+        raise DataError(f'{path}: values outside "label_values" ({allowed}): found {shown}; correct the file.')
+    return indices.astype(np.min_scalar_type(int(indices.max())))[places]
+
+
+def values_of_classes(classes: np.ndarray, label_values: Mapping[int, int]) -> np.ndarray:
+    """The inverse of :func:`classes_of_values`, as int64."""
+    values = np.zeros(max(label_values) + 1, dtype=np.int64)
+    values[list(label_values)] = list(label_values.values())
+    return values[classes.astype(np.int64)]
 
 
 def read_header(path: str) -> VolumeHeader:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .case_names import case_stem
 from .channel_files import find_brats_channels
-from .found_case import FoundCase, patient_of
+from .found_case import FoundCase, case_stem, patient_of
 from .pairs import group_channels
 
 __all__ = ["find_acdc", "find_brats"]

@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..formats.table import volume_kind
 from ..formats.volume_io import read_header
 from ..formats.volume_path import join_channels
-from .case_names import case_stem
+from .found_case import case_stem
 
 __all__ = [
     "BRATS_CHANNELS",

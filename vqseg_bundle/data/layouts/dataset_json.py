@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, some
-from .case_names import case_stem
-from .found_case import FoundCase, patient_of
+from .found_case import FoundCase, case_stem, patient_of
 from .pairs import find_pairs
 
 __all__ = ["find_dataset_json", "read_channel_names", "read_label_names"]

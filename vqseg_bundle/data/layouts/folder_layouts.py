@@ -15,11 +15,10 @@ from ..errors import DataError, some
 from ..formats.table import find_format, volume_kind
 from ..formats.volume_io import common_class_names, read_label_values
 from ..formats.volume_path import parse_volume_path
-from .case_names import case_stem
 from .challenges import find_acdc, find_brats
 from .channel_files import BRATS_CHANNELS, brats_case
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
-from .found_case import FoundCase
+from .found_case import FoundCase, case_stem
 from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
 from .split_folders import find_split_folders
 

@@ -1,14 +1,169 @@
-"""A case in a folder, and the patient in its name."""
+"""A case in a folder, and names of cases: from the paths of their images, of DICOM series as people look for them.
+
+Archives call folders ``PA000001/ST000001/SE000002``, or by UIDs, which tells nobody anything: there the patient's name
+is taken.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from itertools import compress, takewhile
+from pathlib import Path, PurePath
 
 from ..errors import DataError
+from ..formats.dicom_file import SeriesLabels
+from ..formats.dicom_slices import series_labels
+from ..formats.table import volume_kind
+from ..formats.volume_path import channel_paths, parse_volume_path
 
-__all__ = ["FoundCase", "patient_of"]
+__all__ = ["FoundCase", "case_stem", "image_of_label", "is_label_name", "naming_paths", "patient_of", "unique_case_ids"]
+
+# A suffix starts with a letter, so that the dots of a DICOM identifier such as 1.2.840.10008 stay in the name.
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.[gG][zZ])?$")
+_SEPARATORS = re.compile(r"([_\-. ]+)")
+_LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are not UTF-8
+_TELLS_NOTHING = re.compile(
+    r"([a-z]{2,3}[._-])?\d+(\.\d+){3,}"  # a UID
+    r"|(dicom|dcm|images?|img|series|study|studies)[-_ ]?\d*"
+    r"|(pa|pat|st|std|stu|se|ser|srs|s|ex|im|img)[-_ ]?\d{4,}"
+    r"|0{3}[0-9a-f]+"  # a count
+    r"|(?=.*\d)(?=.*[a-f])[0-9a-f]{8}(-?[0-9a-f]{4,})*",  # a digest, or a UUID
+    re.IGNORECASE,
+)
+_NOT_IN_NAMES = re.compile(r"[^\w-]+")
+_LONGEST_PART = 40
+
+
+def case_stem(path: str) -> str:
+    """Return the file name without ``.nii.gz``, ``.nii`` or another suffix."""
+    # FOLDER#UID names one DICOM series of a folder
+    name = PurePath(path).name.replace("#", "_").replace("&", "_")
+    # accents in one normal form, since macOS uses another; invalid bytes are replaced
+    name = _SURROGATE.sub("_", unicodedata.normalize("NFC", name))
+    return _SUFFIX.sub("", name) or name
+
+
+def image_of_label(name: str) -> str:
+    """The name of a label's image, without ``_seg``, ``_mask``, ``_gt`` ...; a hyphen or point may stand for ``_``."""
+    return _LABEL_ENDING.sub("", name)
+
+
+def is_label_name(name: str) -> bool:
+    """Whether a file's whole stem names a label, as ``segmentation`` does beside ``imaging``."""
+    return _LABEL_NAME.match(name) is not None
+
+
+def unique_case_ids(paths: Sequence[str]) -> list[str]:
+    """Name each image by its stem; where two share it, with as many parent folders before it as tell them apart.
+
+    Channels in files of their own are named by what they have in common, ``x`` for ``x_0000`` and ``x_0001``, or by
+    their folder. A path that occurs twice (a mistake that the checks report) gets a number.
+    """
+    distinct = list(dict.fromkeys(paths))
+    names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
+    return _number_repeats([names[path] for path in paths])
+
+
+def _names_with_parents(paths: list[str]) -> list[str]:
+    parts = [_parts(path) for path in paths]
+    depths = [1] * len(paths)
+    while True:
+        names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
+        counts = Counter(names)
+        deeper = [
+            counts[name] > 1 and depth < len(part) for name, depth, part in zip(names, depths, parts, strict=True)
+        ]
+        if not any(deeper):
+            return names
+        depths = [depth + more for depth, more in zip(depths, deeper, strict=True)]
+
+
+def _parts(path: str) -> list[str]:
+    """The folders that lead to a volume, and its name."""
+    channels = [PurePath(channel) for channel in channel_paths(path)]
+    folder = channels[0].parent
+    folders = [part for part in folder.parts if part != folder.anchor]
+    if len(channels) == 1:
+        return [*folders, case_stem(path)]
+    # part by part, so that t1 and t1ce have no common beginning
+    parts = zip(*(_SEPARATORS.split(case_stem(channel.name)) for channel in channels), strict=False)
+    name = "".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts)).strip("_-. ")
+    if name or not folders or any(channel.parent != folder for channel in channels):
+        return [*folders, name or case_stem(channels[0].name)]
+    return folders
+
+
+def _number_repeats(names: list[str]) -> list[str]:
+    taken, unique = set(names), list[str]()
+    seen: set[str] = set()
+    for name in names:
+        candidate, number = name, 2
+        while candidate in seen or (candidate != name and candidate in taken):
+            candidate, number = f"{name}_{number}", number + 1
+        seen.add(candidate)
+        unique.append(candidate)
+    return unique
+
+
+def naming_paths(paths: Sequence[str]) -> list[str]:
+    """For each volume, a path whose last part is what its case should be called.
+
+    A volume that is no DICOM folder, or the only series of a folder with a telling name, keeps its own. Other series
+    are called by such a folder or by PatientID, followed by what differs among the series of that folder or patient:
+    PatientID, StudyDate, StudyDescription, SeriesNumber, SeriesDescription. :func:`unique_case_ids` does the rest.
+    """
+    groups: dict[tuple[Path | None, str], dict[str, SeriesLabels]] = defaultdict(dict)
+    for path, labels in _unnamed(paths).items():
+        folder, patient = parse_volume_path(path).file, _part(labels.patient)
+        tells = _tells(folder)
+        start = folder.name if tells or not patient else patient
+        groups[folder if tells else None, start][path] = labels
+    names: dict[str, str] = {}
+    for (_, start), members in groups.items():
+        for path, parts in _differences(members).items():
+            names[path] = str(parse_volume_path(path).file.with_name("_".join([start, *parts])))
+    return [names.get(path, path) for path in paths]
+
+
+def _unnamed(paths: Sequence[str]) -> dict[str, SeriesLabels]:
+    """Series that their folder's name does not identify, and their labels."""
+    folders = defaultdict(list)
+    for path in paths:
+        folder = parse_volume_path(path).file
+        if volume_kind(path) == "dicom" and folder.is_dir():
+            folders[folder].append(path)
+    found = {}
+    for folder, members in folders.items():
+        if len(members) > 1 or not _tells(folder):
+            known = series_labels(folder)
+            for path in members:
+                uid = parse_volume_path(path).series_uid or next(iter(known), "")
+                found[path] = known.get(uid, SeriesLabels())
+    return found
+
+
+def _differences(members: Mapping[str, SeriesLabels]) -> dict[str, list[str]]:
+    """The labels of each path that are not the same for all paths."""
+    columns = zip(*map(astuple, members.values()), strict=True)
+    differ = [len(set(column)) > 1 for column in columns]
+    return {
+        path: [_part(text) for text in compress(astuple(labels), differ) if _part(text)]
+        for path, labels in members.items()
+    }
+
+
+def _tells(folder: Path) -> bool:
+    return not _TELLS_NOTHING.fullmatch(folder.name)
+
+
+def _part(text: str) -> str:
+    return _NOT_IN_NAMES.sub("_", text).strip("_")[:_LONGEST_PART]
 
 
 @dataclass(frozen=True)

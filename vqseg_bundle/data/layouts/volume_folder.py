@@ -15,8 +15,8 @@ from ..errors import DataError, file_list
 from ..formats.dicom_slices import list_series
 from ..formats.table import FORMATS, is_flat, volume_kind
 from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
-from .case_names import case_stem, image_of_label, is_label_name, naming_paths, unique_case_ids
 from .channel_files import case_of_channel, gather_channels
+from .found_case import case_stem, image_of_label, is_label_name, naming_paths, unique_case_ids
 
 __all__ = ["list_series_paths", "list_volumes", "walk_volumes"]
 
@@ -132,7 +132,7 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
     ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct.nii.gz``, and ``segmentation.nii.gz`` beside any; a file named as a
     prediction of another anywhere in the folder; pictures and NPY arrays if there are volumes, as previews; unreadable
     files; links to files already included. Each DICOM series is one volume; for its files see
-    :func:`~vqseg_bundle.data.source_files`, for its name :mod:`vqseg_bundle.data.layouts.case_names`.
+    :func:`~vqseg_bundle.data.source_files`, for its name :mod:`vqseg_bundle.data.layouts.found_case`.
 
     Args:
         dataset_dir: a folder, or one volume's path.

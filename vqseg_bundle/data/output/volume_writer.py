@@ -15,9 +15,9 @@ from monai.utils import ImageMetaKey
 from vqseg_bundle.common import SOURCE
 
 from ..errors import DataError
-from ..formats.label_values import values_of_classes
 from ..formats.nifti import open_nifti, scale_to_mm
 from ..formats.table import volume_kind
+from ..formats.volume_io import values_of_classes
 from ..formats.volume_path import channel_paths
 
 __all__ = ["SOURCE_KEY", "KeepSourced", "NameByCased", "VolumeWriter", "class_map_dtype"]

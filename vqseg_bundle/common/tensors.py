@@ -1,4 +1,4 @@
-"""Finds non-finite numbers (NaN, infinity) at little cost, and names the tensors that have them."""
+"""Keys of batches that several layers read, and numbers that are not finite: found cheaply, and named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["NonFiniteError", "all_finite", "named_tensors", "non_finite_names"]
+__all__ = ["FEATURES", "SOURCE", "NonFiniteError", "all_finite", "named_tensors", "non_finite_names"]
+
+#: foundation-model features of the weak views, ``(B, C_f, *G)``
+FEATURES = "foundation_features"
+#: names of the images' files
+SOURCE = "source"
 
 
 class NonFiniteError(ArithmeticError):
