@@ -1,6 +1,6 @@
-"""Research tools; none of them is imported by the package.
+"""Research tools, which the package does not import.
 
-Commands that had other names until version 0.7 say the new ones: gone with version 0.9.
+Commands renamed after version 0.7 name their successors until version 0.9.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.util import spec_from_loader
 
 __all__ = ["FORMER_NAMES"]
 
-#: module in this folder as it was called, and the command that it is now
+#: former module in this folder, and its present command
 FORMER_NAMES = {
     "scripts.check_data": "vqseg check",
     "scripts.check_export": "vqseg check-export",
@@ -29,7 +29,7 @@ FORMER_NAMES = {
 
 
 class _FormerNames(MetaPathFinder, InspectLoader):
-    """Finds a module without a file for each former name, which ends with the new one."""
+    """Finds a module without a file for each former name, which exits and names the new command."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         return spec_from_loader(fullname, self) if fullname in FORMER_NAMES else None

@@ -1,4 +1,4 @@
-"""What the research tools share: a parser, errors as messages, and files and documents that are written."""
+"""Shared parts of the research tools: a parser, errors as messages, writing of files and documents."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def tool_parser(name: str, description: str, epilog: str) -> argparse.ArgumentPa
     """The parser of a tool.
 
     Args:
-        name: of the tool, behind ``python -m scripts.``.
+        name: name of the tool, after ``python -m scripts.``.
         description: what it does.
-        epilog: what it shows or writes, and examples; printed as it is.
+        epilog: what it shows or writes, and examples; printed verbatim.
     """
     return argparse.ArgumentParser(
         prog=f"python -m scripts.{name}",
@@ -36,12 +36,12 @@ def errors_told(parser: argparse.ArgumentParser) -> Iterator[None]:
 
 
 def check_new(option: str, path: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a file that exists.
+    """Refuse, before any work, to overwrite a file.
 
     Args:
-        option: that names it, such as "--output".
+        option: its option, such as "--output".
         path: the file.
-        overwrite: whether it may exist.
+        overwrite: whether overwriting is allowed.
 
     Raises:
         ValueError: it exists and must not.
@@ -51,20 +51,20 @@ def check_new(option: str, path: Path, overwrite: bool) -> None:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The comments that begin and end the part of a document that a tool writes."""
+    """The comments around the part of a document that a tool writes."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def write_between_markers(document: Path, name: str, text: str) -> None:
-    """Replace what a document holds between the markers of a name.
+    """Replace the part of a document between the markers of a name.
 
     Args:
         document: Markdown file.
-        name: of the part, such as "benchmark".
+        name: name of the part, such as "benchmark".
         text: new content.
 
     Raises:
-        ValueError: the document lacks the markers, has several, or has them the wrong way round.
+        ValueError: the document lacks the markers, or has several or in the wrong order.
     """
     begin, end = markers(name)
     old = document.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the feature adapter learned: ``python -m scripts.alignment --help``."""
+"""Measure what the feature adapter learned: ``python -m scripts.alignment --help``."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _EPILOG = """what is measured:
   in slice   share of patches whose adapted feature is nearest, by cosine, to its own foundation feature among all
              patches of its slice
   in batch   the same among all patches of a batch of slices, most of them neighbours in one volume
-Beside the trained adapter stand an untrained one on the same features, the trained one with the foundation features of
-a slice (of a batch) shuffled, the mean foundation feature of a patch's place in all other volumes, which is what its
-place alone tells, and chance. Views are the centers of all slices, cut as in training; no label is read.
+The trained adapter is compared with an untrained one on the same features, with shuffled foundation features of a slice
+(of a batch), with the mean foundation feature at a patch's position in all other volumes, which shows what the position
+tells, and with chance. Views are the centres of all slices, cropped as in training; labels are not read.
 
 examples:
   python -m scripts.alignment --run OUT
@@ -42,7 +42,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a run and write what was found."""
+    """Measure a run and write the results."""
     parser = _parser()
     options = parser.parse_args(arguments)
     with errors_told(parser):
@@ -85,7 +85,7 @@ def _cases(run: TrainedRun, options: argparse.Namespace) -> list[dict[str, str]]
 def _volumes(
     run: TrainedRun, cases: Sequence[dict[str, str]], pictures: list[PictureRow] | None
 ) -> Iterator[SlicePatches]:
-    """Features of each case; of some of them the middle slice is kept for the picture."""
+    """Features of each case; the middle slices of some are kept for the picture."""
     count = min(_PICTURED, len(cases))
     shown = {(2 * index + 1) * len(cases) // (2 * count) for index in range(count)}
     for index, case in enumerate(tqdm(cases, "retrieval", unit="case")):
@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--run", required=True, metavar="OUT", help="the training's output_dir")
     add("--dataset-dir", "--dataset_dir", metavar="DIR", help="folder of the volumes (default: the training's)")
     add("--datalist", metavar="FILE", help="datalist (default: the training's)")
-    add("--split", choices=_SPLITS, default="test", help="which cases to measure on (default: test)")
+    add("--split", choices=_SPLITS, default="test", help="cases to measure on (default: test)")
     add("--cases", type=int, metavar="N", help="the first N cases of the split (default: all)")
     add("--foundation-weights", "--foundation_weights", metavar="FILE", help="checkpoint (default: the training's)")
     add(
@@ -173,12 +173,12 @@ def _parser() -> argparse.ArgumentParser:
         default="student",
         help="whose features; the adapter is the student's (default: student)",
     )
-    add("--batch-size", type=int, default=8, metavar="N", help="slices that are compared with each other (default: 8)")
-    add("--seed", type=int, default=0, help="of the shuffling and of the untrained adapter (default: 0)")
+    add("--batch-size", type=int, default=8, metavar="N", help="slices compared with each other (default: 8)")
+    add("--seed", type=int, default=0, help="seed of the shuffling and the untrained adapter (default: 0)")
     add(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
-        help='"cpu" or "cuda" (default: CUDA where there is one)',
+        help='"cpu" or "cuda" (default: CUDA if available)',
     )
     add("--output", metavar="FILE", help="JSON to write (default: OUT/alignment.json)")
     add("--figure", metavar="FILE", help=f"picture of {_PICTURED} slices and their features, in colours of one PCA")

@@ -21,11 +21,11 @@ class LossPart:
     """A loss over some steps.
 
     Attributes:
-        first_step: the first recorded step of them, counted from 1.
-        last_step: the last one.
-        recorded: recorded steps.
+        first_step: the first recorded step, counted from 1.
+        last_step: the last recorded step.
+        recorded: number of recorded steps.
         mean: mean over these.
-        standard_error: of the mean, their standard deviation over the root of their number.
+        standard_error: of the mean: standard deviation over the square root of their number.
     """
 
     first_step: int
@@ -42,7 +42,7 @@ class LossCourse:
     Attributes:
         first: over the first tenth.
         last: over the last tenth.
-        margin: by how much the mean of the last tenth is below that of the first.
+        margin: mean of the first tenth minus that of the last.
         margin_standard_error: root of the sum of the two squared standard errors.
     """
 
@@ -57,10 +57,10 @@ def loss_course(values: Mapping[int, float], iterations: int) -> LossCourse:
 
     Args:
         values: recorded losses by step, counted from 1.
-        iterations: steps of the training; what is recorded of later ones, as of an interrupted run, does not count.
+        iterations: steps of the training; later records, as of an interrupted run, are ignored.
 
     Raises:
-        ValueError: less than two recorded steps in a tenth.
+        ValueError: a tenth has fewer than two recorded steps.
     """
     first = _part({step: value for step, value in values.items() if step <= _SHARE * iterations}, "first", iterations)
     begin = iterations - _SHARE * iterations
@@ -70,15 +70,15 @@ def loss_course(values: Mapping[int, float], iterations: int) -> LossCourse:
 
 
 def read_scalar(folder: Path, tag: str) -> dict[int, float]:
-    """A scalar by step, over all event files of a folder; of a step that was trained again the later file counts.
+    """A scalar by step, from all event files of a folder; for repeated steps the later file counts.
 
     Args:
         folder: ``tensorboard/`` of a training's output folder.
         tag: such as "loss_alignment".
 
     Raises:
-        FileNotFoundError: the folder holds no event file.
-        ValueError: no file holds the scalar.
+        FileNotFoundError: the folder has no event file.
+        ValueError: no file has the scalar.
     """
     files = sorted(folder.glob("events.out.tfevents.*"))
     if not files:

@@ -1,4 +1,4 @@
-"""Retrieval and alignment loss over all slices of some volumes, beside controls."""
+"""Retrieval and alignment loss over all slices of some volumes, with controls."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vqseg_bundle.losses import PatchInfoNCELoss
 
 __all__ = ["CHANCE", "POSITION", "SHUFFLED", "Measured", "Row", "measure_slices", "retrieved", "shuffled"]
 
-#: names of the rows without an adapter of their own
+#: names of the rows without their own adapter
 SHUFFLED, POSITION, CHANCE = "trained adapter, patches shuffled", "place alone, from other volumes", "chance"
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one contender.
+    """Results of one contender.
 
     Attributes:
         name: the contender.
-        in_slice: share of patches whose own foundation feature is the nearest of its slice's.
+        in_slice: share of patches whose own foundation feature is the nearest in the slice.
         in_batch: the same among all patches of a batch of slices.
         loss: alignment loss, nats.
     """
@@ -39,13 +39,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """Rows and what they are over.
+    """Rows, and the data behind them.
 
     Attributes:
-        rows: one a contender.
+        rows: one per contender.
         slices: number of slices.
-        grid: patches of a slice along its axes.
-        batch_size: slices that are compared with each other.
+        grid: patches along a slice's axes.
+        batch_size: slices compared with each other.
     """
 
     rows: tuple[Row, ...]
@@ -57,20 +57,20 @@ class Measured:
 def measure_slices(
     volumes: Iterable[SlicePatches], trained: str, alignment_loss: PatchInfoNCELoss, batch_size: int, seed: int
 ) -> Measured:
-    """Measure each adapter, the trained one against shuffled patches, what a patch's place alone tells, and chance.
+    """Measure each adapter, the trained one with shuffled patches, what a patch's position tells, and chance.
 
-    Slices are compared in batches in the order in which they come, so that most of a batch are neighbours in one
-    volume, the hardest to tell apart; the last batch may be smaller.
+    Slices are compared in consecutive batches, so that most of a batch are neighbours in one volume, the hardest to
+    tell apart; the last batch may be smaller.
 
     Args:
-        volumes: their features; at least one volume. With one alone there is no row for the place.
-        trained: name of the adapter that the shuffled control uses.
+        volumes: their features; at least one volume. With only one, there is no row for the position.
+        trained: name of the adapter of the shuffled control.
         alignment_loss: the training's.
-        batch_size: slices of a batch, at least 2.
-        seed: of the shuffling.
+        batch_size: slices per batch, at least 2.
+        seed: seed of the shuffling.
 
     Raises:
-        ValueError: ``batch_size`` below 2, or no volume.
+        ValueError: ``batch_size`` is below 2, or there is no volume.
     """
     if batch_size < 2:
         raise ValueError(f"batch_size must be at least 2 slices, got {batch_size}.")
@@ -88,7 +88,7 @@ def measure_slices(
     if not seen:
         raise ValueError("volumes must hold at least one volume, got none.")
     slices, patches = sum(len(volume.foundation) for volume in seen), seen[0].foundation.shape[1]
-    # features that know nothing hit once a slice and once a batch
+    # uninformative features hit once per slice and once per batch
     sums[CHANCE] += torch.tensor([slices, math.ceil(slices / batch_size), slices * math.log(patches)])
     rows = []
     for name, (in_slice, in_batch, loss) in ((name, values.tolist()) for name, values in sums.items()):
@@ -100,14 +100,14 @@ def retrieved(queries: Tensor, keys: Tensor) -> Tensor:
     r"""Whether a patch's own key is the nearest of all, by cosine similarity.
 
     :math:`r_i = [s_{ii} = \max_j s_{ij}] \,/\, |\{j : s_{ij} = s_{ii}\}|` with
-    :math:`s_{ij} = \cos(q_i, k_j)`: keys that are equally near share the hit, as a fair draw among them would.
+    :math:`s_{ij} = \cos(q_i, k_j)`: equally near keys share the hit, like in a fair draw among them.
 
     Args:
-        queries: adapted features, ``(..., n, C)``; the n of one leading index are compared with each other.
-        keys: foundation features, of the same shape; the own key of a query has the same place.
+        queries: adapted features, ``(..., n, C)``; n vectors with the same leading index are compared with each other.
+        keys: foundation features, of the same shape; a query's own key is at the same position.
 
     Returns:
-        Float32 ``(..., n)`` in [0, 1]. Its mean over queries that know nothing of their keys is 1 / n.
+        Float32 ``(..., n)`` in [0, 1]. For uninformative queries the mean is 1 / n.
 
     Raises:
         ValueError: the shapes differ.
@@ -121,11 +121,11 @@ def retrieved(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def shuffled(keys: Tensor, generator: torch.Generator) -> Tensor:
-    """The keys in random order, each leading index by a permutation of its own: the control of :func:`retrieved`.
+    """The keys in random order, permuted separately per leading index: the control of :func:`retrieved`.
 
     Args:
         keys: ``(..., n, C)``.
-        generator: randomness, on the CPU.
+        generator: source of randomness, on the CPU.
     """
     order = torch.rand(keys.shape[:-1], generator=generator).argsort(dim=-1).to(keys.device)
     return keys.gather(-2, order.unsqueeze(-1).expand_as(keys))
@@ -141,7 +141,7 @@ def _sums(
 
 
 def _remembered(volumes: Iterable[SlicePatches], seen: list[SlicePatches]) -> Iterator[SlicePatches]:
-    """The volumes; the directions of their foundation features are put into ``seen``, in half precision."""
+    """The volumes; the directions of their foundation features are added to ``seen``, in half precision."""
     for volume in volumes:
         directions = F.normalize(volume.foundation.float(), dim=-1).half()
         seen.append(volume._replace(images=volume.images[:, :0, :0], adapted={}, foundation=directions))
@@ -149,7 +149,7 @@ def _remembered(volumes: Iterable[SlicePatches], seen: list[SlicePatches]) -> It
 
 
 def _mean_of_others(seen: Sequence[SlicePatches]) -> Iterator[SlicePatches]:
-    """Each volume with, in place of adapted features, the mean foundation feature of its place in all others."""
+    """Each volume with the mean foundation feature at each position in all other volumes as adapted features."""
     if len(seen) < 2:
         return
     sums = [volume.foundation.float().sum(dim=0) for volume in seen]
@@ -164,7 +164,7 @@ def _as_maps(patches: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _batches(volumes: Iterable[SlicePatches], batch_size: int) -> Iterator[SlicePatches]:
-    """Slices of all volumes in a row, ``batch_size`` at a time."""
+    """Consecutive slices of all volumes, ``batch_size`` at a time."""
     left: SlicePatches | None = None
     for volume in volumes:
         left = volume if left is None else _joined(left, volume)

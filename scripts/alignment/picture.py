@@ -1,4 +1,4 @@
-"""A picture of slices beside their foundation features and the adapted ones, in the colours of one PCA."""
+"""A picture of slices with their foundation features and adapted features, in the colours of one PCA."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class PictureRow(NamedTuple):
 
 
 def centered(patches: Tensor) -> Tensor:
-    """Unit-length features of a slice ``(N, C)`` less their mean.
+    """Unit-length features of a slice ``(N, C)`` minus their mean.
 
     The alignment loss compares patches of one slice: a vector added to all its foundation features adds the same number
-    to all logits of a patch and changes nothing. Slices differ by just such vectors.
+    to all logits of a patch and changes nothing. Slices differ by such vectors.
     """
     unit = F.normalize(patches.float(), dim=-1)
     return unit - unit.mean(dim=0)
@@ -47,7 +47,7 @@ def save_picture(rows: Sequence[PictureRow], path: Path) -> None:
 
     Args:
         rows: at least one, all with the same titles of maps.
-        path: file to write, its ending the format.
+        path: file to write, in the format of its ending.
     """
     titles = list(rows[0].maps)
     joined = [torch.cat([centered(row.maps[title]) for row in rows]) for title in titles]

@@ -19,7 +19,7 @@ from vqseg_bundle.losses import PatchInfoNCELoss
 
 __all__ = ["NETWORKS", "TRAINED", "UNTRAINED", "TrainedRun", "open_run"]
 
-#: whose post-VQ features are measured
+#: networks whose post-VQ features are measured
 NETWORKS = ("student", "teacher")
 #: names of the two adapters
 TRAINED, UNTRAINED = "trained adapter", "untrained adapter"
@@ -27,16 +27,16 @@ TRAINED, UNTRAINED = "trained adapter", "untrained adapter"
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What is measured of a training.
+    """A training to be measured.
 
     Attributes:
         folder: its output folder.
-        iterations: steps that it has trained.
-        planned_iterations: steps that it was to train.
+        iterations: completed steps.
+        planned_iterations: planned steps.
         foundation_model: name of the foundation model.
-        preprocess: takes ``{"image": path}``, gives "image" ``(C, H, W, D)``.
+        preprocess: from ``{"image": path}`` to "image" ``(C, H, W, D)``.
         features: adapted and foundation features of a volume.
-        alignment_loss: the loss that they were trained with.
+        alignment_loss: the training's loss.
         cohort: the cases.
     """
 
@@ -51,18 +51,18 @@ class TrainedRun:
 
 
 def open_run(folder: Path, overrides: Mapping[str, str | None], network: str, device: str, seed: int) -> TrainedRun:
-    """Rebuild network, adapter, foundation model and preprocessing as the training had them.
+    """Rebuild a training's network, adapter, foundation model and preprocessing.
 
     Args:
         folder: the training's output folder: ``config.json``, ``model.json`` and ``resume.pt`` are read.
-        overrides: dataset_dir, datalist or foundation_weights; None leaves the training's.
+        overrides: dataset_dir, datalist or foundation_weights; None keeps the training's.
         network: "student" or "teacher"; the adapter is the student's, the teacher has none.
         device: where to compute.
-        seed: of the adapter that is left untrained.
+        seed: seed of the untrained adapter.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file does not hold what it should, or the training had no adapter.
+        ValueError: a file does not have the expected content, or the training had no adapter.
     """
     config = _read_config(folder / "config.json")
     model_name = config.get("foundation_model", "none")
@@ -72,10 +72,10 @@ def open_run(folder: Path, overrides: Mapping[str, str | None], network: str, de
             "configs/pfa.json, then measure."
         )
     record = load_model_record(folder / "model.pt")
-    # everything else stays as it was trained, expressions included
+    # everything else is kept from the training, expressions included
     config |= {"device": device, "amp": False, "labels": {str(key): name for key, name in record["labels"].items()}}
-    config["label_values"] = {}  # images alone are read
-    # those of then, whatever the cases now; runs of 0.6 and before had no orientation
+    config["label_values"] = {}  # only images are read
+    # the training's, regardless of the cases now; runs of 0.6 and earlier had no orientation
     config["slice_axis"] = record["preprocessing"]["slice_axis"]
     config["trained_orientation"] = record["preprocessing"].get("orientation")
     config |= {key: value for key, value in overrides.items() if value is not None}
@@ -136,7 +136,7 @@ def _read_state(path: Path, wanted: Sequence[str] = ("student", "teacher", "engi
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in as many ways as pickle and zip have
+    except Exception as error:  # damaged files fail in many ways
         raise ValueError(f"{path}: cannot be read ({type(error).__name__}); copy it again or train again.") from error
     missing = [key for key in wanted if key not in state] if isinstance(state, dict) else list(wanted)
     if missing:

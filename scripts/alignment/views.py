@@ -1,4 +1,4 @@
-"""Adapted and foundation features of a volume, as the training would have compared them."""
+"""Adapted and foundation features of a volume, as compared in training."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class SlicePatches(NamedTuple):
     """Slices of a volume, patch by patch.
 
     Attributes:
-        images: ``(S, H, W)``, first channel of the slices that the foundation model saw.
-        adapted: ``(S, h * w, C_f)`` by each adapter, by its name.
+        images: ``(S, H, W)``, first channel of the foundation model's input slices.
+        adapted: ``(S, h * w, C_f)`` by name of the adapter.
         foundation: ``(S, h * w, C_f)``.
         grid: ``(h, w)``.
     """
@@ -32,15 +32,15 @@ class SlicePatches(NamedTuple):
 
 
 class ViewFeatures:
-    """Features of a volume's center, cut to the size that the network was trained on; unperturbed, in eval mode.
+    """Features of a volume's centre, cropped to the training's size; unperturbed, in eval mode.
 
     Args:
         network: the trained network.
         adapters: adapters of its post-VQ features, by name.
         foundation: the frozen model.
         depth: token slices of a 3D network's view; None for a 2D network, which gets every slice.
-        patch_size: size of a view, as many axes as the network.
-        batch_size: slices, or volumes, in one call.
+        patch_size: size of a view, with the network's number of axes.
+        batch_size: slices or volumes per call.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ViewFeatures:
         return SlicePatches(slices[centers], by_name, joined, self.foundation.grid)
 
     def _quantized(self, images: Tensor) -> Tensor:
-        """Post-VQ features; of a network without quantiser its bottleneck, as in training."""
+        """Post-VQ features, or the bottleneck of a network without a quantiser, as in training."""
         features = self.network.encode(images).features
         return features if self.network.quantizer is None else self.network.quantizer(features).quantized
 

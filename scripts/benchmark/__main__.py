@@ -39,20 +39,20 @@ CASES: dict[str, Case] = {
 }
 
 _EPILOG = """output:
-  OUTPUT/<case>.json for each case, and OUTPUT/report.md of all cases found there, those of earlier calls included:
-  cases can be measured one by one. "--cases" without a name only writes the report.
+  OUTPUT/<case>.json for each case, and OUTPUT/report.md of all cases found there, including those of earlier calls, so
+  that cases can be measured one by one. "--cases" without a name only writes the report.
 
 examples:
   python -m scripts.benchmark --quick
   python -m scripts.benchmark --cases search qpm --reference-code VQ-Seg
   python -m scripts.benchmark --cases --write docs/performance.md
 
-vector-quantize-pytorch and faiss are measured where they are installed: pip install .[bench]
+vector-quantize-pytorch and faiss are measured if installed: pip install .[bench]
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the cases asked for and write the report."""
+    """Measure the requested cases and write the report."""
     parser = _parser()
     options = parser.parse_args(arguments)
     with errors_told(parser):
@@ -84,7 +84,7 @@ def _measure_cases(options: argparse.Namespace, settings: RunSettings, output: P
 
 
 def _shown_options(options: argparse.Namespace) -> dict[str, Any]:
-    """How the case was measured, without the paths of this machine."""
+    """The options of the measurement, without paths of this machine."""
     names = ("device", "threads", "repeats", "memory_limit", "quick", "clock")
     return {**{name: getattr(options, name) for name in names}, "reference_code": bool(options.reference_code)}
 
@@ -114,12 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=9, help="most counted rounds; slow comparisons get fewer (default: 9)")
     skipped = "contenders that need more are skipped (default: 8)"
     add("--memory-limit", type=float, default=8.0, metavar="GB", help=skipped)
-    add("--reference-code", metavar="DIR", help="checkout of the published VQ-Seg code, to measure it, too")
+    add("--reference-code", metavar="DIR", help="checkout of the published VQ-Seg code, to measure it as well")
     busy = "cpu: processor time of the process, on a machine that is busy with other work (default: wall)"
     add("--clock", choices=list(CLOCKS), default="wall", help=busy)
     add("--output", default="outputs/benchmark", metavar="DIR", help="folder of the results (default: %(default)s)")
     add("--write", metavar="FILE", help="document whose part between the benchmark markers becomes the report")
-    add("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    add("--quick", action="store_true", help="tiny sizes, to check that everything runs")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the feature adapter adds to a training step, data pipeline included."""
+"""The feature adapter's share of a training step, data pipeline included."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 
 __all__ = ["ADAPTER", "MODES", "prepare_adapter_step"]
 
-#: how the adapter gets its targets: there is no adapter, the model runs on every view, or its features are sampled
+#: source of the adapter's targets: no adapter, the model on every view, or sampled features
 MODES = {
     "none": "ours, no adapter",
     "exact": "ours, features of every view",
@@ -44,7 +44,8 @@ _VIEW_TRANSFORMS = (
 
 
 def prepare_adapter_step(overrides: Mapping[str, Any], device: str, mode: str) -> Callable[[], None]:
-    """A trainer on random views of a volume in memory; each call of what is returned is one iteration, views included.
+    """A trainer on random views of a volume in memory; each call of the returned function is one iteration, views
+    included.
 
     Args:
         overrides: value by id; "patch_size" is the size of the volume's slices.
@@ -78,7 +79,7 @@ def _step(parser: ConfigParser, device: str, folder: TemporaryDirectory | None =
 
 
 class _Batches:
-    """Random views of one volume without end; the folder of its features is there as long as this is."""
+    """Endless random views of one volume; the folder of its features exists as long as this iterator."""
 
     def __init__(
         self, volume: Mapping[str, Any], transform: Compose, size: int, folder: TemporaryDirectory | None

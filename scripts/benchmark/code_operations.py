@@ -1,4 +1,4 @@
-"""What is done with codes: QPM against a loop over them, the code-use entropy against the plain formula."""
+"""Operations on codes: QPM against a loop over codes, the code-use entropy against the plain formula."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INITIAL = next(iter(CODEBOOK_KINDS))
 
 @torch.no_grad()
 def loop_over_codes(indices: Tensor, codebook: Tensor, strength: float) -> Tensor:
-    """QPM at temperature 1 as its equation reads: one row of distances and one draw for each distinct code.
+    """QPM at temperature 1, literally by its equation: one row of distances and one draw per distinct code.
 
     Args:
         indices: ``(B, N)``, int64.
@@ -40,7 +40,7 @@ def loop_over_codes(indices: Tensor, codebook: Tensor, strength: float) -> Tenso
 
 
 def plain_entropy(tokens: Tensor, codebook: Tensor, temperature: float) -> Tensor:
-    """Mean entropy of the soft assignments minus the entropy of their mean, written down as it reads.
+    """Mean entropy of the soft assignments minus the entropy of their mean, literally by the formula.
 
     Args:
         tokens: ``(N, D)``.

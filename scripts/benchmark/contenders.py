@@ -1,4 +1,4 @@
-"""What is compared: contenders that do the same work at the same sizes."""
+"""Contenders that do the same work at the same sizes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Case", "Comparison", "Contender", "Plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What the cases are built from.
+    """Options of the cases.
 
     Attributes:
         device: "cpu" or "cuda".
-        quick: tiny sizes, to see that everything runs.
+        quick: tiny sizes, to check that everything runs.
         reference_code: folder of a checkout of the published VQ-Seg code, or None.
     """
 
@@ -26,15 +26,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the work.
+    """One implementation of the work.
 
     Attributes:
-        name: shown in the table, unique in its comparison.
-        prepare: builds the inputs and returns the work, which returns its result; made of module-level functions,
-            since it is pickled for the processes that measure it.
-        extra_bytes: rough memory that one run needs; above the limit the contender is skipped.
-        once: too slow for rounds; runs once only, in the process that reads its memory.
-        unavailable: why it cannot run here; empty where it can.
+        name: name in the table, unique in its comparison.
+        prepare: builds the inputs and returns the work, which returns its result; made of module-level functions, since
+            it is pickled for the measuring processes.
+        extra_bytes: approximate memory of one run; above the limit the contender is skipped.
+        once: too slow for rounds; runs only once, in the process that measures its memory.
+        unavailable: why it cannot run here; empty if it can.
     """
 
     name: str
@@ -50,8 +50,8 @@ class Comparison:
 
     Attributes:
         setting: sizes, by name.
-        contenders: in the order in which they take turns.
-        baseline: name of the contender that the others' times are divided by; empty for none.
+        contenders: in the order of their turns.
+        baseline: name of the contender by whose times the others' are divided; empty for none.
     """
 
     setting: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Case:
 
     Attributes:
         title: heading.
-        note: what a row is.
+        note: explanation of the rows.
         build: the comparisons.
     """
 

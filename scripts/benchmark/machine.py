@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on."""
+"""The machine of a measurement."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def describe_machine(device: str, threads: int) -> dict[str, str]:
 
 
 def describe_moment() -> str:
-    """Time and how busy the machine is with other work."""
+    """The time, and the machine's load by other work."""
     now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     return f"{now}, other load {os.getloadavg()[0]:.1f}"
 

@@ -1,7 +1,7 @@
-"""Time and peak memory of contenders: memory in a process of each one's own, times in turns in another.
+"""Time and peak memory of contenders: memory in a separate process for each, times in turns in another.
 
-What earlier work leaves behind, above all in the C library's allocator, which learns from every large block freed,
-speeds some contenders up several times over; fresh processes give all the same start.
+Traces of earlier work, above all in the C library's allocator, which adapts to every large freed block, can make some
+contenders several times faster; fresh processes give all the same start.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from scripts.benchmark.contenders import Comparison, Contender
 
 __all__ = ["CLOCKS", "MEASURED", "Result", "RunSettings", "measure", "read_memory", "take_turns", "timed"]
 
-#: Status of a contender that was run.
+#: Status of a measured contender.
 MEASURED = "measured"
-#: What a second is: of the clock on the wall, or of processor time that this process and its threads took.
+#: Clocks: wall time, or processor time of this process and its threads.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
-# Worker threads of one library's pool spin on for a moment after its work; the next contender is to start without them.
+# Worker threads of a library's pool spin for a moment after its work; the next contender must start without them.
 _PAUSE_S = 0.005
-# Counted rounds of one comparison together should take no longer than this, by the pace of the warm-up.
+# All counted rounds of a comparison should take no longer than this, at the pace of the warm-up.
 _ROUNDS_BUDGET_S = 45.0
 _FEWEST_ROUNDS = 3
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
-# Imported once by the process that all others are forked from; it computes nothing, so forking it is safe.
+# Imported once by the process from which all others are forked; it computes nothing, so forking is safe.
 _PRELOADED = ["torch", "monai.bundle", "monai.engines", "vqseg_bundle.networks", "vqseg_bundle.engines"]
 
 Returned = TypeVar("Returned")
@@ -48,17 +48,17 @@ Returned = TypeVar("Returned")
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to measure.
+    """Options of the measurement.
 
     Attributes:
         device: "cpu" or "cuda".
         threads: PyTorch's threads, at least 1.
-        repeats: most counted rounds of a comparison, at least 1; slow comparisons get fewer.
-        memory_limit: bytes that one contender may need; one that needs more is skipped.
-        clock: one of :data:`CLOCKS`; "cpu" is for a machine that is busy with other work.
+        repeats: largest number of counted rounds, at least 1; slow comparisons get fewer.
+        memory_limit: largest memory of a contender in bytes; contenders that need more are skipped.
+        clock: one of :data:`CLOCKS`; "cpu" is for a machine busy with other work.
 
     Raises:
-        ValueError: a number or clock other than these, or the processor's clock for another device.
+        ValueError: a number or clock is invalid, or the processor's clock is used for another device.
     """
 
     device: str
@@ -80,13 +80,13 @@ class RunSettings:
 
 
 class Result(NamedTuple):
-    """What measuring one contender gave.
+    """The measurement of one contender.
 
     Attributes:
         contender: its name.
-        status: :data:`MEASURED`, or why it was not.
+        status: :data:`MEASURED`, or why it was not measured.
         seconds: time of each run.
-        extra_bytes: peak memory of one run beyond what was there before it; None where not measured.
+        extra_bytes: peak memory of one run minus the memory before it; None if not measured.
     """
 
     contender: str
@@ -96,7 +96,7 @@ class Result(NamedTuple):
 
 
 def measure(comparison: Comparison, settings: RunSettings) -> list[Result]:
-    """One result for each contender, in their order."""
+    """One result per contender, in order."""
     results = {each.name: _first_run(each, settings) for each in comparison.contenders}
     in_rounds = {
         each.name: each.prepare
@@ -111,13 +111,13 @@ def measure(comparison: Comparison, settings: RunSettings) -> list[Result]:
 def take_turns(
     prepares: Mapping[str, Callable[[], Callable[[], Any]]], settings: RunSettings
 ) -> dict[str, tuple[float, ...]]:
-    """Times of every work, one run each a round: A B A B, so that a machine's drift meets all alike.
+    """Times of all works, one run each per round, A B A B, so that the machine's drift affects all equally.
 
-    A round of warm-up comes first, which does not count but tells how many rounds can be afforded.
+    An uncounted warm-up round comes first and determines the number of rounds.
 
     Args:
-        prepares: what builds each work, by its name.
-        settings: how to measure.
+        prepares: builders of the works, by name.
+        settings: options of the measurement.
     """
     works = {name: prepare() for name, prepare in prepares.items()}
     warm_up = sum(timed(work, settings.device, settings.clock) for work in works.values())
@@ -130,12 +130,12 @@ def take_turns(
 
 
 def timed(work: Callable[[], Any], device: str, clock: str = "wall") -> float:
-    """Seconds that one run takes; on CUDA between two events, synchronised.
+    """Seconds of one run; on CUDA between two synchronised events.
 
     Args:
-        work: the run; its result is kept until the clock has stopped.
+        work: the run; its result is kept until the clock stops.
         device: "cpu" or "cuda".
-        clock: one of :data:`CLOCKS`; CUDA's events have a clock of their own.
+        clock: one of :data:`CLOCKS`; CUDA's events have their own clock.
     """
     time.sleep(_PAUSE_S)
     if torch.device(device).type != "cuda":
@@ -155,17 +155,17 @@ def timed(work: Callable[[], Any], device: str, clock: str = "wall") -> float:
 
 
 def read_memory(prepare: Callable[[], Callable[[], Any]], settings: RunSettings) -> tuple[float, int]:
-    """Seconds of a work's first run, and the bytes of its peak memory beyond what was there before.
+    """Seconds of a work's first run, and its peak memory in bytes minus the memory before it.
 
-    On the CPU the peak of the resident set during the run minus its size right before; on CUDA the same of PyTorch's
-    allocator. The inputs are there before; what the run allocates, results included, counts.
+    On the CPU, the peak of the resident set during the run minus its size right before; on CUDA, the same for PyTorch's
+    allocator. Inputs do not count; everything that the run allocates does, results included.
 
     Args:
         prepare: builds inputs and returns the work.
-        settings: how to measure.
+        settings: options of the measurement.
     """
     if os.access(_OOM_SCORE, os.W_OK):
-        _OOM_SCORE.write_text("1000")  # if memory runs out, this process goes, not the benchmark
+        _OOM_SCORE.write_text("1000")  # if memory runs out, this process is killed, not the benchmark
     work = prepare()
     _wake_libraries(settings.device)
     if torch.device(settings.device).type == "cuda":
@@ -176,7 +176,7 @@ def read_memory(prepare: Callable[[], Callable[[], Any]], settings: RunSettings)
         return seconds, torch.cuda.max_memory_allocated(settings.device) - allocated
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
-        # memory that building the inputs freed would otherwise be used again unseen
+        # otherwise memory freed while building the inputs would be reused unnoticed
         ctypes.CDLL(None).malloc_trim(0)
     before = _restart_peak()
     seconds = timed(work, settings.device)
@@ -184,7 +184,7 @@ def read_memory(prepare: Callable[[], Callable[[], Any]], settings: RunSettings)
 
 
 def _first_run(contender: Contender, settings: RunSettings) -> Result:
-    """Time and memory of a run in a process of its own, or why there are none."""
+    """Time and memory of a run in a separate process, or why there are none."""
     if contender.unavailable:
         return Result(contender.name, contender.unavailable)
     if contender.extra_bytes > settings.memory_limit:
@@ -210,7 +210,7 @@ def _settle(threads: int) -> None:
 
 
 def _restart_peak() -> int:
-    """Bytes resident now, from which the peak starts again where the kernel allows it."""
+    """Resident bytes now, from which the peak is reset if the kernel allows it."""
     if not os.access(_CLEAR_REFS, os.W_OK):
         return _peak()
     _CLEAR_REFS.write_text("5")
@@ -229,7 +229,9 @@ def _status_bytes(field: str) -> int:
 
 
 def _wake_libraries(device: str) -> None:
-    """Load what the libraries load with their first product, convolution and backward pass: not the work's memory."""
+    """Trigger what libraries load in their first product, convolution and backward pass, which is not the work's
+    memory.
+    """
     left = torch.rand(64, 64, device=device, requires_grad=True)
     (left @ left).softmax(dim=1).sum().backward()
     left.detach().argmin(dim=1).sum().item()

@@ -1,4 +1,4 @@
-"""The published code's parts behind the bundle's interfaces, and its own network in a step of its own."""
+"""The published code's parts behind the bundle's interfaces, and a step with its own network."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["PublishedPerturbation", "PublishedQuantizer", "prepare_published_ste
 class PublishedQuantizer(nn.Module):
     """The published quantiser and entropy term in place of a :class:`~vqseg_bundle.layers.VectorQuantizer`.
 
-    The codebook is projected as often as the published code does it: here for the lookup of the perturbed indices,
-    in its quantiser, in its QPM and in its entropy term.
+    The codebook is projected as often as in the published code: for the lookup of the perturbed indices, in its
+    quantiser, in its QPM and in its entropy term.
 
     Args:
         directory: the checkout.
-        replaced: the quantiser whose sizes and settings it takes over.
+        replaced: the quantiser with its sizes and settings.
     """
 
     def __init__(self, directory: str, replaced: VectorQuantizer) -> None:
@@ -44,7 +44,7 @@ class PublishedQuantizer(nn.Module):
         return self.published.embedding_proj(self.published.codebook.weight)
 
     def forward(self, features: Tensor, codebook: Tensor | None = None) -> VectorQuantizerOutput:
-        """Quantise ``(B, D, *S)``; ``codebook`` is not read, as the published code projects anew."""
+        """Quantise ``(B, D, *S)``; ``codebook`` is not used, since the published code projects it again."""
         tokens = features.movedim(1, -1)
         codewords, indices = self.published(tokens)
         embedding, commitment = F.mse_loss(codewords, tokens.detach()), F.mse_loss(tokens, codewords.detach())
@@ -61,7 +61,7 @@ class PublishedPerturbation(nn.Module):
 
     Args:
         directory: the checkout.
-        quantizer: whose codebook it projects anew.
+        quantizer: the quantiser with the codebook, which is projected again.
         strength: eps.
     """
 
@@ -72,7 +72,7 @@ class PublishedPerturbation(nn.Module):
         self.perturb = published_perturbation(directory, quantizer.published, strength)
 
     def forward(self, features: Tensor, codes: Codes, generator: torch.Generator | None = None) -> Tensor:
-        """Perturb ``(B, D, *S)``; the generator is not read."""
+        """Perturb ``(B, D, *S)``; the generator is not used."""
         with torch.no_grad():
             indices = self.perturb(codes.indices.flatten(1)).view_as(codes.indices)
         return lookup(indices, codes.codebook).to(features.dtype) + (features - features.detach())
@@ -83,7 +83,7 @@ def prepare_published_step(directory: str, classes: int, size: int, device: str)
 
     Args:
         directory: the checkout.
-        classes: of the segmentation.
+        classes: number of classes.
         size: height and width of the images, a multiple of 14.
         device: "cpu" or "cuda".
     """

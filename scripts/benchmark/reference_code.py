@@ -1,4 +1,4 @@
-"""The published VQ-Seg code, imported at run time from the user's own checkout of it; nothing of it is kept here.
+"""The published VQ-Seg code, imported at run time from the user's own checkout; nothing of it is copied here.
 
 https://github.com/script-Yang/VQ-Seg
 """
@@ -32,24 +32,24 @@ _NETWORK_NAMES = ("MyModel",)
 
 
 class ReferenceCodeError(ValueError):
-    """A folder does not hold the published code, or it cannot be imported; the message says what to do."""
+    """A folder does not contain the published code, or it cannot be imported; the message says what to do."""
 
 
 def check_reference_code(directory: str) -> None:
-    """Import all that is measured of it.
+    """Import its measured parts.
 
     Args:
         directory: the checkout.
 
     Raises:
-        ReferenceCodeError: it lacks a module or a name, or a package that it imports.
+        ReferenceCodeError: a module, a name or an imported package is missing.
     """
     _import(directory, _QUANTISER_MODULE, _QUANTISER_NAMES)
     _import(directory, _NETWORK_MODULE, _NETWORK_NAMES)
 
 
 def published_quantizer(directory: str, codebook: Tensor) -> nn.Module:
-    """Its quantiser, holding the given codewords behind an identity projection; input ``(..., D)``.
+    """Its quantiser with the given codewords and the identity as projection; input ``(..., D)``.
 
     Args:
         directory: the checkout.
@@ -65,7 +65,7 @@ def published_quantizer(directory: str, codebook: Tensor) -> nn.Module:
 
 
 def published_perturbation(directory: str, quantizer: nn.Module, strength: float) -> Callable[[Tensor], Tensor]:
-    """Its QPM on indices ``(B, N)`` at temperature 1, without the network that it is a method of.
+    """Its QPM on indices ``(B, N)`` at temperature 1, without the network of which it is a method.
 
     Args:
         directory: the checkout.

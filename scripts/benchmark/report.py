@@ -1,4 +1,4 @@
-"""Records of measured cases, one JSON file each, and the Markdown that is made of them."""
+"""Records of measured cases, one JSON file each, and the Markdown made from them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def case_record(
     options: dict[str, Any],
     measured: Sequence[tuple[Comparison, list[Result]]],
 ) -> dict[str, Any]:
-    """Everything measured of a case, as plain data.
+    """All measurements of a case, as plain data.
 
     Args:
         case: the case.
-        machine: what it ran on.
-        moment: when it began, and how busy the machine was.
-        options: how it was measured.
+        machine: the machine.
+        moment: start time, and load of the machine.
+        options: options of the measurement.
         measured: each comparison with its results.
 
     Returns:
-        with "title", "note", "machine", "moment", "options" and "comparisons"; each of these holds its "setting",
-        "baseline" and "results" with times in seconds, memory in bytes and "ratio", the minimum over the baseline's.
+        "title", "note", "machine", "moment", "options" and "comparisons", each with its "setting", "baseline" and
+        "results" with times in seconds, memory in bytes and "ratio", the minimum over the baseline's.
     """
     comparisons = []
     for comparison, results in measured:
@@ -56,10 +56,10 @@ def save_case(directory: Path, case: str, record: dict[str, Any]) -> Path:
 
 
 def load_case(directory: Path, case: str) -> dict[str, Any] | None:
-    """The record that :func:`save_case` wrote; None where there is none.
+    """The record written by :func:`save_case`, or None.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: the file contains something else.
     """
     path = directory / f"{case}.json"
     if not path.exists():
@@ -100,7 +100,7 @@ def show_bytes(count: int | None) -> str:
 
 
 def show_ratio(ratio: float | None) -> str:
-    """Two decimals; below a tenth as a fraction of one."""
+    """Two decimals; below a tenth, as a fraction of one."""
     if ratio is None:
         return ""
     return f"{ratio:.2f}" if ratio >= 0.1 else f"1/{1 / ratio:.0f}"
@@ -128,7 +128,7 @@ def _section(record: Mapping[str, Any]) -> str:
 
 
 def _machines(records: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each machine, with the cases measured on it where there are several."""
+    """One line per machine, with its cases if there are several machines."""
     cases: dict[str, list[str]] = {}
     for record in records:
         described = "; ".join(f"{name} {value}" for name, value in record["machine"].items())

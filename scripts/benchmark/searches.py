@@ -1,4 +1,4 @@
-"""Nearest-code search against the bare matrix product and other libraries, and the inputs that all measure on."""
+"""Nearest-code search against the bare matrix product and other libraries, and the inputs of all cases."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ __all__ = [
     "our_search",
 ]
 
-# Squared norm of a codeword: 1 is the published initialisation, where QPM's law is nearly uniform at temperature 1;
-# in the tens it reaches the nearest neighbours only.
+# Squared norm of a codeword: 1 is the published initialisation, for which QPM's law is nearly uniform at temperature 1;
+# in the tens it reaches only the nearest neighbours.
 CODEBOOK_KINDS = {"at initialisation": 1.0, "spread": 30.0}
 
 
 def make_codebook(codes: int, width: int, device: str, kind: str = "at initialisation") -> Tensor:
-    """Normal codewords ``(codes, width)`` of the expected squared norm that ``kind`` stands for."""
+    """Normal codewords ``(codes, width)`` with the expected squared norm of ``kind``."""
     scale = (CODEBOOK_KINDS[kind] / width) ** 0.5
     return torch.randn(codes, width, generator=torch.Generator().manual_seed(0)).mul_(scale).to(device)
 
 
 def make_tokens(tokens: int, width: int, device: str) -> Tensor:
-    """Normal tokens ``(tokens, width)`` of the scale of a codebook at initialisation."""
+    """Normal tokens ``(tokens, width)`` on the scale of a codebook at initialisation."""
     return torch.randn(tokens, width, generator=torch.Generator().manual_seed(1)).mul_(width**-0.5).to(device)
 
 
 def make_indices(tokens: int, codes: int, device: str) -> Tensor:
-    """Uniform code indices ``(1, tokens)``, int64: nearly as many distinct codes as there can be."""
+    """Uniform code indices ``(1, tokens)``, int64, with nearly the maximum number of distinct codes."""
     return torch.randint(codes, (1, tokens), generator=torch.Generator().manual_seed(2)).to(device)
 
 
 def our_search(tokens: int, codes: int, width: int, device: str) -> Callable[[], Tensor]:
-    """The bundle's search; its work, as that of all below, returns the indices ``(tokens,)``."""
+    """The bundle's search; its work, like those below, returns the indices ``(tokens,)``."""
     return partial(nearest_code, make_tokens(tokens, width, device), make_codebook(codes, width, device))
 
 
@@ -65,7 +65,7 @@ def faiss_search(tokens: int, codes: int, width: int, device: str) -> Callable[[
     """faiss' exact ``IndexFlatL2`` on the CPU with PyTorch's number of threads.
 
     Raises:
-        ValueError: another device than the CPU.
+        ValueError: the device is not the CPU.
     """
     if torch.device(device).type != "cpu":
         raise ValueError(f"faiss_search measures faiss-cpu: device must be 'cpu', got {device!r}.")
@@ -111,7 +111,7 @@ def _without_gradients(work: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 def _comparison(plan: Plan, tokens: int, codes: int, width: int) -> Comparison:
     def contender(name: str, prepare: Callable, matrices: float = 0.0, unavailable: str = "") -> Contender:
-        """``matrices``: rough peak memory in units of the N x K float32 matrix."""
+        """``matrices``: approximate peak memory in units of the N x K float32 matrix."""
         work = partial(prepare, tokens, codes, width, plan.device)
         return Contender(name, work, matrices * 4.0 * tokens * codes, unavailable=unavailable)
 

@@ -32,7 +32,7 @@ __all__ = [
 
 #: Classes of the segmentation, background included.
 CLASSES = 4
-#: Overrides that leave a mean teacher of the same U-Net: no quantiser, no image decoder, no code-use entropy.
+#: Overrides for a mean teacher with the same U-Net: no quantiser, image decoder or code-use entropy.
 WITHOUT_VQ: dict[str, Any] = {
     "network_def#num_embeddings": None,
     "lambda_reconstruction": 0.0,
@@ -47,7 +47,7 @@ _ENDLESS = 10**6
 
 
 def bundle_parser(configs: tuple[str, ...], overrides: Mapping[str, Any]) -> ConfigParser:
-    """The bundle's configuration, overridden as on the command line; parts are built where asked for.
+    """The bundle's configuration, overridden as on the command line; parts are built on access.
 
     Args:
         configs: file names in ``configs/``.
@@ -62,13 +62,13 @@ def bundle_parser(configs: tuple[str, ...], overrides: Mapping[str, Any]) -> Con
 def prepare_step(
     configs: tuple[str, ...], overrides: Mapping[str, Any], device: str, reference_code: str | None = None
 ) -> Callable[[], None]:
-    """A trainer on two batches of random images; each call of what is returned is one iteration.
+    """A trainer on two batches of random images; each call of the returned function is one iteration.
 
     Args:
         configs: file names in ``configs/``.
         overrides: value by id.
         device: "cpu" or "cuda".
-        reference_code: checkout whose quantiser, QPM and entropy term stand in for the bundle's, or None.
+        reference_code: checkout whose quantiser, QPM and entropy term replace the bundle's, or None.
     """
     torch.manual_seed(0)
     parser = bundle_parser(configs, {"device": device, **overrides})
@@ -87,7 +87,7 @@ def prepare_step(
 def trainer_step(
     parser: ConfigParser, device: str, labeled: Iterable[Mapping[str, Any]], unlabeled: Iterable[Mapping[str, Any]]
 ) -> Callable[[], None]:
-    """The trainer of a configuration, without handlers; each call of what is returned is one iteration.
+    """The trainer of a configuration, without handlers; each call of the returned function is one iteration.
 
     Args:
         parser: the configuration.
@@ -114,7 +114,7 @@ def trainer_step(
         generator=torch.Generator(device).manual_seed(0),
         amp=part("amp"),
     )
-    # an interrupted run goes on where it was
+    # an interrupted run continues where it was
     trainer.add_event_handler(Events.ITERATION_COMPLETED, trainer.interrupt)
     trainer.logger.setLevel(logging.CRITICAL)  # the engine reports its own garbage collection as an exception
     return trainer.run

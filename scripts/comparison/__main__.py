@@ -27,9 +27,9 @@ _EPILOG = """output:
   versions) and finished.json; OUTPUT/report.md, report.tex, report.csv and plots;
   OUTPUT/cases.csv, runs.csv and runs.json, the record of all finished runs; OUTPUT/plan.yaml, a copy of the plan.
 
-  The same command goes on where an earlier one was interrupted or a run failed: finished runs stay, unfinished ones
-  start again with their seed. Where the plan, a configuration, the data or the package's version changed, the runs
-  concerned are made again; what was there is moved to OUTPUT/aside/.
+  The same command continues after an interruption or a failed run: finished runs are kept, unfinished ones start again
+  with their seed. If the plan, a configuration, the data or the package's version changed, the runs concerned are
+  repeated; the earlier ones are moved to OUTPUT/aside/.
 
 examples:
   python -m scripts.comparison --plan plans/demo.yaml
@@ -38,13 +38,13 @@ examples:
   python -m scripts.comparison --plan plans/two_cores.yaml --report --write docs/comparison.md
   python -m scripts.comparison --plan plans/two_cores.yaml --record docs/results/two_cores
 
-The form of a plan: plans/plan.schema.json.
+Schema of plans: plans/plan.schema.json.
 """
 _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None, stages_of: StagesOf = bundle_stages) -> None:
-    """Run what is not finished of a plan and write the report; ends with status 1 if a run failed.
+    """Make the unfinished runs of a plan and write the report; exits with status 1 if a run failed.
 
     Args:
         arguments: of the command line; None for the process's own.
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, stages_of: StagesOf = bundle_st
 
 
 def _look(plan: ComparisonPlan, output: Path, folders: Mapping[str, str], options: argparse.Namespace) -> None:
-    """Tell where the plan stands, or write the report; datasets may be absent, and nothing is run."""
+    """Show the state of the plan, or write the report; datasets may be missing, and nothing is run."""
     selected = _selected(plan, options)
     opened: dict[str, OpenedDataset] = {}
     with tempfile.TemporaryDirectory() as datalists:
@@ -91,7 +91,7 @@ def _look(plan: ComparisonPlan, output: Path, folders: Mapping[str, str], option
 def _run(
     plan: ComparisonPlan, output: Path, folders: Mapping[str, str], options: argparse.Namespace, stages_of: StagesOf
 ) -> list[Failure]:
-    """Run what is selected and not finished, then report; returns the failures."""
+    """Make the selected unfinished runs, then the report; returns the failures."""
     selected = _selected(plan, options)
     machine = _machine(options)
     with FolderLock(output, "comparison"):
@@ -129,7 +129,7 @@ def _open_selected(
 
 
 def _report_record(plan: ComparisonPlan, record: Path, output: Path, options: argparse.Namespace) -> None:
-    """Write the report of the plan's runs that a record holds, whatever configurations say today."""
+    """Write the report of the plan's runs in a record, regardless of the current configurations."""
     wanted = {str(run) for run in plan.runs()}
     found = [r for r in read_record(record) if f"{r.dataset} / {r.method} / seed {r.seed}" in wanted]
     if not found:
@@ -157,7 +157,7 @@ def _print_counts(planned: Sequence[PlannedRun]) -> None:
 
 
 def _selected(plan: ComparisonPlan, options: argparse.Namespace) -> dict[str, Run]:
-    """The runs that the filters leave, by their text.
+    """The runs that pass the filters, by their text.
 
     Raises:
         ValueError: a filter names something that the plan does not have, or nothing is left.
@@ -209,14 +209,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--plan", required=True, metavar="FILE", help="YAML file, such as plans/demo.yaml")
     add("--output", metavar="DIR", help="folder of runs and report (default: outputs/compare/<name of the plan>)")
     add("--dataset-dir", action="append", default=[], metavar="NAME=DIR", help="folder of a dataset; may be repeated")
-    add("--jobs", type=int, metavar="N", help="runs side by side (default: one a GPU, without one a core)")
+    add("--jobs", type=int, metavar="N", help="parallel runs (default: one per GPU, without GPUs one per core)")
     add("--threads", type=int, default=1, metavar="N", help="threads of each run (default: 1)")
-    add("--methods", nargs="+", metavar="NAME", help="run these only; the report keeps all that is finished")
+    add("--methods", nargs="+", metavar="NAME", help="run only these; the report includes all finished runs")
     add("--datasets", nargs="+", metavar="NAME", help="likewise")
     add("--seeds", nargs="+", type=int, metavar="K", help="likewise")
     look = parser.add_mutually_exclusive_group()
-    look.add_argument("--dry-run", action="store_true", help="list the runs and where they stand")
-    look.add_argument("--report", action="store_true", help="write the report of what is finished")
+    look.add_argument("--dry-run", action="store_true", help="list the runs and their state")
+    look.add_argument("--report", action="store_true", help="write the report of the finished runs")
     look.add_argument("--record", metavar="DIR", help="write the report of the runs in this record")
     add("--write", metavar="FILE", help="document whose part between the comparison markers becomes the report")
     return parser

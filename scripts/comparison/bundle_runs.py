@@ -1,4 +1,4 @@
-"""A run by the bundle's own commands, a training and the evaluation of its last weights, and the check before it."""
+"""A run with the bundle's own commands (training, and evaluation of its last weights), and its check."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 
 __all__ = ["Stage", "StagesOf", "bundle_stages", "check_settings", "expanded", "trains_on_unlabeled"]
 
-#: Ids of a training that its evaluation takes over; all else it reads from the record beside the weights.
+#: Ids of a training that its evaluation shares; everything else it reads from the record beside the weights.
 _EVALUATION_IDS = ("device", "amp", "num_workers", "data_check")
 _EVALUATION_PARTS = ("slice_inferer", "volume_inferer")
 
@@ -41,11 +41,11 @@ StagesOf = Callable[[Run, OpenedDataset, Path], list[Stage]]
 def bundle_stages(run: Run, dataset: OpenedDataset, output_dir: Path) -> list[Stage]:
     """``monai.bundle run training``, then ``run evaluating``.
 
-    The training sees no validation cases: the weights are those of the last iteration, no list selects them. All runs
-    share the files of a foundation model's features, which are named by what they were computed from.
+    The training has no validation cases: the weights are those of the last iteration. All runs share the files of
+    foundation-model features, which are named by their inputs.
 
     Args:
-        run: what to run.
+        run: the run.
         dataset: its data.
         output_dir: absolute path of the run's folder in the comparison's.
 
@@ -64,7 +64,7 @@ def bundle_stages(run: Run, dataset: OpenedDataset, output_dir: Path) -> list[St
 
 
 def expanded(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with their environment variables put in.
+    """Overrides with their environment variables filled in.
 
     Raises:
         ValueError: a variable is not set.
@@ -81,8 +81,8 @@ def expanded(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def check_settings(run: Run, dataset: OpenedDataset, source: Path) -> None:
     """Refuse ids that no configuration has and values that the bundle's own parts refuse.
 
-    The parts that ``train.json`` checks before its first step are built here, but for the foundation model, whose
-    weights may be large: of it the file must be there.
+    The parts that ``train.json`` checks before its first step are built here, except the foundation model, whose
+    weights may be large: only its file must exist.
 
     Args:
         run: the run.
@@ -108,7 +108,7 @@ def check_settings(run: Run, dataset: OpenedDataset, source: Path) -> None:
 
 
 def trains_on_unlabeled(run: Run) -> bool:
-    """Whether a run takes the unlabelled cases, which a supervised baseline leaves out."""
+    """Whether a run uses the unlabelled cases, unlike a supervised baseline."""
     parser = _training_parser(run)
     parser.update(dict(run.overrides))
     return parser["unlabeled_data"] != []

@@ -1,4 +1,4 @@
-"""A plan's data: environment variables put in, the datalist made where the plan says how, the cohort opened."""
+"""A plan's data: environment variables filled in, the datalist made if the plan says how, the cohort opened."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 @dataclass(frozen=True)
 class OpenedDataset:
-    """A dataset that is there.
+    """An available dataset.
 
     Attributes:
-        arguments: ids of the configuration that lead to it, with their values.
+        arguments: configuration ids that select it, with their values.
         labels: class index to name.
         digest: SHA-256 of the data and their split.
         labeled: number of labelled patients.
@@ -49,8 +49,8 @@ def open_dataset(
     Args:
         plan: the plan.
         dataset: one of its datasets.
-        datalists: folder for a datalist that is made by the plan, as ``<dataset>.json``.
-        dataset_dir: folder that takes the place of the plan's, or None.
+        datalists: folder for datalists made by the plan, as ``<dataset>.json``.
+        dataset_dir: folder instead of the plan's, or None.
 
     Raises:
         ValueError: a variable is not set, a folder or file is missing or not as expected, or nothing is to be
@@ -74,7 +74,7 @@ def open_dataset(
 
 
 def expand(text: str) -> str:
-    """Put environment variables in the place of ``${NAME}``.
+    """Replace ``${NAME}`` by environment variables.
 
     Raises:
         ValueError: one is not set.

@@ -1,4 +1,4 @@
-"""Run commands side by side, each in processes of its own."""
+"""Run commands in parallel, each in its own processes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _ERROR = re.compile(r"[\w.]*(Error|Exception): ")
 
 
 class Outcome(NamedTuple):
-    """How a run's commands ended.
+    """Outcome of a run's commands.
 
     Attributes:
-        seconds: time of each stage that ended well, by name.
-        failed: name of the stage that did not; empty if all did.
+        seconds: time of each successful stage, by name.
+        failed: name of the failed stage; empty if none.
     """
 
     seconds: dict[str, float]
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 class Workers:
     """Slots that run one command each, on one or few cores.
 
-    With GPUs, the slots are dealt out to them in turn. Leaving the ``with`` block ends what still runs.
+    Slots are assigned to GPUs in turn. Leaving the ``with`` block ends commands that still run.
 
     Args:
         jobs: number of slots.
@@ -72,9 +72,9 @@ class Workers:
         """Run stages one after the other, as soon as a slot is free, until one fails.
 
         Args:
-            stages: what to run.
-            folder: of the logs, ``console_<stage>.log``; made before the first stage.
-            prepare: called before that.
+            stages: the stages.
+            folder: folder of the logs, ``console_<stage>.log``; created before the first stage.
+            prepare: called before creating it.
         """
         return self._pool.submit(self._run, stages, folder, prepare)
 
@@ -115,7 +115,7 @@ class Workers:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    # its own group: Ctrl-C reaches this process alone, which then ends all
+                    # its own group: Ctrl-C reaches only this process, which then ends all
                     start_new_session=True,
                 )
                 self._processes.add(process)
@@ -139,7 +139,7 @@ class Workers:
 
 
 def explain_failure(log: Path) -> str:
-    """The error that a chain of Python's tracebacks began with, if there is one, and the last lines of the log."""
+    """The first error in a chain of tracebacks, if any, and the last lines of the log."""
     end = tail(log)
     if not log.is_file():
         return end
@@ -149,7 +149,7 @@ def explain_failure(log: Path) -> str:
 
 
 def tail(path: Path, lines: int = 12) -> str:
-    """The last lines of a log that are not empty."""
+    """The last non-empty lines of a log."""
     if not path.is_file():
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -1,4 +1,4 @@
-"""What a comparison runs: methods x datasets x seeds."""
+"""The runs of a comparison: methods x datasets x seeds."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Dataset:
 
     Attributes:
         name: shown in the report.
-        dataset_dir: folder of the volumes, may hold ``${VARIABLE}``; None for the embedded demo cohort.
-        datalist: datalist file, likewise; None where ``split`` makes one, or where it lies in the folder.
+        dataset_dir: folder of the volumes, possibly with ``${VARIABLE}``; None for the embedded demo cohort.
+        datalist: datalist file, also with variables; None if ``split`` makes one, or if it is in the folder.
         split: options of ``vqseg data``, or None.
         overrides: value by id.
-        seeds: those of the plan's seeds that are run; None for all.
+        seeds: the seeds of the plan that are run; None for all.
         note: text below its table.
     """
 
@@ -51,14 +51,14 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Method:
-    """A configuration that is compared.
+    """A compared configuration.
 
     Attributes:
         name: shown in the report.
         configs: overlays in ``configs/``, added to ``train.json``.
         overrides: value by id.
-        datasets: names of those that it is run on; None for all.
-        seeds: those of the plan's seeds that are run; None for all.
+        datasets: names of its datasets; None for all.
+        seeds: the seeds of the plan that are run; None for all.
         point: its place in a sweep, or None.
     """
 
@@ -76,10 +76,10 @@ class Run:
 
     Attributes:
         dataset: what it is trained and evaluated on.
-        method: what is trained.
-        seed: of everything random in the training.
+        method: the trained method.
+        seed: seed of everything random in the training.
         split: the cases that are evaluated, "test" or "validation".
-        overrides: value by id, those of plan, dataset and method merged.
+        overrides: value by id, merged from plan, dataset and method.
     """
 
     dataset: Dataset
@@ -104,13 +104,13 @@ class ComparisonPlan:
     Attributes:
         name: title of the report.
         source: the plan's file.
-        seeds: of the runs.
+        seeds: seeds of the runs.
         split: the cases that are evaluated, "test" or "validation".
         datasets: by name, in the report's order.
         methods: by name, in the report's order.
         reference: name of the method that the others are tested against, or None.
-        overrides: value by id, of all runs.
-        note: text that the report repeats.
+        overrides: value by id, for all runs.
+        note: text for the report.
     """
 
     name: str
@@ -124,7 +124,7 @@ class ComparisonPlan:
     note: str = ""
 
     def runs(self) -> list[Run]:
-        """All runs, seeds outermost, so that every method soon has a first one."""
+        """All runs, with seeds outermost, so that every method soon has a first result."""
         return [run for seed in self.seeds for run in self._runs_of(seed)]
 
     def _runs_of(self, seed: int) -> Iterator[Run]:
@@ -137,5 +137,5 @@ class ComparisonPlan:
 
 
 def folder_name(name: str) -> str:
-    """A name as a folder: lower-case letters, digits and points, else hyphens; empty if nothing is left."""
+    """A name as a folder name: lower-case letters, digits and dots, everything else as hyphens; may be empty."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")

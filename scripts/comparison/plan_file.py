@@ -1,4 +1,4 @@
-"""Read a plan from YAML, strictly: what nothing would read is refused."""
+"""Read a plan from YAML, strictly: unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["CONFIGS", "ROOT", "load_plan"]
 
 #: The bundle's root.
 ROOT = Path(__file__).resolve().parents[2]
-#: Where the overlays that a plan names lie.
+#: Folder of the overlays that a plan names.
 CONFIGS = ROOT / "configs"
 
 _SCHEMA = ROOT / "plans" / "plan.schema.json"
@@ -32,7 +32,7 @@ def load_plan(path: Path) -> ComparisonPlan:
         path: YAML file.
 
     Raises:
-        ValueError: the file is missing or no YAML, a key is unknown, a value impossible, or a name refers to nothing.
+        ValueError: the file is missing or not YAML, a key is unknown, a value is invalid, or a name does not exist.
     """
     content = _read_yaml(path)
     error = best_match(_validator().iter_errors(content))
@@ -61,7 +61,7 @@ def load_plan(path: Path) -> ComparisonPlan:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would drop the first."""
+    """Refuses a repeated key, of which YAML would drop the first."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -86,7 +86,7 @@ def _validator() -> Draft202012Validator:
 
 
 def _explain(error: ValidationError) -> str:
-    """The key, what is wrong with it and, for an unknown one, those that are known."""
+    """The key, what is wrong with it and, for an unknown key, the known ones."""
     where = ".".join(map(str, error.absolute_path)) or "the plan"
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties":
@@ -119,7 +119,7 @@ def _swept_methods(content: Mapping[str, Any]) -> Iterable[Method]:
 
 
 def _check_names(plan: ComparisonPlan) -> None:
-    """Names that lead somewhere, and that make folders of their own."""
+    """Check that names exist, and give distinct folders."""
     where = plan.source
     if not plan.methods:
         raise ValueError(f"{where}: methods: expected at least one method, here or by vary, found none.")
@@ -141,7 +141,7 @@ def _check_names(plan: ComparisonPlan) -> None:
 
 
 def _check_precedence(run: Run, plan: ComparisonPlan) -> None:
-    """An override for all would undo what makes a method what it is, such as the K of a method without codebook."""
+    """Refuse a common override that would undo a method's own, such as the K of a method without a codebook."""
     shared = {**plan.overrides, **run.dataset.overrides}
     for config in run.method.configs:
         for key in _ids(config):

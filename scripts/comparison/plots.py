@@ -12,16 +12,16 @@ from scripts.comparison.table import DatasetTable, Row
 
 __all__ = ["save_plots", "sweep_lines"]
 
-#: Above this ratio of largest to smallest value, an axis is logarithmic.
+#: Ratio of largest to smallest value above which an axis is logarithmic.
 _LOG_RATIO = 20.0
 
 
 def save_plots(table: DatasetTable, reference: str | None, folder: Path, prefix: str = "") -> list[str]:
-    """Save the plots that a table gives something for, as PNG.
+    """Save the plots for which a table has data, as PNG.
 
     - ``dice-<dataset>``: mean over seeds of each method, each seed as a point.
     - ``differences-<dataset>``: each case's difference against the reference, each case as a point.
-    - ``sweep-<axis>-<dataset>``: Dice against the value, a line a sweep, with the standard deviation over seeds.
+    - ``sweep-<axis>-<dataset>``: Dice against the value, one line per sweep, with the standard deviation over seeds.
 
     Args:
         table: the numbers.
@@ -54,7 +54,7 @@ def save_plots(table: DatasetTable, reference: str | None, folder: Path, prefix:
 
 
 def sweep_lines(table: DatasetTable, axis: str) -> dict[str, list[tuple[float | str, float, float]]]:
-    """By sweep of that axis, value, mean Dice and standard deviation (0 with one seed), in the plan's order.
+    """For each sweep of an axis, the value, mean Dice and standard deviation (0 with one seed), in the plan's order.
 
     Args:
         table: the numbers.
@@ -73,7 +73,7 @@ def sweep_lines(table: DatasetTable, axis: str) -> dict[str, list[tuple[float | 
 def _save_points(
     rows: Sequence[Row], points: Sequence[Sequence[float]], title: str, path: Path, zero: bool = False
 ) -> None:
-    """Each row's points beside each other on a line of their own, their mean as a bar across."""
+    """Plot each row's points side by side on their own line, with a bar at their mean."""
     figure = Figure(figsize=(7.0, 1.2 + 0.4 * len(rows)), layout="constrained")
     panel = figure.subplots()
     for position, values in enumerate(points):

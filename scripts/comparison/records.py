@@ -1,4 +1,4 @@
-"""A run on disk: its record says what it was made from, so that only what changed is run again."""
+"""A run on disk, with a record of its settings, so that only changed runs are repeated."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ __all__ = [
     "save_record",
 ]
 
-#: Written when all else of a run is.
+#: Written last in a run.
 RECORD = "finished.json"
-#: What a run must have written besides.
+#: Other files that a run must have written.
 RESULTS = ("metrics.csv", "summary.json")
-#: State of a run that need not be run again.
+#: State of a run that need not be repeated.
 FINISHED = "finished"
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
         state: "missing", "unfinished", "changed" or :data:`FINISHED`.
-        changes: what differs from the record, where changed.
-        record: the record of a finished or changed run, else empty.
+        changes: differences from the record, if changed.
+        record: the record of a finished or changed run, otherwise empty.
     """
 
     state: str
@@ -54,13 +54,13 @@ class RunState:
 
 
 def run_settings(run: Run) -> dict[str, Any]:
-    """All that determines a run but its data, as plain data that does not depend on the machine.
+    """Everything that determines a run except its data, as plain data independent of the machine.
 
     Args:
         run: the run.
 
     Returns:
-        with "split", "seed", "overrides" (variables not put in), "configs" (digest of each file's content) and
+        "split", "seed", "overrides" (with variables not filled in), "configs" (digest of each file's content) and
         "version" (of the package).
     """
     names = ("train.json", *run.method.configs, "evaluate.json")
@@ -75,19 +75,19 @@ def run_settings(run: Run) -> dict[str, Any]:
 
 
 def inputs_digest(run: Run, dataset: OpenedDataset) -> str:
-    """SHA-256 of the content that a run reads: its data, and the files that its overrides name."""
+    """SHA-256 of a run's input: its data, and the files named by its overrides."""
     files = [Path(value) for value in expanded(run.overrides).values() if isinstance(value, str)]
     digests = [file_digest(file) for file in files if file.is_file()]
     return hashlib.sha256("\n".join([dataset.digest, *digests]).encode()).hexdigest()
 
 
 def run_state(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> RunState:
-    """Compare a run's record with what it would be made from now.
+    """Compare a run's record with its present settings and input.
 
     Args:
         folder: the run's folder.
         settings: see :func:`run_settings`.
-        inputs: see :func:`inputs_digest`; None where the data are not at hand, which then are not compared.
+        inputs: see :func:`inputs_digest`; None if the data are not available, and thus not compared.
 
     Raises:
         ValueError: the record cannot be read.
@@ -108,11 +108,11 @@ def run_state(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> 
 
 
 def save_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write a run's record in one step; from then on the run is finished.
+    """Write a run's record atomically, which marks the run as finished.
 
     Args:
         folder: the run's folder.
-        record: with "settings", "inputs", and what the report tells of the run.
+        record: with "settings", "inputs", and information for the report.
 
     Raises:
         ValueError: a result is missing.
@@ -124,14 +124,14 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def put_run_aside(output: Path, run: Run) -> Path | None:
-    """Move what lies in a run's folder to ``aside/<dataset>/<method>/seed<k>-<time>``; nothing is deleted.
+    """Move a run's folder to ``aside/<dataset>/<method>/seed<k>-<time>``; nothing is deleted.
 
     Args:
         output: the comparison's folder.
         run: the run.
 
     Returns:
-        where it is now; None if there was nothing.
+        the new path; None if there was nothing.
     """
     folder = output / run.folder
     if not folder.exists():
@@ -151,7 +151,7 @@ def _config_digest(path: Path) -> str:
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs, most telling first: values of overrides, then files and versions."""
+    """The differences, most informative first: values of overrides, then files and versions."""
     before, after = old["overrides"], new["overrides"]
     keys = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
     changes = [f"{key}: {before.get(key, 'not given')} -> {after.get(key, 'not given')}" for key in keys]

@@ -35,7 +35,7 @@ def collect(planned: Iterable[PlannedRun], output: Path) -> list[RunResult]:
         output: the comparison's folder.
 
     Raises:
-        ValueError: a file is not what an evaluation writes.
+        ValueError: a file does not have an evaluation's form.
     """
     return [
         read_result(output / run.folder, run.dataset.name, run.method.name, run.seed, each.state.record or {})
@@ -50,13 +50,13 @@ def write_report(plan: ComparisonPlan, results: Sequence[RunResult], output: Pat
 
     Args:
         plan: the plan.
-        results: of its finished runs.
+        results: results of its finished runs.
         output: existing folder.
         document: Markdown file that receives the report between its "comparison" markers, with plots beside it; or
             None.
 
     Returns:
-        what was written.
+        the written files.
 
     Raises:
         ValueError: two runs of a dataset evaluated different cases, or the document lacks the markers.
@@ -104,7 +104,7 @@ def _caption(name: str) -> str:
 
 
 def _provenance(tables: Sequence[DatasetTable]) -> list[str]:
-    """Machines that the runs were made on, and the versions of the package that made them."""
+    """Machines and package versions of the runs."""
     records = [result.record for table in tables for row in table.rows for result in row.results.values()]
     machines = dict.fromkeys(_described(record["machine"]) for record in records)
     versions = dict.fromkeys(

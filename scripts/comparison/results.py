@@ -1,8 +1,8 @@
-"""What finished runs found: read from an evaluation, kept in the record of a plan, and read from that again.
+"""Results of finished runs: read from an evaluation, and stored in and read from the record of a plan.
 
-A record is two tables and one JSON, small enough to be kept beside a document: ``cases.csv`` holds what every
-evaluation found, ``runs.csv`` a line for each run with its times and counts, ``runs.json`` what runs share, settings
-and machines, which ``runs.csv`` names by position. The report made from them is the one made from the runs themselves.
+A record is two tables and one JSON file, small enough to be kept beside a document: ``cases.csv`` has the results of
+every evaluation, ``runs.csv`` one row per run with its times and counts, ``runs.json`` the shared settings and
+machines, to which ``runs.csv`` refers by position. The report made from a record equals the one made from the runs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CaseClass:
     Attributes:
         case: name of the case.
         class_name: name of the class.
-        values: by metric, of those that were measured; NaN where the class is absent.
+        values: by metric, for those measured; NaN if the class is absent.
         status: "ok", "missed", "hallucinated" or "absent".
     """
 
@@ -67,8 +67,8 @@ class RunResult:
         dataset: its name.
         method: its name.
         seed: of the run.
-        rows: every class of every case.
-        record: what the comparison wrote of the run.
+        rows: one row per case and class.
+        record: the comparison's record of the run.
     """
 
     dataset: str
@@ -79,12 +79,12 @@ class RunResult:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that were measured; an older evaluation knows fewer."""
+        """The measured metrics; an older evaluation has fewer."""
         return [metric for metric in METRICS if self.rows and metric in self.rows[0].values]
 
     @cached_property
     def classes(self) -> dict[str, dict[str, float]]:
-        """By class name and metric, the mean over the cases in which the class is not absent; NaN without any."""
+        """By class name and metric, the mean over the cases in which the class is not absent; NaN if there are none."""
         by_class: dict[str, list[CaseClass]] = {}
         for row in self.rows:
             by_class.setdefault(row.class_name, []).append(row)
@@ -95,7 +95,7 @@ class RunResult:
 
     @cached_property
     def overall(self) -> dict[str, float]:
-        """By metric, the mean over foreground classes of the class means; NaN where no class counts."""
+        """By metric, the mean over foreground classes of the class means; NaN if no class counts."""
         return {metric: _mean(means[metric] for means in self.classes.values()) for metric in self.metrics}
 
     def case_means(self, metric: str) -> dict[str, float]:
@@ -108,7 +108,7 @@ class RunResult:
 
 
 def measured(results: Iterable[RunResult]) -> list[Metric]:
-    """The metrics that any of some results has, in their order; all where there is no result."""
+    """The metrics in any of the results, in order; all metrics without results."""
     found = {metric for result in results for metric in result.metrics}
     return [metric for name, metric in METRICS.items() if name in found or not found]
 
@@ -121,10 +121,10 @@ def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapp
         dataset: its name.
         method: its name.
         seed: of the run.
-        record: what the comparison wrote of the run.
+        record: the comparison's record of the run.
 
     Raises:
-        ValueError: the file is not what an evaluation writes.
+        ValueError: the file does not have an evaluation's form.
     """
     path = folder / "metrics.csv"
     with path.open(encoding="utf-8", newline="") as file:
@@ -142,11 +142,11 @@ def write_record(results: Iterable[RunResult], folder: Path) -> list[Path]:
     """Write the three files into an existing folder.
 
     Args:
-        results: of finished runs.
-        folder: where to write.
+        results: results of finished runs.
+        folder: the folder.
 
     Returns:
-        what was written.
+        the written files.
     """
     results = list(results)
     settings, machines = _distinct(results, "settings"), _distinct(results, "machine")
@@ -158,13 +158,13 @@ def write_record(results: Iterable[RunResult], folder: Path) -> list[Path]:
 
 
 def read_record(folder: Path) -> list[RunResult]:
-    """The results that :func:`write_record` was given, in their order.
+    """The results in a record, in the order given to :func:`write_record`.
 
     Args:
-        folder: with the three files.
+        folder: the folder of the three files.
 
     Raises:
-        ValueError: a file is missing or is not what :func:`write_record` writes.
+        ValueError: a file is missing, or does not have the form of :func:`write_record`.
     """
     missing = [name for name in RECORD_FILES if not (folder / name).is_file()]
     if missing:
@@ -183,7 +183,7 @@ def read_record(folder: Path) -> list[RunResult]:
 
 
 def csv_number(value: float) -> str:
-    """Not rounded; empty where it is not defined."""
+    """A number, not rounded; empty if undefined."""
     return "" if math.isnan(value) else repr(value)
 
 
@@ -195,7 +195,7 @@ def csv_text(lines: Iterable[Sequence[object]]) -> str:
 
 
 def _parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
-    """A line of a table that has "case", "status" and some metrics; columns of other names are passed over."""
+    """A row of a table with "case", "status" and some metrics; other columns are ignored."""
     if line["status"] not in STATUSES:
         raise ValueError(f"status: expected one of {', '.join(STATUSES)}, found '{line['status']}'")
     absent = line["status"] == "absent"
@@ -204,7 +204,7 @@ def _parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
 
 
 def _distinct(results: Sequence[RunResult], key: str) -> list[dict[str, Any]]:
-    """The different values under a key of the runs' records, in the order of their first use."""
+    """The distinct values under a key of the runs' records, in order of first use."""
     found: list[dict[str, Any]] = []
     for result in results:
         value = _shared(result.record[key])
@@ -214,12 +214,12 @@ def _distinct(results: Sequence[RunResult], key: str) -> list[dict[str, Any]]:
 
 
 def _shared(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the seed, which each run has for itself."""
+    """The settings without the seed, which differs between runs."""
     return {key: item for key, item in value.items() if key != "seed"}
 
 
 def cases_csv(results: Iterable[RunResult]) -> str:
-    """A line for each class of each case of each run, as the evaluations wrote them."""
+    """One row per run, case and class, as the evaluations wrote them."""
     results = list(results)
     names = [metric.name for metric in measured(results)]
     lines: list[list[object]] = [["dataset", "method", "seed", "case", "class", *names, "status"]]
@@ -263,6 +263,6 @@ def _lines(path: Path) -> list[dict[str, str]]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Mean of what is not NaN; NaN without any."""
+    """Mean of the values that are not NaN; NaN without any."""
     counted = [value for value in values if not math.isnan(value)]
     return math.fsum(counted) / len(counted) if counted else math.nan

@@ -1,4 +1,4 @@
-"""From a plan to finished runs: what is there, what is to be run, and running it."""
+"""From a plan to finished runs: their state, and running what is pending."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["Failure", "Machine", "PlannedRun", "default_machine", "execute", "su
 
 
 class Machine(NamedTuple):
-    """What a comparison may use.
+    """The resources of a comparison.
 
     Attributes:
         jobs: runs side by side.
@@ -50,13 +50,13 @@ class Machine(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of the plan and where it stands.
+    """A run of the plan and its state.
 
     Attributes:
         run: the run.
-        settings: all that determines it but its data.
-        inputs: digest of what it reads; None where its data are not at hand.
-        state: where it stands.
+        settings: everything that determines it except its data.
+        inputs: digest of its input; None if its data are not available.
+        state: its state.
     """
 
     run: Run
@@ -66,7 +66,7 @@ class PlannedRun:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took, if it is finished."""
+        """Its duration, if it is finished."""
         return sum((self.state.record or {})["seconds"].values()) if self.state.state == FINISHED else None
 
 
@@ -75,7 +75,7 @@ class Failure(NamedTuple):
 
     Attributes:
         run: the run.
-        reason: which command, and the last lines of its log.
+        reason: the command, and the last lines of its log.
     """
 
     run: Run
@@ -83,12 +83,12 @@ class Failure(NamedTuple):
 
 
 def survey(plan: ComparisonPlan, output: Path, opened: Mapping[str, OpenedDataset]) -> list[PlannedRun]:
-    """Where every run of a plan stands.
+    """The state of every run of a plan.
 
     Args:
         plan: the plan.
         output: the comparison's folder.
-        opened: the datasets that are at hand, by name.
+        opened: the available datasets, by name.
 
     Raises:
         ValueError: a record cannot be read.
@@ -108,13 +108,13 @@ def execute(
     machine: Machine,
     stages_of: StagesOf,
 ) -> list[Failure]:
-    """Run what is pending, side by side, and tell the time left; a failed run does not stop the others.
+    """Make pending runs in parallel, and show the remaining time; a failed run does not stop the others.
 
     Args:
-        pending: what to run, in this order.
+        pending: the runs, in order.
         opened: the datasets, by name.
         output: the comparison's folder.
-        machine: what may be used.
+        machine: the resources.
         stages_of: makes the commands of a run.
 
     Returns:
@@ -172,15 +172,15 @@ def _conclude(
 
 
 def _commit(path: Path) -> str | None:
-    """The commit that the bundle noted; None where it runs outside of a checkout."""
+    """The commit recorded by the bundle; None outside a checkout."""
     return json.loads(path.read_text(encoding="utf-8"))["git_commit"] if path.is_file() else None
 
 
 def default_machine(jobs: int | None, threads: int) -> Machine:
-    """One run a GPU where there are some, else one a core.
+    """One run per GPU if there are any, otherwise one per core.
 
     Args:
-        jobs: runs side by side, or None for the default.
+        jobs: parallel runs, or None for the default.
         threads: threads of each.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""The numbers of the report, a table a dataset and a row a method: means over seeds and paired tests."""
+"""The numbers of the report, one table per dataset with one row per method: means over seeds and paired tests."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ class Spread(NamedTuple):
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Mean and standard deviation of the values that are numbers."""
+    """Mean and standard deviation of the values that are not NaN."""
     counted = [value for value in values if not math.isnan(value)]
     mean = statistics.fmean(counted) if counted else math.nan
     return Spread(mean, statistics.stdev(counted) if len(counted) > 1 else math.nan, len(counted))
 
 
 def paired_p(first: Mapping[Key, float], second: Mapping[Key, float]) -> float:
-    """p of the paired two-tailed t-test over the keys that both have.
+    """p value of the paired two-tailed t-test over common keys.
 
     Args:
         first: value by key, such as a case or a seed.
         second: the same.
 
     Returns:
-        NaN where it is not defined: fewer than two pairs, or all differences equal.
+        NaN if undefined: fewer than two pairs, or all differences equal.
     """
     keys = [key for key in first if key in second and not math.isnan(first[key]) and not math.isnan(second[key])]
     differences = [first[key] - second[key] for key in keys]
-    # equal up to rounding: the statistic would be made of rounding errors
+    # equal up to rounding: the statistic would consist of rounding errors
     if len(keys) < 2 or max(differences) - min(differences) <= 1e-12:
         return math.nan
     return float(ttest_rel([first[key] for key in keys], [second[key] for key in keys]).pvalue)
 
 
 def mean_by_case(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """By case, the mean over the runs that have a number for it.
+    """By case, the mean over the runs with a number for it.
 
     Args:
-        runs: value by case, one mapping a run.
+        runs: value by case, one mapping per run.
     """
     values: dict[str, list[float]] = {}
     for run in runs:
@@ -77,17 +77,17 @@ class Row:
 
     Attributes:
         method: the method.
-        results: of its finished runs, by seed.
+        results: results of its finished runs, by seed.
         planned: the seeds of the plan.
         overall: by metric, over seeds.
         classes: by class name and metric, over seeds.
-        p_case: of the paired t-test against the reference over cases, each case's Dice averaged over its classes and
-            over the seeds that both methods have; NaN where not defined.
+        p_case: p value of the paired t-test against the reference over cases, each case's Dice averaged over its
+            classes and over the seeds of both methods; NaN if undefined.
         p_seed: the same over those seeds.
-        differences: by case, the Dice that the first of these tests compares minus the reference's.
+        differences: by case, the Dice in the first of these tests minus the reference's.
         minutes: mean time of a training; NaN without a run.
         labeled: number of labelled patients; None without a run.
-        unlabeled: number of unlabelled patients that are trained on; None without a run.
+        unlabeled: number of unlabelled patients in training; None without a run.
     """
 
     method: Method
@@ -113,8 +113,8 @@ class DatasetTable:
     """All methods on a dataset.
 
     Attributes:
-        name: of the dataset.
-        note: text of the plan.
+        name: name of the dataset.
+        note: the plan's text.
         rows: in the plan's order.
     """
 
@@ -124,16 +124,16 @@ class DatasetTable:
 
     @property
     def metrics(self) -> list[Metric]:
-        """Those that any of its runs has measured."""
+        """The metrics measured in any of its runs."""
         return measured(result for row in self.rows for result in row.results.values())
 
 
 def build_tables(plan: ComparisonPlan, results: Sequence[RunResult]) -> list[DatasetTable]:
-    """Aggregate what has finished; methods without a finished run get a row all the same.
+    """Aggregate finished runs; methods without any also get a row.
 
     Args:
         plan: the plan.
-        results: of its finished runs.
+        results: results of its finished runs.
 
     Raises:
         ValueError: two runs of a dataset evaluated different cases.
@@ -195,5 +195,5 @@ def _row(
 
 
 def _spreads(found: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
-    """By metric, over the runs that have measured it."""
+    """By metric, over the runs that measured it."""
     return {metric: spread(values[metric] for values in found if metric in values) for metric in METRICS}

@@ -21,7 +21,7 @@ _LATEX = {
 
 
 def markdown_table(table: DatasetTable, reference: str | None) -> str:
-    """A row a method; without a finished run its cells say "missing".
+    """One row per method; without a finished run, its cells say "missing".
 
     Args:
         table: the numbers.
@@ -38,7 +38,7 @@ def markdown_table(table: DatasetTable, reference: str | None) -> str:
 
 
 def latex_table(table: DatasetTable, reference: str | None) -> str:
-    """The same as a ``table`` for LaTeX's booktabs.
+    """The same as a LaTeX ``table`` with booktabs.
 
     Args:
         table: the numbers.
@@ -71,7 +71,7 @@ def latex_table(table: DatasetTable, reference: str | None) -> str:
 
 
 def means_csv(tables: Iterable[DatasetTable]) -> str:
-    """A line for each dataset, method and class, and one for all classes; nothing is rounded, undefined is empty."""
+    """One row per dataset, method and class, and one for all classes; not rounded, undefined values are empty."""
     header = ["dataset", "method", "class", "labeled", "unlabeled", "seeds", "planned_seeds"]
     tables = list(tables)
     metrics = measured(result for table in tables for row in table.rows for result in row.results.values())
@@ -88,7 +88,7 @@ def means_csv(tables: Iterable[DatasetTable]) -> str:
 
 
 def show_spread(value: Spread, decimals: int, plus_minus: str) -> str:
-    """Mean with the standard deviation where there is one; "n.a." without a mean."""
+    """Mean with the standard deviation, if any; "n.a." without a mean."""
     if math.isnan(value.mean):
         return "n.a."
     mean = f"{value.mean:.{decimals}f}"
@@ -96,14 +96,14 @@ def show_spread(value: Spread, decimals: int, plus_minus: str) -> str:
 
 
 def show_p(p: float) -> str:
-    """Three decimals; "n.a." where not defined."""
+    """Three decimals; "n.a." if undefined."""
     if math.isnan(p):
         return "n.a."
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Text escaped for LaTeX."""
     return re.sub(r"[\\~^&%$#_{}]", lambda found: _LATEX[found[0]], text)
 
 

@@ -1,7 +1,7 @@
-"""Run a command that the kernel ends when the process which started it dies: ``tied_process.py PARENT COMMAND...``.
+"""Run a command that the kernel ends when its parent process dies: ``tied_process.py PARENT COMMAND...``.
 
-A comparison that is killed (-9) cannot end its trainings; left alone, they would go on writing to the folders that its
-successor uses. Linux only; elsewhere the command runs untied.
+A killed comparison (-9) cannot end its trainings, which would continue to write to the folders that its successor uses.
+Linux only; elsewhere the command runs untied.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Become the command, by exec, which keeps the tie."""
+    """Become the command by exec, which keeps the tie."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

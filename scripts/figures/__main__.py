@@ -1,4 +1,4 @@
-"""Draw a trained run's codebook, or what a perturbation does: ``python -m scripts.figures codebook --help``."""
+"""Draw a trained run's codebook, or the effect of perturbations: ``python -m scripts.figures codebook --help``."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FIGURES = {"codebook": codebook, "overview": overview, "perturbation": perturba
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the figure that the first word names."""
+    """Draw the figure named by the first argument."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(prog="python -m scripts.figures", description="Draw a figure.")
-    parser.add_argument("figure", choices=_FIGURES, help="which; FIGURE --help tells its options")
+    parser.add_argument("figure", choices=_FIGURES, help="the figure; FIGURE --help shows its options")
     name = parser.parse_args(words[:1]).figure
     parser = tool_parser(f"figures {name}", _FIGURES[name].DESCRIPTION, _FIGURES[name].EPILOG)
     _FIGURES[name].add_options(parser)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    """Refuse, before any work, a file that cannot or must not be written; its folder is made if missing."""
+    """Refuse, before any work, a file that cannot or must not be written; its folder is created if missing."""
     formats = Figure().canvas.get_supported_filetypes()
     if output.suffix.lstrip(".").lower() not in formats:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How a codebook changed during training, and how it is used: what is drawn, and from what."""
+"""The figure of a codebook's evolution during training and its use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["DESCRIPTION", "EPILOG", "add_options", "draw"]
 
 DESCRIPTION = "Draw how a codebook changed during training, and how it is used."
 EPILOG = """what it shows:
-  the codebook at the snapshots in RUN/codebook, all in one plane, codes in use told from the others; the share of the
-  tokens that each code holds; with --image, a slice and its tokens, each in the colour of its code: like codes, like
-  colours (network: RUN/model.pt)
+  the codebook at the snapshots in RUN/codebook, all in one plane, with codes in use marked; the share of tokens per
+  code; with --image, a slice and its tokens in the colours of their codes, similar codes in similar colours (network:
+  RUN/model.pt)
 
 examples:
   python -m scripts.figures codebook --run OUT --output codebook.png
@@ -25,7 +25,7 @@ examples:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of the command line that say what to draw."""
+    """The command-line options of the figure."""
     add = parser.add_argument
     add("--run", required=True, help="output folder of a training")
     add("--image", help="a volume whose tokens are shown")
@@ -35,7 +35,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def draw(options: argparse.Namespace, output: Path) -> None:
-    """Draw the figure, and print how many codes were in use."""
+    """Draw the figure, and print the number of codes in use."""
     run = Path(options.run)
     history = load_history(run)
     tokens, title = None, ""

@@ -1,4 +1,4 @@
-"""The figure of a codebook: how it moved, how its codes are used, and which of them an image is made of."""
+"""The figure of a codebook: its evolution, the use of its codes, and the codes of an image."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _METHODS = {"pca": "principal components", "tsne": "t-SNE"}
 
 
 def sorted_shares(counts: np.ndarray) -> np.ndarray:
-    """Share of the tokens that each code in use holds, the most used first.
+    """Share of tokens of each code in use, the most used first.
 
     Args:
         counts: tokens per code, ``(K,)``.
 
     Returns:
-        one number a code in use; they sum to 1.
+        one number per code in use; they sum to 1.
     """
     held = np.sort(counts[counts > 0])[::-1]
     return held / max(1, held.sum())
@@ -43,15 +43,15 @@ def save_codebook_figure(
     tokens: TokenMap | None = None,
     title: str = "",
 ) -> None:
-    """Draw the snapshots, their use and, where there are some, the tokens of a slice.
+    """Draw the snapshots, their use and, if given, the tokens of a slice.
 
     Args:
         history: at least one snapshot.
-        places: of the codes of each, ``(K, 2)``.
-        path: file to write, its ending the format.
-        method: how the places were found, for the caption.
-        tokens: of a slice.
-        title: of the slice.
+        places: positions of the codes of each, ``(K, 2)``.
+        path: file to write, in the format of its ending.
+        method: method of the positions, for the caption.
+        tokens: tokens of a slice, or None.
+        title: title of the slice.
     """
     rows = -(-len(history) // _COLUMNS)
     figure = Figure(figsize=(9.0, 2.7 * rows + 3.1), layout="constrained")

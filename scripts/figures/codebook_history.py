@@ -1,4 +1,4 @@
-"""The snapshots of a codebook that a training left, and what the pictures show of them."""
+"""A training's snapshots of the codebook, and their positions in the pictures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Snapshot(NamedTuple):
 
     @property
     def used(self) -> np.ndarray:
-        """``(K,)``, bool: codes that held at least one token."""
+        """``(K,)``, bool: codes with at least one token."""
         return self.counts > 0
 
 
@@ -45,7 +45,7 @@ def load_history(run: Path) -> list[Snapshot]:
 
     Raises:
         FileNotFoundError: the folder or snapshots in it are missing.
-        ValueError: a file is no snapshot, or two are of different codebooks.
+        ValueError: a file is not a snapshot, or two are of different codebooks.
     """
     if not run.is_dir():
         raise FileNotFoundError(f"--run {run} is not a folder: name the output_dir of a training.")
@@ -63,23 +63,23 @@ def load_history(run: Path) -> list[Snapshot]:
 
 
 def project_codes(history: Sequence[Snapshot], method: str = "pca", seed: int = 0) -> list[np.ndarray]:
-    """Places of all codes in a plane that all snapshots share.
+    """Positions of all codes in a plane common to all snapshots.
 
     Args:
         history: at least one snapshot.
-        method: "pca", or "tsne" (needs scikit-learn; of 16,384 codes and more it takes many minutes).
-        seed: of t-SNE.
+        method: "pca", or "tsne" (needs scikit-learn; takes many minutes for 16,384 codes or more).
+        seed: seed of t-SNE.
 
     Returns:
         ``(K, 2)`` for each snapshot.
 
     Raises:
-        ValueError: another method, or scikit-learn is not installed.
+        ValueError: the method is unknown, or scikit-learn is not installed.
     """
     codes = np.concatenate([snapshot.codebook for snapshot in history])
     if method == "pca":
         centered = codes - codes.mean(axis=0)
-        # the D x D side: a decomposition of all codes of all snapshots would be large
+        # of the D x D matrix: a decomposition of all codes of all snapshots would be large
         _, directions = np.linalg.eigh(centered.T @ centered)
         places = centered @ directions[:, :-3:-1]
     elif method == "tsne":

@@ -1,4 +1,4 @@
-"""What goes into a training and what comes out of it, on slices of a cohort."""
+"""The input and output of a training, on slices of a cohort."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _UNLABELED = 6
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of the command line that say what to draw."""
+    """The command-line options of the figure."""
     add = parser.add_argument
     add("--predictions", required=True, metavar="FOLDER", help="predictions/ of an evaluation of the test cases")
     add("--datalist", metavar="FILE", help="datalist (default: the embedded demo cohort)")
-    add("--dataset-dir", metavar="DIR", help="folder its paths start at (default: the datalist's)")
+    add("--dataset-dir", metavar="DIR", help="folder to which its paths are relative (default: the datalist's)")
 
 
 def draw(options: argparse.Namespace, output: Path) -> None:
-    """Draw the figure of the demo cohort, or of another one."""
+    """Draw the figure, of the demo cohort by default."""
     cohort = open_cohort(options.dataset_dir, options.datalist, "data/demo_cohort")
     _draw(cohort.splits(), Path(options.predictions)).savefig(output, dpi=110)
 
@@ -69,7 +69,7 @@ def _draw_made(figure: SubFigure, case: Mapping[str, Any], prediction: Path) -> 
 
 
 def _slice(image: str, label: str | None) -> tuple[np.ndarray, int]:
-    """The slice of a volume of one channel with the most foreground, or the middle one; and its place."""
+    """The slice of a one-channel volume with the most foreground, or the middle one, and its index."""
     voxels = read_voxels(image)
     area = (read_classes(label)[0] > 0).sum((0, 1)) if label else np.zeros(voxels.shape[2])
     place = int(area.argmax()) if area.any() else voxels.shape[2] // 2

@@ -1,4 +1,4 @@
-"""What QPM and dropout do at growing strength: what is drawn, and from what."""
+"""The figure of QPM and dropout at growing strength."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DESCRIPTION", "EPILOG", "add_options", "draw"]
 DESCRIPTION = "Draw what QPM and dropout do at growing strength."
 EPILOG = """what it shows:
   the KL radius of dropout and of the QPM, in the codebook of --checkpoint and in an untrained one; with --image, the
-  prediction and its Dice under both at growing strength: against --label, else against the unperturbed prediction
+  prediction and its Dice under both at growing strength, against --label or the unperturbed prediction
 
 examples:
   python -m scripts.figures perturbation --output radius.png
@@ -35,7 +35,7 @@ _CURVE = [round(float(value), 3) for value in np.linspace(0.0, 0.95, 20)]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Those of the command line that say what to draw."""
+    """The command-line options of the figure."""
     add = parser.add_argument
     add("--checkpoint", help="weights of a training, OUT/model.pt")
     add("--image", help="a volume to segment")
@@ -44,12 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--strengths", default="0,0.1,0.3,0.5,0.7,0.9", help="eps and rates (default: %(default)s)")
     add("--temperature", default="auto", help="of the QPM (default: auto, as in training)")
     add("--dropout-mode", choices=("channel", "element"), default="channel", help="default: channel")
-    add("--draws", type=int, default=3, help="draws a strength (default: 3)")
+    add("--draws", type=int, default=3, help="draws per strength (default: 3)")
     add("--seed", type=int, default=0, help="of the draws and the random codebook (default: 0)")
 
 
 def draw(options: argparse.Namespace, output: Path) -> None:
-    """Draw the figure, and print the numbers that it shows."""
+    """Draw the figure, and print its numbers."""
     if options.image and not options.checkpoint:
         raise ValueError("--image needs --checkpoint: the network that is to segment it.")
     if options.label and not options.image:
@@ -76,7 +76,7 @@ def draw(options: argparse.Namespace, output: Path) -> None:
 
 
 def _codebooks(trained: TrainedNetwork | None, seed: int) -> dict[str, Tensor]:
-    """The trained codebook, if there is one, and one of the same make as it is before training."""
+    """The trained codebook, if given, and an untrained one of the same kind."""
     if trained is None:
         network: dict[str, Any] = json.loads(_CONFIG.read_text(encoding="utf-8"))["network_def"]
         sizes = {"num_embeddings": network["num_embeddings"], "embedding_dim": network["embedding_dim"]}

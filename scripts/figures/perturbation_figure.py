@@ -1,4 +1,4 @@
-"""The figure of the two perturbations: radius, effect on Dice, and a slice under each (as in the paper's first)."""
+"""The figure of the two perturbations: radius, effect on Dice, and a slice under each (as in the paper's Figure 1)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["save_perturbation_figure", "window"]
 # none of the classes' colours
 _COLORS = dict(zip(METHODS, ("#27313b", "#c2185b"), strict=True))
 _MARKERS = dict(zip(METHODS, ("o", "s"), strict=True))
-# equal results hide neither: a small square within a ring
+# a small square within a ring: equal results hide neither
 _SIZES = dict(zip(METHODS, (8, 3.5), strict=True))
 _SMALLEST_WINDOW, _MARGIN = 32, 1.5
 _STRENGTH = "strength: eps of QPM, dropout rate"
@@ -39,11 +39,11 @@ def save_perturbation_figure(
     """Draw the curves and, with a case, its predictions.
 
     Args:
-        path: file to write, its ending the format.
-        strengths: of the curves.
-        curves: of :func:`~scripts.figures.perturbation_sweep.radius_curves`.
+        path: file to write, in the format of its ending.
+        strengths: strengths of the curves.
+        curves: from :func:`~scripts.figures.perturbation_sweep.radius_curves`.
         case: the volume, or None.
-        results: of :func:`~scripts.figures.perturbation_sweep.sweep`.
+        results: from :func:`~scripts.figures.perturbation_sweep.sweep`.
         number: the slice shown, along the last axis.
         classes: names of the foreground classes.
     """
@@ -66,7 +66,7 @@ def save_perturbation_figure(
 
 
 def window(mask: np.ndarray) -> tuple[slice, slice]:
-    """A square around the foreground of a slice, half as wide again as it; the whole slice without any.
+    """A square around the foreground of a slice, 1.5 times as wide; the whole slice without foreground.
 
     Args:
         mask: ``(H, W)``, bool.
@@ -87,7 +87,7 @@ def _draw_radius(panel: Any, strengths: Sequence[float], curves: Mapping[str, Se
     styles = iter(("-", "--", ":"))
     for name, values in curves.items():
         method = next(method for method in METHODS if name.startswith(method))
-        # strength 0 moves nothing, and zero has no place on a logarithmic axis
+        # strength 0 moves nothing, and a logarithmic axis has no zero
         points = [point for point in zip(strengths, values, strict=True) if point[1] > 0.0]
         style = "-" if name == method else next(styles)
         panel.plot(*zip(*points, strict=True), color=_COLORS[method], linestyle=style, label=name)
@@ -169,7 +169,7 @@ def _draw_tile(
 
 
 def _draw_sides(panel: Any, sides: tuple[str, str]) -> None:
-    """The patient's sides at the left and at the upper edge."""
+    """The patient's sides at the left and upper edges."""
     style = {"color": "white", "fontsize": 8, "ha": "center", "va": "center", "transform": panel.transAxes}
     shade = {"facecolor": "black", "alpha": 0.5, "pad": 1.2, "linewidth": 0}
     for text, place in zip(sides, ((0.06, 0.5), (0.5, 0.94)), strict=True):

@@ -1,4 +1,6 @@
-"""What QPM and dropout do at growing strength: in theory, to the distribution of features; in practice, to a case."""
+"""The effect of QPM and dropout at growing strength: in theory, on the distribution of features; in practice, on a
+case.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class Perturbed(NamedTuple):
         method: one of :data:`METHODS`.
         strength: the paper's eps, or the dropout rate.
         prediction: class indices ``(*S)`` of the first draw, int64.
-        dice: of each draw, mean over the foreground classes.
+        dice: Dice of each draw, mean over the foreground classes.
     """
 
     method: str
@@ -72,8 +74,8 @@ def perturbed_prediction(trained: TrainedNetwork, case: Case, perturbation: Pert
     Args:
         trained: the network.
         case: the volume.
-        perturbation: what training perturbs with.
-        seed: of its draws.
+        perturbation: the perturbation.
+        seed: seed of its draws.
 
     Returns:
         class indices ``(*S)``, int64.
@@ -84,7 +86,7 @@ def perturbed_prediction(trained: TrainedNetwork, case: Case, perturbation: Pert
     def logits(windows: Tensor) -> Tensor:
         return module(windows[:0], windows, generator=generator).unlabeled_logits
 
-    # the inner inferer cuts the volume; the training module projects the codebook itself
+    # the inner inferer divides the volume; the training module projects the codebook itself
     inferer = trained.inferer.inferer if isinstance(trained.inferer, CodebookInferer) else trained.inferer
     return inferer(case.image[None], logits)[0].argmax(dim=0)
 
@@ -105,8 +107,8 @@ def sweep(
         case: the volume; without a label Dice is the agreement with the unperturbed prediction.
         strengths: in [0, 1).
         temperature: of the QPM, or "auto".
-        draws: how often each is drawn; strength 0 once.
-        seed: of the first draw, the next ones follow.
+        draws: number of draws of each; one for strength 0.
+        seed: seed of the first draw; later draws increment it.
         dropout_mode: "channel" or "element".
 
     Returns:
@@ -129,7 +131,7 @@ def sweep(
 
 
 def mean_dice(prediction: Tensor, reference: Tensor, classes: int) -> float:
-    """Mean Dice over the foreground classes that the reference has; NaN where it has none.
+    """Mean Dice over the foreground classes in the reference; NaN if it has none.
 
     Args:
         prediction: class indices ``(*S)``.

@@ -1,4 +1,4 @@
-"""Which code each token of a slice gets, and the colours to show it in."""
+"""The codes of a slice's tokens, and their colours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scripts.figures.trained_network import Case, SliceView, TrainedNetwork
 
 __all__ = ["TokenMap", "map_tokens", "principal_colors"]
 
-# Colours span the reference but for the outermost at each end.
+# Colours span the reference except for the outermost values at each end.
 _QUANTILE = 0.02
 
 
@@ -24,8 +24,8 @@ class TokenMap(NamedTuple):
         image: ``(H, W)``, the first channel.
         places: number of each pixel's token, ``(H, W)``, int64.
         tokens: codes of the tokens, ``(h, w)``.
-        colors: of each code, ``(K, 3)`` in [0, 1].
-        view: how the slice is shown.
+        colors: colour of each code, ``(K, 3)`` in [0, 1].
+        view: layout of the slice.
     """
 
     image: np.ndarray
@@ -42,7 +42,7 @@ class TokenMap(NamedTuple):
 
 @torch.no_grad()
 def map_tokens(trained: TrainedNetwork, case: Case, number: int) -> TokenMap:
-    """Quantise a slice: of a 2D network the whole slice at once, of a 3D network within a patch at its middle.
+    """Quantise a slice: whole for a 2D network, within a central patch for a 3D network.
 
     Args:
         trained: the network.
@@ -64,18 +64,18 @@ def map_tokens(trained: TrainedNetwork, case: Case, number: int) -> TokenMap:
 
 
 def principal_colors(reference: Tensor, others: Sequence[Tensor] = ()) -> list[Tensor]:
-    """Colours of features: the three first principal components of the reference are red, green and blue.
+    """Colours of features: the first three principal components of the reference are red, green and blue.
 
     Args:
         reference: ``(N, C)``, N at least 3.
-        others: ``(M, C)`` each; same components and same scale, so that like features have like colours.
+        others: ``(M, C)`` each, with the same components and scale, so that similar features have similar colours.
 
     Returns:
-        ``(N, 3)`` of the reference, then ``(M, 3)`` of each other, in [0, 1].
+        ``(N, 3)`` for the reference, then ``(M, 3)`` for each of the others, in [0, 1].
     """
     mean = reference.mean(dim=0)
     components = torch.linalg.svd(reference - mean, full_matrices=False).Vh[:3]
-    # a singular vector's sign is arbitrary: its largest entry is made positive, on any machine
+    # a singular vector's sign is arbitrary: its largest entry is made positive, as on any machine
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
     components = components * largest.sign()
     projected = [(each - mean) @ components.T for each in (reference, *others)]
@@ -89,7 +89,7 @@ def _is_2d(trained: TrainedNetwork) -> bool:
 
 
 def _patch(trained: TrainedNetwork, volume: Tensor, number: int) -> tuple[Tensor, int, list[int]]:
-    """A patch around the slice, in the middle of the other axes; where in it the slice lies, and where it starts."""
+    """A patch around the slice, centred in the other axes; the slice's index in it, and its start."""
     starts = [(size - length) // 2 for size, length in zip(volume.shape[1:], trained.patch_size, strict=True)]
     starts[2] = min(max(0, number - trained.patch_size[2] // 2), volume.shape[3] - trained.patch_size[2])
     for axis, (start, length) in enumerate(zip(starts, trained.patch_size, strict=True)):

@@ -1,4 +1,4 @@
-"""A trained network with the preprocessing that it was trained with, for pictures of what it does to a case."""
+"""A trained network with its preprocessing, for pictures of its effect on a case."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vqseg_bundle.networks import VQNetwork
 
 __all__ = ["Case", "SliceView", "TrainedNetwork", "display_slice", "load_case", "open_trained", "view_slices"]
 
-# readers of formats that are not asked for say at every start what they lack
+# readers of unused formats report at every start what they lack
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 
@@ -30,15 +30,15 @@ _CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class TrainedNetwork(NamedTuple):
-    """A network and what feeds it.
+    """A network with its preprocessing.
 
     Attributes:
         network: in eval mode.
         quantizer: the network's.
         labels: class names by index, background included.
-        patch_size: what it was trained on.
-        preprocess: takes ``{"image": path}`` and, where there is one, "label".
-        inferer: cuts a volume ``(1, C, *S)`` as evaluation does.
+        patch_size: size of its training patches.
+        preprocess: takes ``{"image": path}`` and optionally "label".
+        inferer: divides a volume ``(1, C, *S)`` as evaluation does.
     """
 
     network: VQNetwork
@@ -50,11 +50,11 @@ class TrainedNetwork(NamedTuple):
 
 
 class SliceView(NamedTuple):
-    """The same for every slice of a volume.
+    """The layout of every slice of a volume.
 
     Attributes:
-        inside: what of a slice's two axes is image, not padding.
-        upright: how it is turned.
+        inside: the region of a slice that is image, not padding.
+        upright: its orientation.
     """
 
     inside: tuple[slice, slice]
@@ -74,10 +74,10 @@ class SliceView(NamedTuple):
         return self.upright.turn(array[self.inside])
 
     def within(self, starts: Sequence[int], lengths: Sequence[int]) -> SliceView:
-        """The view of a part of the slices.
+        """The view of a region of the slices.
 
         Args:
-            starts: where the part begins, along both axes.
+            starts: start of the region along both axes.
             lengths: its size.
         """
         cuts = [
@@ -88,13 +88,13 @@ class SliceView(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A volume on the network's grid; of a 2D network, the last axis is the one that it is sliced along.
+    """A volume on the network's grid; for a 2D network, it is sliced along the last axis.
 
     Attributes:
-        name: the file's.
+        name: name of the file.
         image: ``(C, *S)``, float32.
         label: class indices ``(*S)``, int64, or None.
-        view: how its slices are shown.
+        view: layout of its slices.
     """
 
     name: str
@@ -104,13 +104,13 @@ class Case(NamedTuple):
 
 
 def open_trained(checkpoint: Path) -> TrainedNetwork:
-    """Rebuild a trained network from its weights and the record beside them.
+    """Rebuild a trained network from its weights and their record.
 
     Args:
         checkpoint: ``OUT/model.pt``.
 
     Raises:
-        FileNotFoundError: there are no weights or no record.
+        FileNotFoundError: the weights or the record are missing.
         ValueError: weights or record cannot be used, or the network has no quantiser.
     """
     if not checkpoint.is_file():
@@ -123,7 +123,7 @@ def open_trained(checkpoint: Path) -> TrainedNetwork:
     config = ConfigParser.load_config_files([str(_CONFIGS / name) for name in ("train.json", "evaluate.json")])
     config |= {"model_record": record, "network_def": network, "device": "cpu", "amp": False}
     config["label_values"] = f"$dict({list(record['label_values'].items())})"
-    config["chosen_orientation"] = "@trained_orientation"  # without one, the one volume stays as it is stored
+    config["chosen_orientation"] = "@trained_orientation"  # without one, the single volume stays as stored
     config["picture_transforms"] = {
         "_target_": "Compose",
         "transforms": "$@load_image + @load_label + @volume_transforms",
@@ -140,7 +140,7 @@ def open_trained(checkpoint: Path) -> TrainedNetwork:
 
 
 def load_case(trained: TrainedNetwork, image: Path, label: Path | None) -> Case:
-    """Load and preprocess a volume as evaluation does, and its label alike.
+    """Load and preprocess a volume and its label as evaluation does.
 
     Args:
         trained: the network.
@@ -182,14 +182,15 @@ def load_case(trained: TrainedNetwork, image: Path, label: Path | None) -> Case:
 
 
 def display_slice(case: Case, number: int | None) -> int:
-    """The slice to show, along the last axis: the one asked for, else the one with most label, else the middle.
+    """The slice to show, along the last axis: the requested one, otherwise the one with most label, otherwise the
+    middle.
 
     Args:
         case: the volume.
         number: from 0, or None.
 
     Raises:
-        ValueError: there is no such slice.
+        ValueError: the slice does not exist.
     """
     count = case.image.shape[-1]
     if number is not None:
@@ -216,7 +217,7 @@ def view_slices(volume: MetaTensor) -> SliceView:
 
 
 def _padding(volume: MetaTensor) -> list[slice]:
-    """What of the first two axes is image: the preprocessing pads last of all."""
+    """The region of the first two axes that is image: the preprocessing pads last."""
     last = volume.applied_operations[-1] if volume.applied_operations else {}
     widths = last["extra_info"]["padded"] if last.get("class") == "SpatialPad" else ((0, 0),) * volume.ndim
     return [slice(before, size - after) for (before, after), size in zip(widths[1:3], volume.shape[1:3], strict=True)]

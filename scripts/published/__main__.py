@@ -30,13 +30,13 @@ _EPILOG = """examples:
   git clone https://github.com/script-Yang/VQ-Seg && pip install einops
   python -m scripts.published --reference-code VQ-Seg
 """
-#: how far logits may differ, in units of the largest one
+#: largest permitted difference of logits, in units of the largest one
 _TOLERANCE = 1e-4
 _CONFIG = Path(__file__).parents[2] / "configs" / "inference.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Convert, prove, or both; print what was written and measured."""
+    """Convert, compare, or both; print what was written and measured."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if not options.checkpoint and not options.reference_code:
@@ -77,10 +77,10 @@ def _convert(checkpoint: Path, output: Path, options: argparse.Namespace) -> Non
 
 
 def _preprocessing(patch_size: list[int], image_size: list[int] | None) -> dict[str, Any]:
-    """What inference does with a record of these sizes and otherwise the defaults."""
+    """The preprocessing of inference for these sizes, with the defaults otherwise."""
     parser = ConfigParser(ConfigParser.load_config_file(_CONFIG))
     default = parser.get("untrained")
-    # how its slices were oriented is not known
+    # the orientation of its slices is unknown
     sizes = {"patch_size": patch_size, "image_size": image_size, "orientation": None}
     parser["model_record"] = {**default, "preprocessing": {**default["preprocessing"], **sizes}}
     return parser.get_parsed_content("preprocessing_record")
@@ -106,7 +106,7 @@ def _prove(reference_code: str, checkpoint: Path | None) -> None:
 
 
 def _agree(found: Comparison) -> bool:
-    """Whether the logits are equal, or differ by codes of which ours are the right ones."""
+    """Whether the logits are equal, or differ only by codes of which ours are nearer."""
     if found.differing_codes:
         return found.differing_codes == found.nearer_codes
     return found.relative_difference <= _TOLERANCE
@@ -129,11 +129,11 @@ def _parser() -> argparse.ArgumentParser:
         _EPILOG,
     )
     add = parser.add_argument
-    add("--checkpoint", metavar="FILE", help="what the published train.py saved")
+    add("--checkpoint", metavar="FILE", help="file saved by the published train.py")
     add("--output", metavar="DIR", help="folder for model.pt and model.json")
     add("--labels", metavar="NAMES", help='class names, "background,first,..." (default: label_1, ...)')
     add("--patch-size", type=int, nargs=2, default=[224, 224], metavar=("H", "W"), help="default: 224 224")
-    add("--image-size", type=int, nargs=2, metavar=("H", "W"), help="in-plane size to resize to (default: as it is)")
+    add("--image-size", type=int, nargs=2, metavar=("H", "W"), help="in-plane size to resize to (default: unchanged)")
     add(
         "--reference-code",
         metavar="DIR",

@@ -1,4 +1,4 @@
-"""Proof that a converted checkpoint computes what the published code computes, by running both on the same images."""
+"""Comparison of a converted checkpoint with the published code on the same images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.published.published_checkpoint import convert, find_encoder, read_p
 
 __all__ = ["IMAGE_SIZES", "Comparison", "compare", "nearer_codes", "random_checkpoint"]
 
-#: its training's size, its validation's, DINOv2's own, and one that is not square
+#: the sizes of its training, its validation and DINOv2, and a non-square one
 IMAGE_SIZES = ((224, 224), (504, 504), (518, 518), (224, 280))
 
 
@@ -24,14 +24,14 @@ class Comparison(NamedTuple):
     """Both networks on images of one size.
 
     Attributes:
-        size: of the images.
-        tokens: their number.
-        distinct_codes: codes that the published network picked.
-        differing_codes: tokens for which ours picked another one.
-        nearer_codes: how many of these are nearer to the published network's own features, in float64: there the
-            published search has rounded to a farther one.
-        largest_logit: of the published network, absolute.
-        largest_difference: between the logits of both, absolute.
+        size: size of the images.
+        tokens: number of tokens.
+        distinct_codes: number of codes used by the published network.
+        differing_codes: number of tokens with another code in ours.
+        nearer_codes: number of these that are nearer to the published network's features in float64, so that the
+            published search was wrong by rounding.
+        largest_logit: largest absolute logit of the published network.
+        largest_difference: largest absolute difference of the logits.
     """
 
     size: tuple[int, int]
@@ -49,16 +49,16 @@ class Comparison(NamedTuple):
 
 
 def random_checkpoint(reference_code: str, path: Path, classes: int = 4, seed: int = 0) -> None:
-    """Save the published code's small network with random weights, as its train.py saves one.
+    """Save the published code's small network with random weights, like its train.py.
 
-    Every parameter is random, those as well that a fresh network sets to 0 or 1. The codewords are as long as the
-    features, as trained ones are: much shorter ones are all about equally far, and rounding would pick among them.
+    All parameters are random, including those that a fresh network sets to 0 or 1. The codewords are as long as the
+    features, like trained ones: much shorter ones would all be about equally far, and rounding would decide.
 
     Args:
         reference_code: a checkout of the published code.
         path: the file to write.
-        classes: of the segmentation.
-        seed: of the weights.
+        classes: number of classes.
+        seed: seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -74,10 +74,10 @@ def random_checkpoint(reference_code: str, path: Path, classes: int = 4, seed: i
 
 
 def nearer_codes(features: Tensor, codewords: Tensor, ours: Tensor, theirs: Tensor) -> int:
-    """For how many tokens our code is strictly nearer than theirs, in float64.
+    """Number of tokens for which our code is strictly nearer than theirs, in float64.
 
     Args:
-        features: of the tokens, ``(N, D)``.
+        features: the tokens' features, ``(N, D)``.
         codewords: ``(K, D)``.
         ours: indices ``(N,)``.
         theirs: indices ``(N,)``.
@@ -92,12 +92,12 @@ def compare(reference_code: str, checkpoint: Path | None = None, images: int = 2
 
     Args:
         reference_code: a checkout of the published code.
-        checkpoint: a file of its train.py; None makes one by :func:`random_checkpoint`.
-        images: how many of each size.
-        seed: of the images and the random weights.
+        checkpoint: a file of its train.py; None uses :func:`random_checkpoint`.
+        images: number of images of each size.
+        seed: seed of the images and the random weights.
 
     Returns:
-        one comparison a size.
+        one comparison per size.
     """
     with tempfile.TemporaryDirectory() as folder:
         if checkpoint is None:
@@ -113,7 +113,7 @@ def compare(reference_code: str, checkpoint: Path | None = None, images: int = 2
     comparisons = []
     for size in IMAGE_SIZES:
         grey = torch.rand(images, 1, *size, generator=generator)
-        # images that span [0, 1], as 8-bit ones over 255 do: the published code takes them as they are
+        # images that span [0, 1], like 8-bit ones divided by 255: the published code does not rescale them
         grey = (grey - grey.amin((1, 2, 3), True)) / (grey.amax((1, 2, 3), True) - grey.amin((1, 2, 3), True))
         theirs, features, their_codes = _run(published, "model.vq", lambda output: output[1], (grey - mean) / std)
         ours, _, our_codes = _run(converted, "quantizer", lambda output: output.indices, grey)
@@ -141,7 +141,7 @@ def _published(reference_code: str, state: Mapping[str, Tensor]) -> nn.Module:
 def _run(
     network: nn.Module, quantizer: str, indices: Callable[[Any], Tensor], images: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, what the quantiser was given, and the codes ``(N,)``."""
+    """Logits, the quantiser's input, and the codes ``(N,)``."""
     seen: list[tuple[Tensor, Tensor]] = []
 
     def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:

@@ -1,6 +1,6 @@
 """Checkpoints of the published VQ-Seg code as weights of :class:`~vqseg_bundle.networks.DINOv2DPTNet`.
 
-https://github.com/script-Yang/VQ-Seg; names and shapes are those of the files that its train.py saves.
+https://github.com/script-Yang/VQ-Seg; names and shapes are those of its train.py's files.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from vqseg_bundle.networks import VQNetwork, build_network
 
 __all__ = ["ConversionError", "Encoder", "convert", "find_encoder", "read_published"]
 
-#: entries under which a training may keep the weights beside other things
+#: entries under which a training may keep the weights
 _ENTRIES = ("model", "state_dict")
-#: what DistributedDataParallel and the published wrapper class put before every name
+#: prefixes of DistributedDataParallel and the published wrapper class
 _PREFIXES = ("module.", "model.")
 _UNUSED = re.compile(
     r"backbone\.mask_token$"  # of DINOv2's own training
@@ -53,12 +53,12 @@ class ConversionError(ValueError):
 
 
 class Encoder(NamedTuple):
-    """One of the DINOv2 models that the published code knows.
+    """A DINOv2 model of the published code.
 
     Attributes:
         size: its name there.
         name: its name here.
-        levels: the blocks whose output goes to the decoder.
+        levels: the blocks whose outputs go to the decoder.
     """
 
     size: str
@@ -75,19 +75,19 @@ _ENCODERS = {
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint under the names of the published network, without what was put before them.
+    """The tensors of a checkpoint under the published network's names, without prefixes.
 
     Args:
-        path: file of :func:`torch.save`; read by ``weights_only``, no code that it may hold is run.
+        path: file of :func:`torch.save`, read with ``weights_only``, so that no code in it is run.
 
     Raises:
-        ConversionError: there is no such file, it is damaged, or it holds something else.
+        ConversionError: the file is missing or damaged, or contains something else.
     """
     if not path.is_file():
         raise ConversionError(f"--checkpoint {path}: there is no such file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged or foreign file fails in as many ways as there are formats
+    except Exception as error:  # damaged and foreign files fail in many ways
         raise ConversionError(
             f"--checkpoint {path}: damaged, incomplete or not a checkpoint ({type(error).__name__}). Copy it again."
         ) from error
@@ -108,13 +108,13 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 
 def find_encoder(state: Mapping[str, Tensor]) -> Encoder:
-    """The DINOv2 that a checkpoint is of.
+    """The DINOv2 of a checkpoint.
 
     Args:
         state: see :func:`read_published`.
 
     Raises:
-        ConversionError: it is of a width that none has.
+        ConversionError: no DINOv2 has its width.
     """
     width = state[_POSITIONS].shape[-1]
     if width not in _ENCODERS:
@@ -126,20 +126,20 @@ def find_encoder(state: Mapping[str, Tensor]) -> Encoder:
 
 
 def convert(state: Mapping[str, Tensor], in_channels: int = 1) -> VQNetwork:
-    """The deployed network that computes what the published one computes in evaluation.
+    """The deployed network that is equivalent to the published one in evaluation.
 
-    The published codewords are an affine map of frozen vectors, ``W b + a``; ours a linear one. The network gets the
-    codewords as they are, behind an identity map.
+    The published codewords are an affine map of frozen vectors, ``W b + a``, ours a linear one. The network gets the
+    codewords unchanged, with the identity as the map.
 
     Args:
         state: see :func:`read_published`.
-        in_channels: channels of the images; other than three become grey.
+        in_channels: channels of the images; unless there are three, they are averaged to grey.
 
     Returns:
-        the network, in eval mode, without image decoder.
+        the network, in eval mode, without an image decoder.
 
     Raises:
-        ConversionError: a name or a shape is not that of a published network of the encoder's size.
+        ConversionError: a name or shape does not belong to a published network with this encoder.
     """
     encoder = find_encoder(state)
     codewords = F.linear(state[_CODES].float(), state[_MAP].float(), state[_OFFSET].float())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.bundle_runs import CONFIGS, TINY, run_here
+from support.bundle_runs import TINY, run_here
 from support.foundation_parts import PatchMeans
 from torch.utils.tensorboard import SummaryWriter
 
@@ -192,8 +192,6 @@ def test_like_features_have_like_colours():
 @pytest.fixture(scope="module")
 def run(shared_cohort, tmp_path_factory):
     """A training with a small stand-in for the foundation model, every step recorded."""
-    handlers = json.loads((CONFIGS / "train.json").read_text())["train"]["handlers"]
-    recorder = next(i for i, handler in enumerate(handlers) if handler["_target_"] == "TensorBoardStatsHandler")
     output = tmp_path_factory.mktemp("alignment") / "out"
     settings = {
         **TINY,
@@ -201,7 +199,7 @@ def run(shared_cohort, tmp_path_factory):
         "iterations_per_epoch": ITERATIONS,
         "foundation_model": "dinov2_vits14",
         "foundation_image_size": 56,
-        f"train#handlers#{recorder}#iteration_log": True,
+        "train_handlers#tensorboard#iteration_log": True,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "build_foundation_model", lambda name, weights, size: PatchMeans(size))
