@@ -215,6 +215,19 @@ def test_inference_writes_predictions_and_a_log_into_output_dir_alone(inferred: 
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "readme.txt"]
 
 
+def test_an_evaluation_tells_what_is_left_with_other_codes(evaluated: Trained, tmp_path: Path) -> None:
+    places = keys(evaluated.cohort, tmp_path / "out", checkpoint=str(evaluated.output_dir / "model.pt"))
+    parser = run_here("evaluating", *EVALUATION, **places, code_reliance=True)
+    metrics = parser.get_parsed_content("validate#evaluator").state.metrics
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for name, title in (("dice_other_codes", "With another case&#39;s codes"), ("dice_without_skips", "Without skip")):
+        assert 0.0 <= metrics[name] <= 1.0
+        assert title in page
+        assert f"mean Dice {metrics[name]:.3f}" in page
+    assert read(tmp_path / "out" / "summary.json") == read(evaluated.output_dir / "summary.json")
+    assert "With another" not in (evaluated.output_dir / "report.html").read_text(encoding="utf-8")
+
+
 def test_a_second_evaluation_and_inference_put_the_first_ones_results_aside(evaluated: Trained, tmp_path: Path) -> None:
     output_dir = tmp_path / "out"
     shutil.copytree(evaluated.output_dir, output_dir)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import VectorQuantizer
-from vqseg_bundle.networks import Encoding, VQNetwork, VQSegNet, code_reliance, soft_overlap
+from vqseg_bundle.networks import CodeExchange, Encoding, SkipsCut, VQNetwork, VQSegNet, code_reliance, soft_overlap
 
 
 class TwoWays(VQNetwork):
@@ -108,3 +108,22 @@ def test_what_cannot_be_measured_is_refused():
         code_reliance(plain, torch.zeros(2, 1, 8, 8))
     with pytest.raises(ValueError, match="at least 2 images to exchange codes between, got 1"):
         code_reliance(TwoWays(1.0), torch.zeros(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize("code_level", [None, 1])
+def test_a_pair_is_decoded_from_the_codes_of_the_second_and_the_skip_connections_of_the_first(code_level):
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"channels": (4, 6, 8), "strides": (2, 2), "num_embeddings": 16, "embedding_dim": 5}
+    first, second = torch.randn(2, 2, 2, 9, 12)
+    network = VQSegNet(2, 2, 3, **sizes, code_level=code_level).eval()
+    exchange, cut = CodeExchange(network), SkipsCut(network)
+    assert torch.equal(exchange.project_codebook(), network.project_codebook())
+    assert torch.equal(exchange(torch.cat((first, first), dim=1)), network(first))
+    exchanged = exchange(torch.cat((first, second), dim=1), network.project_codebook())
+    assert not torch.equal(exchanged, network(first))
+    assert not torch.equal(exchanged, network(second))
+    assert torch.equal(cut.project_codebook(), network.project_codebook())
+    assert not torch.equal(cut(first), network(first))
+    closed = VQSegNet(2, 2, 3, **sizes, code_level=code_level, skip_connections=False).eval()
+    assert torch.equal(CodeExchange(closed)(torch.cat((first, second), dim=1)), closed(second))
+    assert torch.equal(SkipsCut(closed)(first), closed(first))

@@ -10,6 +10,7 @@ from vqseg_bundle.handlers.checkpoints import (
 )
 from vqseg_bundle.handlers.code_reliance_monitor import CodeRelianceMonitor
 from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshots, CodebookUsage, codebook_perplexity
+from vqseg_bundle.handlers.decoder_probe import DecoderProbe
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
@@ -24,6 +25,7 @@ __all__ = [
     "CodebookMaintenance",
     "CodebookSnapshots",
     "CodebookUsage",
+    "DecoderProbe",
     "EvaluationReport",
     "ImageReconstruction",
     "LearningWatch",

@@ -1,6 +1,6 @@
 """The VQ-Seg networks and their training wrappers."""
 
-from vqseg_bundle.networks.decoder_reliance import CodeReliance, code_reliance, soft_overlap
+from vqseg_bundle.networks.decoder_reliance import CodeExchange, CodeReliance, SkipsCut, code_reliance, soft_overlap
 from vqseg_bundle.networks.dinov2_dpt_net import DINOv2DPTNet
 from vqseg_bundle.networks.dinov2_encoder import DINOv2Encoder
 from vqseg_bundle.networks.dpt import DPTDecoder
@@ -14,6 +14,7 @@ from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 from vqseg_bundle.networks.vqseg_net import VQSegNet
 
 __all__ = [
+    "CodeExchange",
     "CodeReliance",
     "DINOv2DPTNet",
     "DINOv2Encoder",
@@ -24,6 +25,7 @@ __all__ = [
     "ImageReconstructor",
     "QuantizedMap",
     "QuantizedSkip",
+    "SkipsCut",
     "UNetDecoder",
     "UNetEncoder",
     "VQNetwork",

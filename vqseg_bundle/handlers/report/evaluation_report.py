@@ -126,7 +126,9 @@ class EvaluationReport:
         title = f"{self.cohort}, {self.split} split"
         path = folder / "report.html"
         results, labels = self.metrics.results, self.metrics.labels
-        page = render_page(title, results, labels, slices, self.model, records, self.examples, self.left_out)
+        page = render_page(
+            title, results, labels, slices, self.model, records, self.examples, self.left_out, engine.state.metrics
+        )
         path.write_text(page, encoding="utf-8")
         logger.info("Report with tables and pictures: %s (open it in a browser)", path)
 

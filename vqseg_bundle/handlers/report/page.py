@@ -41,6 +41,7 @@ def render_page(
     records: Records,
     examples: int,
     left_out: int = 0,
+    scores: Mapping[str, float] | None = None,
 ) -> str:
     """The whole page as HTML.
 
@@ -53,6 +54,7 @@ def render_page(
         records: how the evaluation was run.
         examples: number of best, median and worst cases to show, each.
         left_out: number of cases not evaluated for want of a label.
+        scores: mean Dice of other predictions, "dice_other_codes" and "dice_without_skips", if there are any.
     """
     folder = Path(__file__).parent
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -74,7 +76,7 @@ def render_page(
         groups=_example_groups(results, labels, slices, colors, anchors, examples),
         has_reconstruction=any(shown.reconstruction is not None for shown in slices.values()),
         cases=[_case_row(name, results[name], anchors[name]) for name in sorted(results)],
-        facts=_facts(model, len(results), left_out),
+        facts=_facts(model, len(results), left_out) | _reliance(scores or {}),
         records=records,
         config=json.dumps(records.config, indent=2) if records.config else "",
     )
@@ -218,3 +220,8 @@ def _facts(model: Mapping[str, Any], cases: int, left_out: int) -> dict[str, str
         "Network": f"{preprocessing['spatial_dims']}D, " + (f"{codes} codes" if codes else "without quantisation"),
         "Patch": " x ".join(map(str, preprocessing.get("patch_size") or ["whole image"])),
     }
+
+
+def _reliance(scores: Mapping[str, float]) -> dict[str, str]:
+    titles = {"dice_other_codes": "With another case's codes", "dice_without_skips": "Without skip connections"}
+    return {title: f"mean Dice {scores[name]:.3f}" for name, title in titles.items() if name in scores}

@@ -1,0 +1,70 @@
+"""Predictions from another case's codes, in an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from monai.inferers import SimpleInferer
+
+from vqseg_bundle.handlers import DecoderProbe
+
+
+class Second(torch.nn.Module):
+    """Of a pair, the image that gives the codes."""
+
+    def forward(self, pair):
+        return pair[:, 1:]
+
+
+class Zeros(torch.nn.Module):
+    def forward(self, image):
+        return torch.zeros_like(image)
+
+
+def _probed(images: list[torch.Tensor], shares: list[torch.Tensor] | None = None) -> list[dict[str, Any]]:
+    """Outputs of an evaluator that predicts the image itself."""
+    outputs: list[dict[str, Any]] = []
+
+    def step(engine, image):
+        engine.state.output = {"image": image[None], "pred": image[None].clone()}
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        outputs.append(engine.state.output)
+        return engine.state.output
+
+    engine = Engine(step)
+    engine.register_events(*IterationEvents)
+    dataset = [{"image": image} for image in images]
+    DecoderProbe(Second(), Zeros(), SimpleInferer(), dataset).attach(engine)
+    engine.run(shares or images)
+    return outputs
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 2, 2)])
+def test_the_other_case_lies_half_the_dataset_further_on(size):
+    outputs = _probed([torch.full((1, *size), float(number)) for number in range(5)])
+    assert [output["pred_other_codes"].unique().tolist() for output in outputs] == [[2], [3], [4], [0], [1]]
+    assert all(output["pred_other_codes"].shape == (1, 1, *size) for output in outputs)
+    assert all((output["pred_without_skips"] == 0).all() for output in outputs)
+    assert [output["pred"].unique().tolist() for output in outputs] == [[0], [1], [2], [3], [4]]
+
+
+def test_it_is_resampled_to_the_size_of_the_case():
+    first, second = _probed([torch.zeros(1, 2, 2, 4), torch.ones(1, 6, 3, 2)])
+    assert torch.equal(first["pred_other_codes"], torch.ones(1, 1, 2, 2, 4))
+    assert torch.equal(second["pred_other_codes"], torch.zeros(1, 1, 6, 3, 2))
+
+
+def test_no_case_is_its_own_other_case():
+    """A process that evaluates the dataset's second half begins to count at its own first case."""
+    images = [torch.full((1, 2, 2), float(number)) for number in range(4)]
+    outputs = _probed(images, images[2:])
+    assert [output["pred_other_codes"].unique().tolist() for output in outputs] == [[3], [0]]
+
+
+def test_a_single_case_is_refused():
+    with pytest.raises(ValueError, match="at least 2 cases to exchange codes between, got 1"):
+        DecoderProbe(Second(), Second(), SimpleInferer(), [{"image": torch.zeros(1, 2, 2)}])

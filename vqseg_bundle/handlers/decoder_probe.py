@@ -1,0 +1,70 @@
+"""What an evaluated network predicts from the codes of another case, and without its skip connections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer
+from monai.utils import CommonKeys
+from torch import Tensor, nn
+
+__all__ = ["DecoderProbe"]
+
+
+class DecoderProbe:
+    """Ignite handler that adds two predictions to an evaluator's output, before its postprocessing.
+
+    These are "pred_other_codes", with the codes of another case, and "pred_without_skips". The other case lies half the
+    dataset further on, since neighbors are often of one patient, and is resampled to the size of the case. Cases are
+    evaluated one by one.
+
+    Args:
+        exchange: takes pairs of images, ``(B, 2 C, *S)`` (``vqseg_bundle.networks.CodeExchange``).
+        cut: takes images, ``(B, C, *S)`` (``vqseg_bundle.networks.SkipsCut``).
+        inferer: cuts the volumes, as for the predictions.
+        dataset: the preprocessed cases, at least two.
+
+    Raises:
+        ValueError: there is no second case.
+    """
+
+    def __init__(
+        self, exchange: nn.Module, cut: nn.Module, inferer: Inferer, dataset: Sequence[dict[str, Any]]
+    ) -> None:
+        if len(dataset) < 2:
+            raise ValueError(f"DecoderProbe needs at least 2 cases to exchange codes between, got {len(dataset)}.")
+        self.exchange = exchange
+        self.cut = cut
+        self.inferer = inferer
+        self.dataset = dataset
+
+    def attach(self, engine: Engine) -> None:
+        """Register the handler with a MONAI evaluator."""
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._predict)
+
+    def _predict(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        image = torch.as_tensor(output[CommonKeys.IMAGE])
+        other = self._other(image, engine.state.iteration - 1 + len(self.dataset) // 2)
+        with torch.inference_mode():
+            exchanged = self.inferer(torch.cat((image, other), dim=1), self.exchange)
+            without_skips = self.inferer(image, self.cut)
+        # copies made outside inference mode, with the image's place in space, for the postprocessing
+        like = output[CommonKeys.PRED]
+        for key, logits in (("pred_other_codes", exchanged), ("pred_without_skips", without_skips)):
+            output[key] = like.clone().copy_(logits)
+
+    def _other(self, image: Tensor, index: int) -> Tensor:
+        """The image of that number, counted on from the first, or the next one where it is this one."""
+        mode = "trilinear" if image.ndim == 5 else "bilinear"
+        for number in (index, index + 1):
+            other = torch.as_tensor(self.dataset[number % len(self.dataset)][CommonKeys.IMAGE])[None].to(image)
+            # of several processes, each one counts its own share
+            if other.shape != image.shape or not torch.equal(other, image):
+                break
+        return F.interpolate(other, size=image.shape[2:], mode=mode)
