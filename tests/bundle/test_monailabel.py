@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from support.bundle_runs import LABELS, TINY, CohortFolder, as_arguments, make_volumes, run_command
-from support.monailabel_parts import Client, install_app, serving
+from support.monailabel_parts import Client, install_app, labelling_order, serving
 
 from vqseg_bundle.commands import bundle as make_bundle
 
@@ -140,15 +140,16 @@ def test_twenty_infers_at_once_give_one_result(served: Served, tmp_path: Path) -
         np.testing.assert_array_equal(result, results[0])
 
 
-def test_epistemic_scoring_ranks_the_unlabelled_images(served: Served) -> None:
+def test_epistemic_scoring_ranks_the_unlabelled_images(served: Served, tmp_path: Path) -> None:
     succeeded(served.client.score(MODEL, max_workers=1))
     objects = served.client.datastore()["objects"]
     scores = {name: entry["image"]["info"].get("epistemic_entropy") for name, entry in objects.items()}
     assert len(scores) == LABELED + UNLABELED
     assert all(isinstance(score, float) and np.isfinite(score) for score in scores.values())
     assert len(set(scores.values())) == len(scores)
-    for strategy in ("first", "random"):
-        assert served.client.next_sample(strategy)["id"] in scores
+    studies = shutil.copytree(served.studies, tmp_path / "studies")
+    ranked = sorted(scores, key=lambda name: scores[name], reverse=True)
+    assert labelling_order(studies, served.labels) == ranked
 
 
 def test_training_takes_all_images_and_infer_then_uses_the_new_model(served: Served, tmp_path: Path) -> None:
