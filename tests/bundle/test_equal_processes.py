@@ -1,4 +1,4 @@
-"""Two processes train as one process does on their batches together."""
+"""Two processes and one: the same global batches give the same losses; what cannot be joined is refused."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from monai.losses import MaskedDiceLoss
-from support.processes import run_group
+from support.bundle_runs import TINY, write_cohort
+from support.processes import free_port, run_as_rank, run_group
 from support.training_parts import TinyFoundationModel, labeled_batches, make_student, make_trainer, unlabeled_batches
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from vqseg_bundle.bundle import join_processes, run_together
 from vqseg_bundle.engines import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabels
 from vqseg_bundle.handlers import CodebookMaintenance
@@ -145,3 +148,103 @@ def test_in_one_process_it_is_monais_masked_dice(include_background: bool, squar
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(ours.grad, monais.grad)
+
+
+#: neither QPM nor CutMix, whose draws belong to a process; masks, Dice, code entropy, clipping and AdamW as always
+SETTINGS = {
+    **TINY,
+    "perturb_prob": 0.0,
+    "train#mixer#_disabled_": True,
+    "confidence_threshold": 0.4,
+    "max_iterations": STEPS,
+    "iterations_per_epoch": STEPS,
+    "network_def#num_embeddings": 256,
+}
+
+
+def _train_bundle(rank: int, world: int, cohort: str, folder: str, port: int) -> None:
+    torch.set_num_threads(1)
+    losses: list[torch.Tensor] = []
+
+    def prepare(parser: ConfigParser) -> None:
+        for name in ("train#dataset", "train#unlabeled_dataset"):
+            _seed_by_sample(parser.get_parsed_content(name))
+        trainer = parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda engine: losses.append(torch.stack(engine.state.output["terms"]).detach())
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(Path(folder) / "cache"))
+        settings = {**SETTINGS, "labeled_batch_size": 4 // world, "unlabeled_batch_size": 4 // world}
+        places = {"dataset_dir": cohort, "output_dir": str(Path(folder) / f"out_of_{world}")}
+        configs = ["train.json", "multi_gpu_train.json"]
+        run_as_rank(rank, world, port, "training", configs, {**places, **settings, "before": prepare})
+    torch.save(torch.stack(losses), Path(folder) / f"losses_{rank}_of_{world}.pt")
+
+
+def _seed_by_sample(dataset: Any) -> None:
+    """Augment a sample alike whichever process draws it."""
+    original = dataset._transform
+
+    def transform(index: int) -> Any:
+        dataset.transform.set_random_state(seed=index)
+        return original(index)
+
+    dataset._transform = transform
+
+
+@pytest.mark.timeout(240)
+def test_five_steps_of_two_processes_have_the_losses_of_one(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort")
+    for world in (1, 2):
+        run_group(_train_bundle, world, world, str(cohort.root), str(tmp_path), free_port())
+    whole = torch.load(tmp_path / "losses_0_of_1.pt", weights_only=True)
+    parts = [torch.load(tmp_path / f"losses_{rank}_of_2.pt", weights_only=True) for rank in range(2)]
+    assert whole.shape == (STEPS, 8)
+    assert (whole[:, 2] > 0).all()  # the masks keep something
+    assert (torch.stack(parts).mean(dim=0) - whole).abs().max() < 1e-4
+    assert (parts[0] - parts[1]).abs().max() > 1e-3  # each saw its own samples
+
+
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"}
+
+
+@pytest.mark.parametrize("minutes", [0, -1, "soon", True])
+def test_a_timeout_must_be_positive(monkeypatch: pytest.MonkeyPatch, minutes: Any) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=rf"process_timeout_minutes must be a positive number, got {minutes!r}"):
+        join_processes(minutes)
+
+
+def test_a_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**TORCHRUN, "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(SystemExit, match=r"process 2 of this machine has no GPU .* finds 2. .*per_node=2 or fewer"):
+        join_processes(1)
+
+
+def _failing(error: Exception) -> Engine:
+    def fail(engine: Engine, batch: Any) -> None:
+        raise error
+
+    engine = Engine(fail)
+    engine.logger.disabled = True
+    run = engine.run
+    engine.run = lambda: run([0])  # type: ignore[method-assign, assignment]
+    return engine
+
+
+def test_a_lost_process_is_a_message() -> None:
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:545] Read error: Connection reset by peer\nmore")
+    message = r"process 0 of 1 stops in iteration 1: another process .*Connection reset by peer\).*--resume true"
+    with pytest.raises(SystemExit, match=message):
+        run_together(_failing(lost))
+
+
+def test_an_error_of_its_own_is_raised_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        run_together(_failing(RuntimeError("shapes do not fit")))
