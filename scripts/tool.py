@@ -38,11 +38,6 @@ def errors_told(parser: argparse.ArgumentParser) -> Iterator[None]:
 def check_new(option: str, path: Path, overwrite: bool) -> None:
     """Refuse, before any work, to overwrite a file.
 
-    Args:
-        option: its option, such as "--output".
-        path: the file.
-        overwrite: whether overwriting is allowed.
-
     Raises:
         ValueError: it exists and must not.
     """
@@ -57,11 +52,6 @@ def markers(name: str) -> tuple[str, str]:
 
 def write_between_markers(document: Path, name: str, text: str) -> None:
     """Replace the part of a document between the markers of a name.
-
-    Args:
-        document: Markdown file.
-        name: name of the part, such as "benchmark".
-        text: new content.
 
     Raises:
         ValueError: the document lacks the markers, or has several or in the wrong order.

@@ -17,12 +17,7 @@ _PACKAGES = ("torch", "monai", "vqseg_bundle", "vector-quantize-pytorch", "faiss
 
 
 def describe_machine(device: str, threads: int) -> dict[str, str]:
-    """Processor, memory, device and versions, by name.
-
-    Args:
-        device: "cpu" or "cuda".
-        threads: PyTorch's threads.
-    """
+    """Processor, memory, device and versions, by name."""
     described = {
         "processor": f"{_processor()}, {os.cpu_count()} logical cores, {threads} threads used",
         "memory": f"{_memory_bytes() / 1e9:.0f} GB",

@@ -114,10 +114,6 @@ def take_turns(
     """Times of all works, one run each per round, A B A B, so that the machine's drift affects all equally.
 
     An uncounted warm-up round comes first and determines the number of rounds.
-
-    Args:
-        prepares: builders of the works, by name.
-        settings: options of the measurement.
     """
     works = {name: prepare() for name, prepare in prepares.items()}
     warm_up = sum(timed(work, settings.device, settings.clock) for work in works.values())
@@ -159,10 +155,6 @@ def read_memory(prepare: Callable[[], Callable[[], Any]], settings: RunSettings)
 
     On the CPU, the peak of the resident set during the run minus its size right before; on CUDA, the same for PyTorch's
     allocator. Inputs do not count; everything that the run allocates does, results included.
-
-    Args:
-        prepare: builds inputs and returns the work.
-        settings: options of the measurement.
     """
     if os.access(_OOM_SCORE, os.W_OK):
         _OOM_SCORE.write_text("1000")  # if memory runs out, this process is killed, not the benchmark

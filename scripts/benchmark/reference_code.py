@@ -38,9 +38,6 @@ class ReferenceCodeError(ValueError):
 def check_reference_code(directory: str) -> None:
     """Import its measured parts.
 
-    Args:
-        directory: the checkout.
-
     Raises:
         ReferenceCodeError: a module, a name or an imported package is missing.
     """

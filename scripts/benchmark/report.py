@@ -28,13 +28,6 @@ def case_record(
 ) -> dict[str, Any]:
     """All measurements of a case, as plain data.
 
-    Args:
-        case: the case.
-        machine: the machine.
-        moment: start time, and load of the machine.
-        options: options of the measurement.
-        measured: each comparison with its results.
-
     Returns:
         "title", "note", "machine", "moment", "options" and "comparisons", each with its "setting", "baseline" and
         "results" with times in seconds, memory in bytes and "ratio", the minimum over the baseline's.
@@ -75,11 +68,7 @@ def load_case(directory: Path, case: str) -> dict[str, Any] | None:
 
 
 def markdown_report(records: Sequence[Mapping[str, Any]]) -> str:
-    """The machines, then all tables, each with its note.
-
-    Args:
-        records: from :func:`case_record`.
-    """
+    """The machines, then all tables, each with its note."""
     return "\n\n".join([_machines(records), *map(_section, records)])
 
 

@@ -84,11 +84,6 @@ def check_settings(run: Run, dataset: OpenedDataset, source: Path) -> None:
     The parts that ``train.json`` checks before its first step are built here, except the foundation model, whose
     weights may be large: only its file must exist.
 
-    Args:
-        run: the run.
-        dataset: its data.
-        source: the plan's file, for the message.
-
     Raises:
         ValueError: an id or a value is at fault.
     """

@@ -28,9 +28,6 @@ _SCHEMA = ROOT / "plans" / "plan.schema.json"
 def load_plan(path: Path) -> ComparisonPlan:
     """Read a plan; ``plans/plan.schema.json`` describes the form.
 
-    Args:
-        path: YAML file.
-
     Raises:
         ValueError: the file is missing or not YAML, a key is unknown, a value is invalid, or a name does not exist.
     """

@@ -54,12 +54,7 @@ def save_plots(table: DatasetTable, reference: str | None, folder: Path, prefix:
 
 
 def sweep_lines(table: DatasetTable, axis: str) -> dict[str, list[tuple[float | str, float, float]]]:
-    """For each sweep of an axis, the value, mean Dice and standard deviation (0 with one seed), in the plan's order.
-
-    Args:
-        table: the numbers.
-        axis: label of the axis.
-    """
+    """For each sweep of an axis, the value, mean Dice and standard deviation (0 with one seed), in the plan's order."""
     lines: dict[str, list[tuple[float | str, float, float]]] = {}
     for row in table.rows:
         point = row.method.point

@@ -56,9 +56,6 @@ class RunState:
 def run_settings(run: Run) -> dict[str, Any]:
     """Everything that determines a run except its data, as plain data independent of the machine.
 
-    Args:
-        run: the run.
-
     Returns:
         "split", "seed", "overrides" (with variables not filled in), "configs" (digest of each file's content) and
         "version" (of the package).
@@ -125,10 +122,6 @@ def save_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def put_run_aside(output: Path, run: Run) -> Path | None:
     """Move a run's folder to ``aside/<dataset>/<method>/seed<k>-<time>``; nothing is deleted.
-
-    Args:
-        output: the comparison's folder.
-        run: the run.
 
     Returns:
         the new path; None if there was nothing.

@@ -30,10 +30,6 @@ _TESTS = (
 def collect(planned: Iterable[PlannedRun], output: Path) -> list[RunResult]:
     """Read the results of the finished runs.
 
-    Args:
-        planned: all runs of the plan.
-        output: the comparison's folder.
-
     Raises:
         ValueError: a file does not have an evaluation's form.
     """

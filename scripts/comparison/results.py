@@ -116,13 +116,6 @@ def measured(results: Iterable[RunResult]) -> list[Metric]:
 def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapping[str, Any]) -> RunResult:
     """Read ``metrics.csv``.
 
-    Args:
-        folder: the run's folder.
-        dataset: its name.
-        method: its name.
-        seed: of the run.
-        record: the comparison's record of the run.
-
     Raises:
         ValueError: the file does not have an evaluation's form.
     """
@@ -141,10 +134,6 @@ def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapp
 def write_record(results: Iterable[RunResult], folder: Path) -> list[Path]:
     """Write the three files into an existing folder.
 
-    Args:
-        results: results of finished runs.
-        folder: the folder.
-
     Returns:
         the written files.
     """
@@ -159,9 +148,6 @@ def write_record(results: Iterable[RunResult], folder: Path) -> list[Path]:
 
 def read_record(folder: Path) -> list[RunResult]:
     """The results in a record, in the order given to :func:`write_record`.
-
-    Args:
-        folder: the folder of the three files.
 
     Raises:
         ValueError: a file is missing, or does not have the form of :func:`write_record`.

@@ -85,11 +85,6 @@ class Failure(NamedTuple):
 def survey(plan: ComparisonPlan, output: Path, opened: Mapping[str, OpenedDataset]) -> list[PlannedRun]:
     """The state of every run of a plan.
 
-    Args:
-        plan: the plan.
-        output: the comparison's folder.
-        opened: the available datasets, by name.
-
     Raises:
         ValueError: a record cannot be read.
     """
@@ -109,13 +104,6 @@ def execute(
     stages_of: StagesOf,
 ) -> list[Failure]:
     """Make pending runs in parallel, and show the remaining time; a failed run does not stop the others.
-
-    Args:
-        pending: the runs, in order.
-        opened: the datasets, by name.
-        output: the comparison's folder.
-        machine: the resources.
-        stages_of: makes the commands of a run.
 
     Returns:
         the runs that failed.

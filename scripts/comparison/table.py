@@ -131,10 +131,6 @@ class DatasetTable:
 def build_tables(plan: ComparisonPlan, results: Sequence[RunResult]) -> list[DatasetTable]:
     """Aggregate finished runs; methods without any also get a row.
 
-    Args:
-        plan: the plan.
-        results: results of its finished runs.
-
     Raises:
         ValueError: two runs of a dataset evaluated different cases.
     """

@@ -71,12 +71,6 @@ def radius_curves(
 def perturbed_prediction(trained: TrainedNetwork, case: Case, perturbation: Perturbation, seed: int) -> Tensor:
     """Segment a volume with its post-VQ features perturbed as in training.
 
-    Args:
-        trained: the network.
-        case: the volume.
-        perturbation: the perturbation.
-        seed: seed of its draws.
-
     Returns:
         class indices ``(*S)``, int64.
     """

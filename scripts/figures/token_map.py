@@ -42,13 +42,7 @@ class TokenMap(NamedTuple):
 
 @torch.no_grad()
 def map_tokens(trained: TrainedNetwork, case: Case, number: int) -> TokenMap:
-    """Quantise a slice: whole for a 2D network, within a central patch for a 3D network.
-
-    Args:
-        trained: the network.
-        case: the volume.
-        number: the slice, along the last axis.
-    """
+    """Quantise a slice: whole for a 2D network, within a central patch for a 3D network."""
     image, offset, view = case.image[..., number], None, case.view
     if not _is_2d(trained):
         image, offset, starts = _patch(trained, case.image, number)

@@ -106,9 +106,6 @@ class Case(NamedTuple):
 def open_trained(checkpoint: Path) -> TrainedNetwork:
     """Rebuild a trained network from its weights and their record.
 
-    Args:
-        checkpoint: ``OUT/model.pt``.
-
     Raises:
         FileNotFoundError: the weights or the record are missing.
         ValueError: weights or record cannot be used, or the network has no quantiser.
@@ -141,11 +138,6 @@ def open_trained(checkpoint: Path) -> TrainedNetwork:
 
 def load_case(trained: TrainedNetwork, image: Path, label: Path | None) -> Case:
     """Load and preprocess a volume and its label as evaluation does.
-
-    Args:
-        trained: the network.
-        image: the volume.
-        label: its label, or None.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -184,10 +176,6 @@ def load_case(trained: TrainedNetwork, image: Path, label: Path | None) -> Case:
 def display_slice(case: Case, number: int | None) -> int:
     """The slice to show, along the last axis: the requested one, otherwise the one with most label, otherwise the
     middle.
-
-    Args:
-        case: the volume.
-        number: from 0, or None.
 
     Raises:
         ValueError: the slice does not exist.

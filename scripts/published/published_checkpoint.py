@@ -110,9 +110,6 @@ def read_published(path: Path) -> dict[str, Tensor]:
 def find_encoder(state: Mapping[str, Tensor]) -> Encoder:
     """The DINOv2 of a checkpoint.
 
-    Args:
-        state: see :func:`read_published`.
-
     Raises:
         ConversionError: no DINOv2 has its width.
     """
