@@ -1,4 +1,4 @@
-"""Which cases a training or evaluation is about: a datalist's, or those that the configuration lists by itself."""
+"""The cases of a training or evaluation: from a datalist, or listed in the configuration."""
 
 from __future__ import annotations
 
@@ -27,24 +27,25 @@ def open_cohort(
     bundle_root: str = ".",
     parser: ConfigParser | None = None,
 ) -> data.Cohort:
-    """The cohort, ending with a message alone where the input is at fault.
+    """The cohort; faulty input ends the run with only a message.
 
-    Where the running configuration holds a list of training cases, as MONAI Label puts one there, the cohort is that of
-    its lists (:func:`vqseg_bundle.data.open_listed_cases`) with the classes of the bundle's own model; where a datalist
-    is named all the same, its classes and its other cases stay. Else see :func:`vqseg_bundle.data.open_cohort`.
+    If the running configuration has a list of training cases, as set by MONAI Label, the cohort has the cases of its
+    lists (:func:`vqseg_bundle.data.open_listed_cases`) and the classes of the bundle's own model; if there is also a
+    datalist, its classes and its other cases are used. Otherwise see :func:`vqseg_bundle.data.open_cohort`.
 
     Args:
         dataset_dir: folder of the volumes, or None.
         datalist: datalist file, or None.
-        demo_dir: folder that receives the demo cohort.
+        demo_dir: folder for the demo cohort.
         uneven_slices: "refuse" or "accept" DICOM series whose slices are not evenly spaced.
-        lists: split to the id under which the configuration may hold a list of cases, such as ``{"training":
-            "train#dataset#data"}``. Ids and no references: normally what they hold refers to the cohort.
+        lists: split to the id under which the configuration may have a list of cases, such as
+            ``{"training": "train#dataset#data"}``. Ids, not references, since their values normally refer to the
+            cohort.
         bundle_root: the bundle's folder.
-        parser: of the running configuration; None looks for it.
+        parser: the running configuration's; None looks for it.
 
     Raises:
-        SystemExit: there is no such cohort, or a list of cases and no model that says what their classes are.
+        SystemExit: the cohort does not exist, or there is a list of cases but no model with their classes.
     """
     given = _given_lists(lists, running_parser(parser)) if lists else {}
     if "training" in given and not (dataset_dir or datalist):

@@ -1,4 +1,4 @@
-"""Settings that cannot be trained with, refused before the first step."""
+"""Invalid settings are refused before the first step."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 def check_settings(
     device: str, preprocessing: Mapping[str, Any], components: Sequence[str], parser: ConfigParser | None = None
 ) -> None:
-    """Check device and sizes, and build the parts of the configuration that refuse bad arguments by themselves.
+    """Check device and sizes, and build the parts of the configuration that check their own arguments.
 
     Args:
         device: see :func:`check_device`.
         preprocessing: see :func:`check_preprocessing`.
         components: see :func:`build_cleanly`.
-        parser: likewise.
+        parser: see :func:`build_cleanly`.
 
     Raises:
         SystemExit: a setting is at fault; the message says which.
@@ -38,17 +38,17 @@ def check_settings(
 
 
 def build_cleanly(components: Sequence[str], parser: ConfigParser | None = None) -> None:
-    """Build parts of the running configuration; MONAI would bury a refused argument in its own tracebacks.
+    """Build parts of the running configuration; MONAI would bury refused arguments in its tracebacks.
 
-    What is built is kept: a later reference to the same id gets the same object.
+    The parts are kept: a later reference to the same id gets the same object.
 
     Args:
-        components: ids, such as "network_def", in the order to build them.
-        parser: of the running configuration; None looks for it.
+        components: ids, such as "network_def", in the order of building.
+        parser: the running configuration's; None looks for it.
 
     Raises:
-        SystemExit: a part refused an argument by a ``ValueError``, found no file or knows no such argument; the message
-            names the id. Or the part ended the run.
+        SystemExit: a part refused an argument with a ``ValueError``, missed a file or does not have the argument; the
+            message names the id. Or the part ended the run.
         RuntimeError: a part could not be built for another reason.
     """
     parser = running_parser(parser)
@@ -64,15 +64,15 @@ def build_cleanly(components: Sequence[str], parser: ConfigParser | None = None)
 
 
 def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
-    """Check what the images are to be cut and resampled to.
+    """Check the sizes and spacing to which images are cropped and resampled.
 
     Args:
-        preprocessing: with ``spatial_dims``, ``patch_size`` (one size an axis of the network), ``image_size`` (one to
+        preprocessing: with ``spatial_dims``, ``patch_size`` (one size per axis of the network), ``image_size`` (one to
             three sizes, or None), ``spacing`` (one to three numbers in mm, or None) and ``intensity_window`` (lowest
             and highest intensity, or None).
 
     Raises:
-        ValueError: a value of another kind, sign or length.
+        ValueError: a value has the wrong type, sign or length.
     """
     dims = preprocessing["spatial_dims"]
     if dims not in (2, 3):
@@ -94,7 +94,7 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
 
 
 def check_device(device: str) -> None:
-    """Check that there is such a device.
+    """Check that the device exists.
 
     Args:
         device: such as "cpu", "cuda" or "cuda:1".
@@ -124,10 +124,10 @@ def _are_numbers(values: Any) -> bool:
 
 
 def _refusal(error: BaseException) -> BaseException | None:
-    """The outermost error below MONAI's own that is the user's to mend; what it was raised from is its detail."""
+    """The outermost error below MONAI's own that the user can fix; its cause is its detail."""
     cause = error.__cause__
     while cause is not None:
-        # an overlay may leave arguments behind that are another class's
+        # an overlay may leave arguments of another class
         if isinstance(cause, ValueError | FileNotFoundError) or "unexpected keyword argument" in str(cause):
             return cause
         cause = cause.__cause__

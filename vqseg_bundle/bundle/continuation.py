@@ -1,4 +1,4 @@
-"""Whether a training may go on from weights that lie there: its own, interrupted, or the bundle's, trained further."""
+"""Whether a training may continue from existing weights: its own, interrupted, or the bundle's, trained further."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def check_continuation(
     cohort: data.Cohort,
     iterations: Sequence[int],
 ) -> None:
-    """Refuse weights that this training cannot go on from; those that it goes on from in place are loaded.
+    """Refuse weights from which this training cannot continue; in place, load them.
 
     Args:
-        output_dir: where they lie, as ``model.pt`` and ``resume.pt``.
-        resume: whether an interrupted training goes on.
+        output_dir: folder of ``model.pt`` and ``resume.pt``.
+        resume: whether to resume an interrupted training.
         in_place: whether the bundle's own weights are trained further.
         described: see :func:`describe_training`.
-        network: takes the weights in place.
+        network: receives the weights in place.
         cohort: the opened cohort.
-        iterations: length of the training and of a whole epoch.
+        iterations: length of the training and of a complete epoch.
 
     Raises:
-        SystemExit: the weights are missing, of another network, other labels or preprocessing; of a training that is
-            resumed, its length is another or its files hold channels or classes in another order.
+        SystemExit: the weights are missing, or of another network, other labels or preprocessing; or the resumed
+            training has another length, or its files have channels or classes in another order.
     """
     if not (resume or in_place):
         return
@@ -48,22 +48,22 @@ def check_continuation(
     if resume:
         exit_cleanly(check_files_hold, record, cohort.channel_names, None if cohort.listed else cohort.label_values)
     else:
-        # here and not in the engine's first event: the teacher starts as their copy, and misfits are refused in time
+        # here, not in the engine's first event: the teacher starts as their copy, and mismatches are refused in time
         exit_cleanly(load_weights, network, weights)
 
 
 def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int, validates: bool) -> None:
-    """Refuse to go on with a training of another length, whose schedules would not fit, or with one that has lost all.
+    """Refuse to resume a training of another length, whose schedules would not fit, or one whose weights are lost.
 
     Args:
         path: the resume checkpoint.
         total_iterations: length of this training.
-        iterations_per_epoch: iterations of a whole epoch of this training.
-        validates: whether ``model.pt`` is written by validations alone.
+        iterations_per_epoch: iterations of a complete epoch of this training.
+        validates: whether only validations write ``model.pt``.
 
     Raises:
-        ValueError: there is no such checkpoint, none that can be used, or it is of another length; or it is of a
-            training that has come to its end, whose ``model.pt`` cannot be used and would not be written again.
+        ValueError: the checkpoint is missing, unusable or of another length; or it is of a finished training whose
+            ``model.pt`` is unusable and would not be written again.
     """
     found_path, checkpoint, _ = find_resumable(path)
     engine = checkpoint["engine"]

@@ -1,4 +1,4 @@
-"""Trained weights put to use: the record beside them decides what network and preprocessing they get."""
+"""Using trained weights: the record beside them determines network and preprocessing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 10
-#: patterns of what an evaluation leaves in its output folder, besides its predictions
+#: patterns of an evaluation's files in its output folder, besides its predictions
 EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "evaluation*")
 
 
@@ -53,19 +53,20 @@ def open_model_record(
     """The record of the weights to use, with their path under "checkpoint", and "chosen": whether the user named them.
 
     Args:
-        checkpoint: the weights asked for, or None.
+        checkpoint: the requested weights, or None.
         output_dir: a run's folder, or None.
         bundle_root: the bundle's folder.
-        default: record to describe an untrained network by where no weights are found (for tools that only look at
-            the network); its "checkpoint" is None. None ends with a message instead.
-        orientation: how the training's volumes were oriented, such as "RAS", where the record does not say.
+        default: record of an untrained network, used if no weights are found (for tools that only inspect the network);
+            its "checkpoint" is None. None ends with a message instead.
+        orientation: orientation of the training's volumes, such as "RAS", if the record lacks it.
         own_training: see :func:`~vqseg_bundle.bundle.find_checkpoint`.
 
     Returns:
         see :func:`~vqseg_bundle.bundle.load_model_record`.
 
     Raises:
-        SystemExit: no weights, or weights without a usable record; an orientation that is none, or not the record's.
+        SystemExit: there are no weights, or no usable record of them; or the orientation is invalid, or not the
+            record's.
     """
     exit_cleanly(data.check_orientation, orientation)
     try:
@@ -76,21 +77,21 @@ def open_model_record(
         labels = {int(index): name for index, name in default["labels"].items()}
         return {**default, "labels": labels, "checkpoint": None}
     record = exit_cleanly(load_model_record, path)
-    # records of 0.2.0 and before do not have the first key, those of 0.6 and before not the second
+    # records of 0.2.0 and earlier lack the first key, those of 0.6 and earlier the second
     preprocessing = {"intensity_window": None, "orientation": None, **record["preprocessing"]}
     preprocessing["orientation"] = exit_cleanly(_settle_orientation, preprocessing["orientation"], orientation, path)
     return {**record, "preprocessing": preprocessing, "checkpoint": str(path), "chosen": checkpoint is not None}
 
 
 def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> networks.VQNetwork:
-    """The network that a record describes, without its image decoder and with random weights.
+    """The network in a record, without its image decoder and with random weights.
 
     Args:
         record: see :func:`open_model_record`.
-        dropout: dropout rate; the weights fit any.
+        dropout: dropout rate; does not affect the weights.
 
     Raises:
-        SystemExit: the record describes no network.
+        SystemExit: the record does not describe a network.
     """
     arguments = {**record["network"], "reconstruction": False, "dropout": dropout}
     try:
@@ -113,21 +114,21 @@ def start_evaluation(
     write: bool = True,
     parser: ConfigParser | None = None,
 ) -> None:
-    """Check cohort, weights and output folder before the first case, and write down what is about to run.
+    """Check cohort, weights and output folder before the first case, and record the run.
 
-    Of several processes one checks the cohort and writes, the others wait for it.
+    With several processes, one checks the cohort and writes, and the others wait.
 
     Args:
-        device: where to run.
-        output_dir: where metrics go.
+        device: the device.
+        output_dir: folder of the metrics.
         cohort: the opened cohort.
         split: "validation" or "test".
         data_check: "full" or "headers".
         record: of the weights.
-        network: what the weights are to be loaded into.
-        preprocessing: what this evaluation would do to the images; must be what the weights were trained with.
-        predictions: where predictions go, see :func:`~vqseg_bundle.bundle.run_record.prediction_folder`.
-        orientation: what the volumes are brought to; None leaves them as they are stored.
+        network: receives the weights.
+        preprocessing: this evaluation's; must be the same as in training.
+        predictions: folder of the predictions, see :func:`~vqseg_bundle.bundle.run_record.prediction_folder`.
+        orientation: to which the volumes are brought; None leaves them as stored.
         write: whether this process checks the cohort and writes (rank 0).
         parser: of the running configuration; None looks for it.
 
@@ -167,24 +168,24 @@ def start_inference(
     preprocessing: Mapping[str, Any],
     orientation: str | None = None,
 ) -> list[Mapping[str, str]]:
-    """Check volumes, weights and output folder before the first case; a volume at fault is left out, and said to be.
+    """Check volumes, weights and output folder before the first case; faulty volumes are left out and logged.
 
     Args:
-        device: where to run.
+        device: the device.
         bundle_root: the bundle's folder.
-        output_dir: where predictions go; earlier ones that would be overwritten are put aside.
-        cases: the volumes; without any, nothing is prepared for them.
+        output_dir: folder of the predictions; earlier ones that would be overwritten are moved aside.
+        cases: the volumes; if there are none, nothing is prepared.
         data_check: "full" or "headers".
         record: of the weights.
-        network: what the weights are to be loaded into.
-        preprocessing: what this inference would do to the images; must be what the weights were trained with.
-        orientation: what the volumes are brought to; None leaves them as they are stored.
+        network: receives the weights.
+        preprocessing: this inference's; must be the same as in training.
+        orientation: to which the volumes are brought; None leaves them as stored.
 
     Returns:
         The cases to run on.
 
     Raises:
-        SystemExit: the input is at fault, of the volumes each one; the message says what and where.
+        SystemExit: the input is at fault, or every volume is; the message says what and where.
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
@@ -193,7 +194,7 @@ def start_inference(
     exit_cleanly(_check_weights, network, record)
     exit_cleanly(check_compatible, record, preprocessing=preprocessing)
     if not cases:
-        # monai.bundle.load initializes a workflow to take its network alone; a run without volumes ends in the config
+        # monai.bundle.load initializes a workflow only for its network; a run without volumes ends in the config
         logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
         return []
     exit_cleanly(_check_demo_weights, record, [case["image"] for case in cases])
@@ -214,11 +215,11 @@ def start_inference(
 
 
 def finish_inference(cases: Sequence[Mapping[str, str]], output_dir: str) -> None:
-    """Say how many of the volumes have no prediction.
+    """Log the number of volumes without a prediction.
 
     Args:
-        cases: all volumes that were found.
-        output_dir: where predictions are.
+        cases: all volumes found.
+        output_dir: folder of the predictions.
 
     Raises:
         SystemExit: none has one.
@@ -259,7 +260,7 @@ def _settle_orientation(recorded: str | None, asked: str | None, path: Path) -> 
 
 
 def _check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> None:
-    """Refuse the demo's weights for anything else than the demo, unless the user names them.
+    """Refuse the demo's weights for other data, unless the user names them.
 
     Args:
         record: of the weights.
@@ -280,7 +281,7 @@ def _check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> Non
 
 
 def _check_weights(network: networks.VQNetwork, record: Mapping[str, Any]) -> None:
-    """Load the weights, which the engine would do too late to refuse them with a message; say what they warn of."""
+    """Load the weights here, since the engine would be too late to refuse them with a message; log their warning."""
     load_weights(network, record["checkpoint"])
     if "warning" in record["info"]:
         logger.warning("%s: %s", record["checkpoint"], record["info"]["warning"])

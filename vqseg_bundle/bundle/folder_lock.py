@@ -1,4 +1,4 @@
-"""One process at a time that works in an output folder."""
+"""A lock that lets one process at a time work in an output folder."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 
 
 class FolderLock:
-    """The lock of a folder, which the system gives back however its process ends; so a crash never leaves one behind.
+    """The lock of a folder, which the system releases however its process ends, so that a crash never leaves one
+    behind.
 
-    It is a lock of the file ``.lock`` in the folder, which says who holds it. It binds processes, also of several
-    machines where their file system knows such locks: within one process it may be taken again, and processes that this
-    one starts do not hold it. Where the system has none, nothing is locked.
+    It locks the file ``.lock`` in the folder, which names its holder. It works between processes, also on several
+    machines if their file system supports such locks; within one process it may be taken again, and child processes do
+    not hold it. If the system has no such locks, nothing is locked.
 
     Args:
         folder: the folder.
-        work: what is at work in it, for the message.
+        work: name of the work, for the message.
     """
 
     def __init__(self, folder: str | Path, work: str = "training") -> None:
@@ -40,7 +41,7 @@ class FolderLock:
         self._file: TextIO | None = None
 
     def check(self) -> None:
-        """Refuse a folder that another process holds; nothing is taken or written.
+        """Refuse a folder held by another process; nothing is locked or written.
 
         Raises:
             ValueError: it is held.
@@ -51,7 +52,7 @@ class FolderLock:
                 self._lock(file)
 
     def take(self) -> None:
-        """Hold the folder, which is made if missing, until :meth:`release` or the end of this process.
+        """Hold the folder, created if missing, until :meth:`release` or the end of this process.
 
         Raises:
             ValueError: another process holds it.
@@ -72,7 +73,7 @@ class FolderLock:
         self._file = file
 
     def release(self) -> None:
-        """Let others have the folder; without the lock this does nothing."""
+        """Release the folder; does nothing without the lock."""
         if self._file is not None:
             self._file.truncate(0)
             self._file.close()

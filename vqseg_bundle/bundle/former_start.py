@@ -1,4 +1,4 @@
-"""What configurations of 0.7 and before call in place of the steps of :mod:`~vqseg_bundle.bundle.training_start`."""
+"""The start of a training for configurations of 0.7 and earlier, instead of ``training_start``'s steps."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def start_training(
     write: bool,
     lock: FolderLock | None = None,
 ) -> None:
-    """All steps at once; the record is written at the start, as these configurations' handlers do not write it.
+    """All steps at once; the record is written at the start, since these configurations' handlers do not write it.
 
     Args:
-        output_dir: where the weights go.
+        output_dir: folder of the weights.
         checkpoint: see :func:`~vqseg_bundle.bundle.check_run`.
         in_place: whether that is the bundle's own folder.
-        resume: whether an interrupted run goes on.
+        resume: whether to resume an interrupted run.
         total_iterations: length of the training.
         iterations_per_epoch: iterations of a whole epoch.
         cohort: the opened cohort.
         data_check: see :func:`~vqseg_bundle.bundle.check_training_data`.
-        allow_no_labeled: likewise.
-        in_channels: likewise.
+        allow_no_labeled: see :func:`~vqseg_bundle.bundle.check_training_data`.
+        in_channels: see :func:`~vqseg_bundle.bundle.check_training_data`.
         network: the network to train.
-        preprocessing: what inference must repeat.
-        unlabeled: the unlabelled cases that are trained on.
+        preprocessing: the preprocessing that inference must repeat.
+        unlabeled: the unlabelled training cases.
         foundation_model: its name.
         write: whether this process is the first.
-        lock: of output_dir; None makes one.
+        lock: lock of output_dir; None makes one.
 
     Raises:
         SystemExit: the input is at fault; the message says what and where.

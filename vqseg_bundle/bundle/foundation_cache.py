@@ -1,4 +1,4 @@
-"""Foundation-model features of the training's slices, computed before its first step and sampled in every view."""
+"""Foundation-model features of the training's slices, computed before the first step and sampled for every view."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["cache_foundation_features"]
 
 T = TypeVar("T")
 
-#: ids of the configuration that decide, with the preprocessing record, what a slice looks like
+#: configuration ids that determine, with the preprocessing record, the content of a slice
 PREPROCESSING_IDS = ("load_image", "volume_transforms")
-#: ids of the transforms that move a view, in their order
+#: ids of a view's spatial transforms, in order
 SPATIAL_IDS = ("labeled_crop", "unlabeled_crop", "geometric_transforms")
 
 
@@ -40,30 +40,29 @@ def cache_foundation_features(
     batch_size: int = 8,
     parser: ConfigParser | None = None,
 ) -> data.FoundationFeatureStore:
-    """Compute what is missing of the features of all training slices; several processes share the work.
+    """Compute the missing features of all training slices; several processes share the work.
 
-    The slices get models of their own, of inputs so large that a patch spans what it spans in a view, up to the input
-    that the model was trained with or, where that is larger, a view's. Random states are left as they are, so that a
-    training draws the same views with and without.
+    Slices are fed at a size where one patch covers the same tissue as in a view, capped at the larger of native and
+    view size. Random states are preserved, so that a training draws the same views with and without this.
 
     Args:
-        foundation_features: "cached"; anything else is refused, as "exact" does not come here.
-        cases: labelled and unlabelled cases to train on, with "image".
+        foundation_features: "cached"; anything else is refused, since "exact" does not need this.
+        cases: labelled and unlabelled training cases, with "image".
         transform: the deterministic transforms of the image.
-        preprocessing: the record of them, with ``patch_size``.
+        preprocessing: their record, with ``patch_size``.
         foundation: the model for views.
         name: its name.
-        weights: its checkpoint file, None for the downloaded one.
-        device: where to compute.
-        folder: where the files are kept; runs that share it share the files.
-        limit_gb: most that the files of this run may take, GB of 10^9 bytes.
+        weights: its checkpoint file; None for the downloaded one.
+        device: the device.
+        folder: folder of the files, which runs may share.
+        limit_gb: maximum size of this run's files, in GB of 10^9 bytes.
         num_workers: processes that read images ahead.
-        batch_size: slices in one call of the model.
+        batch_size: slices per call of the model.
         parser: of the running configuration; None looks for it.
 
     Raises:
-        SystemExit: an unknown mode, a limit that is not positive or too low, slices too large for the model, spatial
-            transforms that leave the coordinates out, or a folder that cannot be written to; the message says which.
+        SystemExit: the mode is unknown, the limit is not positive or too low, slices are too large for the model,
+            spatial transforms omit the coordinates, or the folder is not writable; the message says which.
     """
     parser = running_parser(parser)
     exit_cleanly(_check_settings, foundation_features, limit_gb, parser)
@@ -103,7 +102,7 @@ def _check_settings(foundation_features: str, limit_gb: float, parser: ConfigPar
 
 
 def _in_folder(function: Callable[..., T], *arguments: Any) -> T:
-    """Call what writes to the folder of features; a disk that is full or read-only is the user's to mend."""
+    """Call a function that writes to the folder of features; a full or read-only disk gives a message to the user."""
     try:
         return function(*arguments)
     except OSError as error:
@@ -118,10 +117,10 @@ def _build_model(name: str, weights: str | None, device: torch.device, token: in
 
 
 def _require_coordinates(parser: ConfigParser) -> None:
-    """Refuse geometric transforms that would move the image and leave its coordinates behind."""
+    """Refuse geometric transforms that would transform the image without its coordinates."""
     for part in SPATIAL_IDS:
         steps = parser.get(part)
-        # the other crop's name stands for the same crop
+        # the other crop's name is for the same crop
         for index, transform in enumerate(steps if isinstance(steps, list) else []):
             if transform["_target_"].endswith(data.JoinTokenCoordinatesd.__name__):
                 return

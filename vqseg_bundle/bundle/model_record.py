@@ -1,4 +1,4 @@
-"""The record beside the weights: ``model.json`` holds what ``model.pt`` needs to be used.
+"""The record beside the weights: ``model.json`` has everything needed to use ``model.pt``.
 
 Evaluation and inference read network, labels and preprocessing from it, so that inference needs no datalist and weights
 are never applied with a configuration other than their own.
@@ -43,16 +43,15 @@ def model_record(
     info: Mapping[str, Any],
     label_values: Mapping[int, int] | None = None,
 ) -> dict[str, Any]:
-    """What ``model.json`` beside ``model.pt`` holds.
+    """The content of ``model.json`` beside ``model.pt``.
 
     Args:
         network: constructor arguments of the deployed network.
         labels: class index (an int or its text) to class name, background included.
-        preprocessing: what an image goes through before the network, such as ``spatial_dims``, ``orientation``,
-            ``slice_axis``, ``patch_size``, ``image_size``, ``spacing`` (mm) and ``normalization``.
+        preprocessing: the steps before the network, such as ``spatial_dims``, ``orientation``, ``slice_axis``,
+            ``patch_size``, ``image_size``, ``spacing`` (mm) and ``normalization``.
         info: anything else worth knowing, such as the iteration, the validation score or the cohort's digest.
-        label_values: class index to the value that label files hold for it, which predictions are written with; None
-            or empty: class indices.
+        label_values: class index to its value in label files and written predictions; None or empty for class indices.
 
     Raises:
         ValueError: a label index is not a whole number.
@@ -75,7 +74,7 @@ def write_model_record(path: str | Path, *sections: Mapping[Any, Any], **more: A
     Args:
         path: the file to write, ``model.json`` beside ``model.pt``.
         sections: see :func:`model_record`.
-        more: likewise, by name.
+        more: further sections, by name.
 
     Raises:
         ValueError: see :func:`model_record`, or a value cannot be written as JSON.
@@ -84,17 +83,17 @@ def write_model_record(path: str | Path, *sections: Mapping[Any, Any], **more: A
 
 
 def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
-    """Read the record that lies beside a checkpoint, ``model.json`` for ``model.pt``.
+    """Read the record beside a checkpoint, ``model.json`` for ``model.pt``.
 
     Args:
         checkpoint: path of the weights.
 
     Returns:
         The sections ``network``, ``labels`` (int to name), ``preprocessing`` and ``info``, ``label_values`` (int to
-        int, empty where predictions are class indices), and ``schema_version``.
+        int, empty for class indices), and ``schema_version``.
 
     Raises:
-        FileNotFoundError: there is no record beside the checkpoint.
+        FileNotFoundError: the checkpoint has no record.
         ValueError: the record is not JSON, of another schema version, or lacks a section.
     """
     path = Path(checkpoint).with_suffix(".json")
@@ -118,21 +117,21 @@ def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
         if not isinstance(record.get(section), dict):
             raise ValueError(f"{path}: key '{section}' must hold a JSON object, got {record.get(section)!r}.")
     record["labels"] = _integer_keys(record["labels"], f"{path}: key 'labels'")
-    # records of 0.6 and before do not have the key
+    # records of 0.6 and earlier lack the key
     where = f"{path}: key 'label_values'"
     record["label_values"] = parse_label_values(record.get("label_values"), len(record["labels"]), where)
     return record
 
 
 def load_weights(network: VQNetwork, checkpoint: str | Path) -> None:
-    """Load weights where a misfit can be refused with a message; a MONAI engine would do it too late for that.
+    """Load weights early enough to refuse a mismatch with a message, unlike a MONAI engine.
 
     Args:
-        network: takes the weights; with an image decoder, which they may lack.
+        network: receives the weights; they may lack its image decoder.
         checkpoint: path of the weights.
 
     Raises:
-        ValueError: the file holds no weights, none that are finite, or those of another network.
+        ValueError: the file has no weights, non-finite ones, or those of another network.
     """
     try:
         state = read_checkpoint(Path(checkpoint))
@@ -154,15 +153,15 @@ def find_checkpoint(
 
     Args:
         checkpoint: an explicit file, relative to the working directory; None looks for one.
-        output_dir: the first place looked at, for its ``model.pt``; None leaves it out.
-        bundle_root: the last place looked at, for its ``models/model.pt``.
-        own_training: without ``output_dir``, first look where a training without one writes.
+        output_dir: the first place to look, for its ``model.pt``; None skips it.
+        bundle_root: the last place to look, for its ``models/model.pt``.
+        own_training: without ``output_dir``, look first in the default folder of a training.
 
     Returns:
         The path of an existing file.
 
     Raises:
-        FileNotFoundError: the explicit file does not exist, or none of the places has one.
+        FileNotFoundError: the explicit file does not exist, or there is none in any place.
     """
     if checkpoint is not None:
         if not Path(checkpoint).is_file():
@@ -192,13 +191,13 @@ def find_checkpoint(
 
 
 def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -> None:
-    """Refuse weights that were made for another network, other labels or another preprocessing.
+    """Refuse weights for another network, other labels or another preprocessing.
 
     Args:
-        record: what :func:`load_model_record` returned.
-        expected: section name to what the configuration says of it, e.g. ``network={...}, labels={...}``. Both sides
-            must have the same keys; tuples and lists are the same, and so are a label index and its text, an axis of
-            volumes of a known orientation and its name, and no orientation and None.
+        record: from :func:`load_model_record`.
+        expected: section name to its content in the configuration, e.g. ``network={...}, labels={...}``. Both sides
+            must have the same keys; considered equal are tuples and lists, a label index and its text, an axis of
+            volumes with a known orientation and its name, and no orientation and None.
 
     Raises:
         ValueError: a section is unknown or differs; each differing key is named with both values.
@@ -222,13 +221,13 @@ def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -
 def check_files_hold(
     record: Mapping[str, Any], channel_names: Sequence[str], label_values: Mapping[int, int] | None = None
 ) -> None:
-    """Refuse a cohort whose files hold the same channels or classes in another order than the weights know.
+    """Refuse a cohort whose files have the same channels or classes in another order than the weights'.
 
     Args:
-        record: what :func:`load_model_record` returned.
-        channel_names: of the cohort's images; they count where they are the record's but for their order.
-        label_values: class index to the value that the cohort's labels hold, empty for class indices; None: of no
-            concern, as in an evaluation, whose classes are the same whatever labels hold for them.
+        record: from :func:`load_model_record`.
+        channel_names: of the cohort's images; considered only if they equal the record's except for their order.
+        label_values: class index to its value in the cohort's labels, empty for class indices; None ignores them, as in
+            an evaluation, whose classes do not depend on them.
 
     Raises:
         ValueError: they differ.
@@ -250,11 +249,11 @@ def check_files_hold(
 def _comparable(section: str, values: Mapping[Any, Any]) -> dict[str, Any]:
     plain = _plain(values)
     if section == "network" and isinstance(plain.get("quantizer"), dict):
-        # weight of a loss: of the training, not of the network; records of 0.7 and before have it
+        # a loss weight belongs to the training, not the network; records of 0.7 and earlier have it
         plain["quantizer"].pop("commitment_cost", None)
     if section != "preprocessing":
         return plain
-    plain.setdefault("orientation", None)  # records of 0.6 and before do not have the key
+    plain.setdefault("orientation", None)  # records of 0.6 and earlier lack the key
     if "slice_axis" in plain:
         check_orientation(plain["orientation"])
         plain["slice_axis"] = name_slice_axis(plain["slice_axis"], plain["orientation"])

@@ -1,19 +1,19 @@
-"""Make ``--key value`` on the command line of ``monai.bundle`` mean what it says.
+"""Read ``--key value`` on the command line of ``monai.bundle`` as a user would expect.
 
-MONAI takes a misspelt key without a word, drops ``--x None`` and hands over ``--x false`` as the (true) text "false".
-A config calls :func:`prepare_overrides` as the first or second expression of its ``initialize`` list, after the one
-that puts ``bundle_root`` on ``sys.path`` and before any that refers to a component::
+MONAI silently accepts a misspelt key, drops ``--x None`` and passes ``--x false`` as the (true) text "false". A config
+calls :func:`prepare_overrides` as the first or second expression of its ``initialize`` list, after the one that puts
+``bundle_root`` on ``sys.path`` and before any that refers to a component::
 
     "initialize": [
         "$sys.path.insert(0, @bundle_root)",
         "$__import__('vqseg_bundle.bundle').bundle.prepare_overrides()"
     ]
 
-``__import__`` is on purpose: MONAI evaluates every ``$import`` item before the first expression of ``initialize``, that
-is before ``bundle_root`` is on the path. :func:`prepare_overrides` lets it try again, so that whatever comes later can
-rely on ``"imports": ["$import vqseg_bundle.bundle as vqseg"]``. (An expression with the text "import" in it cannot hold
-an ``@`` reference: MONAI parses it as Python first.) A ``ConfigWorkflow`` that code makes and initializes keeps its
-values.
+``__import__`` is intentional: MONAI evaluates every ``$import`` item before the first expression of ``initialize``, and
+thus before ``bundle_root`` is on the path. :func:`prepare_overrides` makes it try again, so that later expressions can
+rely on ``"imports": ["$import vqseg_bundle.bundle as vqseg"]``. (An expression containing the text "import" cannot have
+an ``@`` reference, because MONAI first parses it as Python.) A ``ConfigWorkflow`` made and initialised in code keeps
+its values.
 """
 
 from __future__ import annotations
@@ -48,17 +48,18 @@ _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
 
 
 def prepare_overrides() -> None:
-    """Check and complete the overrides given to ``monai.bundle`` (see the module's text for the call).
+    """Check and complete the overrides given to ``monai.bundle`` (see the module's docstring for the call).
 
-    An id that no config file has is refused with the nearest known ones. Pass as they are: the arguments of the
+    An id in no config file is refused, with the nearest known ones. Accepted unchanged are the arguments of the
     workflow itself (``run_id``, ``meta_file``, ``logging_file``, ``tracking``, ...), those of experiment tracking
     (``experiment_name``, ``run_name``, ...), ``_meta_``, and further arguments of a component (``optimizer#eps``).
 
-    The words none, true and false (any case) become None, True and False, except for a key to which one of the config
-    files itself gives that word as text: with ``"foundation_model": "none"`` both ``--foundation_model none`` and
+    The words none, true and false (any case) become None, True and False, except for a key to which a config file
+    itself gives that word as text: with ``"foundation_model": "none"`` both ``--foundation_model none`` and
     ``--foundation_model None`` give the text "none". A None passed from code is ignored, as MONAI documents it.
 
-    A path is what was typed: ``--dataset_dir 20240131``, ``(a,b)`` or ``true`` is a folder of that name, none no path.
+    Paths are taken literally: ``--dataset_dir 20240131``, ``(a,b)`` or ``true`` is a folder of that name; only none is
+    not a path.
 
     Raises:
         SystemExit: an id to override, or the id to run, is unknown; the message names it and the nearest known ids.
@@ -82,7 +83,7 @@ def prepare_overrides() -> None:
         refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
     if refusals:
         raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
-    # of words, a path may be cleared by none; true and false are names
+    # only the word none clears a path; true and false are names
     names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
     adapt_tracking(parser)
@@ -90,11 +91,11 @@ def prepare_overrides() -> None:
 
 
 def _given_paths(call: WorkflowCall) -> dict[str, Any]:
-    """Path by key, as typed: of 20240131 the command line's parser makes a number, of (a,b) a tuple, of a#b an a."""
+    """Path by key, as typed; the command line's parser would make 20240131 a number, (a,b) a tuple, and a#b an a."""
     paths = {key: value for key, value in call.values.items() if key in _PATHS}
     if is_command_line():
         typed = {key: word for key, word in typed_words(sys.argv[1:]).items() if key in paths}
-        # quotes within the shell's own are what that parser takes away
+        # that parser removes quotes within the shell's own
         paths |= {key: word for key, word in typed.items() if not (word[:1] in "'\"" and isinstance(paths[key], str))}
     return paths
 
@@ -118,21 +119,21 @@ def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
 
 
 def exit_cleanly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run ``function`` and end with its message alone, without a traceback, if the user's input is at fault.
+    """Run ``function``; if the user's input is at fault, exit with only its message, without a traceback.
 
     In a config: ``"$vqseg.exit_cleanly(vqseg.check_writable, @output_dir)"``.
 
     Args:
-        function: what to run.
+        function: the function.
         args: its positional arguments.
         kwargs: its keyword arguments.
 
     Returns:
-        What ``function`` returns.
+        The function's result.
 
     Raises:
-        SystemExit: ``function`` raised a ``ValueError`` or says that a file or folder is missing, is of the wrong
-            kind or must not be touched.
+        SystemExit: ``function`` raised a ``ValueError``, or an error about a file or folder that is missing, of the
+            wrong kind or not accessible.
     """
     try:
         return function(*args, **kwargs)
@@ -160,7 +161,7 @@ def _is_known(id_: str, declared: ConfigParser, running: ConfigParser) -> bool:
 
 
 def _arguments(id_: str, running: ConfigParser) -> list[str] | None:
-    """List the arguments that the component above ``id_`` takes: [] if it takes any, None if it is no component."""
+    """List the arguments of the component above ``id_``: [] if it takes any, None if it is not a component."""
     parent_id = ReferenceResolver.split_id(id_, last=True)[0]
     config = running.get(parent_id) if parent_id else None
     if config is None or not ConfigComponent.is_instantiable(config):
@@ -202,7 +203,7 @@ def _ids(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _set_words(parser: ConfigParser, ids: list[str], call: WorkflowCall) -> None:
-    """Replace the words none, true and false by what they stand for."""
+    """Replace the words none, true and false by their values."""
     files = [ConfigParser.load_config_file(path) for path in call.config_files]
     texts = {
         (ReferenceResolver.normalize_id(key), value.lower())

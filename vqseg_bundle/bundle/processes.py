@@ -1,4 +1,4 @@
-"""Runs engines, alone or in the processes that torchrun has started, with a message where that has to end early."""
+"""Runs engines, in one process or in torchrun's, with a message if they end early."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from vqseg_bundle.common import NonFiniteError, process_count, process_rank
 
 __all__ = ["join_processes", "run_together", "run_training"]
 
-#: what torchrun tells a process
+#: environment variables set by torchrun
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def join_processes(timeout_minutes: float) -> None:
-    """Join this process's group: NCCL where there is CUDA, else gloo.
+    """Join this process's group, with NCCL if there is CUDA, otherwise gloo.
 
     Args:
-        timeout_minutes: how long one process waits for another before it gives up. The first process checks the cohort
-            while the others wait, so that it must be longer than that check.
+        timeout_minutes: how long one process waits for another before giving up. Must be longer than the check of the
+            cohort, which the first process does while the others wait.
 
     Raises:
-        SystemExit: not started by torchrun, more processes than CUDA devices, or a timeout that is not positive.
+        SystemExit: not started by torchrun, more processes than CUDA devices, or the timeout is not positive.
     """
     missing = [name for name in _TORCHRUN if name not in os.environ]
     if missing:
@@ -50,11 +50,11 @@ def join_processes(timeout_minutes: float) -> None:
 
 
 def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
-    """Run an engine, with a clear end where its numbers are no longer finite.
+    """Run an engine, with a clear message if its numbers are no longer finite.
 
     Args:
         engine: the trainer or evaluator.
-        lock: of its output folder, given back at the end.
+        lock: lock of its output folder, released at the end.
 
     Raises:
         SystemExit: a loss, gradient or weight is not finite; the message says which, and what to do.
@@ -69,13 +69,13 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
 
 
 def run_together(engine: Engine, lock: FolderLock | None = None) -> None:
-    """:func:`run_training` in several processes, with a clear end where another one has died or answers no more.
+    """:func:`run_training` in several processes, with a clear message if another one has died or no longer answers.
 
-    An error of this process's own is raised as it is.
+    This process's own errors are raised unchanged.
 
     Args:
         engine: the trainer or evaluator.
-        lock: of its output folder, given back at the end.
+        lock: lock of its output folder, released at the end.
 
     Raises:
         SystemExit: see :func:`run_training`, or another process was lost; the message says when, and what to do.

@@ -1,4 +1,4 @@
-"""The image decoder for an evaluation's pictures, which deployed weights do not hold."""
+"""The image decoder for an evaluation's pictures, which deployed weights do not include."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _TEACHER = "module."
 
 
 def open_reconstructor(record: Mapping[str, Any], device: str) -> networks.ImageReconstructor | None:
-    """The image decoder that belongs to deployed weights, from the training's ``resume.pt`` beside them.
+    """The image decoder of deployed weights, from the training's ``resume.pt`` beside them.
 
-    That file holds the teacher at the end of the training. It is used only where the deployed weights are this
-    teacher's: with a validation list they may be of an earlier step, whose codes another image decoder reads.
+    That file has the teacher at the end of the training. It is used only if the deployed weights are this teacher's:
+    with a validation list they may be from an earlier step, with another image decoder.
 
     Args:
-        record: of the weights, with "checkpoint" and "network".
-        device: where to run.
+        record: the weights' record, with "checkpoint" and "network".
+        device: the device.
 
     Returns:
-        None where there is no such file, no image decoder in it, or where it belongs to other weights.
+        None if the file is missing, has no image decoder, or belongs to other weights.
     """
     checkpoint = Path(record["checkpoint"])
     resume = checkpoint.parent / "resume.pt"

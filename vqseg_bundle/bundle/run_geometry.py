@@ -1,4 +1,4 @@
-"""Orientation of a run's volumes: what a training takes, and what an evaluation or inference says of it."""
+"""Orientation of a run's volumes: the training's choice, and the log of an evaluation or inference."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _MOST_SHOWN = 4
 
 
 def training_orientation(output_dir: str, goes_on: bool) -> str | None:
-    """What a training brings its volumes to: RAS; one that goes on does as it began.
+    """The orientation of a training's volumes: RAS, or that of the training which it continues.
 
     Args:
-        output_dir: where the weights go.
-        goes_on: whether the training goes on from weights there.
+        output_dir: folder of the weights.
+        goes_on: whether the training continues from weights there.
 
     Returns:
-        None, for volumes as they are stored, where a training of 0.6 or before goes on.
+        None, for volumes as stored, if a training of 0.6 or earlier continues.
 
     Raises:
-        SystemExit: the record of the weights there cannot be used.
+        SystemExit: the record of those weights cannot be used.
     """
     checkpoint = Path(output_dir) / "model.pt"
     if not (goes_on and checkpoint.with_suffix(".json").is_file()):
@@ -52,18 +52,18 @@ def choose_run_orientation(cases: Sequence[Mapping[str, Any]], orientation: str 
 
 
 def warn_of_geometry(cases: Sequence[Mapping[str, Any]], record: Mapping[str, Any], chosen: str | None) -> None:
-    """Log what is assumed of the volumes' orientation, and each case that is clearly unlike the training's.
+    """Log the assumed orientation of the volumes, and each case that clearly differs from the training's.
 
     Args:
         cases: with "image".
-        record: of the weights.
-        chosen: the orientation that the volumes are brought to; None leaves them as stored.
+        record: the weights' record.
+        chosen: the orientation to which volumes are brought; None leaves them as stored.
     """
     headers = data.readable_headers(case["image"] for case in cases)
     preprocessing = record["preprocessing"]
     if preprocessing["orientation"] is None:
         _warn_of_assumption(list(headers.values()), record["checkpoint"], chosen)
-    trained = record["info"].get("training_volumes")  # records of 0.6 and before do not have the key
+    trained = record["info"].get("training_volumes")  # records of 0.6 and earlier lack the key
     if trained is None:
         return
     plane = data.name_slice_axis(preprocessing["slice_axis"], preprocessing["orientation"])

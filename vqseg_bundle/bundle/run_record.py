@@ -1,4 +1,4 @@
-"""The output folder of a run: check it, keep what an earlier run left there, and record how this run was made."""
+"""The output folder of a run: check it, keep an earlier run's files, and record this run."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ RUN_OUTPUTS = (
     "evaluation",
     "inference",
 )
-"""Patterns of what a run leaves in its output folder; anything else in there is the user's own and stays."""
+"""Patterns of a run's files in its output folder; all other files are the user's and are kept."""
 
 
 _INFERENCE_LOG = "inference.log"
 
 
 def default_run(bundle_root: str | Path) -> str:
-    """Where a training writes that was given no ``output_dir``: ``runs/train`` in the bundle's folder."""
+    """Default output folder of a training: ``runs/train`` in the bundle's folder."""
     return str(Path(bundle_root) / "runs" / "train")
 
 
 def training_folder(output_dir: str | None, bundle_root: str | Path, in_place: bool) -> str:
-    """Where a training writes.
+    """The output folder of a training.
 
     Args:
-        output_dir: what the user named, or None.
+        output_dir: the user's choice, or None.
         bundle_root: the bundle's folder.
         in_place: whether the bundle's own weights are trained further, in ``models/``.
     """
@@ -73,10 +73,11 @@ def training_folder(output_dir: str | None, bundle_root: str | Path, in_place: b
 
 
 def evaluation_folder(output_dir: str | None, bundle_root: str | Path, checkpoint: str | Path) -> str:
-    """Where an evaluation writes: beside the weights of a training that was given no ``output_dir``, else ``eval/``.
+    """The output folder of an evaluation: that of the weights if it is a training's default folder, otherwise
+    ``eval/``.
 
     Args:
-        output_dir: what the user named, or None.
+        output_dir: the user's choice, or None.
         bundle_root: the bundle's folder.
         checkpoint: the weights.
     """
@@ -85,16 +86,17 @@ def evaluation_folder(output_dir: str | None, bundle_root: str | Path, checkpoin
 
 
 def prediction_folder(output_dir: str | Path, kind: str) -> str:
-    """Where a run's predictions go: ``predictions/``, or ``<kind>/predictions/`` where the other kind has the former.
+    """The folder of a run's predictions: ``predictions/``, or ``<kind>/predictions/`` if the other kind uses the
+    former.
 
-    So an inference never moves or mixes with an evaluation's predictions, nor the other way round.
+    Thus inference never moves or mixes with an evaluation's predictions, or vice versa.
 
     Args:
         output_dir: the run's output folder.
         kind: "evaluation" or "inference".
 
     Raises:
-        ValueError: another kind.
+        ValueError: ``kind`` is neither.
     """
     if kind not in ("evaluation", "inference"):
         raise ValueError(f'kind must be "evaluation" or "inference", got {kind!r}.')
@@ -104,13 +106,13 @@ def prediction_folder(output_dir: str | Path, kind: str) -> str:
 
 
 def check_writable(output_dir: str | Path) -> None:
-    """Make sure, before any work, that results can be written; nothing is created.
+    """Check, before any work, that results can be written; nothing is created.
 
     Args:
         output_dir: the folder, which may not exist yet.
 
     Raises:
-        ValueError: the folder, or the nearest existing folder above it, is a file or cannot be written to.
+        ValueError: the folder, or its nearest existing parent, is a file or not writable.
     """
     folder = Path(output_dir).absolute()
     while not folder.exists() and folder != folder.parent:
@@ -127,20 +129,20 @@ def check_writable(output_dir: str | Path) -> None:
 
 
 def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False) -> Path | None:
-    """Make the output folder, and put aside what an earlier run left in it; nothing is deleted.
+    """Create the output folder, and move an earlier run's files aside; nothing is deleted.
 
     If there are weights (``*.pt``) and the run does not resume, everything that matches :data:`RUN_OUTPUTS` moves to
-    ``previous-<date>-<time>/`` in the same folder. With ``keep`` it is copied there instead, for a folder whose weights
-    something else goes on using (MONAI Label trains on from the bundle's own models/model.pt). Call it before this run
-    opens a file there, and on every process: the first one acts, the others wait.
+    ``previous-<date>-<time>/`` in the same folder. With ``keep`` it is copied instead, for a folder whose weights
+    remain in use (MONAI Label continues from the bundle's own models/model.pt). Call it before this run opens a file
+    there, and on every process: the first one acts, the others wait.
 
     Args:
         output_dir: the folder.
-        resume: whether this run goes on from what lies there.
-        keep: leave the earlier run's files where they are and copy them.
+        resume: whether this run resumes the earlier one.
+        keep: copy the earlier run's files instead of moving them.
 
     Returns:
-        The folder the earlier run was put in, None if there was nothing to put aside (or another process did it).
+        The folder of the earlier run's files, None if there were none (or another process moved them).
     """
     moved = None
     if process_rank() == 0:
@@ -159,17 +161,17 @@ def write_run_record(
     command: Sequence[str],
     prefix: str = "",
 ) -> None:
-    """Write ``config.json`` (the configuration as run) and ``run.json`` (with what, on what, when).
+    """Write ``config.json`` (the configuration as run) and ``run.json`` (versions, data, command, time).
 
-    Only the first of several processes writes.
+    Only the first process writes.
 
     Args:
         output_dir: the folder to write to.
         parser_config: the whole configuration with all overlays and overrides merged, ``running_parser().get()``;
-            expressions stay as text, objects that have no JSON form are written as their text.
-        cohort_digest: digest of the data, None if there is none.
+            expressions are kept as text, objects without a JSON form are written as their text.
+        cohort_digest: digest of the data, or None.
         command: the command line, ``sys.argv``.
-        prefix: put before both file names, so that an evaluation does not replace the training's record.
+        prefix: prefix of both file names, so that an evaluation does not replace the training's record.
     """
     if process_rank() != 0:
         return
@@ -196,15 +198,15 @@ def write_run_record(
 
 
 def put_aside(folder: str | Path, patterns: Sequence[str], keep: bool = False) -> Path | None:
-    """Move what an earlier run left in a folder to ``previous-<date>-<time>/`` in it; nothing is deleted.
+    """Move an earlier run's files in a folder to ``previous-<date>-<time>/`` in it; nothing is deleted.
 
     Args:
         folder: the folder, which may not exist.
-        patterns: glob patterns of what to move.
+        patterns: glob patterns of the files.
         keep: copy the files instead.
 
     Returns:
-        The folder they are in now, None if there was nothing to move.
+        Their new folder, None if there were none.
     """
     folder = Path(folder)
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
@@ -235,21 +237,20 @@ def _as_json(value: Any) -> Any:
 
 
 def _readable(command: Sequence[str]) -> list[str]:
-    """Replace the path of MONAI's own entry by how it is called, which holds on any machine."""
+    """Replace the path of MONAI's entry point by its command, which is the same on any machine."""
     if command and Path(command[0]).parts[-3:] == ("monai", "bundle", "__main__.py"):
         return ["python", "-m", "monai.bundle", *command[1:]]
     return list(command)
 
 
 def git_commit(root: Path) -> str | None:
-    """Return the commit of the bundle's checkout; None if it is none.
+    """Return the commit of the bundle's checkout; None outside a checkout.
 
     Args:
         root: the bundle's folder.
 
     Returns:
-        the commit, with "-dirty" after it if files differ, other than the weights, which a training into models/
-        replaces.
+        the commit, followed by "-dirty" if files differ, except the weights, which a training into models/ replaces.
     """
     if not (root / ".git").exists():
         return None

@@ -1,9 +1,8 @@
-"""What a config expression cannot be given: the parser that evaluates it, and what ``monai.bundle`` was called with.
+"""Information that MONAI does not pass to config expressions: their parser, and the arguments of ``monai.bundle``.
 
-MONAI evaluates ``initialize`` with nothing but the configuration's own values. It has no reference to the parser, keeps
-no record of which values the caller overrode, and has dropped those given as None by then. Both are found on the call
-stack, here and nowhere else: the configurations take the parser once, as the id ``parser``, and hand it on as an
-argument.
+MONAI evaluates ``initialize`` with only the configuration's own values. It has no reference to the parser, no record of
+which values the caller overrode, and has already dropped those given as None. Both are found on the call stack, here
+and nowhere else: configurations take the parser once, as the id ``parser``, and pass it on as an argument.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _FLAG = re.compile(r"--|-[A-Za-z]")
 
 
 class WorkflowCall(NamedTuple):
-    """What MONAI's ``create_workflow`` was given.
+    """The arguments of MONAI's ``create_workflow``.
 
     Attributes:
-        workflow: what it makes.
-        config_files: in the order in which they are merged.
-        ids: overridden ids, those in ``args_file`` included.
+        workflow: the workflow it makes.
+        config_files: in the order of merging.
+        ids: overridden ids, including those in ``args_file``.
         none_ids: ids given as None on the command line.
-        values: value by id as given, None values left out.
+        values: value by id as given, except None.
     """
 
     workflow: ConfigWorkflow
@@ -47,7 +46,7 @@ def running_parser(parser: ConfigParser | None = None) -> ConfigParser:
     """The parser that evaluates the calling config expression; ``running_parser().get()`` is its config.
 
     Args:
-        parser: returned as it is; None, as in configurations of 0.7 and before, looks for it.
+        parser: returned unchanged; None, as in configurations of 0.7 and earlier, looks for it.
 
     Raises:
         RuntimeError: called outside a config expression.
@@ -62,7 +61,7 @@ def running_parser(parser: ConfigParser | None = None) -> ConfigParser:
 
 
 def find_call() -> WorkflowCall | None:
-    """The ``create_workflow`` that initializes the nearest workflow on the stack, if that is how it was made."""
+    """The ``create_workflow`` that initialises the nearest workflow on the stack, if it was made that way."""
     workflow: ConfigWorkflow | None = None
     for frame in _callers():
         owner = frame.f_locals.get("self")
@@ -74,13 +73,13 @@ def find_call() -> WorkflowCall | None:
 
 
 def is_command_line() -> bool:
-    """Whether ``python -m monai.bundle`` is what runs."""
+    """Whether ``python -m monai.bundle`` is running."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name == "monai.bundle.__main__"
 
 
 def typed_words(arguments: Sequence[str]) -> dict[str, str]:
-    """What was typed behind each ``--key`` or ``-key`` or in ``--key=word``, by key; the last one counts."""
+    """The words typed after each ``--key`` or ``-key`` or in ``--key=word``, by key; the last one counts."""
     words: dict[str, str] = {}
     for word, following in zip_longest(arguments, arguments[1:], fillvalue="--"):
         name, sign, value = word.lstrip("-").partition("=")

@@ -1,6 +1,6 @@
-"""What happens before the first step of a training, in the order of ``start`` in ``configs/train.json``.
+"""The steps before the first iteration of a training, in the order of ``start`` in ``configs/train.json``.
 
-Of several processes the first one checks the data and writes; what all have to know is checked by each.
+With several processes, the first one checks the data and writes; each process checks what it needs itself.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ STATS_LOGGERS = ("training", "validation", "codebook", "evaluation", "inference"
 
 
 class DeployedWeights:
-    """What a ModelSaver saves as ``model.pt``: the network's weights without its image decoder.
+    """The content of ``model.pt`` for a ModelSaver: the network's weights without its image decoder.
 
     Args:
-        network: the network to deploy, normally the teacher's.
+        network: the deployed network, normally the teacher's.
     """
 
     def __init__(self, network: networks.VQNetwork) -> None:
@@ -66,7 +66,7 @@ def build_foundation_model(
 def describe_training(
     network: networks.VQNetwork, labels: Mapping[int, str], preprocessing: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The sections of the record that a training decides before its first step.
+    """The sections of the record that are known before the first step.
 
     Args:
         network: the network to train.
@@ -83,12 +83,12 @@ def describe_training(
 def check_run(
     output_dir: str, lock: FolderLock, checkpoint: str | None, network: networks.VQNetwork, patch_size: Sequence[int]
 ) -> None:
-    """Refuse what needs neither the data nor earlier weights to be refused; nothing is written.
+    """Refuse settings that are invalid regardless of data and earlier weights; nothing is written.
 
     Args:
-        output_dir: where the weights go.
-        lock: of that folder, which nobody else may hold.
-        checkpoint: must be None; training starts anew or resumes.
+        output_dir: folder of the weights.
+        lock: lock of that folder, which no other process may hold.
+        checkpoint: must be None; training starts from scratch or resumes.
         network: the network to train, for its sizes.
         patch_size: voxels of a view.
 
@@ -109,7 +109,9 @@ def check_run(
 def check_training_data(
     cohort: data.Cohort, in_channels: int, data_check: str, allow_no_labeled: bool, clipped: bool
 ) -> list[str]:
-    """:func:`vqseg_bundle.data.check_cohort` by the first process, with a clean end on bad input; else no warnings."""
+    """:func:`vqseg_bundle.data.check_cohort` in the first process, with a clean end on bad input; no warnings in
+    others.
+    """
     if process_rank() != 0:
         return []
     return exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled, clipped=clipped)
@@ -118,14 +120,14 @@ def check_training_data(
 def open_training_folder(
     output_dir: str, lock: FolderLock, resume: bool, in_place: bool, warnings: Sequence[str]
 ) -> None:
-    """Take the output folder, put aside what an earlier run left in it, and log to it from now on.
+    """Take the output folder, move an earlier run's files aside, and log to it from now on.
 
     Args:
         output_dir: the folder.
-        lock: of that folder, held until the training ends.
-        resume: whether this run goes on from what lies there.
-        in_place: whether its weights stay until new ones replace them.
-        warnings: of the data, for the log.
+        lock: lock of that folder, held until the training ends.
+        resume: whether this run resumes the earlier one.
+        in_place: whether its weights are kept until new ones replace them.
+        warnings: warnings about the data, for the log.
 
     Raises:
         SystemExit: another process holds the folder.
@@ -149,21 +151,21 @@ def record_training(
     in_place: bool,
     parser: ConfigParser,
 ) -> dict[str, Any]:
-    """Write down what is about to run: ``config.json``, ``run.json`` and, of new weights, ``model.json``.
+    """Record the run: ``config.json``, ``run.json`` and, for new weights, ``model.json``.
 
-    Weights in place keep their record until they are replaced; the one that is returned is then written with them.
+    Weights in place keep their record until they are replaced; the returned one is then written with the new weights.
 
     Args:
         output_dir: the folder.
         described: see :func:`describe_training`.
         cohort: the opened cohort.
-        unlabeled: the unlabelled cases that are trained on.
-        resume: whether an interrupted training goes on; its record stays.
+        unlabeled: the unlabelled training cases.
+        resume: whether to resume an interrupted training, whose record is kept.
         in_place: whether the bundle's own weights are trained further.
-        parser: of the running configuration.
+        parser: the running configuration's.
 
     Returns:
-        What the new weights' ``model.json`` holds; empty for one that is resumed, and in all processes but the first.
+        The content of the new weights' ``model.json``; empty when resuming, and in all processes except the first.
     """
     if process_rank() != 0:
         return {}
@@ -173,13 +175,13 @@ def record_training(
         return {}
     path = Path(output_dir) / "model.json"
     replaced = load_model_record(path) if in_place else {}
-    # what a user wrote there of the labels, which are the same, holds for the new weights as well
+    # the user's information about the labels, which are the same, is valid for the new weights too
     codes = {key: value for key, value in replaced.get("info", {}).items() if key == "segment_codes"}
     seen = data.training_geometry([case["image"] for case in [*cohort.training, *unlabeled]])
     demo = {"demo": True} if data.in_demo_cohort(cohort.source) else {}
     channels = {"channel_names": list(cohort.channel_names)} if cohort.channel_names else {}
     info = {"cohort": cohort.name, **demo, "training_volumes": seen, **channels, **codes}
-    # listed labels, MONAI Label's, hold class indices, whatever the predictions of the weights in place are
+    # listed labels, MONAI Label's, are class indices, regardless of the existing weights' predictions
     values = replaced.get("label_values", {}) if cohort.listed else cohort.label_values
     record = model_record(**described, info=info, label_values=values)
     if not in_place:
@@ -188,11 +190,11 @@ def record_training(
 
 
 def announce_training(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]], foundation_model: str) -> None:
-    """Log what is trained on, and what is left out of the method.
+    """Log the training data, and omitted parts of the method.
 
     Args:
         cohort: the opened cohort.
-        unlabeled: the unlabelled cases that are trained on.
+        unlabeled: the unlabelled training cases.
         foundation_model: its name, "none" if the adapter is off.
     """
     if process_rank() != 0:
@@ -217,15 +219,15 @@ def announce_training(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]
 
 
 def log_to_file(path: Path) -> None:
-    """Send the log to a file as well; once, however often it is called.
+    """Also send the log to a file; only once, even if called repeatedly.
 
     Args:
         path: the file, appended to.
     """
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    # MONAI's StatsHandler cuts its named loggers off the root
+    # MONAI's StatsHandler detaches its named loggers from the root
     for logger_ in map(logging.getLogger, (None, *STATS_LOGGERS)):
-        # MONAI's federated client initializes a workflow twice
+        # MONAI's federated client initialises a workflow twice
         if not any(getattr(other, "baseFilename", None) == handler.baseFilename for other in logger_.handlers):
             logger_.addHandler(handler)

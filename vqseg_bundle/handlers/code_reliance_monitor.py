@@ -1,4 +1,4 @@
-"""How much a training's predictions hang on the codes, epoch by epoch."""
+"""How much a training's predictions depend on the codes, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["CodeRelianceMonitor"]
 class CodeRelianceMonitor:
     """Measure, at the end of each epoch, on the images of its last iteration.
 
-    ``engine.state.metrics`` gets "code_reliance" and "skip_reliance", means over all processes; nothing where that
-    iteration has a single image. Put it before the handlers that log the metrics.
+    ``engine.state.metrics`` gets "code_reliance" and "skip_reliance", means over all processes; nothing if that
+    iteration has a single image. Place it before the handlers that log the metrics.
 
     Args:
-        measure: takes ``images=`` and returns scalars ``codes`` and ``skips``
-            (``vqseg_bundle.networks.code_reliance`` with its network).
+        measure: takes ``images=`` and returns scalars ``codes`` and ``skips`` (``vqseg_bundle.networks.code_reliance``
+            with its network).
     """
 
     def __init__(self, measure: Callable[..., Any]) -> None:
         self.measure = measure
 
     def attach(self, engine: Engine) -> None:
-        """Follow a semi-supervised trainer."""
+        """Attach to a semi-supervised trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._measure)
 
     def _measure(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        # as many on each process
+        # equally many on each process
         if len(output["images"]) < 2:
             return
         found = self.measure(images=output["images"])

@@ -1,4 +1,4 @@
-"""What an evaluated network predicts from the codes of another case, and without its skip connections."""
+"""Predictions of an evaluated network with the codes of another case, and without its skip connections."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["DecoderProbe"]
 class DecoderProbe:
     """Ignite handler that adds two predictions to an evaluator's output, before its postprocessing.
 
-    These are "pred_other_codes", with the codes of another case, and "pred_without_skips". The other case lies half the
-    dataset further on, since neighbors are often of one patient, and is resampled to the size of the case. Cases are
-    evaluated one by one.
+    These are "pred_other_codes", with the codes of another case, and "pred_without_skips". The other case is half the
+    dataset further on, since neighbours often belong to one patient, and is resampled to the size of the case. Cases
+    are evaluated one by one.
 
     Args:
         exchange: takes pairs of images, ``(B, 2 C, *S)`` (``vqseg_bundle.networks.CodeExchange``).
         cut: takes images, ``(B, C, *S)`` (``vqseg_bundle.networks.SkipsCut``).
-        inferer: cuts the volumes, as for the predictions.
+        inferer: divides the volumes, as for the predictions.
         dataset: the preprocessed cases, at least two.
 
     Raises:
@@ -54,17 +54,17 @@ class DecoderProbe:
         with torch.inference_mode():
             exchanged = self.inferer(torch.cat((image, other), dim=1), self.exchange)
             without_skips = self.inferer(image, self.cut)
-        # copies made outside inference mode, with the image's place in space, for the postprocessing
+        # copied outside inference mode, with the image's affine, for the postprocessing
         like = output[CommonKeys.PRED]
         for key, logits in (("pred_other_codes", exchanged), ("pred_without_skips", without_skips)):
             output[key] = like.clone().copy_(logits)
 
     def _other(self, image: Tensor, index: int) -> Tensor:
-        """The image of that number, counted on from the first, or the next one where it is this one."""
+        """The image with this number, modulo their count, or the next one if it is the case itself."""
         mode = "trilinear" if image.ndim == 5 else "bilinear"
         for number in (index, index + 1):
             other = torch.as_tensor(self.dataset[number % len(self.dataset)][CommonKeys.IMAGE])[None].to(image)
-            # of several processes, each one counts its own share
+            # with several processes, each one counts its own share
             if other.shape != image.shape or not torch.equal(other, image):
                 break
         return F.interpolate(other, size=image.shape[2:], mode=mode)

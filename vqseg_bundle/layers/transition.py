@@ -175,15 +175,15 @@ def automatic_temperature(codebook: Tensor | CodeDistances, distance: str = "squ
 def perplexity_temperature(
     codebook: Tensor | CodeDistances, neighbors: float, distance: str = "squared_euclidean"
 ) -> Tensor:
-    r"""The temperature at which a moved token is spread over so many codes.
+    r"""The temperature at which a moved token is spread over a given number of codes.
 
-    These are counted by the perplexity :math:`e^{H_i}` of the law's rows, as in t-SNE
+    Their number is the perplexity :math:`e^{H_i}` of the law's rows, as in t-SNE
     (https://jmlr.org/papers/v9/vandermaaten08a.html), here with one T for all: the one at which the mean entropy
     :math:`H_i` is :math:`\log` ``neighbors``. Found by bisection on at most 64 evenly spaced codes.
 
     Args:
         codebook: ``(K, D)``, or its distances if already available.
-        neighbors: above 1; from K - 1 on, the law is uniform.
+        neighbors: the number, above 1; from K - 1 on, the law is uniform.
         distance: see :class:`CodeDistances`; not used if distances are given.
 
     Returns:

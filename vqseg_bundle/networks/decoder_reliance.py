@@ -1,4 +1,4 @@
-"""How much of a prediction hangs on the codes, and how much on the skip connections that pass them by."""
+"""How much a prediction depends on the codes, and on the skip connections that bypass them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["CodeExchange", "CodeReliance", "SkipsCut", "code_reliance", "soft_ov
 
 
 class CodeReliance(NamedTuple):
-    """What is lost of a prediction when the decoder is given something else, scalars in [0, 1].
+    """The loss of a prediction if the decoder's input is replaced, scalars in [0, 1].
 
     Attributes:
-        codes: with the codes of another image; 0 where the decoder ignores the codes.
-        skips: with zeros for the maps of all skip connections; 0 where there is none.
+        codes: with the codes of another image; 0 if the decoder ignores the codes.
+        skips: with zeros for the maps of all skip connections; 0 if there are none.
     """
 
     codes: Tensor
@@ -29,11 +29,11 @@ class CodeReliance(NamedTuple):
 def code_reliance(network: VQNetwork, images: Tensor) -> CodeReliance:
     r"""Compare predictions, no labels needed: :math:`1 - O(p, p')` with :math:`O` the :func:`soft_overlap`.
 
-    :math:`p` is the softmax of the deployed path, :math:`p'` that with each image's codes in the place of the one
-    before, or without skip connections.
+    :math:`p` is the softmax of the deployed path, :math:`p'` the same with each image's codes replaced by another's, or
+    without skip connections.
 
     Args:
-        network: with quantiser, in ``eval`` mode.
+        network: with a quantiser, in ``eval`` mode.
         images: ``(B, in_channels, *S)``, at least 2.
 
     Raises:
@@ -60,11 +60,11 @@ class CodeExchange(nn.Module):
     """The deployed path with the codes of another image.
 
     Args:
-        network: with quantiser; its weights are shared.
+        network: with a quantiser; its weights are shared.
 
     Shape:
-        - pair: ``(B, 2 in_channels, *S)``, the image and the one that gives the codes: what cuts windows out of volumes
-          cuts both alike.
+        - pair: ``(B, 2 in_channels, *S)``, the image and the one that gives the codes, so that an inferer divides both
+          alike.
         - output: logits ``(B, out_channels, *S)``.
     """
 
@@ -73,7 +73,7 @@ class CodeExchange(nn.Module):
         self.network = network
 
     def project_codebook(self) -> Tensor | None:
-        """The explicit codewords ``(K, D)``."""
+        """The codewords ``(K, D)``."""
         return self.network.project_codebook()
 
     def forward(self, pair: Tensor, codebook: Tensor | None = None) -> Tensor:
@@ -88,7 +88,7 @@ class SkipsCut(nn.Module):
     """The deployed path with zeros for the maps of all skip connections.
 
     Args:
-        network: with quantiser; its weights are shared.
+        network: with a quantiser; its weights are shared.
 
     Shape:
         - image: ``(B, in_channels, *S)``.
@@ -100,7 +100,7 @@ class SkipsCut(nn.Module):
         self.network = network
 
     def project_codebook(self) -> Tensor | None:
-        """The explicit codewords ``(K, D)``."""
+        """The codewords ``(K, D)``."""
         return self.network.project_codebook()
 
     def forward(self, image: Tensor, codebook: Tensor | None = None) -> Tensor:
@@ -112,7 +112,7 @@ class SkipsCut(nn.Module):
 
 
 def soft_overlap(first: Tensor, second: Tensor) -> Tensor:
-    r"""Dice of two soft predictions, :math:`2 \sum p p' / \sum (p^2 + p'^2)`: exactly 1 where they are equal.
+    r"""Dice of two soft predictions, :math:`2 \sum p p' / \sum (p^2 + p'^2)`: exactly 1 if they are equal.
 
     The sums run over images and voxels; the result is the mean over the foreground classes.
 
