@@ -13,6 +13,7 @@ from vqseg_bundle.bundle.deployment import (
     start_evaluation,
     start_inference,
 )
+from vqseg_bundle.bundle.ensemble import load_further_networks
 from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.former_start import start_training
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
@@ -71,6 +72,7 @@ __all__ = [
     "finish_inference",
     "join_processes",
     "list_inference_cases",
+    "load_further_networks",
     "load_model_record",
     "load_weights",
     "open_cohort",

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
+from vqseg_bundle.bundle.ensemble import split_checkpoints
 from vqseg_bundle.bundle.model_record import (
     check_compatible,
     check_files_hold,
@@ -70,7 +71,7 @@ def open_model_record(
     """
     exit_cleanly(data.check_orientation, orientation)
     try:
-        path = find_checkpoint(checkpoint, output_dir, bundle_root, own_training)
+        path = find_checkpoint(split_checkpoints(checkpoint)[0], output_dir, bundle_root, own_training)
     except FileNotFoundError as error:
         if default is None or checkpoint is not None:
             raise SystemExit(str(error)) from error

@@ -1,5 +1,6 @@
 """The semi-supervised engine: trainer, teacher, pseudo-labellers, unlabelled streams and schedules."""
 
+from vqseg_bundle.engines.averaged_inferer import AveragedInferer
 from vqseg_bundle.engines.codebook_inferer import CodebookInferer
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
@@ -13,6 +14,7 @@ from vqseg_bundle.engines.window_batch import window_batch_size
 __all__ = [
     "STRONG",
     "STRONG_2",
+    "AveragedInferer",
     "CodebookInferer",
     "EMATeacher",
     "MonteCarloTeacher",

@@ -1,0 +1,81 @@
+"""Several models and mirrored copies, averaged by evaluation and inference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from support.bundle_runs import ROOT, Trained, refused, run_here
+
+
+@pytest.fixture
+def other(trained: Trained, tmp_path: Path) -> Path:
+    """A second model: the trained one, its weights disturbed."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    shutil.copy(trained.output_dir / "model.json", folder)
+    torch.manual_seed(0)
+    weights = torch.load(trained.output_dir / "model.pt", weights_only=True)
+    noisy = {
+        key: value + 0.3 * torch.randn_like(value) * value.std() if value.ndim > 1 else value
+        for key, value in weights.items()
+    }
+    torch.save(noisy, folder / "model.pt")
+    return folder
+
+
+def class_map(folder: Path, case: str) -> np.ndarray:
+    return np.asarray(nib.load(folder / f"{case}_pred.nii.gz").dataobj)
+
+
+def test_inference_gives_the_class_of_the_mean_probability(trained: Trained, other: Path, tmp_path: Path) -> None:
+    checkpoints = [str(trained.output_dir / "model.pt"), str(other / "model.pt")]
+    volume = next(path for path in sorted(trained.cohort.root.glob("images/*.nii.gz")))
+    given = {"dataset_dir": str(volume), "device": "cpu"}
+    single = []
+    for index, checkpoint in enumerate(checkpoints):
+        run_here("inference", "inference.json", **given, checkpoint=checkpoint, output_dir=str(tmp_path / str(index)))
+        single.append(class_map(tmp_path / str(index) / "predictions", volume.name.split(".")[0]))
+    assert (single[0] != single[1]).any()
+    both = {**given, "checkpoint": ", ".join(checkpoints), "mirror_axes": [0], "output_dir": str(tmp_path / "both")}
+    run_here("inference", "inference.json", **both)
+    found = class_map(tmp_path / "both" / "predictions", volume.name.split(".")[0])
+
+    config = ConfigParser.load_config_file(ROOT / "configs" / "inference.json")
+    total = torch.zeros(())
+    for checkpoint in checkpoints:
+        parser = ConfigParser({**config, **given, "checkpoint": checkpoint, "bundle_root": str(ROOT)})
+        network = parser.get_parsed_content("network").eval()
+        network.load_state_dict(torch.load(checkpoint, weights_only=True))
+        data = parser.get_parsed_content("preprocessing")({"image": str(volume)})
+        with torch.no_grad():
+            for axes in ([], [2]):
+                logits = parser.get_parsed_content("inferer")(data["image"][None].flip(axes), network)
+                total = total + logits.softmax(1).flip(axes)
+    data["pred"] = data["image"].clone()
+    data["pred"].set_array((total / 4).log()[0])
+    invert, *_ = parser.get_parsed_content("postprocessing").transforms
+    inverted = invert(data)["pred"]
+    np.testing.assert_array_equal(found, inverted.argmax(0).numpy())
+
+
+def test_what_cannot_be_averaged_is_named(trained: Trained, other: Path, tmp_path: Path) -> None:
+    record = json.loads((other / "model.json").read_text())
+    record["preprocessing"]["patch_size"] = [8, 8]
+    (other / "model.json").write_text(json.dumps(record))
+    given = {"dataset_dir": str(trained.cohort.root), "device": "cpu"}
+    first = str(trained.output_dir / "model.pt")
+    message = r"(?s)checkpoint: .*other/model\.pt cannot be averaged with .*out/model\.pt\. .*#patch_size: "
+    commands = [("inference", "inference.json"), ("evaluating", "train.json", "evaluate.json")]
+    for command in commands:
+        refused(tmp_path / "out", message, *command, **given, checkpoint=f"{first},{other / 'model.pt'}")
+    missing = r"checkpoint '.*none\.pt' is not a file"
+    refused(
+        tmp_path / "out", missing, "inference", "inference.json", **given, checkpoint=f"{first},{other / 'none.pt'}"
+    )
