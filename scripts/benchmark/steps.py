@@ -143,7 +143,7 @@ def _setting(configs: tuple[str, ...], overrides: dict[str, Any]) -> dict[str, A
     """The sizes of a step, read from the configuration."""
     parser = bundle_parser(configs, overrides)
     tokens = list(parser["patch_size"])
-    for stride in parser["network_def#strides"]:
+    for stride in parser["network_def#strides"][: parser["network_def#code_level"]]:
         factors = [stride] * len(tokens) if isinstance(stride, int) else stride
         tokens = [size // factor for size, factor in zip(tokens, factors, strict=True)]
     return {

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS, ROOT, TINY, CohortFolder, run_here
 
@@ -69,6 +70,24 @@ def test_the_3d_overlay_trains_evaluates_and_infers(shared_cohort: CohortFolder,
         inferred = nib.load(tmp_path / "inferred" / "predictions" / f"{case}_pred.nii.gz")
         np.testing.assert_array_equal(np.asanyarray(inferred.dataobj), np.asanyarray(evaluated.dataobj))
         assert inferred.shape == nib.load(shared_cohort.root / "images" / f"{case}.nii.gz").shape
+
+
+def test_fused_codes_are_perturbed_ever_more(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    """Six steps: eps is 0 up to step 1.2 and 0.5 from step 4.8 on."""
+    strengths: list[float] = []
+
+    def watch(parser: ConfigParser) -> None:
+        perturbation = parser.get_parsed_content("perturbation")
+        trainer = parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: strengths.append(perturbation.perturb_prob))
+
+    where = places(shared_cohort, tmp_path)
+    sizes = {**TINY, "network_def#reconstruction_channels": [4], "network_def#code_level": 1, "perturb_end_share": 0.8}
+    parser = run_here("training", "train.json", "fused_codes.json", before=watch, **where, **sizes)
+    network = parser.get_parsed_content("network_def")
+    assert (network.stride, network.arguments["code_level"]) == ([2, 2], 1)
+    assert parser.get_parsed_content("perturbation").neighbors == 8
+    assert strengths == pytest.approx([0.0, 0.8 / 3.6 * 0.5, 1.8 / 3.6 * 0.5, 2.8 / 3.6 * 0.5, 0.5, 0.5])
 
 
 def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: CohortFolder, tmp_path: Path) -> None:
