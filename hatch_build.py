@@ -1,4 +1,4 @@
-"""What a wheel carries besides the package; an editable install finds it in the checkout."""
+"""Files in a wheel besides the package; an editable install finds them in the checkout."""
 
 from __future__ import annotations
 

@@ -31,12 +31,12 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     """Train a student on labels and on pseudo-labels.
 
     One iteration: the pseudo-labeller, normally the EMA teacher, labels the weak view of the unlabelled batch; CutMix
-    mixes the streams of that batch that want it (view, pseudo-label and weak view alike); the student sees the
-    labelled batch's strong view and all streams in one pass, and the teacher follows the student. Without unlabelled
-    data the same loop trains supervised. ``engine.state.output`` holds MONAI's keys plus "terms" (the named loss
-    terms), "images" (what the student saw, labelled ones first), "student" (its whole output) and "pseudo_labels" (what
-    the unlabelled streams were trained on, None without them); batches are never decollated, since labelled and
-    unlabelled ones differ in size. A loss, gradient or weight that is not finite ends the run in that iteration by a
+    mixes the streams with ``mixed`` (view, pseudo-label and weak view alike); the student sees the labelled batch's
+    strong view and all streams in one pass; then the teacher is updated. Without unlabelled data the same loop trains
+    supervised. ``engine.state.output`` has MONAI's keys plus "terms" (the named loss terms), "images" (the student's
+    input, labelled images first), "student" (its whole output) and "pseudo_labels" (the targets of the unlabelled
+    streams, None without them). Batches are never decollated, since labelled and unlabelled ones differ in size. A
+    non-finite loss, gradient or weight ends the run in that iteration with a
     :class:`~vqseg_bundle.common.NonFiniteError`, which names it and the files of the batches (their "source").
 
     Arguments in addition to those of :class:`monai.engines.SupervisedTrainer` (whose ``network`` is the training
