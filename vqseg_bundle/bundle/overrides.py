@@ -44,6 +44,14 @@ _PATHS = (
     *("bundle_root", "dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
     "foundation_feature_dir",
 )
+#: ids of 0.7 and before; an overlay that still sets one would be ignored
+_FORMER_IDS = {
+    "trained": "train#trainer#network",
+    "deployed": "teacher",
+    "load_transforms": "load_image and load_label",
+    "image_transforms": "volume_transforms",
+    "label_transforms": "volume_transforms, for images and labels",
+}
 _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
 
 
@@ -62,7 +70,8 @@ def prepare_overrides() -> None:
     not a path.
 
     Raises:
-        SystemExit: an id to override, or the id to run, is unknown; the message names it and the nearest known ids.
+        SystemExit: an id to override, or the id to run, is unknown or of an earlier version; the message names it and
+            the nearest known ids, or the new one.
         RuntimeError: called outside a config expression.
     """
     call = find_call()
@@ -79,6 +88,7 @@ def prepare_overrides() -> None:
     for key, path in paths.items():
         parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]
+    refusals += _former_ids(parser)
     if is_command_line() and call.workflow.run_id not in parser:
         refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
     if refusals:
@@ -200,6 +210,13 @@ def _ids(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
             if isinstance(value, dict):
                 yield from _ids(value, f"{prefix}{key}#")
+
+
+def _former_ids(parser: ConfigParser) -> list[str]:
+    """Refusals of former ids, unless the whole configuration is of then."""
+    if "volume_transforms" not in parser:
+        return []
+    return [f"'{old}' of version 0.7 and before is now {new}." for old, new in _FORMER_IDS.items() if old in parser]
 
 
 def _set_words(parser: ConfigParser, ids: list[str], call: WorkflowCall) -> None:
