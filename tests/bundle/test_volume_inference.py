@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer
 from pydicom.uid import RLELossless
-from support.bundle_runs import Trained, make_volumes, refused, run_here
+from support.bundle_runs import ROOT, CohortFolder, Trained, as_arguments, command_here, make_volumes, refused, run_here
 from support.format_parts import write_dicom
 
 from vqseg_bundle.data import DataError, ReadableDataset
@@ -171,3 +172,63 @@ def test_the_first_cause_is_what_the_log_says(caplog: pytest.LogCaptureFixture):
 
     assert list(ReadableDataset([{"image": "/a.nii#1.2"}], read)) == []
     assert "left out: /a.nii#1.2: ZeroDivisionError: by zero" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def folder(shared_cohort: CohortFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test volumes in nested folders, one of them unpacked, beside a file that is none."""
+    root = tmp_path_factory.mktemp("volumes")
+    (root / "a").mkdir()
+    (root / "b" / "deep").mkdir(parents=True)
+    (root / "readme.txt").write_text("not a volume")
+    shutil.copy(shared_cohort.root / "images" / "turned.nii.gz", root / "b" / "deep")
+    nib.save(nib.load(shared_cohort.root / "images" / "case_5.nii.gz"), root / "a" / "case_5.nii")
+    return root
+
+
+@pytest.fixture(scope="module")
+def inferred(trained: Trained, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """An inference from a working directory that is not the bundle's, with a relative output_dir."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    places = {"bundle_root": ROOT, "dataset_dir": folder, "output_dir": "found", "device": "cpu"}
+    places["checkpoint"] = trained.output_dir / "model.pt"
+    config = str(ROOT / "configs" / "inference.json")
+    result = command_here("run", "--config_file", config, *as_arguments(places), cwd=elsewhere)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return Trained(trained.cohort, elsewhere, result)
+
+
+def test_inference_equals_the_evaluation_and_needs_no_datalist(evaluated: Trained, inferred: Trained) -> None:
+    predictions = inferred.output_dir / "found" / "predictions"
+    expected = evaluated.output_dir / "predictions"
+    for name in ("case_5", "turned"):
+        ours, theirs = nib.load(predictions / f"{name}_pred.nii.gz"), nib.load(expected / f"{name}_pred.nii.gz")
+        np.testing.assert_array_equal(np.asanyarray(ours.dataobj), np.asanyarray(theirs.dataobj))
+        np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
+
+
+def test_inference_writes_predictions_and_a_log_into_output_dir_alone(inferred: Trained, folder: Path) -> None:
+    assert [path.name for path in inferred.output_dir.iterdir()] == ["found"]
+    files = sorted(path.name for path in (inferred.output_dir / "found").rglob("*") if path.is_file())
+    assert len([name for name in files if ".nii" in name]) == len(files) - 1 == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "readme.txt"]
+
+
+def test_inference_into_the_input_folder_does_not_take_its_own_results_for_images(
+    trained: Trained, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "in")
+    volumes = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "in" / "out"), "device": "cpu"}
+    for _ in range(2):
+        run_here("run", "inference.json", **volumes, checkpoint=str(trained.output_dir / "model.pt"))
+        found = {path.name for path in (tmp_path / "in" / "out" / "predictions").glob("*.nii.gz")}
+        assert found == {"case_5_pred.nii.gz", "turned_pred.nii.gz"}
+
+
+def test_two_images_of_one_name_keep_a_prediction_each(trained: Trained, tmp_path: Path) -> None:
+    for patient in ("p1", "p2"):
+        (tmp_path / "in" / patient).mkdir(parents=True)
+        shutil.copy(trained.cohort.root / "images" / "case_5.nii.gz", tmp_path / "in" / patient / "image.nii.gz")
+    volumes = {"dataset_dir": str(tmp_path / "in"), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+    run_here("run", "inference.json", **volumes, checkpoint=str(trained.output_dir / "model.pt"))
+    assert len(list((tmp_path / "out" / "predictions").glob("*.nii.gz"))) == 2
