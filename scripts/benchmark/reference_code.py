@@ -13,11 +13,14 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 __all__ = [
     "ReferenceCodeError",
     "check_reference_code",
+    "prepare_published_step",
     "published_entropy",
     "published_network",
     "published_perturbation",
@@ -86,6 +89,40 @@ def published_entropy(directory: str) -> Callable[[Tensor, Tensor, float], Tenso
 def published_network(directory: str, classes: int, size: str = "small") -> nn.Module:
     """Its network with random weights: DINOv2 encoder ("small" is ViT-S/14), 16,384 codes, DPT head."""
     return _import(directory, _NETWORK_MODULE, _NETWORK_NAMES).MyModel(size, nclass=classes)
+
+
+def prepare_published_step(directory: str, classes: int, size: int, device: str) -> Callable[[], None]:
+    """One step of the published training on random images: 4 labelled, 4 unlabelled in two strong views.
+
+    Args:
+        directory: the checkout.
+        classes: number of classes.
+        size: height and width of the images, a multiple of 14.
+        device: "cpu" or "cuda".
+    """
+    torch.manual_seed(0)
+    student = published_network(directory, classes).to(device).train()
+    teacher = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(0.996)).eval()
+    optimizer = torch.optim.AdamW((each for each in student.parameters() if each.requires_grad), lr=2e-4)
+    labeled, weak = torch.randn(4, 3, size, size, device=device), torch.randn(4, 3, size, size, device=device)
+    strong = torch.cat((weak + 0.1, weak - 0.1))
+    labels = torch.randint(classes, (4, size, size), device=device)
+
+    def step() -> None:
+        with torch.no_grad():
+            confidence, pseudo = teacher(weak).softmax(dim=1).max(dim=1)
+        logits, labeled_alignment, labeled_usage = student(labeled, use_pfa=True, use_usage=True)
+        strong_logits, alignment, usage = student(strong, use_qpm=True, use_pfa=True, use_usage=True)
+        unlabeled = F.cross_entropy(strong_logits, torch.cat((pseudo, pseudo)), reduction="none")
+        kept = torch.cat((confidence, confidence)) >= 0.95
+        segmentation = 2.5 * F.cross_entropy(logits, labels) + 0.5 * (unlabeled * kept).mean()
+        loss = segmentation + 0.1 * (labeled_alignment + alignment + labeled_usage + usage)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        teacher.update_parameters(student)
+
+    return step
 
 
 def _import(directory: str, name: str, wanted: tuple[str, ...]) -> Any:

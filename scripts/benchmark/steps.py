@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from scripts.benchmark.contenders import Case, Comparison, Contender, Plan
-from scripts.benchmark.published_step import PublishedPerturbation, PublishedQuantizer, prepare_published_step
+from scripts.benchmark.reference_code import prepare_published_step
 from vqseg_bundle.engines import STRONG, SemiSupervisedTrainer
 from vqseg_bundle.losses import VQSegTargets
 
@@ -59,24 +59,17 @@ def bundle_parser(configs: tuple[str, ...], overrides: Mapping[str, Any]) -> Con
     return parser
 
 
-def prepare_step(
-    configs: tuple[str, ...], overrides: Mapping[str, Any], device: str, reference_code: str | None = None
-) -> Callable[[], None]:
+def prepare_step(configs: tuple[str, ...], overrides: Mapping[str, Any], device: str) -> Callable[[], None]:
     """A trainer on two batches of random images; each call of the returned function is one iteration.
 
     Args:
         configs: file names in ``configs/``.
         overrides: value by id.
         device: "cpu" or "cuda".
-        reference_code: checkout whose quantiser, QPM and entropy term replace the bundle's, or None.
     """
     torch.manual_seed(0)
     parser = bundle_parser(configs, {"device": device, **overrides})
     part = parser.get_parsed_content
-    network, training_module = part("network"), part("training_module")
-    if reference_code:
-        network.quantizer = PublishedQuantizer(reference_code, network.quantizer).to(device)
-        training_module.perturbation = PublishedPerturbation(reference_code, network.quantizer, part("perturb_prob"))
     sizes = [(part(f"{kind}_batch_size"), 1, *part("patch_size")) for kind in ("labeled", "unlabeled")]
     images = [torch.randn(size, generator=torch.Generator().manual_seed(3)) for size in sizes]
     labeled, unlabeled = ({"image": image, STRONG: image + 0.1} for image in images)
@@ -173,8 +166,6 @@ def _compare_2d(plan: Plan, overrides: dict[str, Any], published_size: int) -> C
     ]
     if plan.reference_code:
         whole = partial(prepare_published_step, plan.reference_code, CLASSES, published_size, plan.device)
-        parts = partial(prepare_step, _TRAINING, overrides, plan.device, plan.reference_code)
-        contenders.append(Contender("the same, published quantiser, QPM, entropy term", parts))
         contenders.append(Contender(f"published network, {_show([published_size] * 2)}", whole))
     return Comparison(_setting(_TRAINING, overrides), tuple(contenders), _MEAN_TEACHER)
 
@@ -224,8 +215,8 @@ _NOTE = (
 
 STEP_2D = Case(
     "Training step, 2D",
-    f"{_NOTE} What one part costs is the difference to the row without it. The published parts stand in the same "
-    "U-Net and trainer; the published network (random weights, as many images, two strong views) runs without CutMix.",
+    f"{_NOTE} What one part costs is the difference to the row without it. The published network "
+    "(random weights, as many images, two strong views) runs without CutMix.",
     _build_2d,
 )
 STEP_3D = Case("Training step, 3D", f"{_NOTE} Sizes of `configs/train_3d.json`.", _build_3d)
