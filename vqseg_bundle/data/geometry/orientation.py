@@ -46,8 +46,7 @@ def run_orientation(images: Iterable[str], orientation: str | None) -> str | Non
 
     A model whose record names none (``orientation`` None) was trained on volumes as stored, and those of one
     orientation stay so. Volumes of several cannot all be right: they are brought to that of most. Unreadable ones do
-    not count.
-    ValueError: ``orientation`` is invalid.
+    not count. ValueError: ``orientation`` is invalid.
     """
     check_orientation(orientation)
     if orientation is not None:

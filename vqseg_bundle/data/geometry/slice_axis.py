@@ -36,8 +36,7 @@ _CLEARLY = 1.5  # times coarser than the axis that is taken
 
 
 def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int | str = "auto") -> int:
-    """The array axis along which to slice a volume: that of a single slice, otherwise the requested or the coarsest
-    one.
+    """The array axis along which to slice a volume: that of a single slice, else the requested or the coarsest.
 
     Args:
         shape: voxels along each axis, ``(X, Y, Z)``.

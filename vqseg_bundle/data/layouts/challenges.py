@@ -34,15 +34,9 @@ def find_acdc(root: Path) -> list[FoundCase]:
             if frame is None:
                 continue
             label = path.with_name(path.name.replace(".nii", "_gt.nii"))
-            cases.append(
-                FoundCase(
-                    image=path.relative_to(root).as_posix(),
-                    label=label.relative_to(root).as_posix() if label.is_file() else "",
-                    patient=path.parent.name,
-                    split=split,
-                    info=_frame_info(_read_info(path.with_name("Info.cfg")), int(frame[1])),
-                )
-            )
+            info = _frame_info(_read_info(path.with_name("Info.cfg")), int(frame[1]))
+            label_file = label if label.is_file() else None
+            cases.append(FoundCase.of(root, [path], label_file, path.parent.name, split=split, info=info))
     return cases
 
 
@@ -77,10 +71,8 @@ def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
             continue
         for name, paths in group_channels(files, (), brats=True).items():
             if len(paths) > 1:
-                channels = [path.relative_to(root).as_posix() for path in paths]
                 labels = [files[name + ending] for ending in _LABEL_ENDINGS if name + ending in files]
-                label = labels[0].relative_to(root).as_posix() if labels else ""
                 scan = _SCAN.match(name) if patient_pattern is None else None
                 patient = scan[1] if scan else patient_of(name, patient_pattern)
-                cases.append(FoundCase(channels[0], label, patient, more_channels=tuple(channels[1:])))
+                cases.append(FoundCase.of(root, paths, labels[0] if labels else None, patient))
     return sorted(cases, key=lambda case: case.image)

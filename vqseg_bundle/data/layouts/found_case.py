@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import compress, takewhile
 from pathlib import Path, PurePath
+from typing import Any
 
 from ..errors import DataError
 from ..formats.dicom_file import SeriesLabels
@@ -176,6 +177,14 @@ class FoundCase:
     split: str = ""  # the list it must go to, where the folder says so
     info: Mapping[str, str] = field(default_factory=dict)  # what else the folder tells of it
     more_channels: tuple[str, ...] = ()  # paths of the second and later channels, in files of their own
+
+    @classmethod
+    def of(cls, root: Path, images: Sequence[Path], label: Path | None, patient: str, **more: Any) -> FoundCase:
+        """The case of some files below ``root``, one per channel."""
+        image, *others = (path.relative_to(root).as_posix() for path in images)
+        return cls(
+            image, label.relative_to(root).as_posix() if label else "", patient, more_channels=tuple(others), **more
+        )
 
     def below(self, part: str) -> FoundCase:
         """The same case with paths relative to the parent of the folder ``part``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..errors import DataError, some
@@ -71,12 +71,7 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
             f"(images are called {some(sorted(image_by_name))}); rename them alike, or take the labels out."
         )
     return [
-        FoundCase(
-            image=paths[0].relative_to(root).as_posix(),
-            label=label_by_name[name].relative_to(root).as_posix() if name in label_by_name else "",
-            patient=patient_of(name, patient_pattern),
-            more_channels=tuple(path.relative_to(root).as_posix() for path in paths[1:]),
-        )
+        FoundCase.of(root, paths, label_by_name.get(name), patient_of(name, patient_pattern))
         for name, paths in sorted(image_by_name.items())
     ]
 
@@ -201,7 +196,7 @@ def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
         if len(those) > 1:
             raise DataError(f"{those[1]}: expected one label an image, found {those[0].name} for {image}, too.")
     return [
-        _case(root, paths, labels[name][0] if name in labels else None, patient_of(name, patient_pattern))
+        FoundCase.of(root, paths, labels[name][0] if name in labels else None, patient_of(name, patient_pattern))
         for name, paths in sorted(images.items())
     ]
 
@@ -228,7 +223,7 @@ def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundC
                 "give channels one name with _0000, _0001, ... behind it, take the others out, or list them by hand."
             )
         label = labels[0] if labels else None
-        cases.append(_case(root, found[0], label, patient_of(folder.name, patient_pattern)))
+        cases.append(FoundCase.of(root, found[0], label, patient_of(folder.name, patient_pattern)))
     return cases if any(case.label for case in cases) else []
 
 
@@ -264,13 +259,3 @@ def _series(folder: Path) -> Iterator[str]:
     """DICOM series in a patient's folder or a subfolder."""
     for place in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
         yield from list_series_paths(place)
-
-
-def _case(root: Path, paths: Sequence[Path], label: Path | None, patient: str) -> FoundCase:
-    channels = [path.relative_to(root).as_posix() for path in paths]
-    return FoundCase(
-        channels[0],
-        label.relative_to(root).as_posix() if label else "",
-        patient,
-        more_channels=tuple(channels[1:]),
-    )

@@ -127,7 +127,7 @@ def check_segment_codes(
 
     Args:
         segment_codes: label name to ``[value, scheme, meaning]``, the type, such as ``["10200004", "SCT", "Liver"]``,
-        or to ``{"category": [...], "type": [...]}``. What is not given is "Anatomical Structure" (91723000, SCT).
+            or to ``{"category": [...], "type": [...]}``. What is not given is "Anatomical Structure" (91723000, SCT).
         labels: class index to name, background (0) included.
 
     Returns:
