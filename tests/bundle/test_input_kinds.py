@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigParser
 from support.bundle_runs import LABELS, ROOT, TINY, make_volumes, run_here
-from support.format_parts import write_picture, write_volume
+from support.data_parts import write_picture, write_volume
 
 from vqseg_bundle.commands.data import main
 from vqseg_bundle.data import read_header

@@ -15,7 +15,7 @@ import torch
 from monai.inferers import SliceInferer, SlidingWindowInferer
 from pydicom.uid import RLELossless
 from support.bundle_runs import ROOT, CohortFolder, Trained, as_arguments, command_here, make_volumes, refused, run_here
-from support.format_parts import write_dicom
+from support.data_parts import write_dicom
 
 from vqseg_bundle.data import DataError, ReadableDataset
 from vqseg_bundle.engines import CodebookInferer, window_batch_size

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import ScaleIntensityRangePercentiles
-from support.check_parts import LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
+from support.data_parts import LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
 
 from vqseg_bundle.data import Cohort, DataError, LoadVolumed, check_cases, check_cohort, read_voxels
 from vqseg_bundle.data.checking.facts import find_sentinel

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.check_parts import AFFINE, LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
+from support.data_parts import AFFINE, LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
 
 from vqseg_bundle.data import CheckedCases, Cohort, DataError, check_cases, check_cohort, data_digest, load_datalist
 

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from support.bundle_runs import CohortFolder, make_volumes
-from support.format_parts import write_picture
+from support.data_parts import write_picture
 
 from vqseg_bundle.data import FINDING_KINDS, CheckReport, DataError, check_cohort, examine_cohort, load_datalist
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.format_parts import write_volume
+from support.data_parts import write_volume
 
 from vqseg_bundle.data import DataError, find_other_images, load_datalist, open_cohort, open_listed_cases
 from vqseg_bundle.data.layouts.found_case import case_stem, unique_case_ids

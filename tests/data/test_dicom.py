@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import RLELossless
-from support.format_parts import RAS_AFFINE, hounsfield, write_dicom
+from support.data_parts import RAS_AFFINE, hounsfield, write_dicom
 
 from vqseg_bundle.data import DataError, list_volumes, load_datalist, read_header, read_voxels, source_files
 from vqseg_bundle.data.formats.dicom_slices import list_series

@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
-from support.format_parts import RAS_AFFINE, hounsfield, write_dicom
+from support.data_parts import RAS_AFFINE, hounsfield, write_dicom
 
 from vqseg_bundle.data import DataError, list_volumes, read_header, read_voxels
 from vqseg_bundle.data.formats.dicom_slices import list_series

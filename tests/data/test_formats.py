@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, SaveImaged
 from PIL import Image
-from support.format_parts import RAS_AFFINE, hounsfield, write_picture, write_volume
+from support.data_parts import RAS_AFFINE, hounsfield, write_picture, write_volume
 
 from vqseg_bundle.data import (
     DataError,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from support.bundle_runs import LABELS, TINY, make_volumes, run_here
-from support.format_parts import write_dicom, write_picture, write_volume
+from support.data_parts import write_dicom, write_picture, write_volume
 
 from vqseg_bundle.commands.data import main
 from vqseg_bundle.data import read_header

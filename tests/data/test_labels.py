@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from support.bundle_runs import CohortFolder, make_volumes
-from support.format_parts import RAS_AFFINE, write_picture
+from support.data_parts import RAS_AFFINE, write_picture
 
 from vqseg_bundle.bundle import load_model_record, write_model_record
 from vqseg_bundle.data import (

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from monai.apps import DecathlonDataset
-from support.format_parts import hounsfield, write_dicom, write_picture, write_volume
+from support.data_parts import hounsfield, write_dicom, write_picture, write_volume
 
 from vqseg_bundle.commands import decathlon_download
 from vqseg_bundle.commands.data import main

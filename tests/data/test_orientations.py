@@ -17,7 +17,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd
 from support.bundle_runs import TINY, CohortFolder, make_volumes, run_here
-from support.format_parts import write_volume
+from support.data_parts import write_volume
 
 from vqseg_bundle.data import OrientVolumed, VolumeHeader, find_orientation, read_header
 from vqseg_bundle.data.geometry.orientation import axis_directions

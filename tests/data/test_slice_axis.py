@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Flipd, Invertd
-from support.format_parts import hounsfield, write_volume
+from support.data_parts import hounsfield, write_volume
 
 from vqseg_bundle.data import SliceAxisLastd, choose_slice_axis, cohort_slice_axis, name_slice_axis
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from support.perturbation_parts import chi_square_p, draw_each_code, make_codebook, make_generator, neighbor_law
+from support.layer_parts import chi_square_p, draw_each_code, make_codebook, make_generator, neighbor_law
 from torch import nn
 
 from vqseg_bundle.layers import FeatureDropout, QuantizedPerturbation, neighbor_sampling

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from support.loss_parts import LOG2, logits_of, opinion_of
+from support.layer_parts import LOG2, logits_of, opinion_of
 from torch import Tensor, nn
 
 from vqseg_bundle.losses import LossTerms, PseudoLabelLoss, SegmentationLoss, VQSegLoss, VQSegTargets

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from support.loss_parts import logits_of, opinion_of
+from support.layer_parts import logits_of, opinion_of
 from torch import Tensor
 
 from vqseg_bundle.losses import (

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from support.bundle_runs import make_volumes
-from support.format_parts import hounsfield, write_dicom, write_picture, write_volume
+from support.data_parts import hounsfield, write_dicom, write_picture, write_volume
 from support.published_parts import published_state
 
 __all__ = ["GIVEN", "with_places"]

@@ -1,6 +1,8 @@
-"""An independent reference of QPM's law, and draws from it."""
+"""Codebooks, draws and logits for tests of layers and losses."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -48,3 +50,18 @@ def chi_square_p(drawn: Tensor, expected: np.ndarray) -> float:
 def draw_each_code(perturbation: QuantizedPerturbation, codebook: Tensor, per_code: int = 20_000) -> Tensor:
     indices = torch.arange(len(codebook)).unsqueeze(1).expand(-1, per_code)
     return perturbation.perturb_indices(indices, codebook, generator=make_generator())
+
+
+LOG2 = math.log(2.0)
+
+
+def logits_of(*probabilities: float) -> Tensor:
+    """Logits ``(1, 2, 1, n)`` whose softmax gives class 1 the given probabilities."""
+    share = torch.tensor(probabilities, dtype=torch.float64)
+    return torch.stack((torch.log1p(-share), share.log())).view(1, 2, 1, -1).float()
+
+
+def opinion_of(*class_1: float) -> Tensor:
+    """Probabilities ``(1, 2, 1, n)`` of a pseudo-labeller."""
+    share = torch.tensor(class_1)
+    return torch.stack((1 - share, share)).view(1, 2, 1, -1)
