@@ -198,7 +198,7 @@ def test_a_crop_that_leaves_the_coordinates_behind_is_refused(store):
 
 def test_coordinates_that_were_never_joined_are_refused(store):
     item = AddTokenCoordinatesd(store)({"image": volume()})
-    with pytest.raises(ValueError, match="Put JoinTokenCoordinatesd behind the crop"):
+    with pytest.raises(ValueError, match="Put JoinTokenCoordinatesd first into geometric_transforms"):
         SampleFoundationFeaturesd(GRID)(item)
 
 

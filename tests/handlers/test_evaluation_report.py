@@ -24,10 +24,9 @@ from vqseg_bundle.bundle import load_model_record, open_reconstructor
 from vqseg_bundle.data import choose_slice_axis
 from vqseg_bundle.handlers import CaseMetrics, EvaluationReport
 from vqseg_bundle.handlers.metrics import ClassMetrics
-from vqseg_bundle.handlers.report import intervals
+from vqseg_bundle.handlers.report import page
 from vqseg_bundle.handlers.report.case_slice import cut_slice
-from vqseg_bundle.handlers.report.intervals import bootstrap_intervals
-from vqseg_bundle.handlers.report.page import choose_examples
+from vqseg_bundle.handlers.report.page import bootstrap_intervals, choose_examples
 from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_distribution
 
 
@@ -82,7 +81,7 @@ def test_cases_without_a_class_do_not_count_for_it_and_classes_weigh_alike() -> 
 def test_memory_bounds_change_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((7, 2))
     expected = bootstrap_intervals(values)
-    monkeypatch.setattr(intervals, "_BLOCK", 7 * 999)
+    monkeypatch.setattr(page, "_BLOCK", 7 * 999)
     assert bootstrap_intervals(values) == expected
 
 

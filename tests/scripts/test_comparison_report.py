@@ -19,7 +19,7 @@ from scripts.comparison.results import RECORD_FILES, read_result
 from scripts.comparison.table import Spread, build_tables, mean_by_case, paired_p, spread
 from scripts.comparison.text import escape_latex, latex_table, markdown_table, means_csv, show_p, show_spread
 from scripts.tool import markers
-from vqseg_bundle.handlers.case_report import summarize
+from vqseg_bundle.handlers.case_metrics import summarize
 
 RECORD = {
     "seconds": {"training": 90.0, "evaluating": 5.0},

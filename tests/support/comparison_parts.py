@@ -17,7 +17,7 @@ from scripts.comparison import __main__ as compare
 from scripts.comparison.bundle_runs import Stage
 from scripts.comparison.datasets import OpenedDataset
 from scripts.comparison.plan import Run
-from vqseg_bundle.handlers.case_report import write_report
+from vqseg_bundle.handlers.case_metrics import write_report
 from vqseg_bundle.handlers.metrics import ClassMetrics
 
 from .report_parts import class_metrics

@@ -8,9 +8,8 @@ from vqseg_bundle.handlers.checkpoints import (
     read_checkpoint,
     write_checkpoint,
 )
-from vqseg_bundle.handlers.code_reliance_monitor import CodeRelianceMonitor
+from vqseg_bundle.handlers.code_reliance import CodeRelianceMonitor, DecoderProbe
 from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshots, CodebookUsage, codebook_perplexity
-from vqseg_bundle.handlers.decoder_probe import DecoderProbe
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction

@@ -15,12 +15,11 @@ from ..errors import DataError, some
 from ..formats.table import find_format, volume_kind
 from ..formats.volume_io import common_class_names, read_label_values
 from ..formats.volume_path import parse_volume_path
-from .challenges import find_acdc, find_brats
 from .channel_files import BRATS_CHANNELS, brats_case
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
 from .found_case import FoundCase, case_stem
+from .named_folders import find_acdc, find_brats, find_split_folders
 from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
-from .split_folders import find_split_folders
 
 __all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes", "find_unused_files"]
 

@@ -1,19 +1,51 @@
-"""Predictions of an evaluated network with the codes of another case, and without its skip connections."""
+"""How much predictions depend on the codes: during a training, and with another case's codes in an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F  # noqa: N812
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from monai.utils import CommonKeys
 from torch import Tensor, nn
 
-__all__ = ["DecoderProbe"]
+from vqseg_bundle.common import process_count
+
+__all__ = ["CodeRelianceMonitor", "DecoderProbe"]
+
+
+class CodeRelianceMonitor:
+    """Measure, at the end of each epoch, on the images of its last iteration.
+
+    ``engine.state.metrics`` gets "code_reliance" and "skip_reliance", means over all processes; nothing if that
+    iteration has a single image. Place it before the handlers that log the metrics.
+
+    Args:
+        measure: takes ``images=`` and returns scalars ``codes`` and ``skips`` (``vqseg_bundle.networks.code_reliance``
+            with its network).
+    """
+
+    def __init__(self, measure: Callable[..., Any]) -> None:
+        self.measure = measure
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a semi-supervised trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._measure)
+
+    def _measure(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        # equally many on each process
+        if len(output["images"]) < 2:
+            return
+        found = self.measure(images=output["images"])
+        for name, value in (("code_reliance", found.codes), ("skip_reliance", found.skips)):
+            total = idist.all_reduce(value.to(idist.device())) if process_count() > 1 else value
+            engine.state.metrics[name] = float(total) / process_count()
 
 
 class DecoderProbe:
