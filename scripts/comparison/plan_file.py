@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match
 from monai.bundle import ConfigParser
+from monai.utils import optional_import
 
 from scripts.comparison.plan import ComparisonPlan, Dataset, Method, Run, SweepPoint, folder_name
 
@@ -29,12 +28,11 @@ def load_plan(path: Path) -> ComparisonPlan:
     """Read a plan; ``plans/plan.schema.json`` describes the form.
 
     Raises:
-        ValueError: the file is missing or not YAML, a key is unknown, a value is invalid, or a name does not exist.
+        ValueError: jsonschema is not installed, the file is missing or not YAML, a key is unknown, a value is invalid,
+            or a name does not exist.
     """
     content = _read_yaml(path)
-    error = best_match(_validator().iter_errors(content))
-    if error is not None:
-        raise ValueError(f"{path}: {_explain(error)}")
+    _check_form(path, content)
     datasets = {name: _dataset(name, given) for name, given in content["datasets"].items()}
     methods: dict[str, Method] = {}
     plain = [Method(name, **_with_tuples(given)) for name, given in content.get("methods", {}).items()]
@@ -77,12 +75,17 @@ def _read_yaml(path: Path) -> Any:
         raise ValueError(f"{path}: expected YAML, but: {error}") from error
 
 
-@cache
-def _validator() -> Draft202012Validator:
-    return Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))
+def _check_form(path: Path, content: Any) -> None:
+    jsonschema, installed = optional_import("jsonschema")
+    if not installed:
+        raise ValueError('plans are checked with jsonschema, which is not installed: pip install -e ".[comparison]".')
+    validator = jsonschema.Draft202012Validator(json.loads(_SCHEMA.read_text(encoding="utf-8")))
+    error = jsonschema.exceptions.best_match(validator.iter_errors(content))
+    if error is not None:
+        raise ValueError(f"{path}: {_explain(error)}")
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: Any) -> str:
     """The key, what is wrong with it and, for an unknown key, the known ones."""
     where = ".".join(map(str, error.absolute_path)) or "the plan"
     schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}

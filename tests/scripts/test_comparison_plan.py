@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,9 @@ def test_folders_are_plain(name, folder):
 def test_the_schema_is_a_schema():
     Draft202012Validator.check_schema(json.loads((ROOT / "plans" / "plan.schema.json").read_text()))
     assert yaml.safe_load((ROOT / "plans" / "demo.yaml").read_text())["datasets"] == {"demo": {}}
+
+
+def test_without_jsonschema_a_message_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    with pytest.raises(ValueError, match=r"jsonschema, which is not installed: pip install -e \"\.\[comparison\]\""):
+        load_plan(ROOT / "plans" / "demo.yaml")
