@@ -19,7 +19,7 @@ __all__ = ["Stage", "StagesOf", "bundle_stages", "check_settings", "expanded", "
 
 #: Ids of a training that its evaluation shares; everything else it reads from the record beside the weights.
 _EVALUATION_IDS = ("device", "amp", "num_workers", "data_check")
-_EVALUATION_PARTS = ("slice_inferer", "volume_inferer")
+_EVALUATION_PARTS = ("validate#inferer", "window_batch_size")
 
 
 class Stage(NamedTuple):
@@ -110,7 +110,7 @@ def trains_on_unlabeled(run: Run) -> bool:
 
 
 def _is_of_evaluation(key: str) -> bool:
-    return key in _EVALUATION_IDS or key.partition("#")[0] in _EVALUATION_PARTS
+    return key in _EVALUATION_IDS or key.startswith(_EVALUATION_PARTS)
 
 
 def _stage(name: str, configs: Sequence[str], overrides: Mapping[str, Any]) -> Stage:

@@ -18,7 +18,7 @@ from support.bundle_runs import ROOT, CohortFolder, Trained, as_arguments, comma
 from support.data_parts import write_dicom
 
 from vqseg_bundle.data import DataError, ReadableDataset
-from vqseg_bundle.engines import CodebookInferer, window_batch_size
+from vqseg_bundle.engines import CodebookInferer, window_batch_size, window_inferer
 from vqseg_bundle.networks import VQSegNet
 
 
@@ -34,6 +34,19 @@ def _inferer(spatial_dims: int) -> SlidingWindowInferer:
     if spatial_dims == 3:
         return SlidingWindowInferer(roi_size=(16, 16, 8), sw_batch_size=2, overlap=0.25, mode="gaussian")
     return SliceInferer(roi_size=(16, 16), sw_batch_size=3, spatial_dim=2, overlap=0.25, mode="gaussian")
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_a_2d_network_gets_slices_and_a_3d_one_windows(spatial_dims):
+    inferer = window_inferer(spatial_dims, [16] * spatial_dims, batch_size=3, overlap=0.5).inferer
+    assert type(inferer) is {2: SliceInferer, 3: SlidingWindowInferer}[spatial_dims]
+    sizes: list[tuple[int, ...]] = []
+    volume = torch.zeros(1, 1, 16, 24, 16)
+    inferer(volume, lambda windows: sizes.append(tuple(windows.shape)) or windows)
+    # half a window further each: two of them; of 16 slices each has two
+    assert sum(size[0] for size in sizes) == {2: 32, 3: 2}[spatial_dims]
+    assert {size[2:] for size in sizes} == {(16,) * spatial_dims}
+    assert max(size[0] for size in sizes) == {2: 3, 3: 2}[spatial_dims]
 
 
 @pytest.mark.parametrize("num_embeddings", [32, None])

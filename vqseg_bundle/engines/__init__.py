@@ -1,7 +1,7 @@
 """The semi-supervised engine: trainer, teacher, pseudo-labellers, unlabelled streams and schedules."""
 
 from vqseg_bundle.engines.averaged_inferer import AveragedInferer
-from vqseg_bundle.engines.codebook_inferer import CodebookInferer
+from vqseg_bundle.engines.codebook_inferer import CodebookInferer, window_inferer
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels
@@ -27,4 +27,5 @@ __all__ = [
     "parse_streams",
     "sigmoid_ramp_up",
     "window_batch_size",
+    "window_inferer",
 ]

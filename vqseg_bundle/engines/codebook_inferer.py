@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor
 
-__all__ = ["CodebookInferer"]
+__all__ = ["CodebookInferer", "window_inferer"]
 
 
 class CodebookInferer(Inferer):
@@ -42,3 +42,18 @@ class CodebookInferer(Inferer):
 
         # bound here: MONAI's SliceInferer does not pass further arguments to the network
         return self.inferer(inputs, run_with_codebook, *args, **kwargs)
+
+
+def window_inferer(spatial_dims: int, window: Sequence[int], batch_size: int, overlap: float = 0.25) -> CodebookInferer:
+    """Inference by slices across the third axis for a 2D network, by sliding windows for a 3D one.
+
+    Args:
+        spatial_dims: dimensions of the network, 2 or 3.
+        window: voxels of a window, one number per dimension.
+        batch_size: slices or windows that go through the network at once.
+        overlap: share of a window that the next one overlaps, weighted by a Gaussian.
+    """
+    common: dict[str, Any] = {"sw_batch_size": batch_size, "overlap": overlap, "mode": "gaussian"}
+    if spatial_dims == 2:
+        return CodebookInferer(SliceInferer(roi_size=list(window), spatial_dim=2, **common))
+    return CodebookInferer(SlidingWindowInferer(roi_size=list(window), **common))
