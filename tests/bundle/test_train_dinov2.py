@@ -79,7 +79,7 @@ def test_the_encoder_learns_at_its_own_rate(small: ConfigParser) -> None:
     network = small.get_parsed_content("network_def")
     assert {id(p) for p in encoder["params"]} == {id(p) for p in network.encoder.parameters()}
     both = [id(p) for group in (encoder, rest) for p in group["params"]]
-    assert sorted(both) == sorted(id(p) for p in small.get_parsed_content("trained").parameters())
+    assert sorted(both) == sorted(id(p) for p in small.get_parsed_content("training_module").parameters())
 
 
 def test_it_goes_on_evaluates_infers_and_exports(
