@@ -17,7 +17,7 @@ from vqseg_bundle.losses import PatchInfoNCELoss
 __all__ = ["CHANCE", "POSITION", "SHUFFLED", "Measured", "Row", "measure_slices", "retrieved", "shuffled"]
 
 #: names of the rows without their own adapter
-SHUFFLED, POSITION, CHANCE = "trained adapter, patches shuffled", "place alone, from other volumes", "chance"
+SHUFFLED, POSITION, CHANCE = "trained adapter, patches shuffled", "position only, from other volumes", "chance"
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_state(path: Path, wanted: Sequence[str] = ("student", "teacher", "engine")) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} not found: the adapter is in the training's own checkpoint alone, which is written after every "
+            f"{path} not found: the adapter is only in the training's own checkpoint, which is written after every "
             "epoch. Copy it from the training's output folder, or train again."
         )
     try:

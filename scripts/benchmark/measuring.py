@@ -76,7 +76,7 @@ class RunSettings:
         if self.clock not in CLOCKS:
             raise ValueError(f"clock must be one of {', '.join(CLOCKS)}, got '{self.clock}'.")
         if self.clock != "wall" and self.device != "cpu":
-            raise ValueError(f"clock '{self.clock}' measures the processor alone, got device '{self.device}'.")
+            raise ValueError(f"clock '{self.clock}' measures only the processor, got device '{self.device}'.")
 
 
 class Result(NamedTuple):
@@ -221,9 +221,7 @@ def _status_bytes(field: str) -> int:
 
 
 def _wake_libraries(device: str) -> None:
-    """Trigger what libraries load in their first product, convolution and backward pass, which is not the work's
-    memory.
-    """
+    """Trigger what libraries load in their first product, convolution and backward pass: not the work's memory."""
     left = torch.rand(64, 64, device=device, requires_grad=True)
     (left @ left).softmax(dim=1).sum().backward()
     left.detach().argmin(dim=1).sum().item()

@@ -181,7 +181,7 @@ def test_its_warning_does_not_stick_to_other_weights(trained: Trained) -> None:
 
 def test_the_demos_weights_segment_the_demo_alone_unless_they_are_named(tmp_path: Path, trained: Trained) -> None:
     message = (
-        r"model\.pt: these weights know the synthetic volumes of the demo alone \(organ, core, vessel\), and .* is "
+        r"model\.pt: these weights know only the synthetic volumes of the demo \(organ, core, vessel\), and .* is "
     )
     places = {"dataset_dir": str(trained.cohort.root / "images"), "device": "cpu"}
     refused(tmp_path / "out", f"{message}none of them. Name your own: --checkpoint", "run", "inference.json", **places)

@@ -139,7 +139,7 @@ def test_without_unlabelled_cases_it_says_so_and_trains(cohort: CohortFolder, tm
     found = terms(run_here("training", "train.json", **places(cohort, tmp_path / "out"), **TWO_STEPS))
     assert found["unlabeled_segmentation"] == 0
     log = (tmp_path / "out" / "training.log").read_text()
-    assert "no unlabelled cases: training is supervised, on the labelled cases alone" in log
+    assert "no unlabelled cases: training is supervised, on the labelled cases only" in log
 
 
 def test_without_a_validation_list_the_last_teacher_is_saved(cohort: CohortFolder, tmp_path: Path) -> None:

@@ -180,7 +180,8 @@ def test_a_bare_list_is_parted_into_sound_cases_and_faults(tmp_path: Path):
 def test_same_case_in_two_splits_even_through_a_link(cohort: Cohort, tmp_path: Path):
     (tmp_path / "link.nii.gz").symlink_to(cohort.training[0]["image"])
     cohort.unlabeled[0]["image"] = str(tmp_path / "link.nii.gz")
-    refused(cohort, r'a.nii.gz: listed under "training" and "unlabeled"; a case may be in one split', level="headers")
+    expected = r'a.nii.gz: listed under "training" and "unlabeled"; list each case in only one split'
+    refused(cohort, expected, level="headers")
 
 
 def test_same_patient_in_two_splits(cohort: Cohort):
@@ -200,7 +201,7 @@ def test_warnings_for_identical_images_empty_label_and_constant_image(cohort: Co
     save(Path(cohort.validation[0]["image"]), np.full(SHAPE, 4, np.int16))
     found = check_cohort(cohort, 1, progress=False)
     assert sorted(warning.replace(f"{tmp_path}{os.sep}", "") for warning in found) == [
-        "a_label.nii.gz: the label is empty (background alone); leave it as it is if the structure is absent, "
+        "a_label.nii.gz: the label is empty (only background); leave it as it is if the structure is absent, "
         "otherwise correct it.",
         "c.nii.gz: all intensities are 4; leave the case out, or export it again.",
         "identical images, labelled and unlabelled: a.nii.gz, b.nii.gz (in training, unlabeled); leave it out of "
@@ -266,7 +267,7 @@ def test_validation_without_any_structure_is_said(cohort: Cohort, tmp_path: Path
     for case in cohort.validation:
         save(Path(case["label"]), np.zeros(SHAPE, np.uint8))
     (warning,) = [line for line in check_cohort(cohort, 1, progress=False) if "list.json" in line]
-    assert 'no label of "validation" has any structure, background alone: ' in warning
+    assert 'no label of "validation" has any structure, only background: ' in warning
     assert "c_label.nii.gz" in warning
     assert "d_label.nii.gz; add cases that have some; as it is, no weights can be selected and the last" in warning
     save(Path(other["label"]), np.ones(SHAPE, np.uint8))

@@ -155,7 +155,7 @@ def test_the_transform_writes_for_dicom_input_alone(tmp_path: Path, caplog: pyte
         del dataset.StudyInstanceUID
         dataset.save_as(file)
     save(prediction(tmp_path / "series", affine))
-    assert "c1: no DICOM SEG is written, its segmentation is in NIfTI alone" in caplog.text
+    assert "c1: no DICOM SEG is written, its segmentation is only in NIfTI" in caplog.text
     assert not list((tmp_path / "out").iterdir())
 
 

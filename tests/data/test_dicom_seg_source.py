@@ -121,7 +121,7 @@ def test_where_none_can_be_made_the_reason_is_named(
     tmp_path: Path, change: Callable[[Dataset], None], reason: str, caplog: pytest.LogCaptureFixture
 ):
     assert not saved(tmp_path, change).exists()
-    assert "c1: no DICOM SEG is written, its segmentation is in NIfTI alone" in caplog.text
+    assert "c1: no DICOM SEG is written, its segmentation is only in NIfTI" in caplog.text
     assert reason in caplog.text
 
 
@@ -134,7 +134,7 @@ def test_what_the_library_cannot_write_leaves_no_file(
 
     monkeypatch.setattr(hd.seg.Segmentation, "save_as", write)
     assert not saved(tmp_path).exists()
-    assert "in NIfTI alone (RecursionError: too deep)" in caplog.text
+    assert "only in NIfTI (RecursionError: too deep)" in caplog.text
 
 
 @pytest.mark.parametrize("character_set", [None, "ISO_IR 6", "ISO_IR 100", "ISO_IR 192", "ISO IR 100"])

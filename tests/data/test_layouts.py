@@ -104,7 +104,7 @@ def test_files_in_folders_below_are_told_apart_by_them(tmp_path: Path):
 def test_labels_among_images_are_refused(tmp_path: Path):
     for name in ("a", "a_seg"):
         write_volume(tmp_path / f"images/{name}.nii.gz", hounsfield(SHAPE))
-    with pytest.raises(DataError, match=r"a_seg.nii.gz: expected images alone, .* label of a.nii.gz; put labels into"):
+    with pytest.raises(DataError, match=r"a_seg.nii.gz: expected only images, .* label of a.nii.gz; put labels into"):
         find_cases(tmp_path)
     assert [case["case"] for case in list_volumes(tmp_path / "images")] == ["a"]
 

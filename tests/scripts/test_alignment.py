@@ -271,7 +271,7 @@ def spoil(folder: Path, name: str, content: str | None) -> None:
         ("config.json", "{", r"config\.json is not valid JSON"),
         ("config.json", '{"foundation_model": "none"}', "this training had no adapter. Train with configs/pfa.json"),
         ("model.json", None, r"model\.json not found"),
-        ("resume.pt", None, r"resume\.pt not found: the adapter is in the training's own checkpoint alone"),
+        ("resume.pt", None, r"resume\.pt not found: the adapter is only in the training's own checkpoint"),
         ("resume.pt", "no checkpoint", r"resume\.pt: cannot be read"),
     ],
 )

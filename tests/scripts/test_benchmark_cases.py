@@ -255,7 +255,7 @@ def test_the_processors_clock_counts_work_and_not_waiting():
     assert timed(partial(time.sleep, 0.2), "cpu", "cpu") < 0.1 < timed(partial(time.sleep, 0.2), "cpu")
     with pytest.raises(ValueError, match="clock must be one of wall, cpu, got 'sun'"):
         RunSettings("cpu", 1, 1, 1e9, "sun")
-    with pytest.raises(ValueError, match="clock 'cpu' measures the processor alone, got device 'cuda'"):
+    with pytest.raises(ValueError, match="clock 'cpu' measures only the processor, got device 'cuda'"):
         RunSettings("cuda", 1, 1, 1e9, "cpu")
 
 

@@ -275,7 +275,7 @@ def _check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> Non
     foreign = next((place for place in places if not data.in_demo_cohort(place)), None)
     if foreign is not None:
         raise ValueError(
-            f"{record['checkpoint']}: these weights know the synthetic volumes of the demo alone "
+            f"{record['checkpoint']}: these weights know only the synthetic volumes of the demo "
             f"({', '.join(list(record['labels'].values())[1:])}), and {foreign} is none of them. Name your own: "
             "--checkpoint OUT/model.pt, OUT being the output_dir of a training."
         )

@@ -111,7 +111,7 @@ def _given_paths(call: WorkflowCall) -> dict[str, Any]:
 
 
 def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
-    """MONAI evaluates texts that begin with a sign of its own, and takes every ``#`` for the separator of ids."""
+    """Refuse paths that MONAI would evaluate because of their first character, or split at a ``#``."""
     for key, value in paths.items():
         if not isinstance(value, str | PathLike):
             raise SystemExit(f"--{key}: expected a path, found {value!r}. Give a path, in a file in quotes.")

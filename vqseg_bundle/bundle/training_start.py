@@ -109,9 +109,7 @@ def check_run(
 def check_training_data(
     cohort: data.Cohort, in_channels: int, data_check: str, allow_no_labeled: bool, clipped: bool
 ) -> list[str]:
-    """:func:`vqseg_bundle.data.check_cohort` in the first process, with a clean end on bad input; no warnings in
-    others.
-    """
+    """:func:`vqseg_bundle.data.check_cohort` in the first process, with a clean end on bad input; else no warnings."""
     if process_rank() != 0:
         return []
     return exit_cleanly(data.check_cohort, cohort, in_channels, data_check, allow_no_labeled, clipped=clipped)
@@ -208,7 +206,7 @@ def announce_training(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]
         len(cohort.test),
     )
     if not unlabeled:
-        logger.info("no unlabelled cases: training is supervised, on the labelled cases alone")
+        logger.info("no unlabelled cases: training is supervised, on the labelled cases only")
     if not cohort.validation:
         logger.info("no validation cases: the last teacher is saved, none is selected")
     if foundation_model == "none":

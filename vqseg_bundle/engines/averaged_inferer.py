@@ -25,7 +25,7 @@ class AveragedInferer(Inferer):
 
     Args:
         inferer: runs one network on one volume, such as :class:`~vqseg_bundle.engines.CodebookInferer`.
-        networks: further networks, besides the one that is passed at the call.
+        networks: further networks, in addition to the one passed in the call.
         mirror_axes: spatial axes to mirror along, counted from 0. Wrong for labels that have a side, such as "left
             kidney", along the axis from left to right.
 
@@ -51,7 +51,7 @@ class AveragedInferer(Inferer):
             inputs: ``(B, C, *S)``.
             network: the first network.
             args: further arguments of the inner inferer's call.
-            kwargs: the same, by name.
+            kwargs: further keyword arguments.
         """
         if not self.networks and len(self._flips) == 1:
             return self.inferer(inputs, network, *args, **kwargs)

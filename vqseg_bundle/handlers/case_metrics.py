@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 def write_report(
     output_dir: str | Path, cases: Mapping[str, Sequence[ClassMetrics]], labels: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Write ``metrics.csv`` and ``summary.json``, each in one step, and return the latter's content.
+    """Write ``metrics.csv`` and ``summary.json``, each atomically, and return the latter's content.
 
     Rows are sorted by case name; an absent structure's numbers are empty. ``cases``: name to the metrics of each
     foreground class.
@@ -60,9 +60,9 @@ def write_report(
 def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]) -> dict[str, Any]:
     """Aggregate the metrics of all cases, given for every foreground class; see docs/summary.schema.json.
 
-    For each class, ``mean``, ``std`` (of a sample, n - 1) and ``n`` of each metric over the cases where it is not
-    absent. Overall, ``mean`` is the mean over foreground classes of the class means, ``std`` that of the cases' own
-    means over classes, ``n`` the number of cases with a class that counts. What is undefined is None.
+    For each class, ``mean``, ``std`` (of a sample, n - 1) and ``n`` of each metric over the cases in which it is not
+    absent. Overall, ``mean`` is the mean over foreground classes of the class means, ``std`` that of the cases' means
+    over classes, ``n`` the number of cases with a class that counts. Undefined values are None.
     """
     table = [list(case) for case in cases]
     classes = []
@@ -86,7 +86,7 @@ def summarize(cases: Iterable[Sequence[ClassMetrics]], labels: Mapping[int, str]
 
 
 def mean_over_classes(table: Sequence[Sequence[float]]) -> float | None:
-    """The mean of the classes' means over cases (a row per case, NaN where a class does not count), else None."""
+    """The mean of the classes' means over cases (a row per case, NaN if a class does not count), or None."""
     means = [_mean(column) for column in zip(*table, strict=True)]
     return None if all(map(math.isnan, means)) else _mean(means)
 

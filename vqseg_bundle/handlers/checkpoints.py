@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> None:
     """Write a file atomically, so that a reader sees all of it or nothing, however the process ends.
 
-    ``keep_former`` keeps the file that is replaced, as :func:`former_checkpoint`. NonFiniteError: a tensor has a number
-    that is not finite; what was there before stays.
+    ``keep_former`` keeps the replaced file, as :func:`former_checkpoint`. NonFiniteError: a tensor is not finite; the
+    existing file is kept.
     """
     names = non_finite_names(named_tensors(content))
     if names:
@@ -55,7 +55,7 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
 def read_checkpoint(path: Path) -> Any:
     """Read a file of weights, on the CPU, without running any code in it.
 
-    ValueError: the file is missing, empty, cut off or something else, or has numbers that are not finite.
+    ValueError: the file is missing, empty, truncated or not of weights, or has non-finite numbers.
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file.")
@@ -96,7 +96,7 @@ def _keep_former(path: Path) -> None:
 
 
 def find_resumable(path: Path) -> tuple[Path, dict[str, Any], str]:
-    """Choose what a training resumes from: its last checkpoint, or the one before where that cannot be used.
+    """Choose the checkpoint from which to resume: the last one, or the previous one if that cannot be used.
 
     Returns:
         The file, its content, and why it is not ``path`` (empty if it is).
@@ -131,9 +131,9 @@ def _training_state(path: Path) -> dict[str, Any]:
 
 
 class CheckpointWriter(BaseSaveHandler):
-    """What ignite's Checkpoint saves by: only the first process writes; a former file stays until the new one is whole.
+    """Save handler for ignite's Checkpoint: only the first process writes; the former file is replaced atomically.
 
-    ``filename`` None takes ignite's name; ``keep_former``: see :func:`write_checkpoint`.
+    ``filename`` None uses ignite's name; ``keep_former``: see :func:`write_checkpoint`.
     """
 
     def __init__(
@@ -171,8 +171,8 @@ class ModelSaver(CheckpointSaver):
     Args:
         save_dir: the folder.
         save_dict: the objects to save.
-        record: what is needed to use the weights, written as JSON beside them with each save; None or empty keeps what
-            is there.
+        record: what is needed to use the weights, written as JSON beside them with each save; None or empty keeps the
+            existing file.
         options: further arguments of :class:`monai.handlers.CheckpointSaver`.
     """
 

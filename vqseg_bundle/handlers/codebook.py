@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 def codebook_perplexity(counts: Tensor) -> float:
     r"""Perplexity of code use, :math:`\exp(-\sum_k p_k \log p_k)`: K if all codes are used equally, 1 if only one is.
 
-    From tokens per code, ``(K,)``; 0 without any token.
+    From tokens per code, ``(K,)``; 0 without tokens.
     """
     total = counts.sum().item()
     if total == 0:

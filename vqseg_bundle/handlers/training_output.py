@@ -1,4 +1,4 @@
-"""What the trainer's output tells: loss terms, predictions, confidence of pseudo-labels, and a lack of learning."""
+"""From the trainer's output: loss terms, predictions, confidence of pseudo-labels, and a lack of learning."""
 
 from __future__ import annotations
 

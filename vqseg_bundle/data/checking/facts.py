@@ -198,10 +198,10 @@ def _as_single(voxels: np.ndarray) -> np.ndarray:
 def find_sentinel(voxels: np.ndarray, most_sampled: int) -> float | None:
     """The value at an end of a channel's range that hides the contrast of all others, if there is one.
 
-    It takes up at least 0.25 % of the voxels, so clipping to the 0.5 and 99.5 percentiles may keep it. Compared with
-    the range, the 1 and 99 percentiles of the others are less than a hundredth apart, or the 5 and 95 percentiles less
-    than a thousandth: padding of -3.4e38 in any image, of -32768 in an MRI of 0 to 255; not of -2000 or -32768 in
-    Hounsfield units. Where float32 cannot represent the range itself, it is the end further from 0.
+    It takes up at least 0.25 % of the voxels, so clipping to the 0.5 and 99.5 percentiles may keep it. Relative to the
+    range, the 1 and 99 percentiles of the others are less than a hundredth apart, or the 5 and 95 percentiles less than
+    a thousandth: padding of -3.4e38 in any image, or of -32768 in an MRI of 0 to 255, but not -2000 or -32768 in
+    Hounsfield units. If float32 cannot represent the range, it is the end farther from 0.
     """
     channels = np.moveaxis(voxels, 3, 0) if voxels.ndim > 3 else voxels[None]
     found = (_of_channel(channel, most_sampled) for channel in channels)

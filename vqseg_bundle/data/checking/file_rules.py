@@ -25,7 +25,7 @@ _NO_CLASS = "give these voxels a class, 0 for the background"
 
 
 def header_findings(cases: Sequence[CaseFacts], in_channels: int) -> list[Finding]:
-    """Find wrong channels, labels off their image's grid, and voxels whose unit is hardly mm; cases need headers."""
+    """Find wrong channels, labels off their image's grid, and units that are probably not mm; cases need headers."""
     found = [finding for case in cases for finding in _grid_findings(case, in_channels)]
     return found + _unlikely_units(cases) + _assumptions(cases)
 
@@ -113,10 +113,10 @@ def _channels(count: int) -> str:
 def voxel_findings(
     cases: Sequence[CaseFacts], labels: Mapping[int, str], clipped: bool, label_values: Mapping[int, int] | None = None
 ) -> list[Finding]:
-    """Find intensities and label values that cannot be trained on, and files without content; cases need voxels.
+    """Find intensities and label values that are unfit for training, and files without content; cases need voxels.
 
-    ``clipped``: intensities are clipped to a window, so no value is too far off. ``label_values``: class index to the
-    value in label files; None or empty where these are class indices.
+    ``clipped``: intensities are clipped to a window, so no value is too extreme. ``label_values``: class index to the
+    value in label files; None or empty for class indices.
     """
     values = list((label_values or {index: index for index in labels}).values())
     key = "label_values" if label_values else "labels"
@@ -148,13 +148,13 @@ def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source
 
 
 def empty_validation(cases: Sequence[CaseFacts], source: str) -> list[Finding]:
-    """Find validation labels that all are background: nothing to select weights by."""
+    """Find validation lists with only background, so that no weights can be selected."""
     labels = {case.label: case.label_voxels for case in cases if case.split == "validation" and case.label}
     if not labels or any(facts is None or {value for value, _ in facts.counts} != {0} for facts in labels.values()):
         return []
     files = tuple(labels)
-    text = f'{source}: no label of "validation" has any structure, background alone: {file_list(files)}'
-    return [Finding("empty_validation", files, text, "structures to select weights by", "background alone")]
+    text = f'{source}: no label of "validation" has any structure, only background: {file_list(files)}'
+    return [Finding("empty_validation", files, text, "structures to select weights by", "only background")]
 
 
 def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
@@ -205,8 +205,8 @@ def _label_findings(path: str, facts: LabelFacts, known: Sequence[int], key: str
         text = f'{path}: values outside "{key}" ({allowed}): found {found}'
         yield Finding("label_values", (path,), text, allowed, found, _remedy_of_values(values))
     elif values == [known[0]]:
-        text = f"{path}: the label is empty (background alone)"
-        yield Finding("empty_label", (path,), text, "foreground", "background alone")
+        text = f"{path}: the label is empty (only background)"
+        yield Finding("empty_label", (path,), text, "foreground", "only background")
 
 
 def _remedy_of_fractions(values: Sequence[float | None]) -> str:

@@ -18,14 +18,14 @@ class FindingKind:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with the data."""
+    """One fault in the data."""
 
     code: str  # key of :data:`FINDING_KINDS`
-    files: tuple[str, ...]  # the files concerned, the first one being what to look at first
+    files: tuple[str, ...]  # the files concerned, the one to look at first coming first
     text: str  # what was found and where, without a full stop
     expected: str  # what should be there
     found: str  # what is there
-    remedy: str = ""  # what to do; empty takes the code's own
+    remedy: str = ""  # what to do; if empty, the code's remedy
 
     @property
     def severity(self) -> str:
@@ -97,7 +97,7 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "a label holds values that are not whole numbers",
         "resample labels with nearest neighbours, and correct the file",
     ),
-    "image_in_two_splits": _error("one file is listed in two splits", "a case may be in one split alone"),
+    "image_in_two_splits": _error("one file is listed in two splits", "list each case in only one split"),
     "patient_in_two_splits": _error(
         "a patient is both learnt from and evaluated on", "keep all cases of a patient in one split"
     ),

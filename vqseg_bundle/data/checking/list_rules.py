@@ -160,7 +160,7 @@ def _and(splits: Iterable[str]) -> str:
 
 
 def duplicate_findings(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """Find images, and labels, with the same voxels under different names; turned or resampled copies go unseen."""
+    """Find images and labels with the same voxels under different names; rotated or resampled copies are not found."""
     images: dict[str, list[CaseFacts]] = defaultdict(list)
     for case in cases:
         # images without contrast say nothing about their origin

@@ -34,13 +34,13 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
 
     Args:
         dataset_dir: folder of the volumes; None or empty: the folder of ``datalist``.
-        datalist: datalist file; None or empty: ``datalist.json``, else ``dataset.json``, in ``dataset_dir``.
+        datalist: datalist file; None or empty: ``datalist.json``, otherwise ``dataset.json``, in ``dataset_dir``.
         demo_dir: folder for the demo cohort.
         uneven_slices: "refuse" or "accept" DICOM series with unevenly spaced slices.
 
     Raises:
         DataError: the folder has no datalist, or :func:`load_datalist` refuses it.
-        ValueError: ``uneven_slices`` is neither.
+        ValueError: ``uneven_slices`` is neither of the two.
     """
     accept = accepts_uneven(uneven_slices)
     if not dataset_dir and not datalist:
@@ -61,9 +61,9 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
 def open_listed_cases(
     lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
 ) -> Cohort:
-    """The cohort of some lists, by split; without an "unlabeled" list, it takes :func:`find_other_images`.
+    """A cohort from lists of cases by split; without an "unlabeled" list, it uses :func:`find_other_images`.
 
-    Relative paths start at the working directory; messages name ``source``. DataError: an entry is no case.
+    Paths may be relative to the working directory; messages name ``source``. DataError: an entry is not a case.
     """
     cohort = cohort_of_lists(lists, labels, name, source)
     if "unlabeled" in lists:
@@ -73,14 +73,15 @@ def open_listed_cases(
 
 
 def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
-    """Images beside those of the given cases, of the same kind, that belong to no case and are no label.
+    """Images beside those of the given cases, of the same kind, that belong to no case and are not labels.
 
-    The folder is the image's, not those below. MONAI Label resolves links, so an image that is linked into a study
-    folder is looked for above its label: ``STUDY/labels/final/a.nii.gz`` leads to ``STUDY/a.nii.gz``. Where labels lie
-    beside their images, other images cannot be told from labels, and there are none.
+    Only the image's folder is searched, not its subfolders. MONAI Label resolves links, so for an image linked into a
+    study folder, the study folder is found above the label: ``STUDY/labels/final/a.nii.gz`` leads to
+    ``STUDY/a.nii.gz``. If labels are in the same folder as their images, other images cannot be told from labels, and
+    none are returned.
 
     Returns:
-        absolute paths, sorted within each folder; channels in files of their own, where the cases' are, are joined.
+        absolute paths, sorted within each folder; joined for channels in separate files, if the cases have such.
     """
     kinds: dict[Path, set[str]] = {}
     for case in cases:
@@ -132,8 +133,9 @@ def _resolved(paths: Iterable[Path]) -> set[Path]:
 def data_digest(cohort: Cohort) -> str:
     """Return the SHA-256 of a cohort: labels, splits, and each file's name, size and content.
 
-    Names are relative to the folder that all files share, so a moved cohort keeps its digest. Of a file above 2 MiB the
-    first and last MiB count: a gzip file ends with the checksum of all of it. FileNotFoundError: a file is missing.
+    Names are relative to the files' common folder, so a moved cohort keeps its digest. For files above 2 MiB, only the
+    first and last MiB are read: a gzip file ends with the checksum of its content. FileNotFoundError: a file is
+    missing.
     """
     cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
     volumes = {case[key] for _, case in cases for key in ("image", "label") if key in case}

@@ -35,16 +35,16 @@ _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C
 class Cohort:
     """The cases of one datalist, by split.
 
-    A case is a dict of strings: ``image`` (absolute path, perhaps of one DICOM series or of several channels, see
-    :mod:`vqseg_bundle.data.formats.volume_path`), ``label`` (absolute path, where there is one), ``case`` (an id that
-    no other case of the cohort has) and ``patient`` (the case id where the datalist gives none).
+    A case is a dict of strings: ``image`` (absolute path, possibly of one DICOM series or of several channels, see
+    :mod:`vqseg_bundle.data.formats.volume_path`), ``label`` (absolute path, if it has one), ``case`` (an id unique in
+    the cohort) and ``patient`` (the case id if the datalist gives none).
     """
 
     name: str
     labels: dict[int, str]  # class index to name; 0 is the background
     training: list[dict[str, str]] = field(default_factory=list)  # with labels
-    unlabeled: list[dict[str, str]] = field(default_factory=list)  # without labels; one in the datalist is left out
-    validation: list[dict[str, str]] = field(default_factory=list)  # to choose the model by
+    unlabeled: list[dict[str, str]] = field(default_factory=list)  # without labels; those in the datalist are dropped
+    validation: list[dict[str, str]] = field(default_factory=list)  # to choose the model
     test: list[dict[str, str]] = field(default_factory=list)  # to report on, with or without labels
     source: str = ""  # the datalist's path, or the id of the configuration's list
     listed: bool = False  # whether the configuration lists all cases, without a datalist
@@ -90,9 +90,9 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
 def cohort_of_lists(
     lists: Mapping[str, Sequence[Mapping[str, str]]], labels: Mapping[int, str], name: str, source: str
 ) -> Cohort:
-    """A cohort of cases that are at hand, by split, in a datalist's form; other splits are empty.
+    """A cohort from cases by split, in a datalist's form; other splits are empty.
 
-    Relative paths start at the working directory; messages name ``source``. DataError: an entry is no case.
+    Paths may be relative to the working directory; messages name ``source``. DataError: an entry is not a case.
     """
     cases = _parse_splits(lists, source, Path.cwd())
     return Cohort(name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=())

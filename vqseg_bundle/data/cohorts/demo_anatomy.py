@@ -22,7 +22,7 @@ _Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class DemoCohortConfig:
-    """Size and difficulty of the demo cohort; lengths in mm, intensities relative to air 0 and about 1 at most."""
+    """Size and difficulty of the demo cohort; lengths in mm, intensities from 0 (air) to about 1."""
 
     seed: int = 2025  # with a case's number, the seed of its generator
     labeled: int = 2  # labelled training cases
@@ -31,19 +31,19 @@ class DemoCohortConfig:
     test: int = 4  # test cases
     shape: tuple[int, int, int] = (96, 96, 12)  # voxels along each axis
     spacing: tuple[float, float, float] = (1.5, 1.5, 6.0)  # voxel size
-    # of the organ's centre from the body's at most, along x, y and z
+    # largest distance of the organ's centre from the body's, along x, y and z
     shift: tuple[float, float, float] = (16.0, 14.0, 6.0)
-    organ_size: _Range = (24.0, 34.0)  # half axis of the organ in plane
-    organ_aspect: _Range = (0.6, 1.0)  # its other half axis as a share of the first
+    organ_size: _Range = (24.0, 34.0)  # first in-plane half axis of the organ
+    organ_aspect: _Range = (0.6, 1.0)  # its second half axis as a share of the first
     organ_depth: _Range = (26.0, 38.0)  # its half axis along z
-    rotation: float = 60.0  # in-plane rotation at most, in degrees
+    rotation: float = 60.0  # largest in-plane rotation, in degrees
     deformation: float = 0.09  # standard deviation of a radius's smooth change, as a share
     core_size: _Range = (0.55, 0.72)  # the core's half axes as a share of the organ's
     vessel_radius: _Range = (7.0, 10.0)  # radius of the vessel
-    vessel_angle: float = 35.0  # degrees from the organ's first axis, at most
-    blobs: tuple[int, int] = (1, 4)  # fewest and most distracting blobs
+    vessel_angle: float = 35.0  # largest angle to the organ's first axis, in degrees
+    blobs: tuple[int, int] = (1, 4)  # smallest and largest number of distracting blobs
     blob_radius: _Range = (6.0, 14.0)  # half axes of a blob
-    tubes: tuple[int, int] = (0, 2)  # fewest and most distracting tubes
+    tubes: tuple[int, int] = (0, 2)  # smallest and largest number of distracting tubes
     contrast: float = 0.25  # largest share by which a structure's contrast differs from the mean
     inverted_core: float = 0.0  # share of cases whose core is darker than the organ
     core_contrast: _Range = (0.2, 0.32)  # difference between core and organ
@@ -51,9 +51,9 @@ class DemoCohortConfig:
     bias: float = 0.12  # standard deviation of the logarithm of the bias field
     gamma: float = 0.25  # largest logarithm of the exponent on intensities
     noise: _Range = (0.03, 0.06)  # standard deviation of the noise
-    scale: _Range = (200.0, 2000.0)  # factor to the stored integers
+    scale: _Range = (200.0, 2000.0)  # factor of the stored integers
     offset: _Range = (-200.0, 400.0)  # shift of the stored integers
-    tilt: float = 8.0  # rotation of the volume in the scanner at most, in degrees
+    tilt: float = 8.0  # largest rotation of the volume in the scanner, in degrees
 
 
 @dataclass(frozen=True)

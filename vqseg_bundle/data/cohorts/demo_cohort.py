@@ -32,10 +32,10 @@ _logger = logging.getLogger(__name__)
 
 
 def write_demo_cohort(directory: Path, config: DemoCohortConfig | None = None) -> Path:
-    """Write the demo cohort below ``directory`` unless it is there, and return its folder, which has ``datalist.json``.
+    """Write the demo cohort below ``directory`` unless it exists, and return its folder, with ``datalist.json``.
 
     With several processes, rank 0 writes and the others wait; a node that does not share rank 0's disk then writes its
-    own copy. ``config`` None takes the defaults. DataError: the folder cannot be written.
+    own copy. ``config`` None means the defaults. DataError: the folder cannot be written.
     """
     config = config or DemoCohortConfig()
     target = Path(directory) / f"demo_cohort_v{DEMO_COHORT_VERSION}"

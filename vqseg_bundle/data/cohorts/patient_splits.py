@@ -20,7 +20,7 @@ _LABELED_PREFIX = "labeled_"
 class SplitFile:
     """A fixed split by patient, such as UA-MT, UniMatch, BCP and VQ-Seg use for ACDC.
 
-    ``held_out`` is its list ``validation``, ``labeled`` its longest ``labeled_...`` list, whose order counts.
+    ``held_out`` is its list ``validation``, ``labeled`` its longest ``labeled_...`` list, in order of use.
     """
 
     path: str
@@ -31,7 +31,7 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """How many patients go where; a count rules out the share beside it, and shares are rounded down."""
+    """Numbers of patients per split; count and share of a split exclude each other, and shares are rounded down."""
 
     labeled_count: int | None = None  # labelled training patients; without a share, all with labels
     labeled_share: float | None = None  # as a share of all training patients
@@ -40,9 +40,9 @@ class SplitRequest:
     test_count: int | None = None  # test patients
     test_share: float | None = None  # as a share of all patients
     tuning_count: int = 0  # drawn from the unlabelled ones with labels, for validation
-    seed: int = 0  # of all draws
+    seed: int = 0  # seed of all draws
     split_file: SplitFile | None = None  # a fixed split instead of drawn validation and test patients
-    split_file_validation_as: str = "test"  # the list, ``"test"`` or ``"validation"``, that its held-out patients make
+    split_file_validation_as: str = "test"  # the list of its held-out patients, ``"test"`` or ``"validation"``
 
 
 def read_split_file(path: Path) -> SplitFile:
@@ -72,8 +72,8 @@ def read_split_file(path: Path) -> SplitFile:
 def split_patients(patients: Sequence[str], with_labels: Sequence[str], request: SplitRequest) -> dict[str, list[str]]:
     """Assign each patient to at most one of ``training``, ``unlabeled``, ``validation`` and ``test``.
 
-    The same seed gives the same validation and test patients for any number of labelled ones, and the labelled patients
-    of a smaller number are among those of a greater. Patients that a split file does not list are left out.
+    With the same seed, the validation and test patients do not depend on the number of labelled ones, and a smaller set
+    of labelled patients is part of a larger one. Patients that a split file does not list are left out.
 
     Raises:
         DataError: a share gives zero patients, there are fewer than requested, or options exclude each other.

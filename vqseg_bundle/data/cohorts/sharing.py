@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def process_share(cases: Sequence[T], rank: int, num_processes: int) -> list[T]:
-    """The cases that one process works on: each belongs to exactly one process.
+    """The cases of one process; each case belongs to exactly one process.
 
-    With fewer cases than processes, each process gets all: an engine cannot run on none, and a mean over all processes
-    stays the same when each case counts equally often. ValueError: ``rank`` is not one of the processes.
+    With fewer cases than processes, each process gets all: an engine cannot run without cases, and a mean over all
+    processes is the same if each case counts equally often. ValueError: ``rank`` is not one of the processes.
     """
     if not 0 <= rank < num_processes:
         raise ValueError(f"rank must lie in [0, num_processes), got {rank} of {num_processes}.")
@@ -90,10 +90,10 @@ class SharedRandomSampler(Sampler[int]):
 
 
 class ReadableDataset(IterableDataset):
-    """Cases with a transform applied, in order; one that fails is logged with its reason and left out.
+    """Transformed cases, in order; a case that fails is left out and logged with the reason.
 
-    This shows what a check of the headers does not, such as pixels that cannot be decoded. The number of cases is not
-    known beforehand, so there is no length.
+    This finds faults that a check of headers does not, such as pixels that cannot be decoded. The number of cases is
+    not known beforehand, so there is no length.
 
     Args:
         data: cases with "image".

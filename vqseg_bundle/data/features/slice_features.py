@@ -72,8 +72,8 @@ def open_feature_store(
 ) -> FoundationFeatureStore:
     """Name each image's file by a digest of the image's content and everything else that its features depend on.
 
-    Runs that share a folder thus find each other's files exactly where they would compute the same. ``made_by`` is
-    model, weights and preprocessing, as JSON.
+    Runs that share a folder thus use each other's files exactly if they would compute the same. ``made_by`` is model,
+    weights and preprocessing, as JSON.
 
     Raises:
         FileNotFoundError: an image is missing.
@@ -102,7 +102,7 @@ def content_digest(path: str | Path) -> str:
 
 
 def save_features(path: Path, features: np.ndarray) -> None:
-    """Write ``(D, channels, h, w)`` as float16 in one step; ValueError if a feature is not finite in float16."""
+    """Write ``(D, channels, h, w)`` as float16 atomically; ValueError if a feature is not finite in float16."""
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(features, dtype=np.float16)
     if not np.isfinite(stored).all():

@@ -18,14 +18,14 @@ _COARSEST = 2.0
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """The grid of one size of slice."""
+    """The grid for one slice size."""
 
     side: int  # patches along each axis of the model's square input
     padded: tuple[int, int]  # pixels of the padded slice, which fill that input
     tokens: tuple[int, int]  # patches per axis that the slice covers, at least in part
 
     def coordinates(self, size: int, axis: int) -> Tensor:
-        """Places of ``size`` pixels' centres along an axis (0: rows, 1: columns), in patches; 0 is the first centre.
+        """Positions of ``size`` pixels' centres along an axis (0: rows, 1: columns), in patches; 0 is the first centre.
 
         Returns:
             Float32 ``(size,)``.
@@ -58,7 +58,7 @@ class SliceGridRule:
             raise ValueError(f"max_side must be at least 1, got {self.max_side}.")
 
     def choose(self, slice_size: Sequence[int]) -> SliceGrid:
-        """The grid of a slice of some rows and columns; square, because the models' inputs are.
+        """The grid of a slice with given rows and columns, square like the models' inputs.
 
         ValueError: ``max_side`` makes the grid more than twice as coarse as the view's.
         """

@@ -154,7 +154,7 @@ class SampleFoundationFeaturesd(MapTransform):
 
 
 def sample_features(stored: np.ndarray, places: Tensor) -> Tensor:
-    """Interpolate features linearly; beyond the outermost patch centres the outermost value holds.
+    """Interpolate features linearly, with constant values beyond the outermost patch centres.
 
     Args:
         stored: ``(D, channels, h, w)``, of which only the needed slices are read.

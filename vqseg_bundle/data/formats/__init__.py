@@ -1,1 +1,1 @@
-"""Volume formats: one record each in one table, and modules that read them to ``(X, Y, Z)`` or ``(X, Y, Z, C)``."""
+"""Volume formats: a table of one record each, and modules that read them as ``(X, Y, Z)`` or ``(X, Y, Z, C)``."""

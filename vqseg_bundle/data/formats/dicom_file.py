@@ -69,13 +69,13 @@ class SeriesLabels:
 
 @dataclass(frozen=True)
 class DicomSlice:
-    """A file with one image; None stands for what it does not say."""
+    """A file with one image; attributes that it does not state are None."""
 
     file: str  # its path
     series_uid: str  # SeriesInstanceUID, made fit to be part of a path
     labels: SeriesLabels  # of its series
     modality: str  # such as "CT"
-    localizer: bool  # whether ImageType says so
+    localizer: bool  # by its ImageType
     rows: int  # height, pixels
     columns: int  # width, pixels
     frames: int  # number of images in it
@@ -84,7 +84,7 @@ class DicomSlice:
     cosines: tuple[float, ...] | None  # along a row, then down a column, LPS
     spacing: tuple[float, ...] | None  # of rows, then of columns, mm
     thickness: float | None  # mm
-    fault: str  # what is wrong with the pixels; empty if nothing is
+    fault: str  # fault of the pixels; empty if there is none
 
 
 def has_preamble(file: Path) -> bool:
@@ -94,7 +94,7 @@ def has_preamble(file: Path) -> bool:
 
 
 def read_slice(file: Path) -> DicomSlice | None:
-    """A file's image without its pixels, None for a report or the like; DataError: empty, no DICOM, cut or damaged."""
+    """A file's image without its pixels, None for a report or the like; DataError: empty, not DICOM, or damaged."""
     try:
         with _VALIDATION, disable_value_validation(), file.open("rb") as stream:
             _refuse_others(file, stream)

@@ -31,7 +31,7 @@ _DIFFERENT = 0.1  # of a voxel's smallest side
 
 
 def read_nifti_header(path: str) -> VolumeHeader:
-    """Geometry of a file of full length; DataError for other content, OSError or nibabel's errors for a broken file."""
+    """Geometry of a complete file; DataError for other content, OSError or nibabel's errors for a damaged file."""
     image = open_nifti(path)
     _check_length(path, image)
     if image.get_data_dtype().kind not in "biuf":
@@ -48,7 +48,7 @@ def read_nifti_header(path: str) -> VolumeHeader:
 
 
 def read_nifti(path: str) -> np.ndarray:
-    """Voxels in their stored type, or as float32 where the header has an intensity scale; errors as for the header."""
+    """Voxels in their stored type, or as float32 if the header has an intensity scale; errors as for the header."""
     image = open_nifti(path)
     voxels = np.asanyarray(image.dataobj).reshape(_volume_shape(image))
     scaled = (float(image.dataobj.slope), float(image.dataobj.inter)) != (1.0, 0.0)
@@ -56,7 +56,7 @@ def read_nifti(path: str) -> np.ndarray:
 
 
 def open_nifti(path: str) -> Any:
-    """nibabel's image, voxels unread; DataError for other content, OSError or nibabel's errors for a broken file."""
+    """nibabel's image, voxels unread; DataError for other content, OSError or nibabel's errors for a damaged file."""
     header_file, image_file = _pair_of(path)
     size, magic = _identify(header_file)
     if size is None or magic not in (_SINGLE if header_file == image_file else _PAIR):

@@ -28,7 +28,7 @@ _FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
 
 
 def _read_array_header(path: str) -> VolumeHeader:
-    """Shape without values; DataError if these are no real numbers."""
+    """Shape without values; DataError if these are not real numbers."""
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
         found = getattr(array, "dtype", "something else")

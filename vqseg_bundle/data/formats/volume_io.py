@@ -1,11 +1,11 @@
-"""Read a volume's geometry and voxels, or a label's classes, whatever its format, by the format's record.
+"""Read volumes' geometry and voxels, or labels' classes, in any format, by the format's record.
 
-All formats end alike: axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is
-a volume of one slice. How a path names a volume: :mod:`vqseg_bundle.data.formats.volume_path`.
+All formats give axes ``(X, Y, Z)``, or ``(X, Y, Z, C)`` with channels, and an affine to RAS in mm. A 2D image is a
+volume of one slice. Paths of volumes: :mod:`vqseg_bundle.data.formats.volume_path`.
 
-Label files may have other values for the classes than 0, 1, 2, ..., such as BraTS's 0, 1, 2 and 4. The network, metrics
-and DICOM SEG know only class indices: labels are translated where they are read, predictions where they are written.
-Without a mapping, ``{}``, files contain class indices.
+Label files may have other values than the class indices 0, 1, 2, ..., such as BraTS's 0, 1, 2 and 4. The network,
+metrics and DICOM SEG use only class indices: labels are translated when read, predictions when written. Without a
+mapping, ``{}``, files have class indices.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and labe
 
 
 def parse_label_values(given: object, count: int, where: str) -> dict[int, int]:
-    """A datalist's ``label_values``, a list or mapping, as class index to value; empty where values are indices.
+    """A datalist's ``label_values``, a list or mapping, as class index to value; empty if values are indices.
 
-    DataError: not a whole number for each of ``count`` classes, or one for two of them; ``where`` names the key.
+    DataError: there is not one whole number for each of ``count`` classes, or two share one; ``where`` names the key.
     """
     if given is None:
         return {}
@@ -112,7 +112,7 @@ def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, in
     """Read the voxels in their stored type, or as float32 if the header has an intensity scale.
 
     ``is_label`` and ``label_values``: see :func:`read_classes`. DataError: the file is missing, empty, truncated, or
-    not readable as what its name says.
+    not readable in the format of its name.
     """
     if is_label:
         return read_classes(path, label_values)[0]
@@ -127,14 +127,14 @@ def read_voxels(path: str, is_label: bool = False, label_values: Mapping[int, in
 def read_classes(path: str, label_values: Mapping[int, int] | None = None) -> tuple[np.ndarray, bool]:
     """Read the class indices of a label, in their stored type, rounded if all are within 1e-4 of a whole number.
 
-    Such fractions are left by an intensity scale such as 1 / 255, or by an earlier computation. ``label_values``: class
-    index to the file's value; None or empty where the file has class indices.
+    Such fractions come from an intensity scale such as 1 / 255, or from an earlier computation. ``label_values``: class
+    index to the file's value; None or empty if the file has class indices.
 
     Returns:
         The classes, and whether it is a picture's mask of 0 and 255, of which 255 was read as class 1.
 
     Raises:
-        DataError: as for :func:`read_voxels`; a mask in colour, or blurred by JPEG; a value that is no class's.
+        DataError: as for :func:`read_voxels`; or a colour mask, a JPEG mask, or a value of no class.
     """
     if label_values:
         return classes_of_values(read_label_values(path), label_values, path), False
@@ -159,15 +159,15 @@ def read_label_values(path: str) -> np.ndarray:
 
 
 def common_class_names(paths: Sequence[str]) -> dict[int, str]:
-    """Label value to name, where all labels (by path) name their classes alike; else empty."""
+    """Label value to name, if all labels (by path) agree on the names of their classes; otherwise empty."""
     found = [known.class_names(path) if (known := find_format(path)) and known.class_names else {} for path in paths]
     return found[0] if found and all(names == found[0] for names in found) else {}
 
 
 def source_files(path: str) -> list[str]:
-    """The files of a volume: of a DICOM series from the first slice to the last, of channels in files of their own all.
+    """The files of a volume: all slices of a DICOM series, in order, or all separate channel files.
 
-    DataError: DICOM slices do not make a volume.
+    DataError: DICOM slices do not form a volume.
     """
     channels = channel_paths(path)
     if len(channels) > 1:

@@ -27,7 +27,7 @@ _CHANNELS = "|"
 
 @dataclass(frozen=True)
 class VolumePath:
-    """A file, or a folder of DICOM slices; which series of it (empty: the only one), and whether it may be uneven."""
+    """A file, or a folder of DICOM slices; its series (empty for the only one), and whether slices may be uneven."""
 
     file: Path
     series_uid: str = ""
@@ -44,7 +44,7 @@ def join_channels(paths: Iterable[str]) -> str:
 
 
 def channel_paths(path: str | Path) -> list[str]:
-    """Paths of a volume's channels, in order, or the path itself; a ``|`` in an existing file's name stays."""
+    """Paths of a volume's channels, in order, or the path itself; a ``|`` in an existing file's name is part of it."""
     parts, found = str(path).split(_CHANNELS), list[str]()
     while parts:
         whole = (_CHANNELS.join(parts[:count]) for count in range(len(parts), 1, -1))
@@ -54,7 +54,7 @@ def channel_paths(path: str | Path) -> list[str]:
 
 
 def parse_volume_path(path: str | Path) -> VolumePath:
-    """Split a path (of channels the first) into place, series and mark; a ``#`` in an existing file's name stays."""
+    """Split a path (of channels, the first) into location, series and mark; an existing file's ``#`` is in its name."""
     text = channel_paths(path)[0]
     place, mark, choice = text.rpartition("#")
     if not mark or "/" in choice or Path(text).exists():

@@ -1,4 +1,4 @@
-"""Which way the axes of volumes run, as letters ("RAS": to the right, front and head), and how they are turned."""
+"""Directions of volumes' axes, as letters ("RAS": to the right, front and head), and how to change them."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ _TOLERANCE = 1e-3  # share of a voxel's smallest side
 def run_orientation(images: Iterable[str], orientation: str | None) -> str | None:
     """The orientation to which all volumes of an evaluation or inference are brought; None leaves them as stored.
 
-    A model whose record names none (``orientation`` None) was trained on volumes as stored, and those of one
-    orientation stay so. Volumes of several cannot all be right: they are brought to that of most. Unreadable ones do
-    not count. ValueError: ``orientation`` is invalid.
+    A model without a recorded orientation (``orientation`` None) was trained on volumes as stored, so volumes that
+    share one orientation are left unchanged. If there are several, they cannot all be right: all are brought to the
+    most common one. Unreadable volumes are ignored. ValueError: ``orientation`` is invalid.
     """
     check_orientation(orientation)
     if orientation is not None:
@@ -72,11 +72,11 @@ def check_orientation(orientation: str | None) -> None:
 
 
 def axis_directions(affine: np.ndarray) -> np.ndarray:
-    """The axis of RAS that each axis of a volume is taken for, and its sense, like nibabel's ``io_orientation``.
+    """The axis of RAS assigned to each axis of a volume, and its direction, like nibabel's ``io_orientation``.
 
-    Of the 48 ways, the one whose axes lie nearest to the volume's, all three together. It never mirrors a volume: no
-    way of the other handedness is as near as the nearest of the same. (nibabel takes axes one by one, which mirrors
-    some volumes turned by about 45 degrees.) Ties depend on where the axes lead, not on how they are stored.
+    Of the 48 possibilities, the one whose three axes together are nearest to the volume's. It never mirrors a volume:
+    none of the other handedness is as near as the nearest of the same. (nibabel assigns axes one by one, which mirrors
+    some volumes rotated by about 45 degrees.) Ties are decided by the axes' directions, not by their stored order.
 
     Returns:
         ``(3, 2)``: for each axis of the volume, 0, 1 or 2 and 1 or -1.
@@ -191,11 +191,11 @@ class LabelToImaged(MapTransform):
 def axis_change(
     label_affine: np.ndarray, label_shape: Sequence[int], image_affine: np.ndarray, image_shape: Sequence[int]
 ) -> np.ndarray | None:
-    """What flips and permutes a label's axes to its image's, given both affines ``(4, 4)`` and shapes.
+    """The flips and permutation that bring a label's axes to its image's, given both affines ``(4, 4)`` and shapes.
 
     Returns:
-        nibabel's orientation ``(3, 2)`` to apply to the label's array; None where the grids do not share their voxels
-        to a thousandth of a voxel's smallest side.
+        nibabel's orientation ``(3, 2)`` to apply to the label's array; None if the grids differ by more than a
+        thousandth of a voxel's smallest side.
     """
     change = nib.orientations.io_orientation(np.linalg.solve(image_affine, label_affine))
     shape = tuple(np.asarray(label_shape)[np.argsort(change[:, 0])])

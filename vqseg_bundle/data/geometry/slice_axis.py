@@ -31,8 +31,8 @@ SLICE_AXES = ("sagittal", "coronal", "axial")
 # spacings closer than this are equal: rounding in a header must not decide the axis
 _SAME_SPACING = 1.01
 logger = logging.getLogger(__name__)
-_MANY = 200  # headers that take long enough to show a bar
-_CLEARLY = 1.5  # times coarser than the axis that is taken
+_MANY = 200  # number of headers from which a progress bar is shown
+_CLEARLY = 1.5  # times coarser than the chosen axis
 
 
 def choose_slice_axis(shape: Sequence[int], affine: np.ndarray, slice_axis: int | str = "auto") -> int:
@@ -72,8 +72,8 @@ def single_slice_axis(shape: Sequence[int]) -> int | None:
 def name_slice_axis(slice_axis: int | str, orientation: str | None) -> int | str:
     """The anatomical name of an array axis, which does not depend on how volumes are stored.
 
-    "sagittal", "coronal" or "axial" for 0, 1 or 2 where the array's orientation, such as "RAS", is known; anything else
-    stays. ValueError: an unknown ``slice_axis``.
+    "sagittal", "coronal" or "axial" for 0, 1 or 2 if the array's orientation, such as "RAS", is known; anything else
+    unchanged. ValueError: ``slice_axis`` is unknown.
     """
     _check(slice_axis)
     if orientation is None or isinstance(slice_axis, str):

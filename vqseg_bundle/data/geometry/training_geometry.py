@@ -44,10 +44,10 @@ def training_geometry(images: Iterable[str]) -> dict[str, Any]:
 
 
 def unlike_training(header: VolumeHeader, trained: Mapping[str, Any], slice_axis: int | str) -> list[str]:
-    """What is clearly unlike the training's volumes (see :func:`training_geometry`), as clauses.
+    """Clear differences from the training's volumes (see :func:`training_geometry`), as clauses.
 
-    Voxels more than twice the largest or less than half the smallest size, a geometry where the training had none or
-    the reverse, slices of another plane; a ``slice_axis`` without a name is not compared.
+    Voxels more than twice the largest or less than half the smallest size, a geometry although the training had none or
+    the reverse, slices in another plane; a ``slice_axis`` without a name is not compared.
     """
     if not trained["volumes"]:
         return []

@@ -1,1 +1,1 @@
-"""How folders of cases are laid out: a module for each layout, in the form of :class:`FoundCase`."""
+"""Layouts of folders of cases: one module per layout, which finds each :class:`FoundCase`."""

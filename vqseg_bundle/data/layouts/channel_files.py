@@ -40,13 +40,13 @@ def find_numbered_channels(
 ) -> dict[str, tuple[str, ...]]:
     """Cases with a channel ``x_0000``; without one, four digits at the end are part of a name.
 
-    They are part of a name, too, where a label is called ``x_0000``, where ``x`` has a number above 15, and where only
-    one ``x`` has several numbers and neither a label nor ``count`` says that these are channels.
+    They are also part of a name if a label is named ``x_0000``, if ``x`` has a number above 15, or if only one ``x``
+    has several numbers and neither a label nor ``count`` says that these are channels.
 
     Args:
         names: stems of files.
         labels: stems of labels.
-        count: channels of every case; cases of other numbers are none. None: as many as the case with most has.
+        count: channels of every case; others are not cases. None uses the largest number found.
 
     Returns:
         case to the names of all its channels in order, missing ones included.
@@ -75,7 +75,7 @@ def find_numbered_channels(
 def find_brats_channels(names: Collection[str], certain: bool = False) -> dict[str, tuple[str, ...]]:
     """Cases with BraTS's channels, as :func:`find_numbered_channels` returns them.
 
-    ``certain``: a case with one of them lacks the others; otherwise only where another case has two.
+    ``certain``: a case with only one of them lacks the others; otherwise only if another case has two.
     """
     found: dict[str, tuple[str, ...]] = {}
     for case in dict.fromkeys(filter(None, map(brats_case, names))):
@@ -97,11 +97,10 @@ def case_of_channel(name: str) -> str:
 
 
 def gather_channels(paths: Sequence[str], count: int) -> dict[str, str]:
-    """The volumes that files make for a model of ``count`` channels; folders of DICOM slices stay as they are.
+    """Group files into volumes for a model with ``count`` channels; folders of DICOM slices are kept.
 
-    With several channels, ``x_0000`` and ``x_0001``, or BraTS's four, are one volume where each has one channel; a
-    missing file is part of the path all the same, so that it gets reported. With one channel, ``x_0000`` is called
-    ``x``.
+    With several channels, ``x_0000`` and ``x_0001``, or BraTS's four, are one volume if each has one channel; missing
+    files are part of its path, so that they are reported. With one channel, a single ``x_0000`` is named ``x``.
 
     Returns:
         path of each volume, in the order of their first files, to a path whose last part is its name.

@@ -55,9 +55,9 @@ def read_channel_names(root: Path) -> list[str]:
 
 
 def read_label_names(root: Path) -> dict[int, str]:
-    """Class names by label value; empty where ``dataset.json`` gives none.
+    """Class names by label value; empty if ``dataset.json`` gives none.
 
-    DataError: nnU-Net's regions (a name for several indices) or ignore label; two classes of one name or index.
+    DataError: nnU-Net's regions (one name for several indices) or ignore label; two classes with one name or index.
     """
     labels = _read(root).get("labels")
     if not isinstance(labels, dict) or not labels:

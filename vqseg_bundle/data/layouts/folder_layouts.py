@@ -77,8 +77,8 @@ class FoundClasses:
 def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[str] = ()) -> FoundClasses:
     """The classes by the names given, those of ``dataset.json`` or of 3D Slicer's segments, or by label values.
 
-    Without any names they are called ``background``, ``label_1``, ... Where the labels' values are not 0, 1, 2, ...,
-    they are given to the classes in rising order.
+    Without names they are ``background``, ``label_1``, ... If the labels' values are not 0, 1, 2, ..., they are
+    assigned to the classes in ascending order.
 
     Raises:
         DataError: no case has a label and no name is known; values are negative, not whole, or not as many as the

@@ -1,7 +1,7 @@
-"""A case in a folder, and names of cases: from the paths of their images, of DICOM series as people look for them.
+"""A case in a folder, and names of cases, from the paths of their images; DICOM series as people look for them.
 
-Archives call folders ``PA000001/ST000001/SE000002``, or by UIDs, which tells nobody anything: there the patient's name
-is taken.
+Archives name folders ``PA000001/ST000001/SE000002``, or by UIDs, which mean nothing to people; such cases are named by
+PatientID.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class FoundCase:
     """A volume in a folder."""
 
     image: str  # path relative to the folder, with forward slashes
-    label: str  # path of its label, empty where there is none
-    patient: str  # whom it shows
-    split: str = ""  # the list it must go to, where the folder says so
-    info: Mapping[str, str] = field(default_factory=dict)  # what else the folder tells of it
-    more_channels: tuple[str, ...] = ()  # paths of the second and later channels, in files of their own
+    label: str  # path of its label, empty without one
+    patient: str  # its patient
+    split: str = ""  # its list, if the folder determines one
+    info: Mapping[str, str] = field(default_factory=dict)  # further information from the folder
+    more_channels: tuple[str, ...] = ()  # paths of the second and later channels, if in separate files
 
     @classmethod
     def of(cls, root: Path, images: Sequence[Path], label: Path | None, patient: str, **more: Any) -> FoundCase:
@@ -71,9 +71,9 @@ class FoundCase:
 
 
 def patient_of(name: str, pattern: str | None) -> str:
-    """The first matching group of the pattern in a case's name, or the whole match; None takes the name itself.
+    """The first matching group of the pattern in a case's name, or the whole match; None means the name itself.
 
-    DataError: the pattern is no regular expression, or does not match.
+    DataError: the pattern is not a regular expression, or does not match.
     """
     if pattern is None:
         return name
@@ -96,20 +96,20 @@ def case_stem(path: str) -> str:
 
 
 def image_of_label(name: str) -> str:
-    """The name of a label's image, without ``_seg``, ``_mask``, ``_gt`` ...; a hyphen or point may stand for ``_``."""
+    """The name of a label's image, without ``_seg``, ``_mask``, ``_gt`` ...; a hyphen or dot may replace ``_``."""
     return _LABEL_ENDING.sub("", name)
 
 
 def is_label_name(name: str) -> bool:
-    """Whether a file's whole stem names a label, as ``segmentation`` does beside ``imaging``."""
+    """Whether a file's whole stem marks it as a label, like ``segmentation`` beside ``imaging``."""
     return _LABEL_NAME.match(name) is not None
 
 
 def unique_case_ids(paths: Sequence[str]) -> list[str]:
-    """Name each image by its stem; where two share it, with as many parent folders before it as tell them apart.
+    """Name each image by its stem, preceded by as many parent folders as needed to tell images apart.
 
-    Channels in files of their own are named by what they have in common, ``x`` for ``x_0000`` and ``x_0001``, or by
-    their folder. A path that occurs twice (a mistake that the checks report) gets a number.
+    Channels in separate files are named by the common beginning of their names, ``x`` for ``x_0000`` and ``x_0001``, or
+    by their folder. A path that occurs twice (a mistake that the checks report) gets a number.
     """
     distinct = list(dict.fromkeys(paths))
     names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
@@ -158,11 +158,12 @@ def _number_repeats(names: list[str]) -> list[str]:
 
 
 def naming_paths(paths: Sequence[str]) -> list[str]:
-    """For each volume, a path whose last part is what its case should be called.
+    """For each volume, a path whose last part is the name of its case.
 
-    A volume that is no DICOM folder, or the only series of a folder with a telling name, keeps its own. Other series
-    are called by such a folder or by PatientID, followed by what differs among the series of that folder or patient:
-    PatientID, StudyDate, StudyDescription, SeriesNumber, SeriesDescription. :func:`unique_case_ids` does the rest.
+    A volume that is not a DICOM folder, or is the only series of a folder with a meaningful name, keeps its name. Other
+    series are named by such a folder or by PatientID, followed by those attributes that differ among the series of that
+    folder or patient: PatientID, StudyDate, StudyDescription, SeriesNumber, SeriesDescription. :func:`unique_case_ids`
+    does the rest.
     """
     groups: dict[tuple[Path | None, str], dict[str, SeriesLabels]] = defaultdict(dict)
     for path, labels in _unnamed(paths).items():

@@ -72,9 +72,9 @@ def _frame_info(info: dict[str, str], frame: int) -> dict[str, str]:
 
 
 def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases sorted by path; without a label it is empty. DataError: a case lacks a channel, or the pattern fails.
+    """Cases sorted by path; a missing label is empty. DataError: a case lacks a channel, or the pattern does not match.
 
-    A case is a patient of its own unless the pattern says more; scans ``BraTS-GLI-00005-000`` and ``-001`` are one's.
+    Without a pattern, each case is one patient, except that scans ``BraTS-GLI-00005-000`` and ``-001`` share one.
     """
     folders: dict[Path, dict[str, Path]] = {}
     for below in _FOLDERS:
@@ -99,9 +99,8 @@ def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
 def find_split_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
     """Cases in the order of the folders; empty without any of these folders.
 
-    Slices of ACDC (``patient001_...``) belong to that patient; other cases are patients of their own unless the pattern
-    says more. DataError: no images, a case of ``train-label/`` or ``val/`` without a mask, or as for
-    :func:`find_pairs`.
+    Slices of ACDC (``patient001_...``) belong to that patient; without a pattern, each other case is one patient.
+    DataError: no images, a case of ``train-label/`` or ``val/`` without a mask, or as for :func:`find_pairs`.
     """
     if (root / "train-label").is_dir():
         found = {

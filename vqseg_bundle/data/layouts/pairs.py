@@ -46,14 +46,14 @@ def pair_folders(root: Path) -> tuple[str, str] | None:
 
 
 def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases by name; without a label it is empty.
+    """Cases by name; a missing label is empty.
 
-    A file in a folder below is called by both: ``a/b.nii.gz`` is ``a_b``. Names of channels: see
-    :mod:`vqseg_bundle.data.layouts.channel_files`. An image may be called ``x_image`` or ``x_img``, a label ``x_seg``,
+    A file in a subfolder has both names: ``a/b.nii.gz`` is ``a_b``. Names of channels: see
+    :mod:`vqseg_bundle.data.layouts.channel_files`. An image may be named ``x_image`` or ``x_img``, a label ``x_seg``,
     ``x_mask``, ``x_label``, ``x_gt`` or ``x_segmentation``.
 
-    DataError: a folder is empty, two files have one name, a label lies among the images or lacks its image, a case
-    lacks a channel that others have, or the pattern does not match.
+    DataError: a folder is empty, two files share a name, a label is among the images or lacks its image, a case lacks a
+    channel that others have, or the pattern does not match.
     """
     label_by_name = _volumes(root / labels) if (root / labels).is_dir() else {}
     image_by_name = _rename_images(group_channels(_volumes(root / images), label_by_name))
@@ -77,10 +77,10 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
 
 
 def group_channels(files: dict[str, Path], labels: Collection[str], brats: bool = False) -> dict[str, tuple[Path, ...]]:
-    """The files of every case by name, several where channels lie in files of their own.
+    """The files of every case by name: one, or one per channel.
 
-    ``brats``: a case with one of BraTS's channels certainly lacks the others. DataError: a case lacks a channel that
-    others have, or is there in one file besides.
+    ``brats``: a case with only one of BraTS's channels certainly lacks the others. DataError: a case lacks a channel
+    that others have, or also exists as one file.
     """
     found = {**find_numbered_channels(files, labels), **find_brats_channels(files, brats)}
     grouped = {}
@@ -123,7 +123,7 @@ def _refuse_labels_among(images: dict[str, tuple[Path, ...]]) -> None:
         if image_of_label(name) != name and image_of_label(name) in images:
             other = images[image_of_label(name)][0].name
             raise DataError(
-                f"{paths[0]}: expected images alone, found what is called as the label of {other}; put labels into a "
+                f"{paths[0]}: expected only images, found a file named as the label of {other}; put labels into a "
                 "folder labels/ beside the images' folder."
             )
 
@@ -178,7 +178,7 @@ def _refuse_loose_series(folder: Path) -> None:
 
 
 def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases of one folder, matched by name; DataError: an orphaned label, two labels, one name twice, or no match."""
+    """Cases of one folder, by name; DataError: a label without an image, two labels, a repeated name, or no match."""
     files = {name: path for name, path in _files(root).items() if not is_label_name(name)}
     labels: dict[str, list[Path]] = defaultdict(list)
     for name, path in files.items():

@@ -33,11 +33,11 @@ _PREDICTION_ENDING = re.compile(r"[_-](pred|prediction)$")
 
 
 def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:
-    """Absolute paths of the volumes in a folder and below it, without hidden ones; sorted, series before files.
+    """Absolute paths of the volumes in a folder and its subfolders, except hidden ones; sorted, series before files.
 
-    A folder counts once however many links lead to it, by its own path if it lies below ``root``; a link to a folder
-    that contains the link is not followed. A link to a file below ``root`` is that file, one to a file elsewhere is a
-    volume of the link's name. ``left_out`` receives what is no image or cannot be read, by reason.
+    A folder counts once regardless of links to it, by its own path if it is below ``root``; a link to a folder above it
+    is not followed. A link to a file below ``root`` is that file; one to a file elsewhere is a volume with the link's
+    name. ``left_out`` receives files that are not images, or unreadable, by reason.
     """
     place = root.resolve()
     seen, links = {place, *place.parents}, list[Path]()
@@ -55,7 +55,7 @@ def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:
 
 
 def list_series_paths(folder: Path) -> list[str]:
-    """Paths of the DICOM series in a folder itself: the folder if there is one, else ``FOLDER#UID`` for each."""
+    """Paths of the DICOM series directly in a folder: the folder if there is only one, otherwise ``FOLDER#UID``."""
     series = list_series(folder)
     if len(series) < 2:
         return [str(folder)] * len(series)

@@ -127,7 +127,7 @@ def check_segment_codes(
 
     Args:
         segment_codes: label name to ``[value, scheme, meaning]``, the type, such as ``["10200004", "SCT", "Liver"]``,
-            or to ``{"category": [...], "type": [...]}``. What is not given is "Anatomical Structure" (91723000, SCT).
+            or to ``{"category": [...], "type": [...]}``. The default is "Anatomical Structure" (91723000, SCT).
         labels: class index to name, background (0) included.
 
     Returns:
@@ -163,7 +163,7 @@ def _to_code(entry: Any, name: str) -> Code:
 
 
 def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeader, where: str) -> np.ndarray:
-    """Frames ``(slices, rows, columns)``, uint8 or uint16, in the sources' order; DataError if voxels lie elsewhere."""
+    """Frames ``(slices, rows, columns)``, uint8 or uint16, in the sources' order; DataError if voxels are elsewhere."""
     grid, shape = source.affine, source.shape
     turns = nib.orientations.io_orientation(np.linalg.inv(grid) @ affine)
     if classes.ndim != 3 or np.isnan(turns).any():
@@ -235,4 +235,4 @@ class SaveDicomSegd(MapTransform):
         except Exception as error:  # anonymised files make highdicom and pydicom raise errors of every kind
             path.unlink(missing_ok=True)
             reason = str(error) if isinstance(error, DataError) else error_reason(error)
-            logger.warning("%s: no DICOM SEG is written, its segmentation is in NIfTI alone (%s)", case, reason)
+            logger.warning("%s: no DICOM SEG is written, its segmentation is only in NIfTI (%s)", case, reason)

@@ -58,11 +58,12 @@ _REFERENCES = ("ReferencedStudySequence", "ReferencedPatientSequence")
 
 
 def read_sources(files: Sequence[str | Path]) -> tuple[list[pydicom.Dataset], VolumeHeader]:
-    """Attributes of the slices (one file per slice), from first to last, and the grid that they make.
+    """Attributes of the slices (one file per slice), from first to last, and their grid.
 
-    The first one, whose patient and study a segmentation takes over, gets empty type 2 attributes where it has none or
-    an invalid value; other invalid values are dropped, except UIDs that tie study, series and images together. The log
-    says which. DataError: a file cannot be read, lacks what a segmentation must refer to, or shares its SOPInstanceUID.
+    The first one, whose patient and study a segmentation copies, gets empty type 2 attributes for missing or invalid
+    ones; other invalid values are dropped, except UIDs that identify study, series and images. The log names them.
+    DataError: a file cannot be read, lacks an attribute that a segmentation must refer to, or shares its
+    SOPInstanceUID.
     """
     if not files:
         raise DataError("a DICOM SEG needs the files of the series that was segmented, found none.")

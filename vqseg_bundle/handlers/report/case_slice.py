@@ -19,12 +19,12 @@ _SMALLEST_WINDOW = 96
 
 
 class Upright(NamedTuple):
-    """How the two array axes of a slice are laid out as rows and columns."""
+    """The layout of a slice's two array axes as rows and columns."""
 
-    transposed: bool  # whether the first axis runs along the columns' direction
-    row_step: int  # 1, or -1 where the rows are turned upside down
-    column_step: int  # 1, or -1 where left and right are exchanged
-    sides: tuple[str, str]  # the patient's at the left and upper edge, such as ("R", "A"); empty: unknown
+    transposed: bool  # whether the first axis runs to the right
+    row_step: int  # 1, or -1 if the rows are reversed
+    column_step: int  # 1, or -1 if left and right are exchanged
+    sides: tuple[str, str]  # the patient's at the left and upper edges, such as ("R", "A"); empty if unknown
     sizes: tuple[float, float]  # height and width of a pixel, mm
 
     def turn(self, array: np.ndarray) -> np.ndarray:
@@ -38,10 +38,10 @@ class Upright(NamedTuple):
 
 
 def find_upright(affine: np.ndarray, axis: int | None, oriented: bool = True, picture: bool = False) -> Upright:
-    """How to turn slices of a volume along an axis, or an image (axis None), with an affine ``(4, 4)`` to RAS in mm.
+    """The layout of a volume's slices across an axis, or of an image (axis None); affine ``(4, 4)`` to RAS in mm.
 
-    Unless ``oriented``, the affine tells no directions: the first axis of a volume points to the right and the second
-    down, but a ``picture``'s first axis are its rows.
+    Unless ``oriented``, the affine defines no directions: the first axis of a volume points right and the second down,
+    but a ``picture``'s first axis is its rows.
     """
     first, second = (0, 1) if axis is None else [other for other in range(3) if other != axis]
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -64,8 +64,8 @@ class CaseSlice(NamedTuple):
     """One slice, rows down and columns to the right; images are uint8 ``(rows, columns)``, the others class indices.
 
     ``row_to_column`` is a pixel's height over its width; ``number`` counts from 1; ``sides`` are letters of the
-    patient's side at the left and at the upper edge, such as ("R", "A"), empty without an orientation; ``cut`` tells
-    whether it is only the part around the foreground.
+    patient's sides at the left and upper edges, such as ("R", "A"), empty without an orientation; ``cut`` tells whether
+    it is cropped around the foreground.
     """
 
     image: np.ndarray
@@ -88,10 +88,9 @@ def cut_slice(
 ) -> CaseSlice:
     """Take the slice with the most labelled foreground; without any, the most predicted, otherwise the middle one.
 
-    Where the affine is the identity, which stands for no orientation, the first axis of a volume points to the right
-    and the second down; a single slice is a picture, its rows first. A foreground smaller than a third of the slice is
-    shown in a part of it. The first channel is shown, from its 0.5 to its 99.5 percentile. ValueError: the shapes
-    differ.
+    If the affine is the identity, which means no orientation, the first axis of a volume points right and the second
+    down; a single slice is a picture, with its rows first. Around a foreground smaller than a third of the slice, the
+    picture is cropped. The first channel is shown, from its 0.5 to its 99.5 percentile. ValueError: the shapes differ.
 
     Args:
         image: ``(C, *S)`` of 2 or 3 axes.

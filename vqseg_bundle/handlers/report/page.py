@@ -31,7 +31,7 @@ Results = Mapping[str, Sequence[ClassMetrics]]
 
 
 class Interval(NamedTuple):
-    """Bounds of an interval; both NaN where there is none."""
+    """Bounds of an interval, both NaN if there is none."""
 
     low: float
     high: float
@@ -85,7 +85,7 @@ def _interval(means: np.ndarray) -> Interval:
 
 
 class Records(NamedTuple):
-    """How to repeat an evaluation: its run and configuration, and the training's run; empty ones are left out."""
+    """Records for repeating an evaluation: its run and configuration, the training's run; empty ones are left out."""
 
     run: Mapping[str, Any]
     config: Mapping[str, Any]
@@ -111,10 +111,10 @@ def render_page(
         labels: class index to name, background included.
         slices: case name to its slice; a case may lack one.
         model: the weights' record.
-        records: how the evaluation was run.
+        records: the evaluation's records.
         examples: number of best, median and worst cases to show, each.
-        left_out: number of cases not evaluated for want of a label.
-        scores: mean Dice of other predictions, "dice_other_codes" and "dice_without_skips", if there are any.
+        left_out: number of cases not evaluated for lack of a label.
+        scores: mean Dice of other predictions, "dice_other_codes" and "dice_without_skips", if any.
     """
     folder = Path(__file__).parent
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)

@@ -27,7 +27,7 @@ _INK, _FAINT = "#27313b", "#d5dbe1"
 
 
 class Dot(NamedTuple):
-    """A case's value in a distribution, whether both prediction and label have the class, and where a click leads."""
+    """A case's value in a distribution, whether both prediction and label have the class, and the target of a click."""
 
     value: float
     scored: bool
@@ -47,7 +47,8 @@ def class_colors(count: int) -> list[str]:
 def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
     """Image, ground truth, prediction and, if present, reconstruction side by side.
 
-    The ground truth is a contour in the class's colour; the prediction is filled, below the truth's contour in white.
+    The ground truth is a contour in the class's colour; the prediction is filled, with the ground truth's contour in
+    white.
     """
     titles = ["Image", "Ground truth", "Prediction"] + (["Reconstruction"] if shown.reconstruction is not None else [])
     across, down = (3, 1) if len(titles) == 3 else (2, 2)
@@ -77,9 +78,10 @@ def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
 def draw_distribution(
     values: Mapping[str, Sequence[Dot]], colors: Sequence[str], metric: str, limits: tuple[float, float | None]
 ) -> Markup:
-    """A row per class: a box (quartiles, median, whiskers of 1.5 interquartile ranges) and every case as a dot.
+    """One row per class: a box (quartiles, median, whiskers of 1.5 interquartile ranges) and every case as a dot.
 
-    A cross is a case whose structure was missed or hallucinated; ``limits`` None leaves the upper end to the data.
+    A cross is a case in which the structure was missed or hallucinated; ``limits`` None as upper limit means that of
+    the data.
     """
     count = len(values)
     height = 0.42 * count + 0.62

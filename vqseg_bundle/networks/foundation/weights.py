@@ -111,7 +111,7 @@ def _download(spec: FoundationSpec, key: str) -> dict[str, Tensor]:
             f"({type(error).__name__}). {_remedy(spec, key)}"
         ) from error
     raise FileNotFoundError(
-        f"No {key} file is given, and {spec.name} can be downloaded by hand alone. {_remedy(spec, key)}"
+        f"No {key} file is given, and {spec.name} can only be downloaded by hand. {_remedy(spec, key)}"
     )
 
 
