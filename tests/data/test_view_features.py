@@ -1,4 +1,4 @@
-"""Features of views sampled from those of whole slices: the geometry, on fields known in closed form."""
+"""Features of views sampled from those of whole slices, on fields known in closed form; batches know their files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 from monai.transforms import (
     Affined,
     Compose,
@@ -28,6 +28,7 @@ from vqseg_bundle.data import (
     AddTokenCoordinatesd,
     FoundationFeatureStore,
     JoinTokenCoordinatesd,
+    KeepSourced,
     SampleFoundationFeaturesd,
     SliceGridRule,
     sample_features,
@@ -212,3 +213,15 @@ def test_an_image_that_the_store_does_not_know_is_refused(store):
     image.meta["filename_or_obj"] = "other.nii.gz"
     with pytest.raises(ValueError, match=r'other\.nii\.gz: its foundation-model .* "training" or "unlabeled"'):
         AddTokenCoordinatesd(store)({"image": image})
+
+
+def test_batches_know_the_files_of_their_images():
+    images = [MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": name}) for name in ("a.nii.gz", "b.nii.gz")]
+    batch = list_data_collate([KeepSourced("image")({"image": image}) for image in images])
+    assert batch["source"] == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_an_image_without_meta_data_is_of_no_file():
+    case = {"image": torch.zeros(1, 2, 2)}
+    assert KeepSourced("image", "file")(case)["file"] == ""
+    assert list(case) == ["image"]

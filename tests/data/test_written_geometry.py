@@ -12,13 +12,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor, list_data_collate
+from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd, SaveImaged, Spacingd
 from nibabel.eulerangles import euler2mat
 
 from vqseg_bundle.data import (
     DataError,
-    KeepSourced,
     LabelToImaged,
     LoadVolumed,
     NameByCased,
@@ -289,15 +288,3 @@ def test_a_label_may_have_the_affine_that_its_image_is_not_read_by(flipped: bool
     loaded = Compose([*load, LabelToImaged("label")])(case)
     assert torch.equal(loaded["label"].as_tensor(), loaded["image"].as_tensor())
     assert torch.equal(loaded["label"].affine, loaded["image"].affine)
-
-
-def test_batches_know_the_files_of_their_images():
-    images = [MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": name}) for name in ("a.nii.gz", "b.nii.gz")]
-    batch = list_data_collate([KeepSourced("image")({"image": image}) for image in images])
-    assert batch["source"] == ["a.nii.gz", "b.nii.gz"]
-
-
-def test_an_image_without_meta_data_is_of_no_file():
-    case = {"image": torch.zeros(1, 2, 2)}
-    assert KeepSourced("image", "file")(case)["file"] == ""
-    assert list(case) == ["image"]
