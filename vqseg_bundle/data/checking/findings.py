@@ -61,14 +61,12 @@ FINDING_KINDS: dict[str, FindingKind] = {
     ),
     "missing_file": _error("a file is not there", "correct the path in the datalist, or dataset_dir"),
     "empty_file": _error("a file has no content", "copy it again"),
-    "unreadable_file": _error(
-        "a file is truncated, damaged, or no volume that can be read", "copy it again, or convert it"
-    ),
+    "unreadable_file": _error("a file is truncated, damaged or not a readable volume", "copy it again, or convert it"),
     "invalid_spacing": _error(
         "a header's voxel spacing is zero, negative or not a number", "correct the header, or export the volume again"
     ),
     "wrong_channels": _error(
-        "an image has not in_channels channels, or a label more than one",
+        "an image does not have in_channels channels, or a label has more than one",
         "convert the file, or set in_channels if the network has that many",
     ),
     "image_as_label": _error("an entry names the same file as image and label", "correct the entry"),
@@ -76,25 +74,25 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "image and label differ in shape", "resample the label to the image, or correct the pairing"
     ),
     "label_flipped": _error(
-        "a label's axes run the other way than its image's, so that it lies elsewhere",
+        "a label's axes run opposite to its image's, so that it lies elsewhere",
         "if the voxels do match, copy the image's header to the label; otherwise reorient the label",
     ),
     "affine_mismatch": _error(
         "image and label lie in different places", "if the voxels do match, copy the image's header to the label"
     ),
     "not_finite": _error(
-        "voxels are NaN or infinite, as float32 holds them", "replace them, by the background's value for example"
+        "voxels are NaN or infinite, as float32 holds them", "replace them, for example by the background's value"
     ),
     "sentinel": _error(
         "a value that stands for missing data leaves nothing of an image's contrast",
         "replace it by the background's value, or set intensity_window, which clips it",
     ),
     "label_values": _error(
-        'a label holds values outside "labels"',
+        'a label has values outside "labels"',
         'correct the file, name the class in "labels", or map the values by "label_values"',
     ),
     "label_not_whole": _error(
-        "a label holds values that are not whole numbers",
+        "a label has values that are not whole numbers",
         "resample labels with nearest neighbours, and correct the file",
     ),
     "image_in_two_splits": _error("one file is listed in two splits", "list each case in only one split"),
@@ -117,14 +115,14 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "labeled_and_unlabeled": _warning(
         "an unlabelled image is identical to a labelled one", 'leave it out of "unlabeled"'
     ),
-    "identical_images": _warning("images of different names hold the same voxels", "keep one of them"),
+    "identical_images": _warning("images of different names have the same voxels", "keep one of them"),
     "listed_twice": _warning("a file is listed more than once in a split", "list it once"),
     "identical_labels": _warning(
-        "one annotation stands for different images", "look at both with their images: one may be a wrong copy"
+        "one annotation is used for different images", "compare both with their images: one may be a wrong copy"
     ),
     "constant_image": _warning("an image has one intensity throughout", "leave the case out, or export it again"),
     "mask_of_255": _warning(
-        "a picture's mask holds 0 and 255: 255 is read as class 1", "save class indices if it means another class"
+        "a picture's mask has values 0 and 255: 255 is read as class 1", "save class indices if it means another class"
     ),
     "empty_label": _warning(
         "a label has no foreground", "leave it as it is if the structure is absent, otherwise correct it"
@@ -136,12 +134,12 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "unused_class": _warning(
         'a class of "labels" is in no label', 'take it out of "labels", or label cases that have it'
     ),
-    "missing_class": _warning("a class that nearly all labels have is absent", "look at the label"),
-    "label_share_outlier": _warning("a structure is far larger or smaller than in other labels", "look at the label"),
-    "shape_outlier": _warning("an image is far larger or smaller than the others", "see whether it belongs here"),
-    "single_slice": _warning("an image is a single slice, the others have many", "see whether it belongs here"),
+    "missing_class": _warning("a class that nearly all labels have is absent", "check the label"),
+    "label_share_outlier": _warning("a structure is far larger or smaller than in other labels", "check the label"),
+    "shape_outlier": _warning("an image is far larger or smaller than the others", "check that it belongs here"),
+    "single_slice": _warning("an image is a single slice, the others have many", "check that it belongs here"),
     "spacing_outlier": _warning(
-        "voxels are far larger or smaller than in the other images", "see whether the header's unit is mm"
+        "voxels are far larger or smaller than in the other images", "check that the header's unit is mm"
     ),
     "unit_not_mm": _warning(
         "voxels are so small or large that the header's unit may not be mm",
@@ -156,11 +154,11 @@ FINDING_KINDS: dict[str, FindingKind] = {
     ),
     "orientation_outlier": _warning(
         "axes run in other directions than in most images",
-        "no matter to a training, which brings all to one orientation; see whether the header is right",
+        "harmless in training, which brings all to one orientation; check that the header is right",
     ),
     "intensity_outlier": _warning(
         "the intensity range is of another order of magnitude than in most images",
-        "no matter to images that are normalised one by one; see whether their units agree",
+        "harmless if images are normalised one by one; check that their units agree",
     ),
     "not_hounsfield": _warning(
         "an image has no negative intensities, while most have those of air in CT",
