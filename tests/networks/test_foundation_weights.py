@@ -150,9 +150,7 @@ def test_failed_download_says_where_to_get_the_file(monkeypatch, name, function)
 
 
 def test_weights_that_are_not_for_download_are_asked_for():
-    with pytest.raises(
-        FileNotFoundError, match=r"medsam_vit_b can only be downloaded by hand\. Download medsam_vit_b"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"medsam_vit_b can only be downloaded by hand\. Download medsam_vit_b"):
         build_foundation_model("medsam_vit_b")
 
 
