@@ -143,6 +143,30 @@ def test_a_quantised_skip_connection_is_perturbed_by_a_draw_of_its_own_on_unlabe
     torch.testing.assert_close(output.entropy_loss, losses[0][1] + losses[1][1])
 
 
+def test_a_quantised_bottleneck_below_the_codes_is_perturbed_by_a_perturbation_of_its_own():
+    labeled, unlabeled = make_images()
+    codes, bottleneck = Shift(), Shift()
+    module = make_module(codes, code_level=1, quantized_bottleneck=True)
+    module.bottleneck_perturbation = bottleneck
+    output = module(labeled, unlabeled)
+    (deep,) = output.quantized_skips
+    assert deep.indices.shape == (5, 4, 4)
+    assert output.indices.shape == (5, 8, 8)
+    assert torch.equal(bottleneck.calls[0][0], deep.indices[2:])
+    assert torch.equal(codes.calls[0][0], output.indices[2:])
+    torch.testing.assert_close(output.labeled_logits, module.network(labeled))
+    stage = module.network.bottleneck_stage
+    own = stage.quantizer(stage.projection(module.network.encode_maps(torch.cat((labeled, unlabeled)))[-1]))
+    upper = module.network.quantizer(output.features)
+    torch.testing.assert_close(output.commitment_loss, own.commitment_loss + upper.commitment_loss)
+    # undisturbed from below, the unlabelled images have other codes
+    module.bottleneck_perturbation = None
+    calm = module(labeled, unlabeled)
+    assert torch.equal(calm.indices[:2], output.indices[:2])
+    assert not torch.equal(calm.features[2:], output.features[2:])
+    assert torch.equal(calm.quantized_skips[0].indices, deep.indices)
+
+
 def test_the_adapter_sees_the_clean_features_of_both_batches():
     labeled, unlabeled = make_images()
     clean = make_module(adapter=True)(labeled, unlabeled, (3, 3))

@@ -78,6 +78,7 @@ def test_odd_sizes_are_padded_at_the_far_ends_by_repetition():
         {"skip_connections": (True, "quantized"), "quantizer": {"normalize": True}},
         {"code_level": 1},
         {"code_level": 1, "skip_connections": False},
+        {"code_level": 1, "quantized_bottleneck": True},
         {"skip_connections": False, "dropout": 0.2, "quantizer": {"normalize": True, "codebook_type": "ema"}},
     ],
 )
@@ -157,6 +158,22 @@ def test_above_the_bottleneck_too_the_logits_hang_on_codes_and_shallow_skip_conn
     closed = _network(code_level=1, skip_connections=False).eval()
     codes = closed.quantizer(closed.encode(image).features).quantized
     assert torch.equal(closed.decode_segmentation(codes, [], [16, 16]), closed(image))
+
+
+def test_a_quantised_bottleneck_lies_below_the_codes():
+    network = _network(code_level=1, quantized_bottleneck=True).eval()
+    image = torch.randn(2, 1, 16, 16)
+    first, last = network.quantizers()
+    assert first is network.quantizer
+    assert last is network.bottleneck_stage.quantizer
+    maps = network.encode_maps(image)
+    codes = lookup(last(network.bottleneck_stage.projection(maps[-1])).indices, last.project_codebook())
+    features = network.fuse([*maps[:-1], network.bottleneck_stage.expansion(codes)]).features
+    assert torch.equal(network.encode(image).features, features)
+    rebuilt = VQSegNet(**network.arguments)
+    rebuilt.load_state_dict(network.state_dict())
+    assert torch.equal(rebuilt.eval()(image), network(image))
+    _assert_same_tensors(_state(_network(quantized_bottleneck=True)), _state(_network()))
 
 
 def test_the_deepest_level_as_code_level_is_the_network_of_before():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vqseg_bundle.layers import Codes, Perturbation, PostVQFeatureAdapter
 from vqseg_bundle.networks.quantized_skip import QuantizedSkip
-from vqseg_bundle.networks.vq_network import VQNetwork
+from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 
 __all__ = ["QuantizedMap", "VQSegOutput", "VQSegTrainingModule"]
 
@@ -43,7 +43,7 @@ class VQSegOutput(NamedTuple):
         codebook: ``(K, D)``, detached; empty without a quantiser.
         commitment_loss: scalar, the sum over the quantisers.
         entropy_loss: scalar, the sum over the quantisers.
-        quantized_skips: the quantised skip connections, shallow first.
+        quantized_skips: the quantised skip connections, shallow first, then a quantised bottleneck below the codes.
     """
 
     labeled_logits: Tensor
@@ -73,6 +73,8 @@ class VQSegTrainingModule(nn.Module):
         adapter: adapts post-VQ features to a foundation model's; None disables it.
         perturb_skips: also perturb the other skip connections' maps, which have no codes, each by a separate draw, as
             UniMatch does.
+        bottleneck_perturbation: perturbs the unlabelled images' quantised bottleneck below the codes, where the network
+            has one; None disables it.
 
     Raises:
         ValueError: the perturbation needs codes, which the network or its skip connections do not have.
@@ -84,6 +86,7 @@ class VQSegTrainingModule(nn.Module):
         perturbation: Perturbation | None = None,
         adapter: PostVQFeatureAdapter | None = None,
         perturb_skips: bool = False,
+        bottleneck_perturbation: Perturbation | None = None,
     ) -> None:
         needs_codes = perturbation is not None and perturbation.needs_codes
         if needs_codes and network.quantizer is None:
@@ -101,6 +104,7 @@ class VQSegTrainingModule(nn.Module):
         self.perturbation = perturbation
         self.adapter = adapter
         self.perturb_skips = perturb_skips
+        self.bottleneck_perturbation = bottleneck_perturbation
 
     def forward(
         self,
@@ -125,7 +129,7 @@ class VQSegTrainingModule(nn.Module):
         images = labeled if unlabeled is None else torch.cat((labeled, unlabeled))
         size = list(images.shape[2:])
         runs = _runs(len(labeled), len(images), perturbed)
-        encoding = self.network.encode(images)
+        encoding, passed = self._encode(images, runs, generator)
         empty = images.new_empty(0)
         clean = encoding.features
         indices, codebook = empty, empty
@@ -135,8 +139,8 @@ class VQSegTrainingModule(nn.Module):
             codebook = self.network.quantizer.project_codebook()
             clean, indices, commitment, entropy = self.network.quantizer(encoding.features, codebook)
             codes = Codes(indices, codebook.detach())
-        decoded = self._perturb(clean, codes, runs, generator)
-        skips = self._pass_skips(encoding.skips, runs, generator)
+        decoded = self._perturb(clean, codes, self.perturbation, runs, generator)
+        skips = self._pass_skips(encoding.skips, runs, generator, passed)
         logits = self.network.decode_segmentation(decoded, skips.maps, size)
         has_image_decoder = self.network.reconstruction_decoder is not None
         return VQSegOutput(
@@ -152,42 +156,75 @@ class VQSegTrainingModule(nn.Module):
             quantized_skips=skips.quantized,
         )
 
-    def _pass_skips(self, maps: list[Tensor], runs: list[_Run], generator: torch.Generator | None) -> _Skips:
+    def _encode(self, images: Tensor, runs: list[_Run], generator: torch.Generator | None) -> tuple[Encoding, _Passed]:
+        """The network's ``encode``, with what training wants of a quantised bottleneck below the codes."""
+        passed = _Passed([], [], images.new_zeros(()), images.new_zeros(()))
+        stage = self.network.bottleneck_stage
+        if stage is None:
+            return self.network.encode(images), passed
+        maps = self.network.encode_maps(images)
+        passed = self._pass_stage(stage, maps[-1], self.bottleneck_perturbation, runs, generator, passed)
+        return self.network.fuse([*maps[:-1], *passed.maps]), passed
+
+    def _pass_skips(
+        self, maps: list[Tensor], runs: list[_Run], generator: torch.Generator | None, passed: _Passed
+    ) -> _Passed:
         """The encoder's maps for the segmentation decoder, and the outputs of their quantisers."""
-        skips = _Skips(list(maps), [], maps[0].new_zeros(()), maps[0].new_zeros(()))
+        bottleneck = passed.quantized
+        passed = passed._replace(maps=[], quantized=[])
         for level, skip in enumerate(maps):
             stage = self.network.skip_stages[level] if len(self.network.skip_stages) > 0 else None
             if isinstance(stage, QuantizedSkip):
-                features, codebook = stage.projection(skip), stage.quantizer.project_codebook()
-                clean, indices, commitment, entropy = stage.quantizer(features, codebook)
-                codes = Codes(indices, codebook.detach())
-                skips.maps[level] = stage.expansion(self._perturb(clean, codes, runs, generator))
-                skips.quantized.append(QuantizedMap(features.detach(), *codes))
-                skips = skips._replace(
-                    commitment_loss=skips.commitment_loss + commitment, entropy_loss=skips.entropy_loss + entropy
-                )
-            elif self.perturb_skips:
-                skips.maps[level] = self._perturb(skip, None, runs, generator)
-        return skips
+                passed = self._pass_stage(stage, skip, self.perturbation, runs, generator, passed)
+            else:
+                perturbation = self.perturbation if self.perturb_skips else None
+                passed.maps.append(self._perturb(skip, None, perturbation, runs, generator))
+        return passed._replace(quantized=[*passed.quantized, *bottleneck])
+
+    def _pass_stage(
+        self,
+        stage: QuantizedSkip,
+        map_: Tensor,
+        perturbation: Perturbation | None,
+        runs: list[_Run],
+        generator: torch.Generator | None,
+        passed: _Passed,
+    ) -> _Passed:
+        """One more map, quantised and perturbed."""
+        features, codebook = stage.projection(map_), stage.quantizer.project_codebook()
+        clean, indices, commitment, entropy = stage.quantizer(features, codebook)
+        codes = Codes(indices, codebook.detach())
+        decoded = stage.expansion(self._perturb(clean, codes, perturbation, runs, generator))
+        return _Passed(
+            [*passed.maps, decoded],
+            [*passed.quantized, QuantizedMap(features.detach(), *codes)],
+            passed.commitment_loss + commitment,
+            passed.entropy_loss + entropy,
+        )
 
     def _perturb(
-        self, clean: Tensor, codes: Codes | None, runs: list[_Run], generator: torch.Generator | None
+        self,
+        clean: Tensor,
+        codes: Codes | None,
+        perturbation: Perturbation | None,
+        runs: list[_Run],
+        generator: torch.Generator | None,
     ) -> Tensor:
         """A map with some images perturbed."""
-        if self.perturbation is None or not any(run.perturbed for run in runs):
+        if perturbation is None or not any(run.perturbed for run in runs):
             return clean
         parts: list[Tensor] = []
         for images, perturbed in runs:
             part = clean[images]
             if perturbed:
                 chosen = None if codes is None else codes._replace(indices=codes.indices[images])
-                part = self.perturbation(part, chosen, generator)
+                part = perturbation(part, chosen, generator)
             parts.append(part)
         return torch.cat(parts)
 
 
-class _Skips(NamedTuple):
-    """The encoder's maps on their way to the segmentation decoder."""
+class _Passed(NamedTuple):
+    """Maps on their way to a decoder, and what their quantisers say."""
 
     maps: list[Tensor]
     quantized: list[QuantizedMap]

@@ -47,6 +47,7 @@ class VQNetwork(nn.Module, ABC):
         quantizer: the bottleneck's quantiser, or None.
         skip_stages: modules between the encoder's maps and the segmentation decoder, one per level, shallow first: a
             :class:`QuantizedSkip` or an identity; empty if no skip connection is quantised.
+        bottleneck_stage: what the deepest map passes through on its way to codes above it, or None.
         reconstruction_decoder: the image decoder, or None.
     """
 
@@ -60,11 +61,20 @@ class VQNetwork(nn.Module, ABC):
         self.inference_width = inference_width
         self.quantizer: VectorQuantizer | None = None
         self.skip_stages = nn.ModuleList()
+        self.bottleneck_stage: QuantizedSkip | None = None
         self.reconstruction_decoder: nn.Module | None = None
 
     @abstractmethod
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""
+
+    def encode_maps(self, image: Tensor) -> list[Tensor]:
+        """The encoder's maps, shallow first; of networks with a ``bottleneck_stage``."""
+        raise NotImplementedError
+
+    def fuse(self, maps: list[Tensor]) -> Encoding:
+        """The rest of ``encode``, from the encoder's maps; of networks with a ``bottleneck_stage``."""
+        raise NotImplementedError
 
     @abstractmethod
     def decode_segmentation(self, quantized: Tensor, skips: list[Tensor], size: list[int]) -> Tensor:
@@ -117,7 +127,8 @@ class VQNetwork(nn.Module, ABC):
     def quantizers(self) -> list[VectorQuantizer]:
         """All quantisers: the bottleneck's, then those of the skip connections, shallow first."""
         skips = [stage.quantizer for stage in self.skip_stages if isinstance(stage, QuantizedSkip)]
-        return skips if self.quantizer is None else [self.quantizer, *skips]
+        bottleneck = [] if self.bottleneck_stage is None else [self.bottleneck_stage.quantizer]
+        return skips if self.quantizer is None else [self.quantizer, *skips, *bottleneck]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load weights; only this network's image decoder may be missing.

@@ -54,6 +54,8 @@ class VQSegNet(VQNetwork):
             recompute the rest, for the same numbers in about a third more time.
         code_level: level whose map is quantised, at the product of the first ``code_level`` strides; None is the
             deepest. Not read without quantiser: the plain U-Net has no such place.
+        quantized_bottleneck: with codes above the deepest level, also quantise the deepest map, by a codebook of its
+            own (two levels of codes, as in VQ-VAE-2, https://arxiv.org/abs/1906.00446); else not read.
 
     Attributes:
         arguments: the arguments that its weights depend on, for the record beside them.
@@ -88,6 +90,7 @@ class VQSegNet(VQNetwork):
         quantizer: Mapping[str, Any] | None = None,
         activation_checkpointing: bool = False,
         code_level: int | None = None,
+        quantized_bottleneck: bool = False,
     ) -> None:
         arguments = {
             "spatial_dims": spatial_dims,
@@ -107,7 +110,7 @@ class VQSegNet(VQNetwork):
         level = _checked_level(channels, strides, None if num_embeddings is None else code_level)
         if level < len(strides):
             # left out where it changes nothing, as in the records of early versions
-            arguments["code_level"] = level
+            arguments |= {"code_level": level, "quantized_bottleneck": quantized_bottleneck}
         skips = _checked_skips(level, skip_connections, num_embeddings is not None)
         super().__init__(arguments, _total_stride(spatial_dims, strides[:level]), embedding_dim, channels[0])
         self.code_level = level
@@ -126,6 +129,10 @@ class VQSegNet(VQNetwork):
             convolution = Conv[Conv.CONV, spatial_dims]
             if level < len(strides):
                 above = channels[level:-1]
+                if quantized_bottleneck:
+                    self.bottleneck_stage = QuantizedSkip(
+                        spatial_dims, channels[-1], num_embeddings, embedding_dim, quantizer
+                    )
                 self.fusion = UNetDecoder(
                     spatial_dims, channels[-1], embedding_dim, above, strides[level:], above, *blocks
                 )
@@ -159,7 +166,17 @@ class VQSegNet(VQNetwork):
 
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""
-        maps = self.encoder(self._pad(image))
+        maps = self.encode_maps(image)
+        if self.bottleneck_stage is not None:
+            maps[-1] = self.bottleneck_stage(maps[-1])
+        return self.fuse(maps)
+
+    def encode_maps(self, image: Tensor) -> list[Tensor]:
+        """The encoder's maps, shallow first."""
+        return self.encoder(self._pad(image))
+
+    def fuse(self, maps: list[Tensor]) -> Encoding:
+        """Features for the quantiser, and the skip connections' maps, from the encoder's."""
         if self.fusion is not None:
             return Encoding(self.fusion(maps[-1], maps[self.code_level : -1]), maps[: self.code_level])
         return Encoding(self.code_projection(maps[-1]), maps[:-1])
