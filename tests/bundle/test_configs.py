@@ -85,6 +85,11 @@ def test_fused_codes_are_perturbed_ever_more(shared_cohort: CohortFolder, tmp_pa
     parser = run_here("training", "train.json", "fused_codes.json", before=watch, **where, **sizes)
     network = parser.get_parsed_content("network_def")
     assert (network.stride, network.arguments["code_level"]) == ([2, 2], 1)
+    module = parser.get_parsed_content("training_module")
+    assert module.bottleneck_perturbation.perturb_prob == 0.7
+    (bottleneck,) = parser.get_parsed_content("train#trainer").state.output["student"].quantized_skips
+    assert tuple(bottleneck.indices.shape) == (4, 8, 8)
+    assert len(parser.get_parsed_content("codebook_maintenance").quantizers) == 2
     assert parser.get_parsed_content("perturbation").neighbors == 8
     assert strengths == pytest.approx([0.0, 0.8 / 3.6 * 0.5, 1.8 / 3.6 * 0.5, 2.8 / 3.6 * 0.5, 0.5, 0.5])
 
