@@ -55,12 +55,12 @@ def exported_2d(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> l
 
 @pytest.fixture(scope="module")
 def exported_3d(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Random weights of a 3D network with codes at two levels above the deepest, without image decoder; both files."""
+    """Random weights of a 3D network with codes at three levels, without image decoder; both files."""
     folder = tmp_path_factory.mktemp("exported_3d")
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"channels": [4, 8, 16, 16], "strides": [[2, 2, 1], 2, 2], "code_level": 2}
     codes: dict[str, Any] = {"num_embeddings": 64, "embedding_dim": 8, "quantizer": {"normalize": True}}
-    network = VQSegNet(3, 1, 3, **sizes, **codes, skip_connections=[True, "quantized"])
+    network = VQSegNet(3, 1, 3, **sizes, **codes, skip_connections=[True, "quantized"], quantized_bottleneck=True)
     torch.save(network.deployed_state_dict(), folder / "model.pt")
     preprocessing = {
         "spatial_dims": 3,
@@ -92,7 +92,7 @@ def test_codes_and_logits_agree(exported: list[Path], tmp_path: Path, capsys: py
     lines = [line for line in capsys.readouterr().out.splitlines() if "codes differ" in line]
     assert len(lines) == 2
     # windows of 32 with a quarter's overlap: two an axis in the plane, of 3D volumes two along the third axis, too
-    windows, tokens = (80, 64) if "exported_3d" not in str(exported[0]) else (16, 256 + 2048)
+    windows, tokens = (80, 64) if "exported_3d" not in str(exported[0]) else (16, 32 + 256 + 2048)
     for line in lines:
         assert f"2 volumes, {windows} windows; 0 of {windows * tokens:,} codes differ" in line
 

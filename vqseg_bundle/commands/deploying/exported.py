@@ -24,7 +24,7 @@ class WindowOutput(NamedTuple):
 
     Attributes:
         logits: ``(B, out_channels, *S)``.
-        indices: codes of all quantisers' tokens, ``(B, N)``, the bottleneck's first; None without a quantiser.
+        indices: codes of all quantisers' tokens, ``(B, N)``, in the order of the pass; None without a quantiser.
     """
 
     logits: Tensor
@@ -154,6 +154,9 @@ def _run(network: Any, windows: Tensor) -> WindowOutput:
     """Run a network or its TorchScript file."""
     features, skips = network.encode(windows)
     codes = []
+    bottleneck = getattr(network, "bottleneck_stage", None)
+    if bottleneck is not None:
+        codes.append(bottleneck.quantizer(bottleneck.projection(network.encode_maps(windows)[-1])).indices)
     if getattr(network, "quantizer", None) is not None:
         codes.append(network.quantizer(features).indices)
     stages = network.skip_stages.children() if hasattr(network, "skip_stages") else ()
