@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 from support.bundle_runs import ROOT, command_here, process_kept
+from support.deployment_parts import APP, INSTALL, START, document_block
 from support.document_fences import LANGUAGES, SHORT_TRAINING, Fence, commands, read_fences, shortened
 from support.document_places import GIVEN, with_places
-from support.monailabel_parts import APP, INSTALL, START, document_block
 
 #: the two whose data and trainings the others go on with come first
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "models" / "README.md"]

@@ -17,7 +17,7 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from support.bundle_runs import TINY, CohortFolder, Trained, refused, run_here
-from support.held_folder import folder_held
+from support.processes import folder_held
 
 from vqseg_bundle.common import named_tensors, non_finite_names
 

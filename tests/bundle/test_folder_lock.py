@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.held_folder import folder_held
+from support.processes import folder_held
 
 from vqseg_bundle.bundle import FolderLock
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from support.bundle_runs import LABELS, TINY, CohortFolder, as_arguments, make_volumes, run_command
-from support.monailabel_parts import Client, install_app, labelling_order, serving
+from support.deployment_parts import Client, install_app, labelling_order, serving
 
 from vqseg_bundle.commands import bundle as make_bundle
 

@@ -1,7 +1,9 @@
-"""The commands of an installed wheel, in an empty folder far from the checkout."""
+"""The commands of an installed wheel, in an empty folder far from the checkout, and the former names of commands."""
 
 from __future__ import annotations
 
+import re
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from hatchling.build import build_editable
-from support.bundle_runs import ROOT, Trained, run_python
+from support.bundle_runs import ROOT, Trained, command_here, run_python
 
 from vqseg_bundle.commands import bundle as make_bundle
 from vqseg_bundle.commands.main import COMMANDS
@@ -87,3 +89,31 @@ def test_an_editable_install_leaves_the_package_to_the_checkout(
             "vqseg_bundle",
         }
         assert not [name for name in wheel.namelist() if name.startswith("vqseg_bundle/")]
+
+
+FORMER = {
+    "check_data": "vqseg check",
+    "check_export": "vqseg check-export",
+    "make_bundle": "vqseg bundle",
+    "make_datalist": "vqseg data",
+    "pack_bundle": "vqseg pack",
+    "compare": "python -m scripts.comparison",
+    "convert_checkpoint": "python -m scripts.published",
+    "measure_alignment": "python -m scripts.alignment",
+    "plot_codebook": "python -m scripts.figures codebook",
+    "plot_perturbation": "python -m scripts.figures perturbation",
+}
+
+
+@pytest.mark.parametrize(("former", "new"), FORMER.items())
+def test_a_former_name_says_the_new_one(former: str, new: str) -> None:
+    with pytest.raises(SystemExit, match=rf"^python -m scripts\.{former} is now {re.escape(new)}, with the same"):
+        runpy.run_module(f"scripts.{former}", run_name="__main__")
+
+
+@pytest.mark.parametrize("new", FORMER.values())
+def test_the_new_name_is_one(new: str) -> None:
+    module, *words = new.removeprefix("python -m ").replace("vqseg ", "vqseg_bundle ").split()
+    result = command_here(*words, "--help", module=module)
+    assert result.returncode == 0
+    assert new in result.stdout

@@ -11,7 +11,7 @@ from monai.transforms import CutMix
 from support.training_parts import TinyFoundationModel, labeled_batches, make_trainer, unlabeled_batches
 
 from vqseg_bundle.engines import UnlabeledStream, iteration_budget, sigmoid_ramp_up
-from vqseg_bundle.engines.feature_mixing import mix_features
+from vqseg_bundle.engines.unlabeled_views import mix_features
 from vqseg_bundle.layers import PostVQFeatureAdapter
 
 

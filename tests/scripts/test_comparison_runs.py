@@ -13,7 +13,7 @@ import pytest
 import yaml
 from support.bundle_runs import ROOT
 from support.comparison_parts import Comparison, is_alive, wait_until
-from support.held_folder import folder_held
+from support.processes import folder_held
 
 from scripts.comparison import __main__ as compare
 from scripts.comparison.bundle_runs import Stage

@@ -10,7 +10,7 @@ import nibabel as nib
 import pytest
 import torch
 from support.bundle_runs import CohortFolder, make_volumes, refused, run_here
-from support.published_parts import grey_image, published_state
+from support.foundation_parts import grey_image, published_state
 from torch import Tensor
 
 from scripts.published import __main__ as convert_checkpoint

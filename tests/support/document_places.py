@@ -14,7 +14,7 @@ import torch
 
 from support.bundle_runs import make_volumes
 from support.data_parts import hounsfield, write_dicom, write_picture, write_volume
-from support.published_parts import published_state
+from support.foundation_parts import published_state
 
 __all__ = ["GIVEN", "with_places"]
 

@@ -1,20 +1,4 @@
-"""Read ``--key value`` on the command line of ``monai.bundle`` as a user would expect.
-
-MONAI silently accepts a misspelt key, drops ``--x None`` and passes ``--x false`` as the (true) text "false". A config
-calls :func:`prepare_overrides` as the first or second expression of its ``initialize`` list, after the one that puts
-``bundle_root`` on ``sys.path`` and before any that refers to a component::
-
-    "initialize": [
-        "$sys.path.insert(0, @bundle_root)",
-        "$__import__('vqseg_bundle.bundle').bundle.prepare_overrides()"
-    ]
-
-``__import__`` is intentional: MONAI evaluates every ``$import`` item before the first expression of ``initialize``, and
-thus before ``bundle_root`` is on the path. :func:`prepare_overrides` makes it try again, so that later expressions can
-rely on ``"imports": ["$import vqseg_bundle.bundle as vqseg"]``. (An expression containing the text "import" cannot have
-an ``@`` reference, because MONAI first parses it as Python.) A ``ConfigWorkflow`` made and initialised in code keeps
-its values.
-"""
+"""Read ``--key value`` on the command line of ``monai.bundle`` as a user would expect."""
 
 from __future__ import annotations
 
@@ -31,10 +15,35 @@ from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParse
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
-from vqseg_bundle.bundle.tracking import adapt_tracking
 from vqseg_bundle.common import print_any_name
 
-__all__ = ["exit_cleanly", "prepare_overrides"]
+__all__ = ["adapt_tracking", "exit_cleanly", "prepare_overrides"]
+
+_HANDLERS, _SETTINGS, _TARGET = "train#handlers", "tracking_handler", "MLFlowHandler"
+
+
+def adapt_tracking(parser: ConfigParser) -> None:
+    """Give the trainer's MLFlowHandler, added by ``--tracking``, the arguments in "tracking_handler".
+
+    MONAI's default reads one loss from the first item of a decollated output; the semi-supervised trainer has named
+    terms and does not decollate. MONAI also writes a second copy of the configuration as an artifact, named by the text
+    of "output_dir", which fails if a config leaves that open: a config sets ``"save_execute_config": false`` and names
+    its own files in "tracking_handler".
+
+    Args:
+        parser: the running configuration, not yet parsed; unchanged without ``--tracking`` or the key.
+    """
+    settings = parser.get(_SETTINGS)
+    if settings is None:
+        return
+    handlers = parser.get(_HANDLERS)
+    if handlers:
+        # new mappings: the existing one is MONAI's own default, which later runs in this process read
+        parser[_HANDLERS] = [
+            {**handler, **settings} if isinstance(handler, dict) and handler.get("_target_") == _TARGET else handler
+            for handler in handlers
+        ]
+
 
 logger = logging.getLogger(__name__)
 

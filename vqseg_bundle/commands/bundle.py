@@ -20,8 +20,7 @@ from .deploying.bundle_configs import (
     processes_config,
     training_config,
 )
-from .deploying.bundle_documents import data_license, model_readme
-from .deploying.bundle_metadata import bundle_metadata
+from .deploying.bundle_documents import bundle_metadata, data_license, model_readme
 from .deploying.run_folder import DeploymentError, FinishedRun, open_run
 
 __all__ = ["main", "make_bundle"]

@@ -1,13 +1,11 @@
 """The semi-supervised engine: trainer, teacher, pseudo-labellers, unlabelled streams and schedules."""
 
-from vqseg_bundle.engines.averaged_inferer import AveragedInferer
-from vqseg_bundle.engines.codebook_inferer import CodebookInferer, window_inferer
 from vqseg_bundle.engines.ema_teacher import EMATeacher
+from vqseg_bundle.engines.inferers import AveragedInferer, CodebookInferer, window_inferer
 from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
-from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels
+from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels, StudentPseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
 from vqseg_bundle.engines.semi_supervised_trainer import SemiSupervisedTrainer
-from vqseg_bundle.engines.student_labeler import StudentPseudoLabeler
 from vqseg_bundle.engines.unlabeled_streams import STRONG, STRONG_2, UnlabeledStream, parse_streams
 from vqseg_bundle.engines.window_batch import window_batch_size
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.engines.ema_teacher import EMATeacher
-from vqseg_bundle.engines.module_modes import modes_kept
-from vqseg_bundle.engines.pseudo_labels import PseudoLabels
+from vqseg_bundle.engines.pseudo_labels import PseudoLabels, modes_kept
 
 __all__ = ["MonteCarloTeacher"]
 

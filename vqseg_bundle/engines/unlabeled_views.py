@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
 from vqseg_bundle.common import FEATURES
-from vqseg_bundle.engines.feature_mixing import mix_features
 from vqseg_bundle.engines.pseudo_labels import PseudoLabels
 from vqseg_bundle.engines.unlabeled_streams import UnlabeledStream
 
-__all__ = ["UnlabeledViews", "arrange_streams", "endless_batches"]
+__all__ = ["UnlabeledViews", "arrange_streams", "endless_batches", "mix_features"]
+
+
+def mix_features(mix: Callable[[Tensor], Tensor], features: Tensor, image_size: Sequence[int]) -> Tensor:
+    """Give each patch the features of the image that the mixed batch shows at the patch's centre.
+
+    MONAI's ``CutMix.apply`` has its box in image pixels, so it cannot be applied to a map of another size. Applied to
+    images filled with their own index, it tells which image each pixel comes from.
+
+    Args:
+        mix: pastes regions of some images of a batch ``(B, 1, *image_size)`` into others: ``CutMix.apply`` with the
+            parameters used for the images.
+        features: of the images before mixing, ``(B, C, *G)``.
+        image_size: spatial size of the images, with as many axes as G.
+
+    Returns:
+        ``(B, C, *G)``.
+    """
+    batch, grid = len(features), features.shape[2:]
+    numbers = torch.arange(batch, dtype=torch.float32, device=features.device)
+    spread = numbers.view(-1, *[1] * (len(grid) + 1)).expand(batch, 1, *image_size)
+    source = F.interpolate(mix(spread), size=grid, mode="nearest-exact").round().long()  # (B, 1, *G)
+    return torch.gather(features, 0, source.expand_as(features))
 
 
 class UnlabeledViews(NamedTuple):

@@ -4,9 +4,8 @@ from vqseg_bundle.layers.code_entropy import code_use_entropy
 from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
 from vqseg_bundle.layers.exact_instance_norm import keep_instance_norm_exact
 from vqseg_bundle.layers.feature_adapter import PostVQFeatureAdapter
-from vqseg_bundle.layers.feature_dropout import FeatureDropout
 from vqseg_bundle.layers.nearest_code import nearest_code
-from vqseg_bundle.layers.perturbation import Codes, Perturbation
+from vqseg_bundle.layers.perturbation import Codes, FeatureDropout, Perturbation
 from vqseg_bundle.layers.perturbation_theory import (
     dropout_kl_divergence,
     perturbed_marginal,

@@ -1,17 +1,13 @@
-"""The protocol of perturbations: clean post-VQ features and their codes in, perturbed features out.
-
-A new perturbation is a module with this interface, exported by :mod:`vqseg_bundle.layers` and named in a configuration
-as ``perturbation``. The training module uses nothing else of it.
-"""
+"""The protocol of perturbations of post-VQ features, and the one that needs no codes."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Codes", "Perturbation"]
+__all__ = ["Codes", "FeatureDropout", "Perturbation"]
 
 
 class Codes(NamedTuple):
@@ -46,3 +42,52 @@ class Perturbation(Protocol):
             generator: source of randomness; None uses torch's global one.
         """
         ...
+
+
+_MODES = ("channel", "element")
+
+
+class FeatureDropout(nn.Module):
+    r"""Perturb a feature map (a :class:`~vqseg_bundle.layers.Perturbation`); codes are not read.
+
+    .. math:: f' = \frac{m \odot f}{1 - p}, \qquad m \sim \mathrm{Bernoulli}(1 - p)
+
+    with one draw per channel of each image ("channel", as ``nn.Dropout2d``) or one per element ("element").
+
+    Active in both ``train`` and ``eval`` mode: the caller decides when to perturb.
+
+    Args:
+        perturb_prob: dropout rate p in [0, 1).
+        mode: "channel" or "element".
+
+    Shape:
+        - features: ``(B, D, *S)``, floating point.
+        - output: like ``features``, with gradient to the kept elements.
+
+    Raises:
+        ValueError: ``perturb_prob`` outside [0, 1), or an unknown ``mode``.
+    """
+
+    needs_codes = False
+
+    def __init__(self, perturb_prob: float = 0.5, mode: str = "channel") -> None:
+        super().__init__()
+        if not 0.0 <= perturb_prob < 1.0:
+            raise ValueError(f"perturb_prob (the dropout rate) must lie in [0, 1), got {perturb_prob}.")
+        if mode not in _MODES:
+            raise ValueError(f'mode must be "channel" or "element", got {mode!r}.')
+        self.perturb_prob = perturb_prob
+        self.mode = mode
+
+    def extra_repr(self) -> str:
+        """The settings, for ``print(module)``."""
+        return f"perturb_prob={self.perturb_prob}, mode={self.mode}"
+
+    def forward(self, features: Tensor, codes: Codes | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Perturbed copy of ``features``; deterministic given the state of ``generator``."""
+        if self.perturb_prob == 0.0:
+            return features.clone()
+        shape = features.shape
+        drawn = shape if self.mode == "element" else (*shape[:2], *[1] * (len(shape) - 2))
+        kept = features.new_empty(drawn).bernoulli_(1.0 - self.perturb_prob, generator=generator)
+        return features * (kept / (1.0 - self.perturb_prob))

@@ -1,9 +1,12 @@
 """Losses of VQ-Seg and of the methods it is compared with, on tensors."""
 
 from vqseg_bundle.losses.alignment import PatchInfoNCELoss
-from vqseg_bundle.losses.mean_squared import MeanSquaredConsistencyLoss, UncertaintyMaskedConsistencyLoss
+from vqseg_bundle.losses.consistency import (
+    MeanSquaredConsistencyLoss,
+    PseudoLabelLoss,
+    UncertaintyMaskedConsistencyLoss,
+)
 from vqseg_bundle.losses.pooled_dice import PooledDiceLoss
-from vqseg_bundle.losses.pseudo_label import PseudoLabelLoss
 from vqseg_bundle.losses.segmentation import SegmentationLoss
 from vqseg_bundle.losses.vqseg_loss import LossTerms, VQSegLoss, VQSegTargets
 

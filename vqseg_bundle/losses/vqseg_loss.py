@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vqseg_bundle.losses.alignment import PatchInfoNCELoss
-from vqseg_bundle.losses.pseudo_label import PseudoLabelLoss
+from vqseg_bundle.losses.consistency import PseudoLabelLoss
 from vqseg_bundle.losses.segmentation import SegmentationLoss
 
 __all__ = ["LossTerms", "VQSegLoss", "VQSegTargets"]
