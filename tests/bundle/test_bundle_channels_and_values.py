@@ -30,7 +30,7 @@ def write_case(folder: Path, name: str, seed: int) -> np.ndarray:
 
 def course_settings() -> dict[str, Any]:
     settings = {key: value for key, value in TINY.items() if "embedding" not in key and "reconstruction" not in key}
-    settings |= {"max_iterations": 180, "iterations_per_epoch": 60, "learning_rate": 0.01, "ema_decay": 0.9}
+    settings |= {"max_iterations": 120, "iterations_per_epoch": 60, "learning_rate": 0.01, "ema_decay": 0.9}
     return settings | {"in_channels": 2}
 
 

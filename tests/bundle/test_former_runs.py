@@ -61,3 +61,11 @@ def test_the_bundle_made_of_it_evaluates_alike(former: Path, shared_cohort: Coho
     configs = [made / "configs" / name for name in ("train.json", "evaluate.json")]
     run_here("evaluating", *configs, **keys(shared_cohort, tmp_path / "out", bundle_root=str(made)))
     assert (tmp_path / "out" / "metrics.csv").read_text() == expected
+
+
+def test_a_supervised_training_draws_the_same_views(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    """No transforms of unlabelled views are built, which would restart the random state of those that they share."""
+    settings = {**TINY, "unlabeled_data": []}
+    run_here("training", FORMER_CONFIGS["0.7"], **keys(shared_cohort, tmp_path / "former", **settings))
+    run_here("training", "train.json", **keys(shared_cohort, tmp_path / "now", **settings))
+    torch.testing.assert_close(state(tmp_path / "now"), state(tmp_path / "former"), rtol=0, atol=0)
