@@ -98,7 +98,7 @@ def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: Coho
     where = places(shared_cohort, tmp_path)
     run_here("training", "train.json", "train_3d.json", **where, **{**TINY_3D, "max_iterations": 1})
     parser = run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
-    assert type(parser.get_parsed_content("validate#inferer").inferer).__name__ == "SlidingWindowInferer"
+    assert type(parser.get_parsed_content("one_network_inferer").inferer).__name__ == "SlidingWindowInferer"
 
 
 def test_the_moving_average_codebook_trains(shared_cohort: CohortFolder, tmp_path: Path) -> None:
