@@ -36,7 +36,7 @@ OVERLAY = {
     "'world': torch.distributed.get_world_size()}, os.path.join(@output_dir, 'kept_' + str(@rank) + '.tensors'))",
     "training": ["@together", "@kept", "@finished"],
 }
-FAILURE = {"+train#handlers": [{"_target_": "tests.support.processes.Fail", "how": "killed", "iteration": 5}]}
+FAILURE = {"+train#handlers": [{"_target_": "tests.support.process_failures.Fail", "how": "killed", "iteration": 5}]}
 
 
 def run_processes(run_id: str, *configs: str | Path, **settings: Any) -> Result:

@@ -1,14 +1,11 @@
-"""Processes for the tests: groups of them, one that fails, and one that holds a folder's lock."""
+"""Processes for the tests: groups of them, and one that holds a folder's lock."""
 
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +13,10 @@ from typing import Any
 
 import pytest
 import torch.multiprocessing as mp
-from ignite.engine import Engine, Events
 
 from support.bundle_runs import run_here
 
-__all__ = ["CONTEXT", "Fail", "folder_held", "free_port", "run_as_rank", "run_group"]
+__all__ = ["CONTEXT", "folder_held", "free_port", "run_as_rank", "run_group"]
 
 multiprocessing.set_forkserver_preload(["monai.bundle", "vqseg_bundle.bundle", "vqseg_bundle.engines", "pytest"])
 
@@ -47,26 +43,6 @@ def run_as_rank(rank: int, world: int, port: int, run_id: str, configs: list[str
         for name, value in place.items():
             patch.setenv(name, str(value))
         run_here(run_id, *configs, **settings)
-
-
-class Fail:
-    """Handler that makes one rank fail at the start of an iteration: "killed", "error" or "hangs"."""
-
-    def __init__(self, how: str, rank: int = 1, iteration: int = 3) -> None:
-        self.how = how
-        self.rank = rank
-        self.iteration = iteration
-
-    def attach(self, engine: Engine) -> None:
-        if int(os.environ["RANK"]) == self.rank:
-            engine.add_event_handler(Events.ITERATION_STARTED(once=self.iteration), self._fail)
-
-    def _fail(self) -> None:
-        if self.how == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "hangs":
-            time.sleep(1000)
-        raise ArithmeticError("the test's error")
 
 
 _HOLDER = """
