@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS, ROOT, TINY, CohortFolder, run_here
 
@@ -99,6 +99,22 @@ def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: Coho
     run_here("training", "train.json", "train_3d.json", **where, **{**TINY_3D, "max_iterations": 1})
     parser = run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
     assert type(parser.get_parsed_content("one_network_inferer").inferer).__name__ == "SlidingWindowInferer"
+
+
+def test_copy_paste_shows_the_student_labels_in_unlabelled_images(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    certain: list[float] = []
+
+    def look(parser: ConfigParser) -> None:
+        def keep(engine: Engine) -> None:
+            certain.append(engine.state.output["pseudo_labels"].confidence.eq(1).float().mean().item())
+
+        parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, keep)
+
+    where = places(shared_cohort, tmp_path)
+    run_here("training", "train.json", "copy_paste.json", before=look, **where, **TWO_STEPS)
+    # a box of 2/3 of each axis is a share of 0.44 of the image, and 0.56 is left around it
+    assert len(certain) == 2
+    assert all(0.4 < share < 0.6 for share in certain)
 
 
 def test_the_moving_average_codebook_trains(shared_cohort: CohortFolder, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The semi-supervised engine: trainer, teacher, pseudo-labellers, unlabelled streams and schedules."""
 
+from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.inferers import AveragedInferer, CodebookInferer, window_inferer
 from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
@@ -14,6 +15,7 @@ __all__ = [
     "STRONG_2",
     "AveragedInferer",
     "CodebookInferer",
+    "CopyPaste",
     "EMATeacher",
     "MonteCarloTeacher",
     "PseudoLabeler",

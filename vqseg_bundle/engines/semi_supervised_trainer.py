@@ -17,6 +17,7 @@ from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, process_count
+from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
@@ -53,7 +54,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         foundation_model: frozen model with whose features the adapter is aligned, or None. Batches with the features of
             their weak views under "foundation_features", ``(B, C_f, *G)``, need none.
         foundation_depth: number of slices of a volume for the foundation model; None uses all slices.
-        mixer: MONAI's CutMix for the unlabelled batch, or None.
+        mixer: MONAI's CutMix for the unlabelled batch, :class:`~vqseg_bundle.engines.CopyPaste`, or None.
         max_iterations: budget; see :func:`~vqseg_bundle.engines.iteration_budget`.
         total_iterations: length of the whole training if ``run`` is called for several parts of it (federated rounds);
             None means the budget of this run.
@@ -78,7 +79,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         pseudo_labeler: PseudoLabeler | None = None,
         foundation_model: Any | None = None,
         foundation_depth: int | None = None,
-        mixer: CutMix | None = None,
+        mixer: CutMix | CopyPaste | None = None,
         max_iterations: int | None = None,
         total_iterations: int | None = None,
         ramp_up_share: float = 0.0,
@@ -197,7 +198,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         unlabeled = self._next_unlabeled()
         self.guard.begin(self.state.iteration, batchdata, unlabeled)
         with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
-            views = self._arrange_views(unlabeled) if unlabeled is not None else None
+            views = self._arrange_views(unlabeled, batchdata, labels) if unlabeled is not None else None
             features = self._foundation_features(batchdata, len(labeled), views)
             student = self.inferer(
                 labeled,
@@ -237,9 +238,11 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         sources = {SOURCE: batch[SOURCE]} if SOURCE in batch else {}
         return {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch} | sources
 
-    def _arrange_views(self, views: dict[str, Any]) -> UnlabeledViews:
+    def _arrange_views(self, views: dict[str, Any], batch: Mapping[str, Any], labels: Tensor) -> UnlabeledViews:
         pseudo = self.pseudo_labeler.pseudo_label(views[Keys.IMAGE], self.generator)
-        return arrange_streams(views, pseudo, self.streams, self.mixer)
+        keys = [key for key in (str(Keys.IMAGE), STRONG, FEATURES) if key in batch]
+        labeled = {key: self._to_device(batch[key])[: len(labels)] for key in keys} | {str(Keys.LABEL): labels}
+        return arrange_streams(views, pseudo, self.streams, self.mixer, labeled)
 
     def _foundation_features(
         self, batchdata: Mapping[str, Any], labeled_count: int, views: UnlabeledViews | None

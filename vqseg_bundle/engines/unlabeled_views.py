@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from monai.networks.utils import one_hot
 from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
 from vqseg_bundle.common import FEATURES
+from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.pseudo_labels import PseudoLabels
-from vqseg_bundle.engines.unlabeled_streams import UnlabeledStream
+from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream
 
 __all__ = ["UnlabeledViews", "arrange_streams", "endless_batches", "mix_features"]
 
@@ -37,7 +39,7 @@ def mix_features(mix: Callable[[Tensor], Tensor], features: Tensor, image_size: 
     numbers = torch.arange(batch, dtype=torch.float32, device=features.device)
     spread = numbers.view(-1, *[1] * (len(grid) + 1)).expand(batch, 1, *image_size)
     source = F.interpolate(mix(spread), size=grid, mode="nearest-exact").round().long()  # (B, 1, *G)
-    return torch.gather(features, 0, source.expand_as(features))
+    return torch.gather(features, 0, source.expand(-1, *features.shape[1:]))
 
 
 class UnlabeledViews(NamedTuple):
@@ -60,7 +62,11 @@ class UnlabeledViews(NamedTuple):
 
 
 def arrange_streams(
-    views: Mapping[str, Tensor], pseudo: PseudoLabels, streams: Sequence[UnlabeledStream], mixer: CutMix | None
+    views: Mapping[str, Tensor],
+    pseudo: PseudoLabels,
+    streams: Sequence[UnlabeledStream],
+    mixer: CutMix | CopyPaste | None,
+    labeled: Mapping[str, Tensor] | None = None,
 ) -> UnlabeledViews:
     """Combine all streams into one batch.
 
@@ -70,8 +76,9 @@ def arrange_streams(
         pseudo: pseudo-labels of the weak view.
         streams: at least one.
         mixer: mixes each stream with ``mixed`` by a separate draw, or None.
+        labeled: the labelled batch, for a mixer that uses it, with "image", "strong" and "label" ``(B_l, *S)``.
     """
-    parts = [_one_stream(views, pseudo, stream, mixer) for stream in streams]
+    parts = [_one_stream(views, pseudo, stream, mixer, labeled) for stream in streams]
     return UnlabeledViews(
         weak=torch.cat([part.weak for part in parts]),
         images=torch.cat([part.images for part in parts]),
@@ -102,20 +109,54 @@ def endless_batches(batches: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[st
 
 
 def _one_stream(
-    views: Mapping[str, Tensor], pseudo: PseudoLabels, stream: UnlabeledStream, mixer: CutMix | None
+    views: Mapping[str, Tensor],
+    pseudo: PseudoLabels,
+    stream: UnlabeledStream,
+    mixer: CutMix | CopyPaste | None,
+    labeled: Mapping[str, Tensor] | None,
 ) -> UnlabeledViews:
     weak, view = views[Keys.IMAGE], views[stream.view]
     features = views[FEATURES] if FEATURES in views else weak.new_empty(0)
-    perturbed = [stream.perturbed] * len(weak)
+    parts = UnlabeledViews(weak, view, pseudo, [stream.perturbed] * len(weak), features)
     if mixer is None or not stream.mixed:
-        return UnlabeledViews(weak, view, pseudo, perturbed, features)
-    mixer.batch_size = len(weak)
-    mixer.randomize(weak)
-    entropy = pseudo.entropy
+        return parts
+    if isinstance(mixer, CopyPaste):
+        if labeled is None or len(labeled[Keys.LABEL]) == 0:  # a client without labels
+            return parts
+        mixer.draw(len(weak), len(labeled[Keys.LABEL]), weak.ndim - 2)
+        parts = _with_labeled(parts, labeled)
+    else:
+        mixer.batch_size = len(weak)
+        mixer.randomize(weak)
+    return _mixed(parts, mixer)
+
+
+def _with_labeled(parts: UnlabeledViews, labeled: Mapping[str, Tensor]) -> UnlabeledViews:
+    """Append the labelled images, of which their labels are certain."""
+    probabilities, entropy, features = *parts.pseudo, parts.features
+    certain = one_hot(labeled[Keys.LABEL].unsqueeze(1), probabilities.shape[1], dtype=probabilities.dtype)
+    if entropy.numel() > 0:
+        entropy = torch.cat((entropy, entropy.new_zeros(labeled[Keys.LABEL].shape)))
+    if features.numel() > 0:
+        features = torch.cat((features, labeled[FEATURES]))
+    return parts._replace(
+        weak=torch.cat((parts.weak, labeled[Keys.IMAGE])),
+        images=torch.cat((parts.images, labeled.get(STRONG, labeled[Keys.IMAGE]))),
+        pseudo=PseudoLabels(torch.cat((probabilities, certain)), entropy),
+        features=features,
+    )
+
+
+def _mixed(parts: UnlabeledViews, mixer: CutMix | CopyPaste) -> UnlabeledViews:
+    probabilities, entropy, features = *parts.pseudo, parts.features
     if entropy.numel() > 0:
         entropy = mixer.apply(entropy.unsqueeze(1)).squeeze(1)
-    # each voxel comes from one image of the batch, so mixed probabilities have the mixed labels and confidences
-    mixed = PseudoLabels(mixer.apply(pseudo.probabilities), entropy)
     if features.numel() > 0:
-        features = mix_features(mixer.apply, features, weak.shape[2:])
-    return UnlabeledViews(mixer.apply(weak), mixer.apply(view), mixed, perturbed, features)
+        features = mix_features(mixer.apply, features, parts.weak.shape[2:])
+    return parts._replace(
+        weak=mixer.apply(parts.weak),
+        images=mixer.apply(parts.images),
+        # each voxel comes from one image of the batch: mixed probabilities have the mixed labels and confidences
+        pseudo=PseudoLabels(mixer.apply(probabilities), entropy),
+        features=features,
+    )
