@@ -111,7 +111,7 @@ def test_copy_paste_shows_the_student_labels_in_unlabelled_images(shared_cohort:
         parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, keep)
 
     where = places(shared_cohort, tmp_path)
-    run_here("training", "train.json", "copy_paste.json", before=look, **where, **TWO_STEPS)
+    run_here("training", "train.json", "fused_codes.json", before=look, **where, **TWO_STEPS)
     # a box of 2/3 of each axis is a share of 0.44 of the image, and 0.56 is left around it
     assert len(certain) == 2
     assert all(0.4 < share < 0.6 for share in certain)

@@ -15,7 +15,7 @@ from monai.transforms import SpatialPad
 from support.bundle_runs import CohortFolder, Trained
 
 from scripts.figures.__main__ import main
-from scripts.figures.codebook_figure import sorted_shares
+from scripts.figures.codebook import sorted_shares
 from scripts.figures.codebook_history import Snapshot, load_history, project_codes
 from scripts.figures.overview import _draw, _slice
 from scripts.figures.token_map import map_tokens, principal_colors

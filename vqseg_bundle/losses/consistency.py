@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vqseg_bundle.losses.process_sum import sum_over_processes
+from vqseg_bundle.losses.pooled_dice import sum_over_processes
 from vqseg_bundle.losses.segmentation import SegmentationLoss
 
 __all__ = ["MeanSquaredConsistencyLoss", "PseudoLabelLoss", "UncertaintyMaskedConsistencyLoss"]
