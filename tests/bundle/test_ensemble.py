@@ -52,9 +52,9 @@ def test_alone_it_changes_nothing():
     assert torch.equal(AveragedInferer(SimpleInferer())(image, network), network(image))
 
 
-@pytest.mark.parametrize("axes", [[0, 0], [-1]])
+@pytest.mark.parametrize("axes", [[0, 0], [-1], [3]])
 def test_axes_that_are_none_are_refused(axes):
-    with pytest.raises(ValueError, match=r"mirror_axes must be different axes, counted from 0"):
+    with pytest.raises(ValueError, match=r"mirror_axes must be different axes out of 0, 1 and 2"):
         AveragedInferer(SimpleInferer(), mirror_axes=axes)
 
 

@@ -78,15 +78,15 @@ class AveragedInferer(Inferer):
             kidney", along the axis from left to right.
 
     Raises:
-        ValueError: an axis is negative or given twice.
+        ValueError: an axis is not 0, 1 or 2, or given twice.
     """
 
     def __init__(
         self, inferer: Inferer, networks: Sequence[Callable[..., Any]] = (), mirror_axes: Sequence[int] = ()
     ) -> None:
         super().__init__()
-        if len(set(mirror_axes)) < len(mirror_axes) or any(axis < 0 for axis in mirror_axes):
-            raise ValueError(f"mirror_axes must be different axes, counted from 0, got {list(mirror_axes)}.")
+        if len(set(mirror_axes)) < len(mirror_axes) or not set(mirror_axes) <= {0, 1, 2}:
+            raise ValueError(f"mirror_axes must be different axes out of 0, 1 and 2, got {list(mirror_axes)}.")
         self.inferer = inferer
         self.networks = tuple(networks)
         subsets = chain.from_iterable(combinations(mirror_axes, count) for count in range(len(mirror_axes) + 1))

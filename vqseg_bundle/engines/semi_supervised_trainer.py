@@ -240,8 +240,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     def _arrange_views(self, views: dict[str, Any], batch: Mapping[str, Any], labels: Tensor) -> UnlabeledViews:
         pseudo = self.pseudo_labeler.pseudo_label(views[Keys.IMAGE], self.generator)
-        keys = [key for key in (str(Keys.IMAGE), STRONG, FEATURES) if key in batch]
-        labeled = {key: self._to_device(batch[key])[: len(labels)] for key in keys} | {str(Keys.LABEL): labels}
+        labeled = None
+        if isinstance(self.mixer, CopyPaste):  # nothing else needs these copies on the device
+            keys = [key for key in (str(Keys.IMAGE), STRONG, FEATURES) if key in batch]
+            labeled = {key: self._to_device(batch[key])[: len(labels)] for key in keys} | {str(Keys.LABEL): labels}
         return arrange_streams(views, pseudo, self.streams, self.mixer, labeled)
 
     def _foundation_features(
