@@ -1,3 +1,3 @@
 """VQ-Seg: semi-supervised segmentation with vector-quantised perturbation, as a MONAI bundle."""
 
-__version__ = "0.8.0"
+__version__ = "0.9.0"

@@ -189,6 +189,22 @@ def test_overridden_max_epochs_rules(shared_cohort: CohortFolder, tmp_path: Path
 CHANGED = {"lambda_reconstruction": 0.0, "unlabeled_data": [], "network_def#num_embeddings": None}
 
 
+def test_a_resized_label_stays_on_its_structure() -> None:
+    """Rounding down instead of to the nearest moves it by 0.4 voxels on average at a fifth of the size."""
+    transforms = ConfigParser.load_config_file(CONFIGS / "train.json")["volume_transforms"]
+    (resize,) = [transform for transform in transforms if transform["_target_"] == "Resized"]
+    parser = ConfigParser({**resize, "_disabled_": False, "spatial_size": [16, 16, -1]})
+    resized_transform = parser.get_parsed_content()
+    errors = []
+    for start in range(20, 25):  # all places of an edge within a voxel of the resized grid, five times as wide
+        label = torch.zeros(1, 80, 80, 2)
+        label[:, start : start + 20, 10:30] = 1
+        resized = resized_transform({"image": label, "label": label})["label"]
+        rows = torch.nonzero(resized[0, :, :, 0])[:, 0].double()
+        errors.append(rows.mean().item() - ((start + 10) / 5 - 0.5))
+    assert sum(errors) / 5 == pytest.approx(0, abs=1e-6)
+
+
 def test_supervised_changes_the_documented_ids_alone() -> None:
     files = [str(CONFIGS / name) for name in ("train.json", "supervised.json")]
     assert ConfigParser.load_config_file(files[1]) == CHANGED

@@ -115,8 +115,8 @@ def cut_slice(
     shown = [array[window] for array in shown]
     return CaseSlice(
         _shrink(_to_bytes(shown[0], low, high), "area"),
-        _shrink(shown[1].astype(np.uint8), "nearest"),
-        _shrink(shown[2].astype(np.uint8), "nearest"),
+        _shrink(shown[1].astype(np.uint8), "nearest-exact"),
+        _shrink(shown[2].astype(np.uint8), "nearest-exact"),
         _shrink(_to_bytes(shown[3], low, high), "area") if len(shown) > 3 else None,
         sizes[0] / sizes[1],
         number + 1,
