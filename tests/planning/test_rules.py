@@ -1,0 +1,198 @@
+"""Each rule of the planning on cohorts whose plan is known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from vqseg_bundle.planning import BodyIntensities, Fingerprint, Machine, Plan, PlanError, make_plan
+
+CPU, CUDA = Machine("cpu", 8.0), Machine("cuda", 20.0, half=True)
+
+
+def cohort(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0), count: int = 100, **more: Any) -> Any:
+    return Fingerprint((tuple(shape),) * count, (tuple(spacing),) * count, **more)  # type: ignore[arg-type]
+
+
+def plan(fingerprint: Fingerprint, machine: Machine = CPU, code_level: int | None = None, **given: Any) -> Plan:
+    ids = {
+        name if name not in ("channels", "strides") else f"network_def#{name}": value for name, value in given.items()
+    }
+    return make_plan(fingerprint, machine, {id_: (value, "given") for id_, value in ids.items()}, code_level)
+
+
+HIPPOCAMPUS = cohort((35, 50, 36))
+
+
+def test_the_hippocampus_is_planned_as_nnu_net_plans_it() -> None:
+    """nnU-Net's 2D plan: patch 56 x 40, three halvings; ours has half of its widths."""
+    found = plan(HIPPOCAMPUS)
+    assert (found.patch_size, found.strides, found.channels) == ([40, 56], [2, 2, 2], [16, 32, 64, 128])
+    assert (found.reconstruction_channels, found.spacing, found.image_size) == ([8, 16, 32], None, None)
+    assert (found.labeled_batch_size, found.unlabeled_batch_size, found.max_iterations) == (4, 4, 4000)
+
+
+def test_the_demo_keeps_its_settings_on_every_machine() -> None:
+    demo = cohort((96, 96, 12), (1.5, 1.5, 6.0), count=12)
+    for machine in (CPU, CUDA):
+        found = make_plan(demo, machine, demo=True)
+        assert (found.spatial_dims, found.patch_size, found.strides) == (2, [96, 96], [2, 2, 2, 2])
+        assert found.channels == [16, 32, 64, 128, 256]
+        assert found.reconstruction_channels == [8, 16, 32, 64]
+        assert (found.labeled_batch_size, found.unlabeled_batch_size, found.max_iterations) == (4, 4, 1000)
+
+
+@pytest.mark.parametrize(
+    "patch, strides, tokens", [((64, 64), 3, 8), ((96, 96), 4, 6), ((128, 128), 4, 8), ((72, 72), 4, 5), ((8, 8), 0, 8)]
+)
+def test_an_axis_is_halved_while_it_has_more_than_eight_tokens(patch: tuple, strides: int, tokens: int) -> None:
+    found = plan(cohort((*patch, 10)), patch_size=list(patch))
+    assert found.strides == [2] * strides
+    assert -(-patch[0] // 2**strides) == tokens
+
+
+def test_codes_lie_no_more_than_16_pixels_apart_unless_fused() -> None:
+    large = cohort((512, 512, 90), (0.8, 0.8, 5.0))
+    assert plan(large, CUDA, patch_size=[512, 512]).strides == [2] * 4
+    fused = plan(large, CUDA, code_level=2, patch_size=[512, 512])
+    assert fused.strides == [2] * 6
+    assert fused.channels == [32, 64, 128, 256, 512, 512, 512]
+    assert fused.reconstruction_channels == [16, 32]
+
+
+def test_a_coarse_axis_is_halved_once_the_others_are_as_coarse() -> None:
+    found = plan(cohort((96, 96, 12), (1.5, 1.5, 6.0)), spatial_dims=3)
+    assert found.strides == [[2, 2, 1], [2, 2, 1], 2, [2, 2, 1]]
+    assert found.patch_size == [96, 96, 12]
+
+
+def test_volumes_are_for_gpus_and_near_isotropic_voxels() -> None:
+    assert plan(HIPPOCAMPUS, CUDA).patch_size == [40, 56, 40]
+    assert plan(HIPPOCAMPUS, CPU).spatial_dims == 2
+    assert plan(cohort((320, 320, 20), (0.6, 0.6, 3.6)), CUDA).spatial_dims == 2
+    assert plan(cohort((320, 320, 20)), CUDA).spatial_dims == 2
+    assert plan(cohort((320, 320, 64), without_geometry=100), CUDA).spatial_dims == 2
+
+
+def test_voxels_are_resampled_where_their_size_varies_or_is_anisotropic_in_the_plane() -> None:
+    shapes = ((100, 100, 10),) * 20
+    varying = Fingerprint(shapes, ((1.0, 1.0, 5.0),) * 10 + ((1.4, 1.4, 5.0),) * 10)
+    assert plan(varying).spacing == [1.2, 1.2]
+    # 100 voxels of 1.0 and 1.4 mm are 83 and 117 of 1.2 mm: the median is 100
+    assert plan(varying).patch_size == [112, 112]
+    nearly = Fingerprint(shapes, ((1.0, 1.0, 5.0),) * 10 + ((1.1, 1.1, 5.0),) * 10)
+    assert plan(nearly).spacing is None
+    flat = cohort((100, 40, 50), (1.0, 4.0, 1.0))
+    assert plan(flat).spacing == [2.0, 2.0]
+
+
+def test_in_3d_a_sparse_coarsest_axis_takes_its_tenth_percentile() -> None:
+    spacings = tuple((0.8, 0.8, 2.5 if index < 4 else 5.0) for index in range(20))
+    found = plan(Fingerprint(((200, 200, 40),) * 20, spacings), CUDA, spatial_dims=3)
+    assert found.spacing == [0.8, 0.8, 2.5]
+
+
+def test_a_view_shows_at_least_a_quarter_of_an_image() -> None:
+    found = plan(cohort((512, 512, 90), (0.8, 0.8, 5.0)))
+    assert (found.spacing, found.patch_size) == ([1.6, 1.6], [128, 128])
+    assert plan(cohort((512, 512, 90), (0.8, 0.8, 5.0)), patch_size=[256, 256]).spacing is None
+
+
+def test_pictures_of_many_sizes_are_resized_as_a_whole() -> None:
+    sizes = tuple((side, side * 3 // 4, 1) for side in range(600, 1800, 100))
+    pictures = Fingerprint(sizes, ((1.0, 1.0, 1.0),) * len(sizes), without_geometry=len(sizes))
+    found = plan(pictures)
+    assert (found.image_size, found.patch_size, found.spacing) == ([144, 112], [144, 112], None)
+    assert plan(pictures, patch_size=[64, 64]).image_size == [64, 64]
+    alike = cohort((100, 100, 1), without_geometry=100)
+    assert plan(alike).image_size is None
+    assert plan(alike, image_size=[64, 80]).patch_size == [64, 80]
+    assert plan(alike, spacing=[2.0, 2.0]).patch_size == [56, 56]
+
+
+def test_batches_follow_memory_and_the_cohort() -> None:
+    few = cohort((96, 96, 2), count=5)
+    assert plan(few).labeled_batch_size == 2  # 5 % of 10 slices
+    small = plan(cohort((512, 512, 90)), Machine("cpu", 0.2))
+    assert small.memory_gb <= 0.2
+    assert small.patch_size[0] * small.patch_size[1] < 128 * 128
+    assert plan(HIPPOCAMPUS, CUDA).memory_gb <= 20
+
+
+def test_steps_follow_the_number_of_scans() -> None:
+    counts = {count: plan(cohort((64, 64, 9), count=count)).max_iterations for count in (5, 160, 400, 10000)}
+    assert counts == {5: 4000, 160: 4000, 400: 10000, 10000: 20000}
+
+
+def test_ct_is_clipped_to_the_body_s_intensities() -> None:
+    body = BodyIntensities(-912.34, 1203.27, -120.0, 310.0)
+    ct = replace(HIPPOCAMPUS, modality="CT", body=body)
+    assert plan(ct).intensity_window == [-912.3, 1203.3]
+    assert plan(replace(ct, modality="")).intensity_window is None
+    assert plan(replace(ct, body=None)).intensity_window is None
+
+
+GIVEN: dict[str, Any] = {
+    "spatial_dims": 3,
+    "intensity_window": [-100, 300],
+    "spacing": [2.0, 2.0],
+    "image_size": [96, 96],
+    "patch_size": [64, 96],
+    "strides": [2, 2],
+    "channels": [8, 16, 32],
+    "labeled_batch_size": 3,
+    "unlabeled_batch_size": 6,
+    "max_iterations": 50,
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_given_value_wins_and_the_others_follow(name: str) -> None:
+    found, usual = plan(HIPPOCAMPUS, **{name: GIVEN[name]}), plan(HIPPOCAMPUS)
+    assert getattr(found, name) == GIVEN[name] != getattr(usual, name)
+    decision = next(made for made in found.decisions if made.id.endswith(name))
+    assert (decision.rule, decision.why) == ("", "given")
+    assert len(found.channels) == len(found.strides) + 1 == len(found.reconstruction_channels) + 1
+    assert len(found.patch_size) == found.spatial_dims
+    assert found.reconstruction_channels == [width // 2 for width in found.channels[:-1]]
+
+
+def test_what_follows_from_a_given_value() -> None:
+    assert plan(HIPPOCAMPUS, spacing=[2.0, 2.0]).patch_size == [20, 28]
+    assert plan(HIPPOCAMPUS, image_size=[96, 96]).strides == [2] * 4
+    assert plan(HIPPOCAMPUS, strides=[2, 2, 2, 2]).patch_size == [48, 64]
+    assert plan(HIPPOCAMPUS, channels=[8, 16, 32]).strides == [2, 2]
+    assert plan(HIPPOCAMPUS, patch_size=[32, 32, 32]).spatial_dims == 3
+    assert plan(cohort((64, 64, 9), count=400), unlabeled_batch_size=8).max_iterations == 5000
+
+
+@pytest.mark.parametrize(
+    "given, code_level, message",
+    [
+        ({"channels": [8, 16], "strides": [2, 2]}, None, r"channels \[8, 16\] want 1 strides, .* are \[2, 2\]"),
+        (
+            {"patch_size": [24, 24], "channels": [8] * 5},
+            None,
+            r"channels \[8, 8, 8, 8, 8\] want 4 strides, .*larger",
+        ),
+        ({"patch_size": [16, 16]}, 2, r"code_level 2 lies below the deepest level of a network with 1 strides"),
+        ({"spatial_dims": 2, "strides": [[2, 2, 1]]}, None, r"strides: expected one number or 2 for each level, found"),
+    ],
+)
+def test_contradictions_are_refused_by_name(given: dict[str, Any], code_level: int | None, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        plan(HIPPOCAMPUS, code_level=code_level, **given)
+
+
+def test_a_fingerprint_survives_json() -> None:
+    ct = replace(HIPPOCAMPUS, modality="CT", body=BodyIntensities(-912.0, 1203.0, -120.0, 310.0))
+    assert Fingerprint.from_json(ct.to_json()) == ct
+
+
+def test_the_table_has_a_line_a_decision() -> None:
+    found = plan(HIPPOCAMPUS, patch_size=[64, 64])
+    assert len(found.table()) == len(found.decisions) == 11
+    assert found.to_json()["patch_size"] == {"value": [64, 64], "rule": "", "why": "given"}
+    assert found.to_json()["network_def#strides"]["rule"] == "choose_strides"
