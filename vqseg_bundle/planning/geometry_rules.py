@@ -113,6 +113,8 @@ def choose_image_size(
         return Ruled([int(side) for side in patch_size[:2]], "no voxel sizes: a slice fills patch_size")
     scale = min(1.0, math.sqrt(budget / median.prod()))
     size = [max(_MULTIPLE, int(_MULTIPLE * round(scale * side / _MULTIPLE))) for side in median]
+    if math.prod(size) > budget:
+        size[int(np.argmax(size / median))] -= _MULTIPLE
     return Ruled(size, f"no voxel sizes, images near {_by(median)} (5 to 95 % up to {spread:.3g} x off)")
 
 
