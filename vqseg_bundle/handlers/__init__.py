@@ -10,6 +10,7 @@ from vqseg_bundle.handlers.checkpoints import (
 )
 from vqseg_bundle.handlers.code_reliance import CodeRelianceMonitor, DecoderProbe
 from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshots, CodebookUsage, codebook_perplexity
+from vqseg_bundle.handlers.largest_component import LargestComponentChoice, keep_largest_components
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
@@ -27,6 +28,7 @@ __all__ = [
     "DecoderProbe",
     "EvaluationReport",
     "ImageReconstruction",
+    "LargestComponentChoice",
     "LearningWatch",
     "MeanCaseDice",
     "ModelSaver",
@@ -42,6 +44,7 @@ __all__ = [
     "compute_case_metrics",
     "find_resumable",
     "find_upright",
+    "keep_largest_components",
     "labeled_prediction",
     "loss_terms",
     "read_checkpoint",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -133,7 +134,8 @@ def _training_state(path: Path) -> dict[str, Any]:
 class CheckpointWriter(BaseSaveHandler):
     """Save handler for ignite's Checkpoint: only the first process writes; the former file is replaced atomically.
 
-    ``filename`` None uses ignite's name; ``keep_former``: see :func:`write_checkpoint`.
+    ``filename`` None uses ignite's name; ``keep_former``: see :func:`write_checkpoint`; ``record`` and ``sections``:
+    see :class:`ModelSaver`.
     """
 
     def __init__(
@@ -142,19 +144,27 @@ class CheckpointWriter(BaseSaveHandler):
         filename: str | None = None,
         keep_former: bool = False,
         record: Mapping[str, Any] | None = None,
+        sections: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self.dirname = Path(dirname)
         self.filename = filename
         self.keep_former = keep_former
         self.record = record
+        self.sections = sections
 
     def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
         """Write the file, see :func:`write_checkpoint`."""
         if process_rank() == 0:
             path = self.dirname / (self.filename or filename)
             write_checkpoint(path, checkpoint, self.keep_former)
-            if self.record:
-                write_json(path.with_suffix(".json"), self.record)
+            self._write_record(path.with_suffix(".json"))
+
+    def _write_record(self, path: Path) -> None:
+        record = self.record
+        if not record and self.sections is not None and path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+        if record:
+            write_json(path, {**record, **(self.sections() if self.sections is not None else {})})
 
     def remove(self, filename: str) -> None:
         """Keep a file that will be replaced, and delete one with another name."""
@@ -173,18 +183,24 @@ class ModelSaver(CheckpointSaver):
         save_dict: the objects to save.
         record: what is needed to use the weights, written as JSON beside them with each save; None or empty keeps the
             existing file.
+        sections: called at each save, for sections of that JSON that the training itself finds; None adds none.
         options: further arguments of :class:`monai.handlers.CheckpointSaver`.
     """
 
     def __init__(
-        self, save_dir: str, save_dict: dict[str, Any], record: Mapping[str, Any] | None = None, **options: Any
+        self,
+        save_dir: str,
+        save_dict: dict[str, Any],
+        record: Mapping[str, Any] | None = None,
+        sections: Callable[[], Mapping[str, Any]] | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(save_dir, save_dict, **options)
         checkpoints: list[Any] = [self._final_checkpoint, self._key_metric_checkpoint, self._interval_checkpoint]
         for checkpoint in checkpoints:
             if checkpoint is not None:
                 name = getattr(checkpoint.save_handler, "filename", None)
-                checkpoint.save_handler = CheckpointWriter(save_dir, name, record=record)
+                checkpoint.save_handler = CheckpointWriter(save_dir, name, record=record, sections=sections)
 
     def exception_raised(self, engine: Engine, e: Exception) -> None:
         """Save nothing."""
