@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hatchling.build import build_editable
-from support.bundle_runs import ROOT, Trained, command_here, run_python
+from support.bundle_runs import ROOT, TINY, CohortFolder, Trained, as_arguments, command_here, run_python
 
 from vqseg_bundle.commands import bundle as make_bundle
 from vqseg_bundle.commands.main import COMMANDS
@@ -28,6 +30,17 @@ for command in COMMANDS:
     except SystemExit as end:
         print("END", end.code)
 main(["bundle", *sys.argv[1:]])
+"""
+
+
+_WORKFLOWS = """
+import sys
+from vqseg_bundle.commands.main import main
+data, images, *tiny = sys.argv[1:]
+main(["train", "--dataset_dir", data, *tiny])
+main(["evaluate", "--dataset_dir", data, "--device", "cpu"])
+main(["segment", images, "--device", "cpu"])
+main(["bundle", "--run", "runs/train", "--output", "made"])
 """
 
 
@@ -77,6 +90,22 @@ def test_every_command_explains_itself_and_bundle_makes_what_the_checkout_makes(
     assert sorted(made) == sorted(expected)
     assert [name for name in made if made[name] != expected[name]] == []
     assert {"LICENSE", "configs/train.json", "models/model.pt", "vqseg_bundle/commands/main.py"} <= set(made)
+
+
+def test_a_user_s_way_from_an_empty_folder(installed: Path, empty: Path, shared_cohort: CohortFolder) -> None:
+    data = [str(shared_cohort.root), str(shared_cohort.root / "images" / "case_5.nii.gz")]
+    done = run_python("-c", _WORKFLOWS, *data, *as_arguments(TINY), cwd=empty, installed=installed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in sorted(empty.iterdir())] == ["made", "runs"]
+    run = empty / "runs" / "train"
+    for made in ("model.pt", "report.html", "predictions/case_5_pred.nii.gz", "inference/predictions/case_5_pred.nii.gz"):
+        assert (run / made).is_file(), made
+    resources = str(installed / "vqseg_bundle" / "resources")
+    commands = [line.removeprefix("runs ") for line in done.stdout.splitlines() if line.startswith("runs ")]
+    assert len(commands) == 3
+    assert all(resources in command for command in commands)
+    # what is printed is what is recorded
+    assert shlex.split(commands[0]) == json.loads((run / "run.json").read_text())["command"]
 
 
 def test_an_editable_install_leaves_the_package_to_the_checkout(

@@ -63,7 +63,7 @@ def commands(text: str) -> list[list[str]]:
 def shortened(words: Sequence[str]) -> list[str]:
     """A command as it is run: a training with :data:`SHORT_TRAINING`, anything else as it is."""
     words = list(words)
-    if not ("monai.bundle" in words and "training" in words):
+    if not ("train" in words or ("monai.bundle" in words and "training" in words)):
         return words
     for key, value in SHORT_TRAINING.items():
         option = f"--{key}"

@@ -45,7 +45,7 @@ _EPILOG = """layouts:
   PATIENT/ with one image and its label: image.nii.gz and label.nii.gz, ct.nii.gz and ct_seg.nii.gz, a DICOM series ...
 
 examples:
-  vqseg data --dataset-dir DIR --labeled-count 5 --validation-count 20 --test-count 40
+  vqseg data DIR --labeled-count 5 --validation-count 20 --test-count 40
   vqseg data --dataset-dir ACDC --split-file ACDC/split.json --labeled-count 3 --tuning-count 10 \\
       --labels "background,right ventricle,myocardium,left ventricle"
   vqseg data --dataset-dir DIR --decathlon-task Task06_Lung --labeled-count 5 --test-count 20
@@ -57,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser()
     options = parser.parse_args(arguments)
     print_any_name()
+    options.dataset_dir = options.dataset_dir or options.folder
+    if not options.dataset_dir:
+        parser.error("expected a folder: vqseg data DIR")
     try:
         _make(options)
     except DataError as error:
@@ -195,7 +198,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--dataset-dir", "--dataset_dir", required=True, metavar="DIR", help="folder; see the layouts below")
+    add("folder", nargs="?", metavar="DIR", help="folder; see the layouts below")
+    add("--dataset-dir", "--dataset_dir", metavar="DIR", help="the same")
     add("--decathlon-task", metavar="NAME", help="download this task, such as Task06_Lung, into DIR (needs a network)")
     add("--output", metavar="FILE", help="datalist to write (default: DIR/datalist.json), with paths relative to DIR")
     add("--force", action="store_true", help="overwrite an existing output")

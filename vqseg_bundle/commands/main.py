@@ -8,21 +8,24 @@ from collections.abc import Sequence
 
 __all__ = ["COMMANDS", "main"]
 
-#: module and purpose of each command; a module has ``main(arguments)`` and is imported when its command is run
+#: function, in a module that is imported when its command is run, and purpose of each command, in a user's order
 COMMANDS = {
-    "data": ("data", "build a datalist from a folder of volumes, split by patient"),
-    "check": ("check", "look for faults in a cohort before training on it"),
-    "bundle": ("bundle", "turn a finished training into a MONAI bundle"),
-    "pack": ("pack", "pack a bundle for the MONAI Model Zoo"),
-    "check-export": ("check_export", "compare TorchScript and ONNX files with their source weights"),
+    "data": ("data.main", "build a datalist from a folder of volumes, split by patient"),
+    "check": ("check.main", "look for faults in a cohort before training on it"),
+    "train": ("workflows.train", "train a network"),
+    "evaluate": ("workflows.evaluate", "evaluate it on labelled patients, with a report"),
+    "segment": ("workflows.segment", "segment a folder of volumes"),
+    "bundle": ("bundle.main", "turn a finished training into a MONAI bundle"),
+    "pack": ("pack.main", "pack a bundle for the MONAI Model Zoo"),
+    "check-export": ("check_export.main", "compare TorchScript and ONNX files with their source weights"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; what follows its name is for the command itself."""
     options = _parser().parse_args(arguments)
-    module, _ = COMMANDS[options.command]
-    importlib.import_module(f"vqseg_bundle.commands.{module}").main(options.arguments)
+    module, function = COMMANDS[options.command][0].split(".")
+    getattr(importlib.import_module(f"vqseg_bundle.commands.{module}"), function)(options.arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,8 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vqseg",
         description="Medical image segmentation from few labels, around the MONAI bundle.",
-        epilog=f"commands:\n{listing}\n\n`vqseg COMMAND --help` explains one. Training, evaluation and inference run "
-        "through\n`python -m monai.bundle`: see the README.",
+        epilog=f"commands:\n{listing}\n\n`vqseg COMMAND --help` explains one. train, evaluate and segment print the "
+        "`python -m\nmonai.bundle run ...` that they run, and take the same keys.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")

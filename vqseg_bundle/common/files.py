@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 __all__ = ["json_value", "print_any_name", "project_folder", "replacing", "write_json", "write_text"]
 _PACKAGE = Path(__file__).parents[1]
 
@@ -57,6 +55,8 @@ def json_value(value: Any) -> Any:
     Raises:
         TypeError: the value has no JSON form.
     """
+    import numpy as np  # here, so that commands that need none of it start at once
+
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, os.PathLike):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["FEATURES", "SOURCE", "NonFiniteError", "all_finite", "named_tensors", "non_finite_names"]
 
@@ -26,6 +26,8 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     Args:
         tensors: all on one device; those that are not floating point are skipped.
     """
+    import torch  # here, so that commands that need none of it start at once
+
     floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel() > 0]
     if not floating:
         return True
@@ -50,7 +52,9 @@ def named_tensors(content: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         content: a tensor, or mappings, lists and tuples of tensors; anything else is skipped.
         name: prefix of the names.
     """
-    if isinstance(content, Tensor):
+    import torch
+
+    if isinstance(content, torch.Tensor):
         yield name, content
     elif isinstance(content, Mapping):
         for key, value in content.items():

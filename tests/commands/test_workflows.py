@@ -1,0 +1,92 @@
+"""``vqseg train``, ``evaluate`` and ``segment``: the command of MONAI that each stands for."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.bundle_runs import ROOT, command_here
+
+from vqseg_bundle.commands.main import main
+from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, bundle_words, shell_line
+
+EVALUATED = "['configs/train.json','configs/evaluate.json']"
+
+
+def test_in_the_checkout_they_are_the_commands_of_the_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = bundle_words(_TRAIN, ["--dataset-dir", "DIR", "--output_dir=OUT", "--resume"])
+    expected = "run training --config_file configs/train.json --dataset_dir DIR --output_dir OUT --resume true"
+    assert words == expected.split()
+    words = bundle_words(_EVALUATE, ["--checkpoint", "model.pt"])
+    assert words[:4] == ["run", "evaluating", "--config_file", EVALUATED]
+    assert words[4:] == ["--checkpoint", "model.pt", "--output_dir", "runs/evaluation"]
+    words = bundle_words(_SEGMENT, ["FOLDER"])
+    expected = "run inference --config_file configs/inference.json --dataset_dir FOLDER --output_dir runs/train"
+    assert words == expected.split()
+
+
+def test_elsewhere_the_configurations_are_found_and_nothing_is_written_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = bundle_words(_TRAIN, [])
+    assert words[3] == str(ROOT / "configs" / "train.json")
+    assert words[4:] == [
+        *("--bundle_root", str(ROOT), "--cohort#demo_dir", "data/demo_cohort", "--output_dir", "runs/train")
+    ]
+    assert "--cohort#demo_dir" not in bundle_words(_TRAIN, ["--datalist", "list.json"])
+
+
+@pytest.mark.parametrize("typed", ["supervised.json,own.json", "['configs/train.json','supervised.json','own.json']"])
+def test_overlays_are_found_here_or_in_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.json").write_text("{}")
+    configs = ROOT / "configs"
+    files = [str(configs / "train.json"), str(configs / "supervised.json"), "own.json"]
+    assert bundle_words(_TRAIN, ["--config_file", typed])[3] == f"[{','.join(map(repr, files))}]"
+    files.append(str(configs / "evaluate.json"))
+    assert bundle_words(_EVALUATE, ["--config_file", typed])[3] == f"[{','.join(map(repr, files))}]"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "DIR"], r"vqseg train: error: expected --key value, found 'DIR'; vqseg train --help lists"),
+        (["train", "--config_file", "no.json"], r"--config_file no\.json: there is no such file, neither here nor in"),
+        (["segment", "--output_dir", "OUT"], r"vqseg segment: error: expected a folder of volumes"),
+        (["data"], r"vqseg data: error: expected a folder: vqseg data DIR"),
+    ],
+)
+def test_a_wrong_word_is_refused_by_a_message(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_printed_command_is_what_a_shell_reads() -> None:
+    words = ["--config_file", EVALUATED, "a b", "it's", '["x"]', "$HOME's"]
+    assert shlex.split(shell_line(words)) == words
+    assert shell_line(words).startswith(f'--config_file "{EVALUATED}" \'a b\'')
+
+
+def test_help_lists_keys_and_imports_nothing_that_takes_time() -> None:
+    code = "import sys; from vqseg_bundle.commands.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: "
+    code += "print(sorted({'monai', 'torch', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "--max_iterations  optimiser steps" in done.stdout
+    assert "lambda_u 1.0" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_the_command_runs_what_it_prints(tmp_path: Path) -> None:
+    done = command_here("segment", str(tmp_path), "--output_dir", "OUT", module="vqseg_bundle", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.startswith("runs python -m monai.bundle run inference --config_file ")
+    assert "expected" in done.stderr

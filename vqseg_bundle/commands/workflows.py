@@ -1,0 +1,222 @@
+"""Training, evaluation and inference from any folder: ``vqseg train``, ``vqseg evaluate`` and ``vqseg segment``.
+
+Each is a thin face of ``python -m monai.bundle run``: it finds the configurations, of the checkout or of an installed
+package, gives the keys on as they are typed, prints the command it stands for and runs it in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import runpy
+import shlex
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vqseg_bundle.common import project_folder
+
+__all__ = ["Workflow", "bundle_words", "evaluate", "segment", "shell_line", "train"]
+
+
+class Workflow(NamedTuple):
+    """A command, and what it runs.
+
+    Attributes:
+        command: name of the command.
+        purpose: one sentence for its help.
+        run_id: what MONAI runs.
+        configs: names of its configurations; overlays come after the first.
+        keys: key to its meaning, for the help; the other keys are listed with their defaults only.
+        output_dir: default folder of the output where weights are named.
+        example: options of an example.
+    """
+
+    command: str
+    purpose: str
+    run_id: str
+    configs: tuple[str, ...]
+    keys: dict[str, str]
+    output_dir: str
+    example: str
+
+
+_PLACES = {
+    "dataset_dir": "folder of the volumes, with datalist.json; without it the embedded demo cohort",
+    "datalist": "datalist, if it lies elsewhere",
+    "output_dir": "folder of all output (default: runs/train)",
+}
+_DEVICE = {"device": "cpu, cuda or cuda:N (default: a GPU if there is one)"}
+_CHECKPOINT = {"checkpoint": "weights, if not those in output_dir"}
+_TRAIN = Workflow(
+    "train",
+    "Train on few labelled and many unlabelled volumes.",
+    "training",
+    ("train.json",),
+    {
+        **_PLACES,
+        "config_file": "overlay such as supervised.json, or several separated by commas",
+        "max_iterations": "optimiser steps",
+        "resume": "true goes on with an interrupted training",
+        **_DEVICE,
+    },
+    "runs/train",
+    "--dataset_dir DIR --output_dir OUT",
+)
+_EVALUATE = Workflow(
+    "evaluate",
+    "Evaluate a trained network on the test patients: metrics, predictions and a report.",
+    "evaluating",
+    ("train.json", "evaluate.json"),
+    {**_PLACES, **_CHECKPOINT, "evaluation_split": "test or validation", **_DEVICE},
+    "runs/evaluation",
+    "--dataset_dir DIR --output_dir OUT",
+)
+_SEGMENT = Workflow(
+    "segment",
+    "Segment a volume, or every volume of a folder, with a trained network.",
+    "inference",
+    ("inference.json",),
+    {
+        "dataset_dir": "volume or folder, the same as FOLDER",
+        "output_dir": "folder of a training and of the predictions (default: runs/train)",
+        **_CHECKPOINT,
+        **_DEVICE,
+    },
+    "runs/inference",
+    "FOLDER --output_dir OUT",
+)
+
+
+def train(arguments: Sequence[str]) -> None:
+    """``vqseg train``."""
+    _run(_TRAIN, arguments)
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """``vqseg evaluate``."""
+    _run(_EVALUATE, arguments)
+
+
+def segment(arguments: Sequence[str]) -> None:
+    """``vqseg segment``."""
+    _run(_SEGMENT, arguments)
+
+
+def _run(workflow: Workflow, arguments: Sequence[str]) -> None:
+    parser = _parser(workflow)
+    if {"-h", "--help"} & set(arguments):
+        parser.print_help()
+        parser.exit()
+    try:
+        words = bundle_words(workflow, arguments)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    print(f"runs {shell_line(['python', '-m', 'monai.bundle', *words])}", flush=True)
+    sys.argv[1:] = words
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def bundle_words(workflow: Workflow, arguments: Sequence[str]) -> list[str]:
+    """The words after ``python -m monai.bundle``.
+
+    Args:
+        workflow: what to run.
+        arguments: as typed after the command's name: ``--key value``, ``--key=value``, and for ``segment`` a folder.
+
+    Raises:
+        ValueError: a word is neither key nor value, or a configuration does not exist.
+    """
+    keys = _read_keys(workflow, arguments)
+    root = Path(keys["bundle_root"]).expanduser() if "bundle_root" in keys else project_folder()
+    is_here = root.resolve() == Path.cwd().resolve()
+    folder = Path("configs") if is_here else root / "configs"
+    files = _config_files(workflow, keys.pop("config_file", ""), root, folder)
+    given = files[0] if len(files) == 1 else f"[{','.join(map(repr, files))}]"
+    words = ["run", workflow.run_id, "--config_file", given]
+    if "bundle_root" not in keys and not is_here:
+        keys["bundle_root"] = str(root)
+        if workflow is not _SEGMENT and not {"dataset_dir", "datalist"} & set(keys):
+            # the package's own folder may not be writable
+            keys["cohort#demo_dir"] = str(Path("data") / "demo_cohort")
+    if "output_dir" not in keys:
+        keys["output_dir"] = workflow.output_dir if "checkpoint" in keys else _TRAIN.output_dir
+    return words + [word for key, value in keys.items() for word in (f"--{key}", value)]
+
+
+def _read_keys(workflow: Workflow, arguments: Sequence[str]) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        name, sign, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            if workflow is not _SEGMENT or "dataset_dir" in keys:
+                raise ValueError(f"expected --key value, found '{word}'; vqseg {workflow.command} --help lists the keys.")
+            name, value = "dataset_dir", word
+        elif not sign:
+            value = words.pop(0) if words and not words[0].startswith("--") else "true"
+        keys[name.replace("-", "_")] = value
+    if workflow is _SEGMENT and "dataset_dir" not in keys:
+        raise ValueError("expected a folder of volumes, or a volume: vqseg segment FOLDER")
+    return keys
+
+
+def _config_files(workflow: Workflow, typed: str, root: Path, folder: Path) -> list[str]:
+    """The workflow's own configurations, with overlays found here, or else in the bundle's ``configs``."""
+    own = [str(folder / name) for name in workflow.configs]
+    names = typed.split(",")
+    if typed.startswith("["):
+        try:
+            names = [str(name) for name in ast.literal_eval(typed)]
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"--config_file: expected a file, or several with commas, found '{typed}'.") from error
+    overlays = []
+    for name in filter(None, map(str.strip, names)):
+        places = (Path(name).expanduser(), root / name, folder / name)
+        found = next((str(place) for place in places if place.is_file()), None)
+        if found is None:
+            raise ValueError(f"--config_file {name}: there is no such file, neither here nor in {root / 'configs'}.")
+        if not any(os.path.samefile(found, path) for path in own):
+            overlays.append(found)
+    return [own[0], *overlays, *own[1:]]
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """A command as it is typed in a shell; a list of files has double quotes around it, as in the documents."""
+    return " ".join(
+        f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
+    )
+
+
+def _parser(workflow: Workflow) -> argparse.ArgumentParser:
+    width = max(map(len, workflow.keys)) + 2
+    listing = "\n".join(f"  --{key:<{width}}{meaning}" for key, meaning in workflow.keys.items())
+    others = textwrap.fill(", ".join(_other_keys(workflow)), 100, initial_indent="  ", subsequent_indent="  ")
+    usage = "[-h] [FOLDER] [--KEY VALUE ...]" if workflow is _SEGMENT else "[-h] [--KEY VALUE ...]"
+    return argparse.ArgumentParser(
+        prog=f"vqseg {workflow.command}",
+        usage=f"vqseg {workflow.command} {usage}",
+        description=f"{workflow.purpose} The keys are those of python -m monai.bundle run.",
+        epilog=f"keys:\n{listing}\n\nother keys, with their defaults:\n{others}\n\n"
+        f"example:\n  vqseg {workflow.command} {workflow.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _other_keys(workflow: Workflow) -> list[str]:
+    """The plain settings of the configurations; expressions and components are for docs/configuration.md."""
+    settings: dict[str, Any] = {}
+    for name in workflow.configs:
+        settings |= json.loads((project_folder() / "configs" / name).read_text(encoding="utf-8"))
+    return [
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in settings.items()
+        if isinstance(value, str | int | float | None)
+        and not str(value).startswith(("$", "@", "."))
+        and key not in workflow.keys
+    ]
