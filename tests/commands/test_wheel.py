@@ -98,7 +98,12 @@ def test_a_user_s_way_from_an_empty_folder(installed: Path, empty: Path, shared_
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path.name for path in sorted(empty.iterdir())] == ["made", "runs"]
     run = empty / "runs" / "train"
-    for made in ("model.pt", "report.html", "predictions/case_5_pred.nii.gz", "inference/predictions/case_5_pred.nii.gz"):
+    for made in (
+        "model.pt",
+        "report.html",
+        "predictions/case_5_pred.nii.gz",
+        "inference/predictions/case_5_pred.nii.gz",
+    ):
         assert (run / made).is_file(), made
     resources = str(installed / "vqseg_bundle" / "resources")
     commands = [line.removeprefix("runs ") for line in done.stdout.splitlines() if line.startswith("runs ")]

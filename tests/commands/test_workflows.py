@@ -73,11 +73,13 @@ def test_a_wrong_word_is_refused_by_a_message(
 def test_a_printed_command_is_what_a_shell_reads() -> None:
     words = ["--config_file", EVALUATED, "a b", "it's", '["x"]', "$HOME's"]
     assert shlex.split(shell_line(words)) == words
-    assert shell_line(words).startswith(f'--config_file "{EVALUATED}" \'a b\'')
+    assert shell_line(words).startswith(f"--config_file \"{EVALUATED}\" 'a b'")
 
 
 def test_help_lists_keys_and_imports_nothing_that_takes_time() -> None:
-    code = "import sys; from vqseg_bundle.commands.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: "
+    code = (
+        "import sys; from vqseg_bundle.commands.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: "
+    )
     code += "print(sorted({'monai', 'torch', 'numpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "--max_iterations  optimiser steps" in done.stdout

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import os
 import runpy
 import shlex
 import sys
@@ -156,7 +155,9 @@ def _read_keys(workflow: Workflow, arguments: Sequence[str]) -> dict[str, str]:
         name, sign, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
             if workflow is not _SEGMENT or "dataset_dir" in keys:
-                raise ValueError(f"expected --key value, found '{word}'; vqseg {workflow.command} --help lists the keys.")
+                raise ValueError(
+                    f"expected --key value, found '{word}'; vqseg {workflow.command} --help lists the keys."
+                )
             name, value = "dataset_dir", word
         elif not sign:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
@@ -181,7 +182,7 @@ def _config_files(workflow: Workflow, typed: str, root: Path, folder: Path) -> l
         found = next((str(place) for place in places if place.is_file()), None)
         if found is None:
             raise ValueError(f"--config_file {name}: there is no such file, neither here nor in {root / 'configs'}.")
-        if not any(os.path.samefile(found, path) for path in own):
+        if not any(Path(found).samefile(path) for path in own):
             overlays.append(found)
     return [own[0], *overlays, *own[1:]]
 
