@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,34 @@ def test_a_training_of_another_length_is_not_resumed(trained: Trained, tmp_path:
     settings = keys(trained.cohort, tmp_path / "out", **{**TINY, "max_iterations": 9}, resume=True)
     with pytest.raises(SystemExit, match="is of a training of 6 iterations in epochs of 4, this one has 9"):
         run_here("training", "train.json", **settings)
+
+
+def test_a_training_ends_by_what_it_made_and_the_next_commands(trained: Trained) -> None:
+    out, record = trained.output_dir, read(trained.output_dir / "run.json")
+    lines = [line.split(" INFO ")[1] for line in trained.result.stdout.splitlines() if " INFO " in line][-5:]
+    best = record["result"]["val_mean_dice"]
+    made = rf"trained in \d+ (s|min): {out}/model.pt, best mean Dice on validation {best:.3f}, epoch [12]"
+    assert lines[0].startswith("Epoch[2] Metrics -- codebook_perplexity")
+    assert re.fullmatch(made, lines[1])
+    assert lines[2] == f"to look at: {out}/progress.png"
+    assert lines[3].endswith(f"vqseg evaluate --dataset_dir {trained.cohort.root} --output_dir {out}")
+    assert lines[4].endswith(f"vqseg segment {trained.cohort.root}/images/case_5.nii.gz --output_dir {out}")
+    assert [f"next: {command}" for command in record["next"][:2]] == lines[3:]
+
+
+def test_the_count_of_codes_is_announced(trained: Trained) -> None:
+    assert "counting the codes in use on 4 of 4 training images (final_codebook_cases)" in trained.result.stdout
+
+
+def test_an_evaluation_ends_by_its_score_and_the_commands_left(evaluated: Trained) -> None:
+    out = evaluated.output_dir
+    record, summary = read(out / "evaluation_run.json"), read(out / "summary.json")
+    dice = summary["overall"]["dice"]["mean"]
+    assert record["result"]["cases"] == 2
+    assert record["result"]["dice"] == dice
+    assert f"to look at: {out}/report.html" in evaluated.result.stdout
+    assert re.search(rf"evaluated 2 cases in .*: dice {dice:.3f}, jaccard ", evaluated.result.stdout)
+    assert record["next"] == read(out / "run.json")["next"][1:]
 
 
 def test_evaluation_writes_metrics_that_follow_the_schema(evaluated: Trained) -> None:

@@ -34,13 +34,12 @@ main(["bundle", *sys.argv[1:]])
 
 
 _WORKFLOWS = """
-import sys
+import json, shlex, sys
 from vqseg_bundle.commands.main import main
-data, images, *tiny = sys.argv[1:]
-main(["train", "--dataset_dir", data, *tiny])
-main(["evaluate", "--dataset_dir", data, "--device", "cpu"])
-main(["segment", images, "--device", "cpu"])
-main(["bundle", "--run", "runs/train", "--output", "made"])
+main(["train", *sys.argv[1:]])
+for command in json.load(open("runs/train/run.json"))["next"]:
+    print("NEXT", command)
+    main(shlex.split(command.partition("vqseg")[2].removeprefix("_bundle")))
 """
 
 
@@ -92,25 +91,27 @@ def test_every_command_explains_itself_and_bundle_makes_what_the_checkout_makes(
     assert {"LICENSE", "configs/train.json", "models/model.pt", "vqseg_bundle/commands/main.py"} <= set(made)
 
 
-def test_a_user_s_way_from_an_empty_folder(installed: Path, empty: Path, shared_cohort: CohortFolder) -> None:
-    data = [str(shared_cohort.root), str(shared_cohort.root / "images" / "case_5.nii.gz")]
-    done = run_python("-c", _WORKFLOWS, *data, *as_arguments(TINY), cwd=empty, installed=installed)
+def test_from_an_empty_folder_a_training_is_followed_by_the_commands_it_prints(
+    installed: Path, empty: Path, shared_cohort: CohortFolder
+) -> None:
+    words = ["--dataset_dir", str(shared_cohort.root), *as_arguments(TINY)]
+    done = run_python("-c", _WORKFLOWS, *words, cwd=empty, installed=installed)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [path.name for path in sorted(empty.iterdir())] == ["made", "runs"]
-    run = empty / "runs" / "train"
-    for made in (
-        "model.pt",
-        "report.html",
-        "predictions/case_5_pred.nii.gz",
-        "inference/predictions/case_5_pred.nii.gz",
-    ):
+    run, prediction = empty / "runs" / "train", "predictions/case_5_pred.nii.gz"
+    assert [path.name for path in sorted((empty / "runs").iterdir())] == ["train", "train_bundle"]
+    for made in ("model.pt", "report.html", prediction, f"inference/{prediction}"):
         assert (run / made).is_file(), made
-    resources = str(installed / "vqseg_bundle" / "resources")
+    assert (empty / "runs" / "train_bundle" / "models" / "model.pt").is_file()
+    # what is printed is what is recorded
     commands = [line.removeprefix("runs ") for line in done.stdout.splitlines() if line.startswith("runs ")]
     assert len(commands) == 3
-    assert all(resources in command for command in commands)
-    # what is printed is what is recorded
-    assert shlex.split(commands[0]) == json.loads((run / "run.json").read_text())["command"]
+    assert all(str(installed / "vqseg_bundle" / "resources") in command for command in commands)
+    record = json.loads((run / "run.json").read_text())
+    assert shlex.split(commands[0]) == record["command"]
+    printed = [line.partition("next: ")[2] for line in done.stdout.splitlines() if "next: " in line]
+    evaluate, segment, bundle = record["next"]
+    # each command is followed by two of those that are left
+    assert printed == [evaluate, segment, segment, bundle, bundle]
 
 
 def test_an_editable_install_leaves_the_package_to_the_checkout(

@@ -12,7 +12,8 @@ import pytest
 from support.bundle_runs import ROOT, command_here
 
 from vqseg_bundle.commands.main import main
-from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, bundle_words, shell_line
+from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, bundle_words
+from vqseg_bundle.common import shell_line
 
 EVALUATED = "['configs/train.json','configs/evaluate.json']"
 

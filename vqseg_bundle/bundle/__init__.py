@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vqseg_bundle.bundle.closing import close_evaluation, close_inference, close_training
 from vqseg_bundle.bundle.cohort_source import open_cohort
 from vqseg_bundle.bundle.components import build_cleanly, check_device, check_preprocessing, check_settings
 from vqseg_bundle.bundle.continuation import check_continuation
@@ -65,6 +66,9 @@ __all__ = [
     "check_training_data",
     "check_writable",
     "choose_run_orientation",
+    "close_evaluation",
+    "close_inference",
+    "close_training",
     "describe_training",
     "evaluation_folder",
     "exit_cleanly",

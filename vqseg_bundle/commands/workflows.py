@@ -10,16 +10,15 @@ import argparse
 import ast
 import json
 import runpy
-import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqseg_bundle.common import project_folder
+from vqseg_bundle.common import project_folder, shell_line
 
-__all__ = ["Workflow", "bundle_words", "evaluate", "segment", "shell_line", "train"]
+__all__ = ["Workflow", "bundle_words", "evaluate", "segment", "train"]
 
 
 class Workflow(NamedTuple):
@@ -185,13 +184,6 @@ def _config_files(workflow: Workflow, typed: str, root: Path, folder: Path) -> l
         if not any(Path(found).samefile(path) for path in own):
             overlays.append(found)
     return [own[0], *overlays, *own[1:]]
-
-
-def shell_line(words: Sequence[str]) -> str:
-    """A command as it is typed in a shell; a list of files has double quotes around it, as in the documents."""
-    return " ".join(
-        f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
-    )
 
 
 def _parser(workflow: Workflow) -> argparse.ArgumentParser:

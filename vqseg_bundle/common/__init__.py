@@ -1,6 +1,14 @@
 """The ground floor, which every layer may import: files, processes, batch keys, finite numbers."""
 
-from vqseg_bundle.common.files import json_value, print_any_name, project_folder, replacing, write_json, write_text
+from vqseg_bundle.common.files import (
+    json_value,
+    print_any_name,
+    project_folder,
+    replacing,
+    shell_line,
+    write_json,
+    write_text,
+)
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
 from vqseg_bundle.common.tensors import FEATURES, SOURCE, NonFiniteError, all_finite, named_tensors, non_finite_names
 
@@ -18,6 +26,7 @@ __all__ = [
     "process_rank",
     "project_folder",
     "replacing",
+    "shell_line",
     "wait_for_all",
     "write_json",
     "write_text",

@@ -1,17 +1,18 @@
-"""Atomic writing of files, output of arbitrary file names, and the location of the project's own files."""
+"""Atomic writing of files, output of file names and commands, and the location of the project's own files."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["json_value", "print_any_name", "project_folder", "replacing", "write_json", "write_text"]
+__all__ = ["json_value", "print_any_name", "project_folder", "replacing", "shell_line", "write_json", "write_text"]
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -72,6 +73,13 @@ def print_any_name() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """A command as it is typed in a shell; a list of files has double quotes around it, as in the documents."""
+    return " ".join(
+        f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
+    )
 
 
 def project_folder() -> Path:

@@ -16,7 +16,13 @@ from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint
 from vqseg_bundle.handlers.training_hooks import RestartTeacher, RunWhenCompleted, TrainingProgress
-from vqseg_bundle.handlers.training_output import LearningWatch, PseudoLabelConfidence, labeled_prediction, loss_terms
+from vqseg_bundle.handlers.training_output import (
+    LearningWatch,
+    PseudoLabelConfidence,
+    labeled_prediction,
+    loss_terms,
+    nonzero_loss_terms,
+)
 
 __all__ = [
     "BestModelState",
@@ -47,6 +53,7 @@ __all__ = [
     "keep_largest_components",
     "labeled_prediction",
     "loss_terms",
+    "nonzero_loss_terms",
     "read_checkpoint",
     "write_checkpoint",
 ]

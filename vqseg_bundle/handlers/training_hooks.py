@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -10,22 +12,31 @@ from monai.engines import Evaluator
 from torch import nn
 from tqdm import tqdm
 
+from vqseg_bundle.common import process_rank
+
 __all__ = ["RestartTeacher", "RunWhenCompleted", "TrainingProgress"]
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingProgress:
-    """A progress bar over the iterations of all epochs, with the current loss.
+    """A progress bar over the iterations of all epochs, with the current loss; in a pipe or log, a line now and then.
 
-    Ignite's own bar restarts in each epoch and thus never shows when the training ends. Silent if standard error is not
-    a terminal.
+    Ignite's own bar restarts in each epoch and thus never shows when the training ends. The time left is estimated
+    from all that was done since the start, validations included.
 
     Args:
         total_iterations: length of the training.
+        interval: seconds between two lines where standard error is not a terminal; the first comes after a sixth of it.
     """
 
-    def __init__(self, total_iterations: int) -> None:
+    def __init__(self, total_iterations: int, interval: float = 60.0) -> None:
         self.total_iterations = total_iterations
+        self.interval = interval
         self._bar: tqdm | None = None
+        self._begun = 0.0
+        self._first = 0
+        self._due = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer whose ``state.output`` has a "loss"."""
@@ -35,6 +46,8 @@ class TrainingProgress:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._abandon)
 
     def _open(self, engine: Engine) -> None:
+        self._begun, self._first = time.monotonic(), engine.state.iteration
+        self._due = self._begun + self.interval / 6
         self._bar = tqdm(
             total=self.total_iterations,
             initial=engine.state.iteration,
@@ -44,10 +57,20 @@ class TrainingProgress:
         )
 
     def _advance(self, engine: Engine) -> None:
+        output: Any = engine.state.output
         if self._bar is not None and not self._bar.disable:
-            output: Any = engine.state.output
             self._bar.set_postfix(loss=f"{output['loss'].item():.3f}", refresh=False)
             self._bar.update()
+        elif time.monotonic() >= self._due:
+            self._due = time.monotonic() + self.interval
+            self._log(engine.state.iteration, output["loss"].item())
+
+    def _log(self, iteration: int, loss: float) -> None:
+        gone = time.monotonic() - self._begun
+        left = gone / (iteration - self._first) * (self.total_iterations - iteration)
+        share, times = iteration / self.total_iterations, [tqdm.format_interval(seconds) for seconds in (gone, left)]
+        text = "step %d of %d (%.0f %%), loss %.3f, %s gone, about %s left"
+        logger.info(text, iteration, self.total_iterations, 100 * share, loss, *times)
 
     def _close(self, engine: Engine) -> None:
         if self._bar is not None:
@@ -86,14 +109,18 @@ class RunWhenCompleted:
 
     Args:
         evaluator: the evaluator.
+        announcement: text for the log before it runs, so that nobody waits without knowing for what; None for none.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, announcement: str | None = None) -> None:
         self.evaluator = evaluator
+        self.announcement = announcement
 
     def attach(self, engine: Engine) -> None:
         """Attach to ``engine``."""
         engine.add_event_handler(Events.COMPLETED, self._run)
 
     def _run(self, engine: Engine) -> None:
+        if self.announcement and process_rank() == 0:
+            logger.info(self.announcement)
         self.evaluator.run(global_epoch=engine.state.epoch)

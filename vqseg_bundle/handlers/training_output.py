@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vqseg_bundle.common import process_count, process_rank
 
-__all__ = ["LearningWatch", "PseudoLabelConfidence", "labeled_prediction", "loss_terms"]
+__all__ = ["LearningWatch", "PseudoLabelConfidence", "labeled_prediction", "loss_terms", "nonzero_loss_terms"]
 logger = logging.getLogger(__name__)
 _ONE_CLASS = (
     "epoch %d: the pseudo-labels of all unlabelled images are of one class, %d: the student is taught that nothing "
@@ -39,6 +39,11 @@ _IDLE_CODES = (
 def loss_terms(output: dict[str, Any]) -> dict[str, float]:
     """Every loss term of an iteration's output, under "loss_<term>"."""
     return {f"loss_{name}": value.item() for name, value in output["terms"]._asdict().items()}
+
+
+def nonzero_loss_terms(output: dict[str, Any]) -> dict[str, float]:
+    """The loss terms without "loss_", for the log; those that are off, and thus exactly 0, are left out."""
+    return {name.removeprefix("loss_"): value for name, value in loss_terms(output).items() if value}
 
 
 def labeled_prediction(output: dict[str, Any]) -> tuple[Tensor, Tensor]:

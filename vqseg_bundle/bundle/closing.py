@@ -1,0 +1,162 @@
+"""The last lines of a command: what was made, how good it is, where to look, and what to type next.
+
+What a training makes and the commands that follow it are also kept in its ``run.json``, under "result" and "next", and
+what an evaluation makes in ``evaluation_run.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from monai.engines import Evaluator
+
+from vqseg_bundle import data
+from vqseg_bundle.common import process_rank, shell_line, write_json
+
+__all__ = ["close_evaluation", "close_inference", "close_training"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_COMMANDS = 2
+
+
+def close_training(
+    output_dir: str,
+    cohort: data.Cohort,
+    validator: Evaluator | None,
+    resume: bool,
+    in_place: bool,
+    parser: ConfigParser,
+) -> None:
+    """Log what the training made, and the next commands.
+
+    Args:
+        output_dir: its folder.
+        cohort: the opened cohort.
+        validator: the evaluator that selected the weights; None without validation cases.
+        resume: whether the training went on with an earlier one.
+        in_place: whether the bundle's own weights were trained further, so that no command follows.
+        parser: the running configuration's.
+    """
+    if process_rank() != 0:
+        return
+    folder = Path(output_dir)
+    result: dict[str, Any] = {"weights": str(folder / "model.pt"), "pictures": [str(folder / "progress.png")]}
+    score = "of the last step, as there are no validation cases"
+    if validator is not None:
+        best, epoch = float(validator.state.best_metric), int(validator.state.best_metric_epoch)
+        result |= {"best_epoch": epoch, "val_mean_dice": best if math.isfinite(best) else None}
+        score = f"best mean Dice on validation {best:.3f}, epoch {epoch}"
+    following = [] if in_place else _following(parser, folder, cohort)
+    record = folder / ("resumed_run.json" if resume else "run.json")
+    taken = _record(record, result, following)
+    _close(f"trained{taken}: {result['weights']}, {score}", result["pictures"], following)
+
+
+def close_evaluation(output_dir: str, checkpoint: str) -> None:
+    """Log what the evaluation made, and the next commands.
+
+    Args:
+        output_dir: its folder.
+        checkpoint: the evaluated weights.
+    """
+    if process_rank() != 0:
+        return
+    folder = Path(output_dir)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    means = {name: metric["mean"] for name, metric in summary["overall"].items()}
+    result = {
+        "cases": summary["num_cases"],
+        **means,
+        "tables": [str(folder / name) for name in ("metrics.csv", "summary.json")],
+        "pictures": [str(folder / "report.html")],
+    }
+    following = _left(Path(checkpoint).parent, {"evaluate"})
+    taken = _record(folder / "evaluation_run.json", result, following)
+    scores = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items() if mean is not None)
+    _close(f"evaluated {result['cases']} cases{taken}: {scores}", result["pictures"], following)
+
+
+def close_inference(
+    output_dir: str, cases: Sequence[Mapping[str, Any]], checkpoint: str, pictures: Sequence[str]
+) -> None:
+    """Log where the predictions are, and the next commands.
+
+    Args:
+        output_dir: folder of the predictions.
+        cases: the segmented volumes.
+        checkpoint: the weights.
+        pictures: files to look at.
+    """
+    run = Path(checkpoint).parent
+    following = _left(run, {"segment", *(["evaluate"] if (run / "summary.json").exists() else [])})
+    what = f"segmented {len(cases)} volume{'' if len(cases) == 1 else 's'}: {output_dir}"
+    _close(what, pictures, following)
+
+
+def _close(made: str, pictures: Sequence[str], following: Sequence[str]) -> None:
+    logger.info(made)
+    if pictures:
+        logger.info("to look at: %s", ", ".join(pictures))
+    for command in following[:_MOST_COMMANDS]:
+        logger.info("next: %s", command)
+
+
+def _following(parser: ConfigParser, folder: Path, cohort: data.Cohort) -> list[str]:
+    """The commands after a training, with its paths."""
+    vqseg = _vqseg()
+    given = [word for key in ("dataset_dir", "datalist") if parser.get(key) for word in (f"--{key}", str(parser[key]))]
+    output = ["--output_dir", str(folder)]
+    commands = []
+    for split in ("test", "validation"):
+        if any("label" in case for case in getattr(cohort, split)):
+            chosen = [] if split == "test" else ["--evaluation_split", split]
+            commands.append([*vqseg, "evaluate", *given, *output, *chosen])
+            break
+    cases = [*cohort.test, *cohort.unlabeled, *cohort.validation, *cohort.training]
+    if cases:
+        commands.append([*vqseg, "segment", _example(cases[0]["image"]), *output])
+    commands.append([*vqseg, "bundle", "--run", str(folder), "--output", f"{folder}_bundle"])
+    return [shell_line(command) for command in commands]
+
+
+def _example(image: str | Sequence[str]) -> str:
+    """A volume to segment, relative to the working directory if it lies below; of several files, their folder."""
+    path = Path(image) if isinstance(image, str) else Path(image[0]).parent
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _vqseg() -> list[str]:
+    """How the command can be typed here: by its name if the shell finds it, else by its path or Python's."""
+    if shutil.which("vqseg"):
+        return ["vqseg"]
+    script = Path(sys.executable).with_name("vqseg")
+    return [_example(str(script))] if script.is_file() else ["python", "-m", "vqseg_bundle"]
+
+
+def _left(run: Path, done: set[str]) -> list[str]:
+    """The commands in a training's record that are not done yet; none if the weights are no training's."""
+    path = run / "run.json"
+    try:
+        commands = json.loads(path.read_text(encoding="utf-8")).get("next", [])
+    except (OSError, ValueError):
+        return []
+    return [command for command in commands if not done & set(command.split()[:4])]
+
+
+def _record(path: Path, result: Mapping[str, Any], following: Sequence[str]) -> str:
+    """Add the result to a run's record; return how long the run took, as text."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    seconds = (datetime.now().astimezone() - datetime.fromisoformat(record["started"])).total_seconds()
+    write_json(path, {**record, "seconds": round(seconds), "result": dict(result), "next": list(following)})
+    return f" in {seconds / 60:.0f} min" if seconds >= 100 else f" in {seconds:.0f} s"
