@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
 from jsonschema import Draft202012Validator
-from monai.bundle import ConfigParser
 from support.bundle_runs import (
     LABELS,
     ROOT,
@@ -27,6 +26,8 @@ from support.bundle_runs import (
     run_command,
     run_here,
 )
+from support.processes import CONTEXT
+from support.resumption import differences, run_killed
 
 from vqseg_bundle.networks import VQSegNet
 
@@ -95,25 +96,16 @@ def test_training_again_puts_the_earlier_run_aside(trained: Trained, tmp_path: P
     assert read(output_dir / "config.json")["max_iterations"] == 1
 
 
-def test_an_interrupted_training_goes_on_from_its_last_epoch(trained: Trained, tmp_path: Path) -> None:
-    def interrupt(parser: ConfigParser) -> None:
-        def stop() -> None:
-            raise KeyboardInterrupt("the power went out")
-
-        trainer = parser.get_parsed_content("train#trainer")
-        trainer.logger.disabled = True
-        trainer.add_event_handler(Events.ITERATION_STARTED(once=6), stop)
-
-    settings = keys(trained.cohort, tmp_path, **TINY)
-    with pytest.raises(KeyboardInterrupt, match="the power went out"):
-        run_here("training", "train.json", before=interrupt, **settings)
+def test_a_killed_training_ends_as_the_uninterrupted_one(trained: Trained, tmp_path: Path) -> None:
+    """Killed as a machine kills, amid its second epoch; it goes on with two workers."""
+    settings = keys(trained.cohort, tmp_path, **TINY, amp=False)
+    process = CONTEXT.Process(target=run_killed, args=("train.json", settings, "step", 6))
+    process.start()
+    process.join(timeout=300)
+    assert process.exitcode == -signal.SIGKILL
     assert torch.load(tmp_path / "resume.pt", weights_only=True)["engine"]["iteration"] == 4
-    run_here("training", "train.json", **settings, resume=True)
-    resumed = torch.load(tmp_path / "resume.pt", weights_only=True)
-    straight = torch.load(trained.output_dir / "resume.pt", weights_only=True)
-    assert resumed["engine"]["iteration"] == straight["engine"]["iteration"] == 6
-    assert resumed["lr_scheduler"]["last_epoch"] == straight["lr_scheduler"]["last_epoch"] == 6
-    assert resumed["teacher"]["n_averaged"] == straight["teacher"]["n_averaged"]
+    run_here("training", "train.json", **settings, resume=True, num_workers=2)
+    assert differences(tmp_path, trained.output_dir) == []
     assert "after iteration 4" in (tmp_path / "training.log").read_text()
     with (tmp_path / "progress.csv").open(newline="") as file:
         assert [row["iteration"] for row in csv.DictReader(file)] == ["4", "6"]

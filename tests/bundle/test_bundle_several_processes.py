@@ -155,11 +155,7 @@ def test_a_killed_process_ends_the_run_with_a_message_and_resume_goes_on(
     assert "Signal 9 (SIGKILL) received" in output
 
     saved = torch.load(tmp_path / "out" / "resume.pt", weights_only=True)
-    states = saved["random"]["processes"]
     assert saved["engine"]["iteration"] == 4
-    assert len(states) == 2
-    for name in ("torch", "generator"):
-        assert not torch.equal(states[0][name], states[1][name])
 
     resumed = run_processes("training", "train.json", "multi_gpu_train.json", overlay, **settings, resume=True)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr

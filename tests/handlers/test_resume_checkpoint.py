@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -200,21 +198,3 @@ def test_a_failed_write_leaves_the_last_file_whole(tmp_path, monkeypatch):
         engine.run(range(2), max_epochs=3)
     assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
     assert torch.load(tmp_path / "resume.pt", weights_only=True)["engine"]["iteration"] == 2
-
-
-def test_the_global_generators_go_on_where_they_were(tmp_path):
-    def draw() -> list[float]:
-        return [torch.rand(()).item(), np.random.random(), np.random.normal(), random.random()]
-
-    torch.manual_seed(3)
-    np.random.seed(3)
-    random.seed(3)
-    np.random.normal()  # leaves a second normal in the generator
-    _counting_engine(tmp_path / "resume.pt").run([0])
-    expected = draw()
-    draw()
-    resumed = _counting_engine(tmp_path / "resume.pt", resume=True)
-    drawn: list[float] = []
-    resumed.add_event_handler(Events.STARTED, lambda: drawn.extend(draw()))
-    resumed.run([0], max_epochs=1)
-    assert drawn == expected

@@ -1,4 +1,4 @@
-"""The ground floor, which every layer may import: files, processes, batch keys, finite numbers."""
+"""The ground floor, which every layer may import: files, processes, seeds, batch keys, finite numbers."""
 
 from vqseg_bundle.common.files import (
     json_value,
@@ -10,6 +10,7 @@ from vqseg_bundle.common.files import (
     write_text,
 )
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
+from vqseg_bundle.common.seeds import derive_seed
 from vqseg_bundle.common.tensors import FEATURES, SOURCE, NonFiniteError, all_finite, named_tensors, non_finite_names
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "SOURCE",
     "NonFiniteError",
     "all_finite",
+    "derive_seed",
     "gather_objects",
     "json_value",
     "named_tensors",

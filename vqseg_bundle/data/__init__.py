@@ -7,8 +7,9 @@ from .cohorts.cohort import data_digest, find_other_images, open_cohort, open_li
 from .cohorts.datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
+from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
 from .cohorts.patient_splits import SplitRequest, read_split_file, split_patients
-from .cohorts.sharing import ReadableDataset, SharedRandomSampler, process_share
+from .cohorts.sharing import ReadableDataset, process_share
 from .errors import file_list
 from .features.slice_features import (
     FoundationFeatureStore,
@@ -72,6 +73,7 @@ __all__ = [
     "Cohort",
     "DataError",
     "DemoCohortConfig",
+    "Draw",
     "Finding",
     "FindingKind",
     "FoundCase",
@@ -86,6 +88,7 @@ __all__ = [
     "ReadableDataset",
     "SampleFoundationFeaturesd",
     "SaveDicomSegd",
+    "SeededDataset",
     "SharedRandomSampler",
     "SliceAxisLastd",
     "SliceGrid",

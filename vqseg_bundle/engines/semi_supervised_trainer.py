@@ -22,6 +22,7 @@ from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
 from vqseg_bundle.engines.step_guard import StepGuard
+from vqseg_bundle.engines.step_seeds import StepSeeds
 from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream, parse_streams
 from vqseg_bundle.engines.unlabeled_views import UnlabeledViews, arrange_streams, endless_batches
 
@@ -60,8 +61,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             None means the budget of this run.
         ramp_up_share: share of the training over which the unlabelled terms ramp up, in [0, 1].
         max_grad_norm: gradients are clipped to this norm; None disables it.
-        generator: randomness of the perturbation, on the training device; it also seeds the mixer. None leaves both
-            with their own random states.
+        generator: randomness of the perturbation, on the training device. All randomness of a step follows from its
+            initial seed and the step's number, see :class:`~vqseg_bundle.engines.step_seeds.StepSeeds`.
 
     Raises:
         ValueError: ``ramp_up_share`` outside [0, 1], ``max_grad_norm`` not positive, a count below 1, or a stream that
@@ -109,6 +110,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.ramp_up_share = ramp_up_share
         self.max_grad_norm = max_grad_norm
         self.generator = generator
+        self.seeds = StepSeeds(generator, mixer)
         # if disabled, every step still runs the same code; MONAI's own, None without AMP, stays unused
         scaled = self.amp and self.state.device.type == "cuda"
         self.loss_scaler = torch.amp.GradScaler(self.state.device.type, enabled=scaled)
@@ -117,7 +119,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.total_iterations = budget if total_iterations is None else total_iterations
         self._unlabeled_batches: Iterator[Mapping[str, Any]] | None = None
         self.add_event_handler(Events.STARTED, self._start)
-        self.add_event_handler(Events.EPOCH_STARTED, self._seed_mixer)
+        self.add_event_handler(Events.ITERATION_STARTED, lambda: self.seeds.begin(self.state.iteration))
         self.add_event_handler(Events.ITERATION_COMPLETED, self._stop_at_budget)
 
     @property
@@ -161,22 +163,17 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             # weights may have been loaded into the student after the teacher was copied from it
             self.teacher.n_averaged.zero_()
             self.teacher.update_parameters(self.student)
+        loader: Any
         for loader in (self.data_loader, self.unlabeled_data_loader):
             sampler: Any = getattr(loader, "sampler", None)
-            # PyTorch's method of samplers with the same order on every process
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(self.state.epoch)
+            # not PyTorch's own samplers, whose order nobody could repeat
+            if hasattr(sampler, "skip"):
+                sampler.skip(self.state.iteration * loader.batch_size)
         if self.unlabeled_data_loader is not None:
             self._unlabeled_batches = endless_batches(self.unlabeled_data_loader)
         if self.state.iteration >= self.total_iterations:
             # resumed after the last iteration: ignite would continue if the last epoch was short
             self.terminate()
-
-    def _seed_mixer(self, engine: Engine) -> None:
-        # MONAI's mixer starts unseeded; with a new seed each epoch its state need not be saved
-        if self.mixer is not None and self.generator is not None:
-            seed = torch.randint(2**31, (1,), generator=self.generator, device=self.generator.device)
-            self.mixer.set_random_state(seed=int(seed))
 
     def _stop_at_budget(self, engine: Engine) -> None:
         # a short last epoch; ending it, unlike terminating, still validates and saves

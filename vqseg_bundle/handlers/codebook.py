@@ -14,7 +14,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from vqseg_bundle.common import process_count, process_rank, replacing
+from vqseg_bundle.common import derive_seed, process_count, process_rank, replacing
 
 __all__ = ["CodebookMaintenance", "CodebookSnapshots", "CodebookUsage", "codebook_perplexity"]
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class CodebookMaintenance:
         interval: iterations between two revivals.
         max_share: the largest share of the codebook revived at once, in (0, 1].
         stop_share: share of the training after which revival stops, in [0, 1].
-        seed: seed of the draw, the same on every process.
+        seed: with the iteration, the seed of its draw; the same on every process.
 
     Raises:
         ValueError: ``max_share`` outside (0, 1], ``stop_share`` outside [0, 1], or a count is negative.
@@ -129,7 +129,7 @@ class CodebookMaintenance:
         self.interval = interval
         self.max_share = max_share
         self.last_revival = round(stop_share * total_iterations)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seed = seed
         self.idle = torch.zeros(0, 0, dtype=torch.int64)
 
     def attach(self, engine: Engine) -> None:
@@ -144,13 +144,12 @@ class CodebookMaintenance:
         self.idle = torch.zeros(shape, dtype=torch.int64, device=next(first.buffers()).device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Idle iterations of each code of each quantiser, and the state of the draw, for the resume checkpoint."""
-        return {"idle": self.idle, "generator": self.generator.get_state()}
+        """Idle iterations of each code of each quantiser, for the resume checkpoint."""
+        return {"idle": self.idle}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore a state from :meth:`state_dict`; call it after the engine has started."""
         self.idle = state["idle"].view_as(self.idle).to(self.idle.device)
-        self.generator.set_state(state["generator"])
 
     def _maintain(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -165,18 +164,19 @@ class CodebookMaintenance:
         self.idle = torch.where(used > 0, 0, self.idle + 1)
         iteration = engine.state.iteration
         if self.patience > 0 and iteration % self.interval == 0 and iteration <= self.last_revival:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, iteration))
             for quantizer, quantized, idle in zip(self.quantizers, maps, self.idle, strict=True):
-                self._revive(quantizer, quantized.features, idle)
+                self._revive(quantizer, quantized.features, idle, generator)
 
-    def _revive(self, quantizer: Any, features: Tensor, idle: Tensor) -> None:
+    def _revive(self, quantizer: Any, features: Tensor, idle: Tensor, generator: torch.Generator) -> None:
         dead = (idle >= self.patience).nonzero().squeeze(1)
         tokens = features.movedim(1, -1).flatten(0, -2).float()  # equally many on each process
         world = process_count()
         count = min(len(dead), max(1, round(self.max_share * len(idle))), world * len(tokens))
         if count == 0:
             return
-        order = torch.randperm(len(dead), generator=self.generator)[:count]
-        chosen = torch.randperm(world * len(tokens), generator=self.generator)[:count]
+        order = torch.randperm(len(dead), generator=generator)[:count]
+        chosen = torch.randperm(world * len(tokens), generator=generator)[:count]
         process, token = chosen // len(tokens), chosen % len(tokens)
         own = (process == process_rank()).unsqueeze(1).to(tokens.device)
         places = torch.where(own, tokens[token.to(tokens.device)], 0.0)
