@@ -194,8 +194,10 @@ class LevelsTrainingModule(nn.Module):
     def __init__(self, student: Levels) -> None:
         super().__init__()
         self.student = student
+        self.classes_seen: list[Tensor] = []
 
-    def forward(self, labeled, unlabeled=None, grid=None, generator=None, perturbed=None):
+    def forward(self, labeled, unlabeled=None, grid=None, generator=None, perturbed=None, classes=None):
+        self.classes_seen.append(classes)
         return LevelsOutput(self.student(labeled), self.student(unlabeled))
 
 
@@ -219,9 +221,10 @@ def test_cutmix_mixes_weak_strong_and_pseudo_label_by_one_box(size):
         weak_views.append(images[2:])
         return torch.zeros(6, 1, 2, 2)
 
+    network = LevelsTrainingModule(student)
     make_trainer(
         student,
-        network=LevelsTrainingModule(student),
+        network=network,
         epoch_length=4,
         optimizer=torch.optim.SGD(student.parameters(), lr=0.0),
         train_data_loader=[labeled],
@@ -231,8 +234,9 @@ def test_cutmix_mixes_weak_strong_and_pseudo_label_by_one_box(size):
         mixer=CutMix(batch_size=99),  # the batch's own size rules
     ).run()
     teacher = EMATeacher(student)
-    for mixed, targets in zip(weak_views, targets_seen, strict=True):
+    for mixed, targets, classes in zip(weak_views, targets_seen, network.classes_seen, strict=True):
         torch.testing.assert_close(targets.images[2:], mixed + 10.0)
+        assert torch.equal(classes, torch.cat((targets.labels, targets.pseudo_probabilities.argmax(dim=1))))
         torch.testing.assert_close(targets.pseudo_probabilities, teacher.pseudo_label(mixed).probabilities)
         # every voxel keeps its place and comes from some image of the batch
         assert (mixed.unsqueeze(1) == weak.unsqueeze(0)).any(dim=1).all()

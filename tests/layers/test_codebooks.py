@@ -188,6 +188,19 @@ def test_gradcheck():
     )
 
 
+@pytest.mark.parametrize("rows", [1, 5, TOKENS])
+def test_a_weight_counts_as_so_many_tokens(rows):
+    features, codebook = _inputs()
+    counts = torch.arange(TOKENS) % 3
+    repeated = features.repeat_interleave(counts, dim=0)
+    expected = _plain(repeated, codebook, 0.7)
+    weights = counts * TOKENS / counts.sum().double()
+    value = code_use_entropy(features, codebook, 0.7, max_elements=rows * SIZE, weights=weights)
+    assert value.item() == pytest.approx(expected.item(), rel=0, abs=1e-10)
+    ours, plain = (torch.autograd.grad(loss, (features, codebook)) for loss in (value, expected))
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-10)
+
+
 def test_a_second_derivative_is_refused_not_wrong():
     features, codebook = _inputs()
     (gradient,) = torch.autograd.grad(code_use_entropy(features, codebook), features, create_graph=True)

@@ -7,7 +7,7 @@ import torch
 from support.training_parts import Shift, make_images, make_module
 from torch import Tensor, nn
 
-from vqseg_bundle.layers import QuantizedPerturbation, lookup
+from vqseg_bundle.layers import QuantizedPerturbation, class_balance, code_use_entropy, lookup
 from vqseg_bundle.losses import VQSegLoss, VQSegTargets
 from vqseg_bundle.networks import VQSegNet, VQSegOutput, VQSegTrainingModule
 
@@ -110,6 +110,23 @@ def test_only_the_chosen_images_indices_reach_the_perturbation():
 def test_a_mask_of_another_length_is_refused():
     with pytest.raises(ValueError, match="perturbed must hold 3 flags, one an unlabelled image, got 2"):
         make_module(Shift())(*make_images(), perturbed=[True, False])
+
+
+def test_balanced_codes_weigh_each_class_alike() -> None:
+    module = make_module(quantizer={"entropy_temperature": 0.5}, embedding_dim=5)
+    labeled, unlabeled = make_images()
+    classes = torch.zeros(5, 16, 16, dtype=torch.int64)
+    classes[1, 3:9, 5:16] = 2
+    plain = module(labeled, unlabeled, classes=classes).entropy_loss
+    module.balance_codes = True
+    output = module(labeled, unlabeled, classes=classes)
+    tokens = output.features.movedim(1, -1).flatten(0, -2)
+    weights = class_balance(classes, [4, 4], 3)
+    expected = code_use_entropy(tokens, output.codebook, 0.5, weights=weights)
+    torch.testing.assert_close(output.entropy_loss, expected)
+    assert (expected - plain).abs() > 1e-3
+    with pytest.raises(ValueError, match="balance_codes needs the classes of the images, got None"):
+        module(labeled, unlabeled)
 
 
 def test_perturbed_features_have_the_value_of_the_new_codeword():

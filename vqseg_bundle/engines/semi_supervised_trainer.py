@@ -204,9 +204,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
                 features.shape[2:] if features is not None else None,
                 self.generator,
                 views.perturbed if views is not None else None,
+                labels if views is None else torch.cat((labels, views.pseudo.labels)),
             )
-            images = labeled if views is None else torch.cat((labeled, views.images))
-            output[Keys.PRED], output["student"], output["images"] = student.labeled_logits, student, images
+            images = output["images"] = labeled if views is None else torch.cat((labeled, views.images))
+            output[Keys.PRED], output["student"] = student.labeled_logits, student
             output["pseudo_labels"] = views.pseudo if views is not None else None
             self.fire_event(IterationEvents.FORWARD_COMPLETED)
             output["terms"] = self._loss_terms(student, images, labels, views, features)

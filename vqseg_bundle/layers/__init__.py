@@ -1,5 +1,6 @@
 """Quantisation, perturbation and adaptation of feature maps."""
 
+from vqseg_bundle.layers.class_balance import class_balance
 from vqseg_bundle.layers.code_entropy import code_use_entropy
 from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
 from vqseg_bundle.layers.exact_instance_norm import keep_instance_norm_exact
@@ -27,6 +28,7 @@ __all__ = [
     "VectorQuantizer",
     "VectorQuantizerOutput",
     "automatic_temperature",
+    "class_balance",
     "code_use_entropy",
     "dropout_kl_divergence",
     "keep_instance_norm_exact",

@@ -25,7 +25,9 @@ class _CodeUseEntropy(torch.autograd.Function):
     """Forward keeps three vectors; backward recomputes the assignment chunk by chunk. Matrices are codes by tokens."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, codebook: Tensor, temperature: float, columns: int) -> Tensor:
+    def forward(
+        ctx: Any, features: Tensor, codebook: Tensor, temperature: float, columns: int, weights: Tensor | None
+    ) -> Tensor:
         log_sums, token_entropies = features.new_empty(len(features)), features.new_empty(len(features))
         mean_assignment = features.new_zeros(len(codebook))
         distances = _HalfDistances(features, codebook)
@@ -34,19 +36,21 @@ class _CodeUseEntropy(torch.autograd.Function):
                 logits = distances.columns(chunk).mul_(-2.0 / temperature)
                 largest = logits.amax(dim=0)
                 logits.sub_(largest)
-                weights = logits.exp()  # p times its column's sum
-                sums = weights.sum(dim=0)
+                scaled = logits.exp()  # p times its column's sum
+                sums = scaled.sum(dim=0)
                 log_sums[chunk] = largest + sums.log()
-                mean_assignment.addmv_(weights, sums.reciprocal())
-                token_entropies[chunk] = sums.log() - weights.mul_(logits).sum(dim=0) / sums
+                shares = sums.reciprocal() if weights is None else weights[chunk] / sums
+                mean_assignment.addmv_(scaled, shares)
+                token_entropies[chunk] = sums.log() - scaled.mul_(logits).sum(dim=0) / sums
         mean_assignment, share = _over_processes(mean_assignment, len(features))
         ctx.save_for_backward(features, codebook, log_sums, token_entropies, mean_assignment)
-        ctx.temperature, ctx.columns, ctx.share = temperature, columns, share
-        return token_entropies.sum() / share + torch.special.xlogy(mean_assignment, mean_assignment).sum()
+        ctx.temperature, ctx.columns, ctx.share, ctx.weights = temperature, columns, share, weights
+        total = token_entropies.sum() if weights is None else token_entropies @ weights
+        return total / share + torch.special.xlogy(mean_assignment, mean_assignment).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         features, codebook, log_sums, token_entropies, mean_assignment = ctx.saved_tensors
         log_mean = mean_assignment.clamp_min(torch.finfo(features.dtype).tiny).log()
         grad_features, grad_codebook = torch.empty_like(features), torch.zeros_like(codebook)
@@ -57,8 +61,10 @@ class _CodeUseEntropy(torch.autograd.Function):
                 log_p = distances.columns(chunk).mul_(-2.0 / ctx.temperature).sub_(log_sums[chunk])
                 p = log_p.exp()
                 expected = log_mean @ p
-                # dL/dlogits = p/N * (log mean - E_p[log mean] - log p - H), in place of log p
+                # dL/dlogits = w p/N * (log mean - E_p[log mean] - log p - H), in place of log p
                 grad_logits = log_p.neg_().add_(log_mean.unsqueeze(1)).sub_(token_entropies[chunk] + expected).mul_(p)
+                if ctx.weights is not None:
+                    grad_logits.mul_(ctx.weights[chunk])
                 del p
                 # its columns sum to zero, so the token's own vector drops out of its gradient
                 torch.mm(grad_logits.t(), distances.codebook, out=grad_features[chunk])
@@ -66,7 +72,7 @@ class _CodeUseEntropy(torch.autograd.Function):
                 code_weight += grad_logits.sum(dim=1)
         grad_codebook.addcmul_(code_weight.unsqueeze(1), distances.codebook, value=-1.0)
         scale = grad * 2.0 / (ctx.temperature * ctx.share)
-        return grad_features.mul_(scale), grad_codebook.mul_(scale), None, None
+        return grad_features.mul_(scale), grad_codebook.mul_(scale), None, None, None
 
 
 def _over_processes(assignment: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
@@ -115,12 +121,16 @@ def _add_products(total: Tensor, matrix: Tensor, tokens: Tensor) -> None:
 
 
 def code_use_entropy(
-    features: Tensor, codebook: Tensor, temperature: float = 1.0, max_elements: int | None = None
+    features: Tensor,
+    codebook: Tensor,
+    temperature: float = 1.0,
+    max_elements: int | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     r"""Mean entropy of the tokens' soft assignments minus the entropy of their mean assignment.
 
     .. math:: p_n = \mathrm{softmax}_k(-\lVert z_n - c_k \rVert^2 / T), \quad
-              L = \frac1N \sum_n H(p_n) - H\Bigl(\frac1N \sum_n p_n\Bigr)
+              L = \frac1N \sum_n w_n H(p_n) - H\Bigl(\frac1N \sum_n w_n p_n\Bigr)
 
     The value lies in ``[-log K, 0]``; low means confident tokens spread over many codes. Value and gradient equal those
     of the plain formula, which keeps about six ``N x K`` matrices. If several processes train together, the mean
@@ -132,6 +142,8 @@ def code_use_entropy(
         codebook: codewords ``(K, D)``, of the same dtype.
         temperature: T > 0, in units of squared distance.
         max_elements: elements of one chunk's matrix; None means 2**20, but at least 64 tokens at a time.
+        weights: :math:`w_n`, ``(N,)``, without gradient, with mean 1 over the tokens of all processes, such as
+            :func:`~vqseg_bundle.layers.class_balance`; None weighs all tokens alike.
 
     Returns:
         scalar, in the inputs' dtype.
@@ -144,4 +156,4 @@ def code_use_entropy(
     if max_elements is None:
         max_elements = max(_MATRIX_ELEMENTS, _MIN_COLUMNS * len(codebook))
     columns = max(1, max_elements // len(codebook))
-    return _CodeUseEntropy.apply(features, codebook, temperature, columns)
+    return _CodeUseEntropy.apply(features, codebook, temperature, columns, weights)

@@ -123,8 +123,10 @@ class VectorQuantizer(nn.Module):
                 codebook = self.codebook()
         return F.normalize(codebook, dim=1) if self.normalize else codebook
 
-    def forward(self, features: Tensor, codebook: Tensor | None = None) -> VectorQuantizerOutput:
-        """Quantise a feature map; see the class."""
+    def forward(
+        self, features: Tensor, codebook: Tensor | None = None, weights: Tensor | None = None
+    ) -> VectorQuantizerOutput:
+        """Quantise a feature map; see the class. ``weights``: of the tokens in the code-use entropy."""
         if features.dim() != self.spatial_dims + 2 or features.shape[1] != self.embedding_dim:
             raise ValueError(
                 f"features must be (B, {self.embedding_dim}, *S) with {self.spatial_dims} spatial dimensions, "
@@ -142,13 +144,14 @@ class VectorQuantizer(nn.Module):
             commitment = commitment + _squared_error(features.detach(), codewords)
         # z - sg(z) is exactly zero, so the value is the codeword, bit for bit
         quantized = codewords.detach().to(features.dtype) + (features - features.detach())
-        return VectorQuantizerOutput(quantized, indices, commitment, self._entropy(tokens, codebook))
+        return VectorQuantizerOutput(quantized, indices, commitment, self._entropy(tokens, codebook, weights))
 
-    def _entropy(self, tokens: Tensor, codebook: Tensor) -> Tensor:
+    def _entropy(self, tokens: Tensor, codebook: Tensor, weights: Tensor | None) -> Tensor:
         entropy = torch.zeros((), dtype=torch.float32, device=tokens.device)
         if not torch.jit.is_scripting() and self.training and self.entropy_temperature > 0:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
-            entropy = code_use_entropy(tokens.to(dtype), codebook.to(dtype), self.entropy_temperature)
+            temperature = self.entropy_temperature
+            entropy = code_use_entropy(tokens.to(dtype), codebook.to(dtype), temperature, weights=weights)
         return entropy
 
     @torch.jit.unused

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vqseg_bundle.layers import Codes, Perturbation, PostVQFeatureAdapter
+from vqseg_bundle.layers import Codes, Perturbation, PostVQFeatureAdapter, class_balance
 from vqseg_bundle.networks.quantized_skip import QuantizedSkip
 from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 
@@ -75,6 +75,8 @@ class VQSegTrainingModule(nn.Module):
             UniMatch does.
         bottleneck_perturbation: perturbs the unlabelled images' quantised bottleneck below the codes, where the network
             has one; None disables it.
+        balance_codes: weigh the tokens in the code-use entropy by :func:`~vqseg_bundle.layers.class_balance`, so that
+            each class, not only the background, has its share of the codes.
 
     Raises:
         ValueError: the perturbation needs codes, which the network or its skip connections do not have.
@@ -87,6 +89,7 @@ class VQSegTrainingModule(nn.Module):
         adapter: PostVQFeatureAdapter | None = None,
         perturb_skips: bool = False,
         bottleneck_perturbation: Perturbation | None = None,
+        balance_codes: bool = False,
     ) -> None:
         needs_codes = perturbation is not None and perturbation.needs_codes
         if needs_codes and network.quantizer is None:
@@ -105,6 +108,7 @@ class VQSegTrainingModule(nn.Module):
         self.adapter = adapter
         self.perturb_skips = perturb_skips
         self.bottleneck_perturbation = bottleneck_perturbation
+        self.balance_codes = balance_codes
 
     def forward(
         self,
@@ -113,6 +117,7 @@ class VQSegTrainingModule(nn.Module):
         grid: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
         perturbed: Sequence[bool] | None = None,
+        classes: Tensor | None = None,
     ) -> VQSegOutput:
         """Run both batches.
 
@@ -122,9 +127,10 @@ class VQSegTrainingModule(nn.Module):
             grid: the foundation model's patch grid; None skips the adapter.
             generator: randomness of the perturbation.
             perturbed: ``B_u`` flags, whether to perturb each unlabelled image; None perturbs all.
+            classes: labels, then pseudo-labels, ``(B_l + B_u, *S)``, int64; read only with ``balance_codes``.
 
         Raises:
-            ValueError: there are not as many flags as unlabelled images.
+            ValueError: there are not as many flags as unlabelled images, or ``balance_codes`` has no ``classes``.
         """
         images = labeled if unlabeled is None else torch.cat((labeled, unlabeled))
         size = list(images.shape[2:])
@@ -137,7 +143,8 @@ class VQSegTrainingModule(nn.Module):
         commitment = entropy = images.new_zeros(())
         if self.network.quantizer is not None:
             codebook = self.network.quantizer.project_codebook()
-            clean, indices, commitment, entropy = self.network.quantizer(encoding.features, codebook)
+            weights = self._token_weights(classes, list(encoding.features.shape[2:]))
+            clean, indices, commitment, entropy = self.network.quantizer(encoding.features, codebook, weights)
             codes = Codes(indices, codebook.detach())
         decoded = self._perturb(clean, codes, self.perturbation, runs, generator)
         skips = self._pass_skips(encoding.skips, runs, generator, passed)
@@ -155,6 +162,13 @@ class VQSegTrainingModule(nn.Module):
             entropy_loss=entropy + skips.entropy_loss,
             quantized_skips=skips.quantized,
         )
+
+    def _token_weights(self, classes: Tensor | None, grid: list[int]) -> Tensor | None:
+        if not self.balance_codes:
+            return None
+        if classes is None:
+            raise ValueError("balance_codes needs the classes of the images, got None.")
+        return class_balance(classes, grid, self.network.arguments["out_channels"])
 
     def _encode(self, images: Tensor, runs: list[_Run], generator: torch.Generator | None) -> tuple[Encoding, _Passed]:
         """The network's ``encode``, with what training wants of a quantised bottleneck below the codes."""

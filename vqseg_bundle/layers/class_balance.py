@@ -1,0 +1,42 @@
+"""Weights of tokens that let every class have its share of the codebook."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from vqseg_bundle.common import process_count
+
+__all__ = ["class_balance"]
+
+# a class of a few tokens would otherwise outweigh all others by them alone
+_LEAST_SHARE = 1e-3
+
+
+@torch.no_grad()
+def class_balance(classes: Tensor, grid: list[int], num_classes: int) -> Tensor:
+    r"""Weight of each token, inverse to the share of its class.
+
+    .. math:: w_n \propto \frac{1}{\max(s_{c(n)}, 0.001)}, \qquad \frac1N \sum_n w_n = 1
+
+    :math:`s_c` is the share of class c in the tokens of all processes, :math:`c(n)` the class at the token's centre. In
+    medical images most tokens are background, which would otherwise take up nearly all codes.
+
+    Args:
+        classes: labels or pseudo-labels of the images, ``(B, *S)``, int64.
+        grid: size of the map of tokens.
+        num_classes: number of classes, background included.
+
+    Returns:
+        ``(B * prod(grid),)``, float32, in the order of the flattened tokens.
+    """
+    # float32 is exact for whole numbers of this size
+    tokens = F.interpolate(classes[:, None].float(), size=grid, mode="nearest-exact").long().flatten()
+    counts = torch.bincount(tokens, minlength=num_classes).float()
+    if process_count() > 1:
+        dist.all_reduce(counts)
+    shares = counts / counts.sum()
+    weights = shares.clamp_min(_LEAST_SHARE).reciprocal()
+    return (weights / (weights * shares).sum())[tokens]
