@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scripts.figures.kept_class import kept_class
 from scripts.figures.perturbation_figure import save_perturbation_figure
 from scripts.figures.perturbation_sweep import radius_curves, sweep
 from scripts.figures.trained_network import TrainedNetwork, display_slice, load_case, open_trained
-from vqseg_bundle.layers import VectorQuantizer
+from vqseg_bundle.layers import QuantizedPerturbation, VectorQuantizer
 
 __all__ = ["DESCRIPTION", "EPILOG", "add_options", "draw"]
 
@@ -43,6 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--slice", type=int, help="number of the slice shown, from 0 (default: the one with most label)")
     add("--strengths", default="0,0.1,0.3,0.5,0.7,0.9", help="eps and rates (default: %(default)s)")
     add("--temperature", default="auto", help="of the QPM (default: auto, as in training)")
+    add("--neighbors", type=float, help="codes that a moved token is spread over, in place of --temperature")
     add("--dropout-mode", choices=("channel", "element"), default="channel", help="default: channel")
     add("--draws", type=int, default=3, help="draws per strength (default: 3)")
     add("--seed", type=int, default=0, help="of the draws and the random codebook (default: 0)")
@@ -68,7 +70,14 @@ def draw(options: argparse.Namespace, output: Path) -> None:
     if trained is None or case is None:
         save_perturbation_figure(output, _CURVE, curves)
     else:
-        results = sweep(trained, case, strengths, temperature, options.draws, options.seed, options.dropout_mode)
+        perturbation = QuantizedPerturbation(0.0, temperature, neighbors=options.neighbors)
+        if case.label is not None:
+            kept = kept_class(trained, case, perturbation, options.seed)
+            print(
+                f"QPM's moves keep the class of {kept.all_tokens:.0%} of the tokens ({kept.all_random:.0%} with random "
+                f"codes), of {kept.foreground:.1%} of the foreground's ({kept.foreground_random:.1%})"
+            )
+        results = sweep(trained, case, strengths, perturbation, options.draws, options.seed, options.dropout_mode)
         for result in results:
             print(f"{result.method} {result.strength:g}: Dice {np.mean(result.dice):.3f}")
         classes = list(trained.labels.values())[1:]

@@ -89,7 +89,7 @@ def sweep(
     trained: TrainedNetwork,
     case: Case,
     strengths: Sequence[float],
-    temperature: float | str,
+    moves: QuantizedPerturbation,
     draws: int,
     seed: int,
     dropout_mode: str = "channel",
@@ -100,7 +100,7 @@ def sweep(
         trained: the network.
         case: the volume; without a label Dice is the agreement with the unperturbed prediction.
         strengths: in [0, 1).
-        temperature: of the QPM, or "auto".
+        moves: the QPM, whose strength is not read.
         draws: number of draws of each; one for strength 0.
         seed: seed of the first draw; later draws increment it.
         dropout_mode: "channel" or "element".
@@ -116,7 +116,9 @@ def sweep(
     for method, strength in tqdm(runs, desc="predictions", unit="strength", disable=None):
         perturbation: Perturbation = FeatureDropout(strength, dropout_mode)
         if method == QPM:
-            perturbation = QuantizedPerturbation(strength, temperature)
+            perturbation = QuantizedPerturbation(
+                strength, moves.temperature, moves.mode, moves.distance, moves.neighbors
+            )
         seeds = range(seed, seed + (draws if strength > 0 else 1))
         predictions = [perturbed_prediction(trained, case, perturbation, draw) for draw in seeds]
         dice = [mean_dice(prediction, reference, classes) for prediction in predictions]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from support.bundle_runs import Trained
 
 from scripts.figures.__main__ import main
+from scripts.figures.kept_class import kept_class
 from scripts.figures.perturbation_figure import window
 from scripts.figures.perturbation_sweep import mean_dice, perturbed_prediction, radius_curves, sweep
 from scripts.figures.trained_network import Case, TrainedNetwork, display_slice, load_case, open_trained
@@ -62,7 +64,7 @@ def test_a_perturbed_prediction_is_that_of_its_seed(
 
 
 def test_the_sweep_scores_each_draw_against_the_label(network: TrainedNetwork, case: Case) -> None:
-    results = sweep(network, case, [0.0, 0.5], temperature="auto", draws=2, seed=7)
+    results = sweep(network, case, [0.0, 0.5], moves=QuantizedPerturbation(0.0, "auto"), draws=2, seed=7)
     assert [(each.method, each.strength, len(each.dice)) for each in results] == [
         ("QPM", 0.0, 1),
         ("QPM", 0.5, 2),
@@ -79,8 +81,41 @@ def test_the_sweep_scores_each_draw_against_the_label(network: TrainedNetwork, c
 def test_without_a_label_dice_is_the_agreement_with_the_unperturbed_prediction(
     network: TrainedNetwork, case: Case
 ) -> None:
-    results = sweep(network, case._replace(label=None), [0.0], temperature="auto", draws=1, seed=0)
+    results = sweep(
+        network, case._replace(label=None), [0.0], moves=QuantizedPerturbation(0.0, "auto"), draws=1, seed=0
+    )
     assert [each.dice for each in results] == [[1.0], [1.0]]
+
+
+class OneCodeAPixel:
+    """Tokens of 2 x 2 pixels; the image's value at their first pixel is the code."""
+
+    stride = (2, 2)
+    codebook = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+
+    def encode(self, images: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(features=images[:, :, ::2, ::2])
+
+    def project_codebook(self) -> torch.Tensor:
+        return self.codebook
+
+    def __call__(self, features: torch.Tensor, codebook: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(indices=features[:, 0].long())
+
+
+def test_moves_between_neighbours_of_one_class_keep_it(network: TrainedNetwork, case: Case) -> None:
+    """Codes 0 and 1 are background, 2 and 3 structure: a moved token goes to its neighbour, or to any of the four."""
+    codes = torch.arange(4).repeat_interleave(2).expand(2, 8)[None, :, :, None].float()  # two equal slices' worth
+    label = (codes[0] >= 2).long()
+    stub = OneCodeAPixel()
+    known = network._replace(network=stub, quantizer=stub, labels={0: "background", 1: "structure"})
+    shown = case._replace(image=codes, label=label)
+    near = kept_class(known, shown, QuantizedPerturbation(0.3, temperature=0.1), seed=0)
+    assert near == (1.0, 1.0, 0.5, 0.5)
+    far = kept_class(known, shown, QuantizedPerturbation(0.3, temperature=1e6), seed=0)
+    assert far.all_tokens < 1.0
+    with pytest.raises(ValueError, match="needs a label with a structure"):
+        kept_class(known, shown._replace(label=torch.zeros_like(label)), QuantizedPerturbation(), seed=0)
 
 
 def test_mean_dice_by_hand() -> None:
@@ -122,6 +157,7 @@ def test_the_command_draws_and_prints_what_it_draws(
     printed = capsys.readouterr().out
     codebook = network.quantizer.project_codebook().detach()
     radius = [qpm_kl_divergence(codebook, strength, "auto").item() for strength in (0.5, 0.9)]
+    assert re.search(r"QPM's moves keep the class of \d+% of the tokens .*, of \d+\.\d% of the foreground's", printed)
     assert f"QPM, trained codebook: KL radius {radius[0]:.3g} at 0.5, {radius[1]:.3g} at 0.9" in printed
     assert len(re.findall(r"(?:QPM|dropout) 0(?:\.5)?: Dice \d\.\d{3}", printed)) == 4
     assert figure.read_bytes().startswith(b"\x89PNG")
