@@ -261,3 +261,23 @@ def test_a_path_may_choose_a_series_and_accept_uneven_slices(tmp_path: Path):
     assert source_files("a#1.nii") == ["a#1.nii"]
     with pytest.raises(ValueError, match='uneven_slices must be "refuse" or "accept", got \'no\''):
         accepts_uneven("no")
+
+
+@pytest.mark.parametrize("name", ["../secret.raw", "{root}/secret.raw", "LIST\nslice.raw\n../secret.raw"])
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_a_header_that_names_voxels_elsewhere_is_refused(tmp_path: Path, suffix: str, name: str) -> None:
+    """Whoever wrote the header would choose which files of this machine are read."""
+    (tmp_path / "cohort").mkdir()
+    for secret in (tmp_path / "secret.raw", tmp_path / "cohort" / "slice.raw"):
+        secret.write_bytes(bytes(range(64)))
+    path, data_file = tmp_path / "cohort" / f"a{suffix}", name.format(root=tmp_path)
+    if suffix == ".mhd":
+        header = f"NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {data_file}\n"
+    else:
+        header = f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {data_file}\n"
+    path.write_text(header)
+    for read in (read_header, read_voxels):
+        with pytest.raises(DataError, match=rf"a\{suffix}: expected voxels beside the header, .* names .*secret\.raw"):
+            read(str(path))
+    path.write_text(header.replace(data_file, "slice.raw"))
+    assert read_voxels(str(path)).sum() == sum(range(64))

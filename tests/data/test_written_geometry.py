@@ -288,3 +288,14 @@ def test_a_label_may_have_the_affine_that_its_image_is_not_read_by(flipped: bool
     loaded = Compose([*load, LabelToImaged("label")])(case)
     assert torch.equal(loaded["label"].as_tensor(), loaded["image"].as_tensor())
     assert torch.equal(loaded["label"].affine, loaded["image"].affine)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_no_text_of_the_source_leaves_with_a_prediction(tmp_path: Path, kind: Any) -> None:
+    source = image_of(kind=kind)
+    texts = [name for name in ("descrip", "aux_file", "db_name", "data_type") if name in set(source.header)]
+    for name in texts:
+        source.header[name] = b"Doe^John"
+    saved = predicted(write(tmp_path / "a.nii", source), tmp_path)
+    assert b"Doe^John" in (tmp_path / "a.nii").read_bytes()
+    assert b"Doe" not in gzip.decompress(saved.read_bytes())

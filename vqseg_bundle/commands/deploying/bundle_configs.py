@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from monai.bundle import ConfigParser
 
 from .run_folder import FinishedRun
 
-__all__ = ["COPIED_CONFIGS", "find_local_paths", "inference_config", "processes_config", "training_config"]
+__all__ = ["COPIED_CONFIGS", "find_local_paths", "inference_config", "literal", "processes_config", "training_config"]
 
 #: configurations that fit any network and are copied unchanged
 COPIED_CONFIGS = ("evaluate.json", "inference_trt.json", "logging.conf", "multi_gpu_evaluate.json")
@@ -71,8 +70,8 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
             config.pop(key, None)
         elif key in config:
             config[key] = None
-    config |= {key: run.record["preprocessing"].get(key) for key in _PREPROCESSING}
-    config["labels"] = _expression(run.record["labels"])
+    config |= {key: literal(run.record["preprocessing"].get(key)) for key in _PREPROCESSING}
+    config["labels"] = literal(run.record["labels"])
     config["same_labels"] = (
         "$@cohort.labels == @labels or sys.exit('the cohort has the labels ' + str(@cohort.labels) + ', this bundle is "
         "of a model with ' + str(@labels) + ': give a cohort with the same by dataset_dir or datalist.')"
@@ -94,8 +93,7 @@ def inference_config(run: FinishedRun, default: Mapping[str, Any]) -> dict[str, 
         default: this bundle's ``configs/inference.json``.
     """
     sections = {key: run.record[key] for key in ("network", "labels", "preprocessing")}
-    sections["labels"] = {str(index): name for index, name in sections["labels"].items()}
-    return {**default, "untrained": sections}
+    return {**default, "untrained": literal(sections)}
 
 
 def find_local_paths(config: Any, prefix: str = "") -> Iterator[str]:
@@ -112,10 +110,22 @@ def find_local_paths(config: Any, prefix: str = "") -> Iterator[str]:
         yield from find_local_paths(value, f"{prefix}#{key}" if prefix else str(key))
 
 
-def _expression(labels: Mapping[int, str]) -> str:
-    """Python expression of the labels; MONAI would take an @ in a name for a reference."""
-    entries = ", ".join(f"{index}: {json.dumps(name, ensure_ascii=False)}" for index, name in labels.items())
-    return "$dict({" + entries.replace("@", "\\u0040") + "})"
+def literal(value: Any) -> Any:
+    """A value for a configuration that MONAI does not evaluate, whatever texts it holds.
+
+    MONAI runs a text that starts with ``$``, replaces ``@name`` anywhere in an expression, ``@#`` and ``%#`` in any
+    text, and reads the file that a text starting with ``%`` names. A value with texts thus becomes an expression that
+    is one Python literal, without these signs.
+
+    Args:
+        value: of JSON's types; mappings may have whole numbers as keys.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = repr(value)
+    for sign in "@%#":
+        text = text.replace(sign, f"\\x{ord(sign):02x}")
+    return f"${text}"
 
 
 def _checking_labels(initialize: list[Any]) -> list[Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from vqseg_bundle.commands.deploying.run_folder import FinishedRun
 
 __all__ = ["bundle_metadata", "data_license", "describe_cohort", "model_readme"]
+
+_LOOK_ALIKES = {ord(sign): chr(ord(sign) + 0xFEE0) for sign in "$@%"}
 
 
 def bundle_metadata(run: FinishedRun, default: Mapping[str, Any], name: str, version: str) -> dict[str, Any]:
@@ -27,23 +30,25 @@ def bundle_metadata(run: FinishedRun, default: Mapping[str, Any], name: str, ver
     classes = {str(channel): labels[index] for channel, index in enumerate(sorted(labels))}
     prediction = {"num_channels": len(labels), "channel_def": classes, "spatial_shape": patch_size}
     formats = default["network_data_format"]
-    return {
-        **default,
-        "version": version,
-        "changelog": {version: f"Trained by vqseg_bundle {run.run['versions']['vqseg_bundle']}"},
-        "name": name,
-        "task": f"Segmentation of {', '.join(foreground)}",
-        "description": f"A network that segments {', '.join(foreground)}, trained from few labels by VQ-Seg",
-        "data_source": describe_cohort(run),
-        "image_classes": f"volume of {channels} channel{'s' if channels > 1 else ''}, normalised per volume",
-        "label_classes": ", ".join(f"{index} {label}" for index, label in sorted(labels.items())),
-        "eval_metrics": run.metrics,
-        "intended_use": "research; not a medical device",
-        "network_data_format": {
-            "inputs": {"image": {**formats["inputs"]["image"], **image}},
-            "outputs": {"pred": {**formats["outputs"]["pred"], **prediction}},
-        },
-    }
+    return _as_text(
+        {
+            **default,
+            "version": version,
+            "changelog": {version: f"Trained by vqseg_bundle {run.run['versions']['vqseg_bundle']}"},
+            "name": name,
+            "task": f"Segmentation of {', '.join(foreground)}",
+            "description": f"A network that segments {', '.join(foreground)}, trained from few labels by VQ-Seg",
+            "data_source": describe_cohort(run),
+            "image_classes": f"volume of {channels} channel{'s' if channels > 1 else ''}, normalised per volume",
+            "label_classes": ", ".join(f"{index} {label}" for index, label in sorted(labels.items())),
+            "eval_metrics": run.metrics,
+            "intended_use": "research; not a medical device",
+            "network_data_format": {
+                "inputs": {"image": {**formats["inputs"]["image"], **image}},
+                "outputs": {"pred": {**formats["outputs"]["pred"], **prediction}},
+            },
+        }
+    )
 
 
 def describe_cohort(run: FinishedRun) -> str:
@@ -51,6 +56,21 @@ def describe_cohort(run: FinishedRun) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in run.cases.items())
     cohort, digest = run.record["info"].get("cohort", "of no name"), run.run.get("data_digest")
     return f"cohort {cohort}" + (f": {counts} cases" if counts else "") + (f" (data digest {digest})" if digest else "")
+
+
+def _as_text(content: Any) -> Any:
+    """The content with look-alikes for the signs by which MONAI would evaluate a text, or read the file it names.
+
+    MONAI parses the metadata with the configuration. Here the texts are only shown; ``model.json`` has them unchanged.
+    """
+    if isinstance(content, Mapping):
+        return {key: _as_text(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_as_text(value) for value in content]
+    if not isinstance(content, str):
+        return content
+    start = content[:1].translate(_LOOK_ALIKES)
+    return start + re.sub("[@%](?=#)", lambda found: found[0].translate(_LOOK_ALIKES), content[1:])
 
 
 def _image_channels(count: int) -> dict[str, str]:

@@ -7,7 +7,9 @@ not class indices and are refused as several channels.
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,10 @@ from .file_format import FileFormat, VolumeHeader
 
 __all__ = ["ITK"]
 _FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
+#: of MetaImage and NRRD
+_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)(.*)$", re.IGNORECASE | re.DOTALL)
 _MOST_LINES = 10_000
+_LONGEST_LINE = 10_000
 _SEGMENTATION = ".seg.nrrd"
 
 
@@ -51,12 +56,42 @@ def _read_voxels(path: str) -> np.ndarray:
 
 
 def _open(path: str) -> Any:
+    _refuse_data_elsewhere(path)
     image_io = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
     if image_io is None:
         raise DataError(f"{path}: expected an NRRD or MetaImage file, found other content; convert or correct it.")
     image_io.SetFileName(path)
     image_io.ReadImageInformation()
     return image_io
+
+
+def _refuse_data_elsewhere(path: str) -> None:
+    """Refuse a header whose voxels lie outside its folder: whoever wrote it would choose which files are read."""
+    folder = os.path.abspath(Path(path).parent)  # noqa: PTH100
+    for name in _data_files(path):
+        found = os.path.normpath(Path(folder, name))
+        if not Path(found).is_relative_to(folder):
+            raise DataError(
+                f"{path}: expected voxels beside the header, found a header that names {name}; put both into one "
+                "folder and correct the name in the header."
+            )
+
+
+def _data_files(path: str) -> Iterator[str]:
+    """Files that a header names for its voxels: one, or after LIST all that follow."""
+    listed = False
+    with Path(path).open("rb") as file:
+        for _ in range(_MOST_LINES):
+            line = file.readline(_LONGEST_LINE)
+            match = _DATA_FILE.match(line)
+            if not line or (not listed and not match and not line.strip()):  # the end of an NRRD header
+                return
+            name = (match[1] if match else line).decode("utf-8", "replace").strip()
+            if listed or (match and name.upper().split(" ")[0] not in ("LOCAL", "LIST")):
+                yield name
+            if match and not name.upper().startswith("LIST"):
+                return
+            listed = listed or match is not None
 
 
 def _spatial(sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -24,6 +24,8 @@ __all__ = ["SOURCE_KEY", "KeepSourced", "NameByCased", "VolumeWriter", "class_ma
 #: meta key of the path of a prediction's image, if "filename_or_obj" names something else
 SOURCE_KEY = "source"
 _SAME_PLACE = 0.01  # of a voxel's smallest side
+#: a header's free texts, in which converters may leave a patient's name
+_TEXTS = {"descrip", "aux_file", "db_name", "data_type"}
 _SCANNER = 1  # code of the scanner's own coordinates
 _NO_SHEAR = 1e-4  # cosine between axes
 
@@ -164,6 +166,8 @@ class VolumeWriter(NibabelWriter):
         header.set_slope_inter(1, 0)
         header.set_intent("none")
         header["cal_min"] = header["cal_max"] = 0
+        for text in _TEXTS.intersection(header.keys()):
+            header[text] = b""
         # the header's own affine, so that nibabel leaves both forms unchanged
         return (nib.Nifti2Image if two else nib.Nifti1Image)(voxels, header.get_best_affine(), header)
 
