@@ -299,3 +299,19 @@ def test_no_text_of_the_source_leaves_with_a_prediction(tmp_path: Path, kind: An
     saved = predicted(write(tmp_path / "a.nii", source), tmp_path)
     assert b"Doe^John" in (tmp_path / "a.nii").read_bytes()
     assert b"Doe" not in gzip.decompress(saved.read_bytes())
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 5), (7, 6)])
+def test_several_channels_lie_on_the_source_along_the_fourth_axis(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    source = write(tmp_path / "a.nii.gz", image_of(shape))
+    loaded = EnsureChannelFirstd("image")(LoadVolumed("image")({"image": str(source)}))["image"]
+    writer = VolumeWriter()
+    writer.set_data_array(torch.cat([loaded, loaded + 1000.5]))
+    writer.set_metadata(loaded.meta, resample=False)
+    writer.write(tmp_path / "b.nii.gz")
+    written = nib.load(tmp_path / "b.nii.gz")
+    assert written.shape == (*(*shape, 1)[:3], 2)
+    np.testing.assert_array_equal(written.get_sform(), nib.load(source).get_sform())
+    first, second = np.moveaxis(np.asarray(written.dataobj), -1, 0)
+    np.testing.assert_array_equal(first, np.asarray(nib.load(source).dataobj).reshape(first.shape))
+    np.testing.assert_array_equal(second, first + 1000.5)

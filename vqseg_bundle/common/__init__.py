@@ -1,6 +1,5 @@
 """The ground floor, which every layer may import: files, processes, seeds, batch keys, finite numbers."""
 
-from vqseg_bundle.common.extras import LateModule, MissingExtraError, import_with_extra
 from vqseg_bundle.common.files import (
     json_value,
     print_any_name,
@@ -17,13 +16,10 @@ from vqseg_bundle.common.tensors import FEATURES, SOURCE, NonFiniteError, all_fi
 __all__ = [
     "FEATURES",
     "SOURCE",
-    "LateModule",
-    "MissingExtraError",
     "NonFiniteError",
     "all_finite",
     "derive_seed",
     "gather_objects",
-    "import_with_extra",
     "json_value",
     "named_tensors",
     "non_finite_names",

@@ -2,7 +2,7 @@
 
 from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
-from vqseg_bundle.engines.inferers import AveragedInferer, CodebookInferer, window_inferer
+from vqseg_bundle.engines.inferers import AveragedInferer, CodebookInferer, voxel_entropy, window_inferer
 from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels, StudentPseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
@@ -26,6 +26,7 @@ __all__ = [
     "iteration_budget",
     "parse_streams",
     "sigmoid_ramp_up",
+    "voxel_entropy",
     "window_batch_size",
     "window_inferer",
 ]

@@ -1,4 +1,4 @@
-"""Inferers around MONAI's: one codebook per volume, and the mean over networks and mirrored copies."""
+"""Inferers around MONAI's: one codebook per volume, the mean over networks and mirrored copies, and its entropy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from torch import Tensor
 
-__all__ = ["AveragedInferer", "CodebookInferer", "window_inferer"]
+__all__ = ["AveragedInferer", "CodebookInferer", "voxel_entropy", "window_inferer"]
 
 
 class CodebookInferer(Inferer):
@@ -109,3 +109,15 @@ class AveragedInferer(Inferer):
                 logits = self.inferer(torch.flip(inputs, axes), member, *args, **kwargs)
                 total = total + torch.flip(logits.float().softmax(dim=1), axes)
         return (total / (len(self._flips) * (1 + len(self.networks)))).log()
+
+
+def voxel_entropy(logits: Tensor) -> Tensor:
+    r"""How unsure a prediction is of each voxel: :math:`-\sum_c p_c \ln p_c` of the class probabilities p, in nats.
+
+    Args:
+        logits: ``(C, *S)``.
+
+    Returns:
+        ``(1, *S)``, from 0 to :math:`\ln C`.
+    """
+    return torch.special.entr(logits.softmax(dim=0)).sum(dim=0, keepdim=True)

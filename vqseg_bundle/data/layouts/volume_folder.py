@@ -29,7 +29,7 @@ _LABEL_FOLDER = re.compile(
 #: files in a training's output folder, beside its run.json, that could be taken for images
 _TRAINING_RESULTS = ("progress.png",)
 logger = logging.getLogger(__name__)
-_PREDICTION_ENDING = re.compile(r"[_-](pred|prediction)$")
+_PREDICTION_ENDING = re.compile(r"[_-](pred|prediction|probabilities|entropy)$")
 
 
 def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:

@@ -152,13 +152,13 @@ class VolumeWriter(NibabelWriter):
         affine = np.asarray(source.affine, dtype=np.float64)
         factor = scale_to_mm(source)
         self._check_place(np.diag([factor, factor, factor, 1.0]) @ affine)
-        if len(source.shape) == 2 and voxels.shape[2:] == (1,):
-            voxels = voxels[..., 0]
-        if voxels.shape[:3] != source.shape[:3]:
+        if voxels.shape[:3] != (*source.shape, 1)[:3]:
             raise DataError(
                 f"{self.source}: expected a prediction of {source.shape[:3]} voxels, found {voxels.shape}; invert it "
                 "to the image's own grid first."
             )
+        if len(source.shape) == 2 and voxels.shape[2:] == (1,):
+            voxels = voxels[..., 0]
         header.set_data_dtype(voxels.dtype)
         pixdim = header["pixdim"].copy()
         header.set_data_shape(voxels.shape)
