@@ -234,6 +234,19 @@ def test_entropy_is_asked_for_and_belongs_to_training():
     assert quantizer.eval()(features).entropy_loss.item() == 0.0
 
 
+def test_entropy_of_some_tokens_is_that_of_an_even_choice():
+    """Of 30 tokens 7, a step of 29 / 6 apart."""
+    quantizer = _quantizer(entropy_temperature=0.5, entropy_tokens=7)
+    features = torch.randn(1, 6, 5, 6, requires_grad=True)
+    tokens = _tokens(features.detach())[[0, 5, 10, 14, 19, 24, 29]]
+    loss = quantizer(features).entropy_loss
+    assert loss.item() == pytest.approx(code_use_entropy(tokens, quantizer.project_codebook(), 0.5).item(), abs=1e-6)
+    loss.backward()
+    assert features.grad.abs().sum(dim=1).flatten().nonzero().flatten().tolist() == [0, 5, 10, 14, 19, 24, 29]
+    with pytest.raises(ValueError, match="entropy_tokens must be at least 1, or None for all tokens, got 0"):
+        _quantizer(entropy_tokens=0)
+
+
 def test_entropy_gradient_reaches_encoder_and_mapping():
     quantizer, features = _quantizer(entropy_temperature=0.5), torch.randn(SHAPES[2], requires_grad=True)
     quantizer(features).entropy_loss.backward()

@@ -63,6 +63,8 @@ class VectorQuantizer(nn.Module):
             :meth:`project_codebook` returns unit vectors, and so does ``quantized``.
         commitment_cost: :math:`\beta`.
         entropy_temperature: temperature of the code-use entropy, in units of squared distance; 0 disables it.
+        entropy_tokens: the entropy is that of at most so many tokens, evenly spread over the batch, since its time
+            grows with tokens times codes; None takes all.
         ema_decay: decay of the "ema" codebook.
 
     Shape:
@@ -92,6 +94,7 @@ class VectorQuantizer(nn.Module):
         commitment_cost: float = 0.25,
         entropy_temperature: float = 0.0,
         ema_decay: float = 0.99,
+        entropy_tokens: int | None = None,
     ) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
@@ -105,12 +108,15 @@ class VectorQuantizer(nn.Module):
                 "commitment_cost and entropy_temperature must not be negative, "
                 f"got {commitment_cost} and {entropy_temperature}."
             )
+        if entropy_tokens is not None and entropy_tokens < 1:
+            raise ValueError(f"entropy_tokens must be at least 1, or None for all tokens, got {entropy_tokens}.")
         self.spatial_dims = spatial_dims
         self.num_embeddings = num_embeddings
         self.embedding_dim = embedding_dim
         self.normalize = normalize
         self.commitment_cost = commitment_cost
         self.entropy_temperature = entropy_temperature
+        self.entropy_tokens = entropy_tokens
         self.codebook = _build_codebook(codebook_type, num_embeddings, embedding_dim, ema_decay)
 
     @torch.jit.export
@@ -150,6 +156,9 @@ class VectorQuantizer(nn.Module):
         entropy = torch.zeros((), dtype=torch.float32, device=tokens.device)
         if not torch.jit.is_scripting() and self.training and self.entropy_temperature > 0:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
+            if self.entropy_tokens is not None and self.entropy_tokens < len(tokens):
+                chosen = torch.linspace(0, len(tokens) - 1, self.entropy_tokens, device=tokens.device).round().long()
+                tokens, weights = tokens[chosen], None if weights is None else weights[chosen]
             temperature = self.entropy_temperature
             entropy = code_use_entropy(tokens.to(dtype), codebook.to(dtype), temperature, weights=weights)
         return entropy
