@@ -158,7 +158,8 @@ class VectorQuantizer(nn.Module):
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             if self.entropy_tokens is not None and self.entropy_tokens < len(tokens):
                 chosen = torch.linspace(0, len(tokens) - 1, self.entropy_tokens, device=tokens.device).round().long()
-                tokens, weights = tokens[chosen], None if weights is None else weights[chosen]
+                tokens = tokens[chosen]
+                weights = None if weights is None else weights[chosen] / weights[chosen].mean()
             temperature = self.entropy_temperature
             entropy = code_use_entropy(tokens.to(dtype), codebook.to(dtype), temperature, weights=weights)
         return entropy
