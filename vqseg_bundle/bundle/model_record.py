@@ -249,8 +249,9 @@ def check_files_hold(
 def _comparable(section: str, values: Mapping[Any, Any]) -> dict[str, Any]:
     plain = _plain(values)
     if section == "network" and isinstance(plain.get("quantizer"), dict):
-        # a loss weight belongs to the training, not the network; records of 0.7 and earlier have it
-        plain["quantizer"].pop("commitment_cost", None)
+        # what belongs to the training, not the network: records of 0.7 and earlier have the first, of 0.9 the second
+        for key in ("commitment_cost", "entropy_tokens"):
+            plain["quantizer"].pop(key, None)
     if section != "preprocessing":
         return plain
     plain.setdefault("orientation", None)  # records of 0.6 and earlier lack the key
