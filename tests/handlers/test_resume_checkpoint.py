@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import LrScheduleHandler
 from monai.transforms import CutMix
-from torch import Tensor
+from torch.utils.data import DataLoader
 
+from vqseg_bundle.data import SharedRandomSampler
 from vqseg_bundle.engines import STRONG, EMATeacher, SemiSupervisedTrainer, iteration_budget
-from vqseg_bundle.handlers import ResumeCheckpoint
+from vqseg_bundle.handlers import ResumeCheckpoint, StopOnSignal
 from vqseg_bundle.layers import QuantizedPerturbation
 from vqseg_bundle.losses import VQSegLoss, VQSegTargets
 from vqseg_bundle.networks import VQSegNet, VQSegTrainingModule
@@ -19,13 +22,16 @@ from vqseg_bundle.networks import VQSegNet, VQSegTrainingModule
 EPOCH_LENGTH = 3
 
 
-def _batches(seed: int) -> list[dict[str, Tensor]]:
+def _batches(seed: int) -> DataLoader:
     generator = torch.Generator().manual_seed(seed)
-    images = [torch.randn(2, 1, 8, 8, generator=generator) for _ in range(EPOCH_LENGTH)]
-    return [{"image": image, STRONG: image * 1.1, "label": (image > 0).float()} for image in images]
+    images = torch.randn(6, 1, 8, 8, generator=generator)
+    samples = [{"image": image, STRONG: image * 1.1, "label": (image > 0).float()} for image in images]
+    return DataLoader(samples, batch_size=2, sampler=SharedRandomSampler(samples, 100, seed=seed))
 
 
-def _trainer(path: Path, resume: bool = False, max_epochs: int = 3, max_iterations: int = 8) -> Any:
+def _trainer(
+    path: Path, resume: bool = False, max_epochs: int = 3, max_iterations: int = 8, minutes: float | None = None
+) -> Any:
     """The same trainer at every call, but for the random states, which a resumed training must not take from here."""
     torch.manual_seed(0)
     student = VQSegNet(2, 1, 2, (4, 6), (2,), num_embeddings=8, embedding_dim=4, dropout=0.1)
@@ -35,6 +41,7 @@ def _trainer(path: Path, resume: bool = False, max_epochs: int = 3, max_iteratio
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=0.9)
     teacher = EMATeacher(student)
     objects = {"student": module, "teacher": teacher, "optimizer": optimizer, "lr_scheduler": schedule}
+    checkpoint = ResumeCheckpoint(path, objects, resume, minutes)
     return SemiSupervisedTrainer(
         device="cpu",
         max_epochs=max_epochs,
@@ -51,7 +58,7 @@ def _trainer(path: Path, resume: bool = False, max_epochs: int = 3, max_iteratio
         mixer=CutMix(batch_size=2),
         ramp_up_share=0.5,
         generator=torch.Generator().manual_seed(0),
-        train_handlers=[LrScheduleHandler(schedule, epoch_level=False), ResumeCheckpoint(path, objects, resume)],
+        train_handlers=[LrScheduleHandler(schedule, epoch_level=False), checkpoint, StopOnSignal(checkpoint)],
     )
 
 
@@ -87,11 +94,55 @@ def test_a_resumed_training_ends_as_the_uninterrupted_one(tmp_path, interrupted_
     resumed.run()
     first = (interrupted_at - 1) // EPOCH_LENGTH * EPOCH_LENGTH + 1
     assert iterations == list(range(first, 9))
+    _assert_same(resumed, whole)
+
+
+def _assert_same(resumed: Any, whole: Any) -> None:
     expected, found = _outcome(whole), _outcome(resumed)
     weights, found_weights = expected.pop("weights"), found.pop("weights")
     assert found == expected == {"iteration": 8, "epoch": 3, "lr": 0.0}
     for key, value in weights.items():
         assert torch.equal(found_weights[key], value), key
+
+
+def test_in_a_long_epoch_it_is_saved_between_and_gone_on_from_there(tmp_path):
+    whole = _trainer(tmp_path / "whole.pt")
+    whole.run()
+    interrupted, saved = _trainer(tmp_path / "resume.pt", minutes=1e-9), []
+    interrupted.add_event_handler(
+        Events.ITERATION_STARTED(every=2), lambda: saved.append(_saved(tmp_path / "resume.pt"))
+    )
+    _interrupt(interrupted, 6)
+    assert saved == [1, 3, 5]
+    resumed = _trainer(tmp_path / "resume.pt", resume=True)
+    resumed.run()
+    _assert_same(resumed, whole)
+
+
+@pytest.mark.parametrize("minutes", [0, -1])
+def test_a_time_between_saves_that_is_none_is_refused(tmp_path, minutes):
+    with pytest.raises(ValueError, match=f"checkpoint_minutes must be positive or None, got {minutes}"):
+        ResumeCheckpoint(tmp_path / "resume.pt", {}, minutes=minutes)
+
+
+@pytest.mark.parametrize(
+    "number, arrives_at, saved_after", [(signal.SIGTERM, 4, 4), (signal.SIGINT, 5, 5), (signal.SIGINT, 6, 6)]
+)
+def test_a_signal_stops_after_a_step_that_is_saved_and_gone_on_from(tmp_path, number, arrives_at, saved_after):
+    whole = _trainer(tmp_path / "whole.pt")
+    whole.run()
+    former = signal.getsignal(number)
+    stopped, completed = _trainer(tmp_path / "resume.pt"), []
+    stopped.add_event_handler(Events.ITERATION_STARTED(once=arrives_at), lambda: os.kill(os.getpid(), number))
+    stopped.add_event_handler(Events.COMPLETED, lambda: completed.append(True))
+    stopped.run()
+    assert stopped.state.stop_signal == number
+    assert stopped.state.iteration == _saved(tmp_path / "resume.pt") == saved_after
+    assert not completed
+    assert signal.getsignal(number) is former
+    resumed = _trainer(tmp_path / "resume.pt", resume=True)
+    resumed.run()
+    _assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize("max_iterations", [8, 9])

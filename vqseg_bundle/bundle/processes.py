@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import sys
 from datetime import timedelta
 
 import ignite.distributed as idist
@@ -11,9 +14,12 @@ import torch.distributed as dist
 from ignite.engine import Engine
 
 from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.common import NonFiniteError, process_count, process_rank
+from vqseg_bundle.bundle.run_record import resume_command
+from vqseg_bundle.common import NonFiniteError, is_disk_full, process_count, process_rank
 
 __all__ = ["join_processes", "run_together", "run_training"]
+
+logger = logging.getLogger(__name__)
 
 #: environment variables set by torchrun
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -50,22 +56,39 @@ def join_processes(timeout_minutes: float) -> None:
 
 
 def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
-    """Run an engine, with a clear message if its numbers are no longer finite.
+    """Run an engine, with a clear message if it cannot go on.
 
     Args:
         engine: the trainer or evaluator.
         lock: lock of its output folder, released at the end.
 
     Raises:
-        SystemExit: a loss, gradient or weight is not finite; the message says which, and what to do.
+        SystemExit: a loss, gradient or weight is not finite, or no more can be written; the message says which, and
+            what to do. Or a signal has stopped a training: with the shell's code for it, 130 or 143.
     """
     try:
         engine.run()
     except NonFiniteError as error:
         raise SystemExit(str(error)) from error
+    except (OSError, RuntimeError) as error:  # torch wraps what it cannot write
+        if not is_disk_full(error):
+            raise
+        raise SystemExit(
+            f"No space is left to write to, in iteration {engine.state.iteration}. What was saved before is kept. Make "
+            "space; a training goes on with the same command and --resume true."
+        ) from error
     finally:
         if lock is not None:
             lock.release()
+    number = getattr(engine.state, "stop_signal", None)
+    if number is not None:
+        logger.warning(
+            "Stopped by %s after iteration %d, which is saved. To go on: %s",
+            signal.Signals(number).name,
+            engine.state.iteration,
+            resume_command(sys.argv),
+        )
+        raise SystemExit(128 + number)
 
 
 def run_together(engine: Engine, lock: FolderLock | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,7 @@ __all__ = [
     "evaluation_folder",
     "prediction_folder",
     "prepare_output_dir",
+    "resume_command",
     "training_folder",
     "write_run_record",
 ]
@@ -234,6 +236,12 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def resume_command(command: Sequence[str]) -> str:
+    """The command line, such as ``sys.argv``, that goes on with what this one has begun."""
+    words = _readable(command)
+    return shlex.join(words if "--resume" in words else [*words, "--resume", "true"])
 
 
 def _readable(command: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The ground floor, which every layer may import: files, processes, seeds, batch keys, finite numbers."""
 
 from vqseg_bundle.common.files import (
+    is_disk_full,
     json_value,
     print_any_name,
     project_folder,
@@ -20,6 +21,7 @@ __all__ = [
     "all_finite",
     "derive_seed",
     "gather_objects",
+    "is_disk_full",
     "json_value",
     "named_tensors",
     "non_finite_names",

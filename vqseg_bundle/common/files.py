@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -12,24 +13,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["json_value", "print_any_name", "project_folder", "replacing", "shell_line", "write_json", "write_text"]
+__all__ = [
+    "is_disk_full",
+    "json_value",
+    "print_any_name",
+    "project_folder",
+    "replacing",
+    "shell_line",
+    "write_json",
+    "write_text",
+]
 _PACKAGE = Path(__file__).parents[1]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A partial file beside ``path`` to write to; it takes the path's place if the block ends well, else it is removed.
 
-    The folder is made if missing.
+    The folder is made if missing. After a power failure there is the former file or the new one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or the one behind it, says that no more can be written: no space or quota left."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def write_text(path: str | Path, text: str) -> None:

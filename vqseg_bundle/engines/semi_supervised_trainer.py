@@ -16,7 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from timm.utils import distribute_bn
 from torch import Tensor, nn
 
-from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, process_count
+from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, is_disk_full, process_count
 from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
@@ -119,7 +119,6 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.total_iterations = budget if total_iterations is None else total_iterations
         self._unlabeled_batches: Iterator[Mapping[str, Any]] | None = None
         self.add_event_handler(Events.STARTED, self._start)
-        self.add_event_handler(Events.ITERATION_STARTED, lambda: self.seeds.begin(self.state.iteration))
         self.add_event_handler(Events.ITERATION_COMPLETED, self._stop_at_budget)
 
     @property
@@ -153,7 +152,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
     def _register_handlers(self, handlers: Sequence[Any]) -> None:
         # before MONAI's own, which would log a traceback and save the weights
-        self.add_event_handler(Events.EXCEPTION_RAISED, _raise_non_finite)
+        self.add_event_handler(Events.EXCEPTION_RAISED, _raise_explained)
         super()._register_handlers(handlers)
         # if a handler lets an error pass, ignite considers it handled
         self.add_event_handler(Events.EXCEPTION_RAISED, _raise)
@@ -193,6 +192,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         # read before autocast, which on the CPU would reach the loader's transforms
         unlabeled = self._next_unlabeled()
+        # not before: a loader that begins takes a number from torch's global state
+        self.seeds.begin(self.state.iteration)
         self.guard.begin(self.state.iteration, batchdata, unlabeled)
         with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
             views = self._arrange_views(unlabeled, batchdata, labels) if unlabeled is not None else None
@@ -289,8 +290,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return plain.to(self.state.device, non_blocking=self.non_blocking)
 
 
-def _raise_non_finite(engine: Engine, error: BaseException) -> None:
-    if isinstance(error, NonFiniteError):
+def _raise_explained(engine: Engine, error: BaseException) -> None:
+    if isinstance(error, NonFiniteError) or is_disk_full(error):
         raise error
 
 

@@ -10,6 +10,7 @@ from vqseg_bundle.handlers.checkpoints import (
 )
 from vqseg_bundle.handlers.code_reliance import CodeRelianceMonitor, DecoderProbe
 from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshots, CodebookUsage, codebook_perplexity
+from vqseg_bundle.handlers.interruption import PlainErrors, StopOnSignal
 from vqseg_bundle.handlers.largest_component import LargestComponentChoice, keep_largest_components
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
@@ -38,11 +39,13 @@ __all__ = [
     "LearningWatch",
     "MeanCaseDice",
     "ModelSaver",
+    "PlainErrors",
     "ProgressPicture",
     "PseudoLabelConfidence",
     "RestartTeacher",
     "ResumeCheckpoint",
     "RunWhenCompleted",
+    "StopOnSignal",
     "TrainingProgress",
     "Upright",
     "class_colors",

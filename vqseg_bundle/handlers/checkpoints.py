@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -46,9 +45,6 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
     with replacing(path) as partial:
         with partial.open("wb") as file:
             torch.save(content, file)
-            # otherwise a power failure could leave an empty file under the new name
-            file.flush()
-            os.fsync(file.fileno())
         if keep_former and path.is_file():
             _keep_former(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,50 +13,78 @@ from ignite.handlers import Checkpoint
 
 from vqseg_bundle.handlers.checkpoints import CheckpointWriter, find_resumable
 
-__all__ = ["ResumeCheckpoint"]
+__all__ = ["ResumeCheckpoint", "ends_epoch"]
 
 logger = logging.getLogger(__name__)
+
+
+def ends_epoch(engine: Engine) -> bool:
+    """Whether the current step is the last of its epoch, or of the training.
+
+    Before such an epoch's validation nothing is saved: a training resumed from there would go without it.
+    """
+    length, total = engine.state.epoch_length, getattr(engine, "total_iterations", None)
+    return bool(length and engine.state.iteration % length == 0) or engine.state.iteration == total
 
 
 class ResumeCheckpoint:
     """Save everything that a training needs to resume, and load it on request.
 
-    Written atomically after every epoch: the given objects and the engine's state. There is no random state, since each
-    step's randomness follows from the seed and the step's number. The previous epoch's file is kept beside it
-    (``resume.previous.pt``), and used if the last one cannot be. With several processes, the first one writes; attach
-    it on every process.
+    Written atomically after every epoch, and in a long one every ``minutes``: the given objects and the engine's state.
+    There is no random state, since each step's randomness follows from the seed and the step's number. The file before
+    is kept beside it (``resume.previous.pt``), and used if the last one cannot be. With several processes, the first
+    one writes; attach it on every process.
 
     Args:
         path: the file, such as ``OUT/resume.pt``.
         objects: the objects to save, by name, each with ``state_dict`` and ``load_state_dict``.
         resume: load the file when the training starts.
+        minutes: longest time between two saves; None saves after epochs only.
 
     Raises:
-        ValueError: ``resume`` is set, but the file is missing or cannot be used.
+        ValueError: ``resume`` is set, but the file is missing or cannot be used; or ``minutes`` is not positive.
     """
 
-    def __init__(self, path: str | Path, objects: Mapping[str, Any], resume: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, objects: Mapping[str, Any], resume: bool = False, minutes: float | None = None
+    ) -> None:
+        if minutes is not None and not minutes > 0:
+            raise ValueError(f"checkpoint_minutes must be positive or None, got {minutes!r}.")
         self.path = Path(path)
         self.objects = dict(objects)
         self.resume = resume
+        self.minutes = minutes
+        self._saved_at = 0.0
         self._writer = CheckpointWriter(self.path.parent, self.path.name)
         if resume:
             find_resumable(self.path)
 
     def attach(self, engine: Engine) -> None:
         """Save after each epoch of ``engine``; load before its first."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.STARTED, self._start_clock)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_when_due)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         if self.resume:
             engine.add_event_handler(Events.STARTED, self._load)
 
     def _all_objects(self, engine: Engine) -> dict[str, Any]:
         return {**self.objects, "engine": engine}
 
-    def _save(self, engine: Engine) -> None:
+    def save(self, engine: Engine) -> None:
+        """Write the file."""
         states = {name: item.state_dict() for name, item in self._all_objects(engine).items()}
         self._writer(states, self.path.name)
         # an existing file may be of another training, or damaged; one saved by this training is neither
         self._writer.keep_former = True
+        self._start_clock(engine)
+
+    def _start_clock(self, engine: Engine) -> None:
+        self._saved_at = time.monotonic()
+
+    def _save_when_due(self, engine: Engine) -> None:
+        due = self.minutes is not None and time.monotonic() - self._saved_at >= 60 * self.minutes
+        if due and not ends_epoch(engine):
+            self.save(engine)
 
     def _load(self, engine: Engine) -> None:
         found, checkpoint, reason = find_resumable(self.path)

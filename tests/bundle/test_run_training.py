@@ -1,0 +1,52 @@
+"""How a run ends that cannot go on: by one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+import pytest
+from ignite.engine import Engine, Events
+
+from vqseg_bundle.bundle import run_training
+from vqseg_bundle.handlers import PlainErrors
+
+
+def _engine(step: Callable[[Engine], None]) -> Engine:
+    engine = Engine(lambda engine, batch: step(engine))
+    engine.logger.disabled = True
+    PlainErrors().attach(engine)
+    engine.add_event_handler(Events.EXCEPTION_RAISED, lambda _: pytest.fail("MONAI would log a traceback"))
+    return engine
+
+
+def _run(engine: Engine) -> None:
+    engine.run = lambda: Engine.run(engine, [0])  # as MONAI's, which has its data
+    run_training(engine)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_it_says_how_to_go_on(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/bin/vqseg", "train", "--output_dir", "a folder"])
+    with caplog.at_level(logging.WARNING), pytest.raises(SystemExit, match=str(code)):
+        _run(_engine(lambda engine: setattr(engine.state, "stop_signal", number)))
+    name = signal.Signals(number).name
+    command = "/bin/vqseg train --output_dir 'a folder' --resume true"
+    assert caplog.messages == [f"Stopped by {name} after iteration 1, which is saved. To go on: {command}"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line(number: int) -> None:
+    def fill(engine: Engine) -> None:
+        try:
+            raise OSError(number, "no space")
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    with pytest.raises(SystemExit, match=r"^No space is left to write to, in iteration 1\..*--resume true\.$"):
+        _run(_engine(fill))
