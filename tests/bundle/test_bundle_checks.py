@@ -65,10 +65,10 @@ def test_metadata_tells_the_version_and_its_changes() -> None:
 
 
 def test_every_package_that_metadata_pins_is_a_dependency() -> None:
-    (block,) = re.findall(
-        r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
-    )
-    needed = {name for entry in re.findall(r'"([^">]+)', block) for name in re.findall(r"[\w-]+", entry)}
+    lists = r"^(?:dependencies|dicom|foundation) = \[(.*?)^\]"
+    blocks = re.findall(lists, (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    needed = {name for entry in re.findall(r'"([^">]+)', "".join(blocks)) for name in re.findall(r"[\w-]+", entry)}
     assert {"monai", "torch", "numpy", *METADATA["required_packages_version"]} <= needed
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import inspect
 import logging
 import sys
@@ -94,6 +96,8 @@ def prepare_overrides() -> None:
     _refuse_evaluated_paths(paths)
     if is_command_line():
         print_any_name()
+        # Python's last collection would look at a million objects of modules, for two seconds
+        atexit.register(gc.freeze)
     for key, path in paths.items():
         parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]

@@ -59,6 +59,8 @@ def build_foundation_model(
     name: str, weights: str | None, image_size: int | None, device: str
 ) -> networks.FoundationModel | None:
     """:func:`vqseg_bundle.networks.build_foundation_model`, moved to the device, with a clean end on bad input."""
+    if name == "none":
+        return None  # without a second for timm
     model = exit_cleanly(networks.build_foundation_model, name, weights, image_size)
     return model if model is None else model.to(torch.device(device))
 

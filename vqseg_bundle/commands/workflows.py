@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import json
 import runpy
 import sys
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vqseg_bundle.commands.main import imports_uncollected
 from vqseg_bundle.common import project_folder, shell_line
 
 __all__ = ["Workflow", "bundle_words", "evaluate", "segment", "train"]
@@ -116,6 +118,8 @@ def _run(workflow: Workflow, arguments: Sequence[str]) -> None:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(f"runs {shell_line(['python', '-m', 'monai.bundle', *words])}", flush=True)
     sys.argv[1:] = words
+    with imports_uncollected():
+        importlib.import_module("vqseg_bundle.bundle")
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 

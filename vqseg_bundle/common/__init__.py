@@ -1,5 +1,6 @@
 """The ground floor, which every layer may import: files, processes, seeds, batch keys, finite numbers."""
 
+from vqseg_bundle.common.extras import LateModule, MissingExtraError, import_with_extra
 from vqseg_bundle.common.files import (
     is_disk_full,
     json_value,
@@ -17,10 +18,13 @@ from vqseg_bundle.common.tensors import FEATURES, SOURCE, NonFiniteError, all_fi
 __all__ = [
     "FEATURES",
     "SOURCE",
+    "LateModule",
+    "MissingExtraError",
     "NonFiniteError",
     "all_finite",
     "derive_seed",
     "gather_objects",
+    "import_with_extra",
     "is_disk_full",
     "json_value",
     "named_tensors",

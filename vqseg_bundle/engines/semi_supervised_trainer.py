@@ -13,7 +13,6 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
-from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, is_disk_full, process_count
@@ -216,6 +215,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             self.fire_event(IterationEvents.LOSS_COMPLETED)
         self._step(output)
         if process_count() > 1:
+            from timm.utils import distribute_bn  # timm takes a second to import, for several processes only
+
             # each process has normalised its own batch: the teachers would drift apart
             distribute_bn(self.student, process_count(), reduce=True)
         self.guard.check_weights()

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vqseg_bundle.networks.dinov2_dpt_net import DINOv2DPTNet
+from vqseg_bundle.common import import_with_extra
 from vqseg_bundle.networks.vq_network import VQNetwork
 from vqseg_bundle.networks.vqseg_net import VQSegNet
 
 __all__ = ["build_network", "describe_network"]
 
 _KEY = "architecture"
-_NETWORKS: dict[str, type[VQNetwork]] = {network.__name__: network for network in (VQSegNet, DINOv2DPTNet)}
+#: class to its module, which is imported when the network is built
+_NETWORKS = {"VQSegNet": "vqseg_net", "DINOv2DPTNet": "dinov2_dpt_net"}
 # records of early versions do not name this network; nor do new ones, so that they compare equal
 _UNNAMED = VQSegNet
 
@@ -44,4 +45,7 @@ def build_network(description: Mapping[str, Any]) -> VQNetwork:
     name = arguments.pop(_KEY, _UNNAMED.__name__)
     if name not in _NETWORKS:
         raise ValueError(f"{_KEY} must be one of {', '.join(_NETWORKS)}, got {name!r}.")
-    return _NETWORKS[name](**arguments)
+    network: type[VQNetwork] = getattr(
+        import_with_extra(f"vqseg_bundle.networks.{_NETWORKS[name]}", "foundation"), name
+    )
+    return network(**arguments)

@@ -11,12 +11,16 @@ import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import pydicom
-from pydicom.config import disable_value_validation
+from vqseg_bundle.common import LateModule
 
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    import pydicom
+else:
+    pydicom = LateModule("pydicom", "dicom")
 
 __all__ = ["DicomSlice", "SeriesLabels", "error_reason", "has_preamble", "read_slice"]
 
@@ -96,7 +100,7 @@ def has_preamble(file: Path) -> bool:
 def read_slice(file: Path) -> DicomSlice | None:
     """A file's image without its pixels, None for a report or the like; DataError: empty, not DICOM, or damaged."""
     try:
-        with _VALIDATION, disable_value_validation(), file.open("rb") as stream:
+        with _VALIDATION, pydicom.config.disable_value_validation(), file.open("rb") as stream:
             _refuse_others(file, stream)
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             if _holds_image(dataset):

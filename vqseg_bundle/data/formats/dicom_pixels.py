@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pydicom
+
+from vqseg_bundle.common import LateModule
 
 from ..errors import DataError
 from .dicom_file import DicomSlice, error_reason
 
-try:
-    from pydicom.pixels import apply_rescale
-except ImportError:  # pydicom 2, which MONAI Label's server needs
-    from pydicom.pixel_data_handlers.util import apply_modality_lut as apply_rescale  # type: ignore[no-redef]
+if TYPE_CHECKING:
+    import pydicom
+else:
+    pydicom = LateModule("pydicom", "dicom")
 
 __all__ = ["read_pixels"]
 
@@ -51,13 +52,21 @@ def _read_slice(item: DicomSlice) -> tuple[np.ndarray, np.ndarray | None]:
         padding = _padding(stored, dataset)
         if item.photometric == "MONOCHROME1" and item.modality not in _QUANTITIES:
             stored = _inverted(stored, dataset)
-        values = np.asarray(apply_rescale(stored, dataset), dtype=np.float32)
+        values = np.asarray(_rescale(stored, dataset), dtype=np.float32)
     except Exception as error:  # a damaged file can raise any
         raise DataError(
             f"{item.file}: the pixels cannot be decoded ({error_reason(error)}); copy the file again, or for a "
             'compressed one pip install "pylibjpeg[all]", or decompress it.'
         ) from error
     return values.T, None if padding is None else padding.T
+
+
+def _rescale(stored: np.ndarray, dataset: Any) -> np.ndarray:
+    try:
+        from pydicom.pixels import apply_rescale
+    except ImportError:  # pydicom 2, which MONAI Label's server needs
+        from pydicom.pixel_data_handlers.util import apply_modality_lut as apply_rescale  # type: ignore[no-redef]
+    return apply_rescale(stored, dataset)
 
 
 def _read_dataset(file: str) -> Any:

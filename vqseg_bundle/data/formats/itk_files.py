@@ -11,15 +11,21 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import itk
 import numpy as np
 from monai.data import ITKReader
 from monai.data.utils import orientation_ras_lps
 
+from vqseg_bundle.common import LateModule
+
 from ..errors import DataError
 from .file_format import FileFormat, VolumeHeader
+
+if TYPE_CHECKING:
+    import itk
+else:
+    itk = LateModule("itk", "dicom")
 
 __all__ = ["ITK"]
 _FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")

@@ -6,19 +6,16 @@ import itertools
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
-import pydicom
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey, optional_import
-from pydicom.config import disable_value_validation
-from pydicom.sr.codedict import codes
-from pydicom.sr.coding import Code
+from monai.utils import ImageMetaKey
 
 from vqseg_bundle import __version__
+from vqseg_bundle.common import LateModule
 
 from ..errors import DataError
 from ..formats.dicom_file import error_reason
@@ -29,10 +26,18 @@ from .dicom_seg_source import has_other_than_ascii, read_sources
 
 __all__ = ["SaveDicomSegd", "check_segment_codes", "write_dicom_seg"]
 
-# highdicom does not work with the pydicom of MONAI Label's server; nothing is written there
-hd, _ = optional_import("highdicom")
+if TYPE_CHECKING:
+    import highdicom as hd
+    import pydicom
+else:
+    # highdicom does not work with the pydicom of MONAI Label's server; nothing is written there
+    hd = LateModule("highdicom", "dicom")
+    pydicom = LateModule("pydicom", "dicom")
+
+#: value, coding scheme, meaning
+_Code = tuple[str, str, str]
 #: code of a segment whose label has none: true of any structure, and no more specific
-_GENERAL = Code("91723000", "SCT", "Anatomical Structure")
+_GENERAL: _Code = ("91723000", "SCT", "Anatomical Structure")
 _NAME = "vqseg_bundle"
 _SERIES_NUMBER = 1000  # after the scanner's own series
 _LONGEST_LABEL = 64  # value representation LO
@@ -74,9 +79,9 @@ def write_dicom_seg(
     frames = _on_source_grid(np.asarray(classes), np.asarray(affine, dtype=np.float64), grid, where)
     if not frames.any():
         frames, sources = frames[:1], sources[:1]
-    texts = [*labels.values(), *(part.meaning for pair in coded.values() for part in pair)]
+    texts = [*labels.values(), *(meaning for pair in coded.values() for _, _, meaning in pair)]
     ascii_alone = all(text.isascii() for text in texts) and not has_other_than_ascii(sources[0])
-    with disable_value_validation():  # UIDs are those of the sources, and the log has named invalid ones
+    with pydicom.config.disable_value_validation():  # UIDs are those of the sources, and the log has named invalid ones
         segmentation = _segmentation(frames, sources, labels, coded, None if ascii_alone else _UTF8)
         segmentation.save_as(path)
 
@@ -85,10 +90,11 @@ def _segmentation(
     frames: np.ndarray,
     sources: Sequence[pydicom.Dataset],
     labels: Mapping[int, str],
-    coded: Mapping[str, tuple[Code, Code]],
+    coded: Mapping[str, tuple[_Code, _Code]],
     character_set: str | None,
 ) -> pydicom.Dataset:
-    algorithm = hd.AlgorithmIdentificationSequence(_NAME, codes.DCM.ArtificialIntelligence, __version__)
+    artificial = LateModule("pydicom.sr.codedict", "dicom").codes.DCM.ArtificialIntelligence
+    algorithm = hd.AlgorithmIdentificationSequence(_NAME, artificial, __version__)
     return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=frames,
@@ -97,8 +103,8 @@ def _segmentation(
             hd.seg.SegmentDescription(
                 segment_number=index,
                 segment_label=name.replace("\\", "/")[:_LONGEST_LABEL],  # a backslash would split it in two
-                segmented_property_category=coded[name][0],
-                segmented_property_type=coded[name][1],
+                segmented_property_category=hd.sr.CodedConcept(*coded[name][0]),
+                segmented_property_type=hd.sr.CodedConcept(*coded[name][1]),
                 algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
                 algorithm_identification=algorithm,
             )
@@ -122,7 +128,7 @@ def _segmentation(
 
 def check_segment_codes(
     segment_codes: Mapping[str, Any] | None, labels: Mapping[int, str]
-) -> dict[str, tuple[Code, Code]]:
+) -> dict[str, tuple[_Code, _Code]]:
     """Category and type of every foreground label, in SNOMED CT or another coding scheme.
 
     Args:
@@ -131,7 +137,7 @@ def check_segment_codes(
         labels: class index to name, background (0) included.
 
     Returns:
-        label name to (category, type).
+        label name to (category, type), each (value, scheme, meaning).
 
     Raises:
         ValueError: a label is unknown, or an entry has another form.
@@ -151,15 +157,15 @@ def check_segment_codes(
     return coded
 
 
-def _to_code(entry: Any, name: str) -> Code:
-    if entry is None:
-        return _GENERAL
+def _to_code(entry: Any, name: str) -> _Code:
+    entry = _GENERAL if entry is None else entry
     if isinstance(entry, str) or len(entry) != 3 or not all(isinstance(part, str) and part for part in entry):
         raise ValueError(
             f"segment_codes, {name!r}: a code is [value, scheme, meaning], three texts such as "
             f'["10200004", "SCT", "Liver"], got {entry!r}.'
         )
-    return Code(*entry)
+    value, scheme, meaning = entry
+    return value, scheme, meaning
 
 
 def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeader, where: str) -> np.ndarray:

@@ -7,17 +7,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pydicom
-from pydicom.config import disable_value_validation
-from pydicom.valuerep import DA, DS, DT, TM
+
+from vqseg_bundle.common import LateModule
 
 from ..errors import DataError
 from ..formats.dicom_file import DicomSlice, read_slice
 from ..formats.dicom_series import order_slices, slices_header
 from ..formats.file_format import VolumeHeader
+
+if TYPE_CHECKING:
+    import pydicom
+else:
+    pydicom = LateModule("pydicom", "dicom")
 
 __all__ = ["has_other_than_ascii", "read_sources"]
 
@@ -46,7 +50,13 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )
 _SEXES = ("M", "F", "O")
-_CONVERTERS: dict[str, Callable[[Any], Any]] = {"DA": DA, "DS": float, "DT": DT, "IS": int, "TM": TM}
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "DA": lambda value: pydicom.valuerep.DA(value),
+    "DS": float,
+    "DT": lambda value: pydicom.valuerep.DT(value),
+    "IS": int,
+    "TM": lambda value: pydicom.valuerep.TM(value),
+}
 _FORMS = {
     "AS": r"\d{3}[DWMY]",
     "CS": r"[A-Z0-9 _]{1,16}",
@@ -67,7 +77,7 @@ def read_sources(files: Sequence[str | Path]) -> tuple[list[pydicom.Dataset], Vo
     """
     if not files:
         raise DataError("a DICOM SEG needs the files of the series that was segmented, found none.")
-    with disable_value_validation():  # pydicom would warn of what is corrected here
+    with pydicom.config.disable_value_validation():  # pydicom would warn of what is corrected here
         pairs = [_read(Path(file)) for file in files]
         _refuse_shared_uids([dataset for _, dataset in pairs])
         by_file = {item.file: dataset for item, dataset in pairs}
@@ -126,13 +136,15 @@ def _complete_measures(sources: Sequence[pydicom.Dataset], grid: VolumeHeader) -
     first, directions = sources[0], grid.affine[:3, :2] / np.linalg.norm(grid.affine[:3, :2], axis=0)
     if not first.get("SliceThickness"):
         area = np.linalg.norm(np.cross(grid.affine[:3, 0], grid.affine[:3, 1]))
-        first.SliceThickness = DS(abs(float(np.linalg.det(grid.affine[:3, :3]) / area)), auto_format=True)
+        first.SliceThickness = pydicom.valuerep.DS(
+            abs(float(np.linalg.det(grid.affine[:3, :3]) / area)), auto_format=True
+        )
     if "SpacingBetweenSlices" in first:
         del first.SpacingBetweenSlices
     if any(source.ImageOrientationPatient != first.ImageOrientationPatient for source in sources):
         cosines = np.ravel((directions * [[-1], [-1], [1]]).T)  # from RAS to LPS
         for source in sources:
-            source.ImageOrientationPatient = [DS(float(value), auto_format=True) for value in cosines]
+            source.ImageOrientationPatient = [pydicom.valuerep.DS(float(value), auto_format=True) for value in cosines]
 
 
 def _drop_invalid(source: pydicom.Dataset) -> Iterator[str]:
