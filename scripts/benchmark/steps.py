@@ -105,7 +105,7 @@ def trainer_step(
         foundation_model=part("foundation"),
         max_grad_norm=part("train#trainer#max_grad_norm"),
         generator=torch.Generator(device).manual_seed(0),
-        amp=part("amp"),
+        amp=part("mixed_precision"),
     )
     # an interrupted run continues where it was
     trainer.add_event_handler(Events.ITERATION_COMPLETED, trainer.interrupt)

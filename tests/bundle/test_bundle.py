@@ -98,7 +98,7 @@ def test_training_again_puts_the_earlier_run_aside(trained: Trained, tmp_path: P
 
 def test_a_killed_training_ends_as_the_uninterrupted_one(trained: Trained, tmp_path: Path) -> None:
     """Killed as a machine kills, amid its second epoch; it goes on with two workers."""
-    settings = keys(trained.cohort, tmp_path, **TINY, amp=False)
+    settings = keys(trained.cohort, tmp_path, **TINY)
     process = CONTEXT.Process(target=run_killed, args=("train.json", settings, "step", 6))
     process.start()
     process.join(timeout=300)
@@ -269,7 +269,7 @@ def test_training_elsewhere_gives_the_same_weights_and_writes_nothing_there(trai
     elsewhere, output_dir = tmp_path / "elsewhere", tmp_path / "out"
     elsewhere.mkdir()
     shutil.copytree(trained.cohort.root, elsewhere / "data")
-    places = {"bundle_root": ROOT, "dataset_dir": "data", "output_dir": "../out", **TINY, "amp": False}
+    places = {"bundle_root": ROOT, "dataset_dir": "data", "output_dir": "../out", **TINY}
     config = str(ROOT / "configs" / "train.json")
     result = run_command("run", "training", "--config_file", config, *as_arguments(places), cwd=elsewhere)
     assert result.returncode == 0, result.stdout + result.stderr

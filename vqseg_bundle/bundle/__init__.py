@@ -18,6 +18,7 @@ from vqseg_bundle.bundle.ensemble import load_further_networks
 from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.former_start import start_training
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
+from vqseg_bundle.bundle.machine import choose_amp, set_threads
 from vqseg_bundle.bundle.model_record import (
     check_compatible,
     find_checkpoint,
@@ -65,6 +66,7 @@ __all__ = [
     "check_settings",
     "check_training_data",
     "check_writable",
+    "choose_amp",
     "choose_run_orientation",
     "close_evaluation",
     "close_inference",
@@ -90,6 +92,7 @@ __all__ = [
     "run_together",
     "run_training",
     "running_parser",
+    "set_threads",
     "start_evaluation",
     "start_inference",
     "start_training",

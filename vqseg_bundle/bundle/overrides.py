@@ -7,6 +7,7 @@ import gc
 import inspect
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from os import PathLike
@@ -63,6 +64,13 @@ _FORMER_IDS = {
     "image_transforms": "volume_transforms",
     "label_transforms": "volume_transforms, for images and labels",
 }
+#: warnings, by how they begin, of MONAI and PyTorch about MONAI's own code, which a user can do nothing about
+_IDLE_WARNINGS = (
+    "NvImgCodecPydicomReader",
+    "Using a non-tuple sequence for multidimensional indexing",
+    "User provided device_type of 'cuda'",
+    "`?torch.cuda.amp.GradScaler",
+)
 _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
 
 
@@ -98,6 +106,8 @@ def prepare_overrides() -> None:
         print_any_name()
         # Python's last collection would look at a million objects of modules, for two seconds
         atexit.register(gc.freeze)
+        for message in _IDLE_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
     for key, path in paths.items():
         parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]

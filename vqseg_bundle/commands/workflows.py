@@ -10,9 +10,11 @@ import argparse
 import ast
 import importlib
 import json
+import logging
 import runpy
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +119,13 @@ def _run(workflow: Workflow, arguments: Sequence[str]) -> None:
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(f"runs {shell_line(['python', '-m', 'monai.bundle', *words])}", flush=True)
+    print(
+        "a configuration is a program: run only those you trust (MONAI's security note GHSA-873f-pvrv-4x83)", flush=True
+    )
+    warnings.filterwarnings("ignore", message="parsing config_file")
+    for name in ("monai.bundle.scripts", "monai.bundle.workflows"):
+        # MONAI says again what the first line says
+        logging.getLogger(name).setLevel(logging.WARNING)
     sys.argv[1:] = words
     with imports_uncollected():
         importlib.import_module("vqseg_bundle.bundle")

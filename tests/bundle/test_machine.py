@@ -1,0 +1,62 @@
+"""Threads and number types that fit the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from vqseg_bundle.bundle import choose_amp, set_threads
+from vqseg_bundle.bundle import machine as subject
+
+
+@pytest.mark.parametrize(
+    ("cores", "load", "workers", "threads"),
+    [
+        (2, 0.1, 0, 2),
+        (2, 1.0, 0, 1),
+        (2, 2.3, 0, 1),
+        (2, 0.0, 2, 1),
+        (16, 3.9, 0, 12),
+        (16, 0.0, 4, 12),
+        (1, 9.0, 4, 1),
+    ],
+)
+def test_one_operation_gets_the_idle_cores(cores: int, load: float, workers: int, threads: int) -> None:
+    assert subject.choose_threads(cores, load, workers) == threads
+
+
+@pytest.fixture
+def threads_kept() -> None:
+    """PyTorch's number of threads is put back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_kept")
+def test_threads_follow_the_load_unless_they_are_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 0.0, 0.0))
+    monkeypatch.setattr(subject, "_cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(2)
+    assert set_threads("auto", "cpu") == torch.get_num_threads() == 2
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    assert set_threads("auto", "cpu") == torch.get_num_threads() == 3
+    assert set_threads(2, "cpu") == torch.get_num_threads() == 2
+    for wrong in (0, "many", True, 1.5):
+        with pytest.raises(SystemExit, match=r"^threads: expected auto or a whole number from 1, got"):
+            set_threads(wrong, "cpu")
+
+
+def test_mixed_precision_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native in (False, True):
+        monkeypatch.setattr(subject, "_has_native_bfloat16", lambda native=native: native)
+        assert choose_amp("auto", "cpu") is native
+        assert choose_amp("auto", "cuda:1") is True
+        assert choose_amp("auto", "mps") is False
+        assert [choose_amp(given, "cpu") for given in (True, False)] == [True, False]
+    with pytest.raises(SystemExit, match=r"^amp: expected true, false or auto, got 'no'\."):
+        choose_amp("no", "cpu")
