@@ -11,7 +11,7 @@ from monai.transforms import ScaleIntensityRangePercentiles
 from support.data_parts import LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
 
 from vqseg_bundle.data import Cohort, DataError, LoadVolumed, check_cases, check_cohort, read_voxels
-from vqseg_bundle.data.checking.facts import find_sentinel
+from vqseg_bundle.data.checking.intensities import find_sentinel
 from vqseg_bundle.data.formats.volume_io import read_classes
 
 

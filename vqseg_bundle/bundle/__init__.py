@@ -39,6 +39,7 @@ from vqseg_bundle.bundle.run_record import (
     write_run_record,
 )
 from vqseg_bundle.bundle.running_workflow import running_parser
+from vqseg_bundle.bundle.training_plan import plan_training, record_plan
 from vqseg_bundle.bundle.training_start import (
     DeployedWeights,
     announce_training,
@@ -85,9 +86,11 @@ __all__ = [
     "open_model_record",
     "open_reconstructor",
     "open_training_folder",
+    "plan_training",
     "prediction_folder",
     "prepare_output_dir",
     "prepare_overrides",
+    "record_plan",
     "record_training",
     "run_together",
     "run_training",

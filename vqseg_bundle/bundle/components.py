@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.bundle.running_workflow import running_parser
 
-__all__ = ["build_cleanly", "check_device", "check_preprocessing", "check_settings"]
+__all__ = ["build_cleanly", "check_device", "check_given", "check_preprocessing", "check_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,35 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
     window = preprocessing.get("intensity_window")
     if window is not None and not (_are_numbers(window) and len(window) == 2 and window[0] < window[1]):
         raise ValueError(f"intensity_window must hold two rising intensities, or be None, got {window!r}.")
+
+
+def check_given(values: Mapping[str, Any]) -> None:
+    """Check the sizes that a user gives before others are planned from them.
+
+    Args:
+        values: any of those of :func:`check_preprocessing`, "labeled_batch_size" and "unlabeled_batch_size", "channels"
+            and "strides".
+
+    Raises:
+        ValueError: a value has the wrong type, sign or length.
+    """
+    patch = values.get("patch_size")
+    dims = len(patch) if isinstance(patch, list | tuple) and len(patch) in (2, 3) else 2
+    asked = values.get("spatial_dims", dims)
+    usual = {"spatial_dims": dims, "image_size": None, "spacing": None, "intensity_window": None}
+    check_preprocessing({**usual, "patch_size": [1] * (asked if asked in (2, 3) else dims), **values})
+    for name in ("labeled_batch_size", "unlabeled_batch_size"):
+        if name in values and not _are_positive([values[name]], int):
+            raise ValueError(f"{name} must be a positive whole number, got {values[name]!r}.")
+    for name in ("channels", "reconstruction_channels"):
+        widths = values.get(name, [1])
+        if not (widths and _are_positive(widths, int)) and not (widths is None and name != "channels"):
+            raise ValueError(f"network_def#{name} must hold a width for each level, got {widths!r}.")
+    strides = values.get("strides", [])
+    if not isinstance(strides, list | tuple) or not all(
+        _are_positive(stride if isinstance(stride, list | tuple) else [stride], int) for stride in strides
+    ):
+        raise ValueError(f"network_def#strides must hold one entry between each two levels, got {strides!r}.")
 
 
 def check_device(device: str) -> None:

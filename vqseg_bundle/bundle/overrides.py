@@ -55,6 +55,7 @@ T = TypeVar("T")
 _PATHS = (
     *("bundle_root", "dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
     "foundation_feature_dir",
+    "plan_file",
 )
 #: ids of 0.7 and before; an overlay that still sets one would be ignored
 _FORMER_IDS = {

@@ -38,6 +38,8 @@ RUN_OUTPUTS = (
     "model.json",
     "*config.json",
     "*run.json",
+    "plan.json",
+    "fingerprint.json",
     "metrics*.csv",
     "summary*.json",
     "report.html",

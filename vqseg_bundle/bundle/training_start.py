@@ -20,7 +20,9 @@ from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.model_record import load_model_record, model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
+from vqseg_bundle.bundle.training_plan import with_planned_values
 from vqseg_bundle.common import process_rank, write_json
+from vqseg_bundle.planning import Plan
 
 __all__ = [
     "DeployedWeights",
@@ -150,6 +152,7 @@ def record_training(
     resume: bool,
     in_place: bool,
     parser: ConfigParser,
+    plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Record the run: ``config.json``, ``run.json`` and, for new weights, ``model.json``.
 
@@ -163,13 +166,15 @@ def record_training(
         resume: whether to resume an interrupted training, whose record is kept.
         in_place: whether the bundle's own weights are trained further.
         parser: the running configuration's.
+        plan: its values are recorded in place of the references to them; None in configurations of 0.8 and earlier.
 
     Returns:
         The content of the new weights' ``model.json``; empty when resuming, and in all processes except the first.
     """
     if process_rank() != 0:
         return {}
-    command = (parser.get(), data.data_digest(cohort), sys.argv)
+    config = parser.get() if plan is None else with_planned_values(parser.get(), plan)
+    command = (config, data.data_digest(cohort), sys.argv)
     write_run_record(output_dir, *command, prefix="resumed_" if resume else "")
     if resume:
         return {}

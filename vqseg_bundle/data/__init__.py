@@ -1,6 +1,7 @@
 """Cohorts: datalists, checks before training, the embedded demo cohort, and datalists made from folders."""
 
-from .checking.checks import CheckedCases, check_cases, check_cohort, examine_cohort
+from .checking.checks import CheckedCases, check_cases, check_cohort, examine_cohort, require_sound
+from .checking.facts import CaseFacts
 from .checking.findings import FINDING_KINDS, Finding, FindingKind
 from .checking.report import CheckReport
 from .cohorts.cohort import data_digest, find_other_images, open_cohort, open_listed_cases
@@ -45,7 +46,14 @@ from .geometry.orientation import (
     readable_headers,
     run_orientation,
 )
-from .geometry.slice_axis import SliceAxisLastd, choose_slice_axis, cohort_slice_axis, name_slice_axis
+from .geometry.slice_axis import (
+    SliceAxisLastd,
+    choose_slice_axis,
+    cohort_slice_axis,
+    headers_slice_axis,
+    name_slice_axis,
+    sliced_geometry,
+)
 from .geometry.training_geometry import has_geometry, training_geometry, unlike_training
 from .layouts.folder_layouts import (
     FoundCase,
@@ -68,6 +76,7 @@ __all__ = [
     "OTHER_AFFINE",
     "SOURCE_KEY",
     "AddTokenCoordinatesd",
+    "CaseFacts",
     "CheckReport",
     "CheckedCases",
     "Cohort",
@@ -117,6 +126,7 @@ __all__ = [
     "find_other_images",
     "find_unused_files",
     "has_geometry",
+    "headers_slice_axis",
     "in_demo_cohort",
     "list_volumes",
     "load_datalist",
@@ -134,9 +144,11 @@ __all__ = [
     "read_split_file",
     "read_voxels",
     "readable_headers",
+    "require_sound",
     "run_orientation",
     "sample_features",
     "slice_features",
+    "sliced_geometry",
     "source_files",
     "split_patients",
     "training_geometry",

@@ -15,7 +15,7 @@ from .list_rules import duplicate_findings, list_findings
 from .outlier_rules import geometry_outliers, voxel_outliers
 from .report import CheckReport, summarize_cohort
 
-__all__ = ["CHECK_LEVELS", "CheckedCases", "check_cases", "check_cohort", "examine_cohort"]
+__all__ = ["CHECK_LEVELS", "CheckedCases", "check_cases", "check_cohort", "examine_cohort", "require_sound"]
 
 CHECK_LEVELS = ("headers", "full")
 _MOST_PROBLEMS_SHOWN = 20
@@ -63,8 +63,7 @@ def check_cohort(
         ValueError: unknown ``level`` or ``required_split``.
     """
     report = examine_cohort(cohort, in_channels, level, allow_no_labeled, required_split, progress, use_cache, clipped)
-    _raise_if_any(report.errors)
-    return _warning_lines(report.warnings)
+    return require_sound(report)
 
 
 def examine_cohort(
@@ -90,7 +89,18 @@ def examine_cohort(
     if any(case.image_voxels or case.label_voxels for case in cases):
         found += class_findings(cases, cohort.labels, cohort.source) + voxel_outliers(cases, cohort.labels)
         found += [] if required_split else empty_validation(cases, cohort.source)
-    return CheckReport(cohort.source, level, _sorted(found), summarize_cohort(cohort.name, cases, cohort.labels))
+    summary = summarize_cohort(cohort.name, cases, cohort.labels)
+    return CheckReport(cohort.source, level, _sorted(found), summary, cases)
+
+
+def require_sound(report: CheckReport) -> list[str]:
+    """The warnings of a report, one per line: of each kind the first five, and a count.
+
+    Raises:
+        DataError: at least one problem; the message lists up to 20 and counts the others.
+    """
+    _raise_if_any(report.errors)
+    return _warning_lines(report.warnings)
 
 
 def check_cases(

@@ -17,6 +17,7 @@ from ..cohorts.datalist import DataError
 from ..formats.nifti import is_packed
 from ..formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels
 from ..formats.volume_path import channel_paths, parse_volume_path
+from .intensities import body_intensities, find_sentinel, nonzero_share
 
 __all__ = [
     "CaseFacts",
@@ -25,7 +26,6 @@ __all__ = [
     "LabelFacts",
     "facts_from_json",
     "facts_to_json",
-    "find_sentinel",
     "gather_cases",
     "read_facts",
     "with_class_indices",
@@ -35,10 +35,6 @@ _BLOCK = 2**20
 _MOST_VALUES_KEPT = 256
 _MOST_VOXELS_SAMPLED = 2**19
 _LARGEST = float(np.finfo(np.float32).max)
-_SHARE = 0.25  # percent of a channel's voxels, half of the percentile at which intensities are clipped
-#: minimum contrast of the other values as a share of the range, by the percentage left out at each end: a few stray
-#: voxels do not affect the first, nor the blurred edge of a resampled image the second
-_LEAST_CONTRAST = {1: 1e-2, 5: 1e-3}
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,13 @@ class HeaderFacts:
     affine: tuple[float, ...]
     other_affine: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    modality: str = ""
 
     @property
     def header(self) -> VolumeHeader:
         """The same in the reader's own type, for its rules about axes."""
         other = np.array(self.other_affine).reshape(4, 4) if self.other_affine else None
-        return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4), other, self.notes)
+        return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4), other, self.notes, self.modality)
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -79,6 +76,8 @@ class ImageFacts:
     digest: str = ""  # SHA-256 of shape and float32 voxels: the stored type does not matter
     too_large: float | None = None  # a finite value that is infinite as float32, if any
     sentinel: float | None = None  # see find_sentinel
+    body: tuple[float, ...] = ()  # 0.5 and 99.5 percentiles, mean and standard deviation of a sample without air
+    nonzero_share: float = 1.0  # of the voxels that lie within the box around those that are not zero
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,8 @@ def read_facts(path: str, kind: str) -> Facts:
     if kind == "header":
         header = read_header(path)
         other = () if header.other_affine is None else _row_by_row(header.other_affine)
-        return HeaderFacts(tuple(map(int, header.shape)), _row_by_row(header.affine), other, header.notes)
+        shape = tuple(map(int, header.shape))
+        return HeaderFacts(shape, _row_by_row(header.affine), other, header.notes, header.modality)
     readers = {"image": read_voxels, "values": read_label_values}
     voxels, mapped = read_classes(path) if kind == "label" else (readers[kind](path), False)
     for channel in channel_paths(path):
@@ -124,7 +124,7 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
 def facts_from_json(kind: str, content: Mapping[str, Any]) -> Facts:
     """The inverse of :func:`facts_to_json`; TypeError or ValueError for other content."""
     values = dict(content)
-    for key in ("shape", "affine", "other_affine", "notes"):
+    for key in ("shape", "affine", "other_affine", "notes", "body"):
         if key in values:
             values[key] = tuple(values[key])
     if "counts" in values:
@@ -155,10 +155,19 @@ def _image_facts(voxels: np.ndarray) -> ImageFacts:
         away = ~np.isfinite(_as_single(voxels))
         too_large = voxels[away & np.isfinite(voxels)]
         return ImageFacts(voxels.size, int(away.sum()), too_large=float(too_large[0]) if too_large.size else None)
-    sample = voxels.ravel(order="K")[:: math.ceil(voxels.size / _MOST_VOXELS_SAMPLED)]
-    bottom, top = np.percentile(sample.astype(np.float64), [0.5, 99.5])
-    sentinel = find_sentinel(voxels, _MOST_VOXELS_SAMPLED)
-    return ImageFacts(voxels.size, 0, low, high, float(top - bottom), _digest(voxels), sentinel=sentinel)
+    sample = voxels.ravel(order="K")[:: math.ceil(voxels.size / _MOST_VOXELS_SAMPLED)].astype(np.float64)
+    bottom, top = np.percentile(sample, [0.5, 99.5])
+    return ImageFacts(
+        voxels.size,
+        0,
+        low,
+        high,
+        float(top - bottom),
+        _digest(voxels),
+        sentinel=find_sentinel(voxels, _MOST_VOXELS_SAMPLED),
+        body=body_intensities(sample, low),
+        nonzero_share=nonzero_share(voxels),
+    )
 
 
 def _label_facts(voxels: np.ndarray, mapped: bool) -> LabelFacts:
@@ -193,42 +202,6 @@ def _digest(voxels: np.ndarray) -> str:
 def _as_single(voxels: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return voxels.astype(np.float32)
-
-
-def find_sentinel(voxels: np.ndarray, most_sampled: int) -> float | None:
-    """The value at an end of a channel's range that hides the contrast of all others, if there is one.
-
-    It takes up at least 0.25 % of the voxels, so clipping to the 0.5 and 99.5 percentiles may keep it. Relative to the
-    range, the 1 and 99 percentiles of the others are less than a hundredth apart, or the 5 and 95 percentiles less than
-    a thousandth: padding of -3.4e38 in any image, or of -32768 in an MRI of 0 to 255, but not -2000 or -32768 in
-    Hounsfield units. If float32 cannot represent the range, it is the end farther from 0.
-    """
-    channels = np.moveaxis(voxels, 3, 0) if voxels.ndim > 3 else voxels[None]
-    found = (_of_channel(channel, most_sampled) for channel in channels)
-    return next((value for value in found if value is not None), None)
-
-
-def _of_channel(channel: np.ndarray, most_sampled: int) -> float | None:
-    sample = channel.ravel(order="K")[:: math.ceil(channel.size / most_sampled)].astype(np.float64)
-    low, high = sample.min(), sample.max()
-    bottom, top = np.percentile(sample, [_SHARE, 100 - _SHARE])
-    if top - bottom > _LARGEST:
-        return float(low if abs(low) > abs(high) else high)
-    ends = [end for end, reached in ((low, bottom == low), (high, top == high)) if reached]
-    for far in [[end] for end in ends] + [ends]:
-        rest = sample[~np.isin(sample, far)]
-        if far and rest.size and _is_lost(rest, top - bottom):
-            return float(max(far, key=lambda end: abs(end - np.median(rest))))
-    return None
-
-
-def _is_lost(values: np.ndarray, span: float) -> bool:
-    return any(0 < _contrast(values, left_out) < least * span for left_out, least in _LEAST_CONTRAST.items())
-
-
-def _contrast(values: np.ndarray, left_out: float) -> float:
-    low, high = np.percentile(values, [left_out, 100 - left_out])
-    return float(high - low) or float(np.ptp(values))
 
 
 @dataclass(frozen=True)

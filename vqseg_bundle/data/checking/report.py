@@ -19,12 +19,15 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a check at a level found in a datalist: findings in the order of :data:`FINDING_KINDS`, and a summary."""
+    """What a check at a level found in a datalist: findings in the order of :data:`FINDING_KINDS`, a summary, and
+    the facts about every case.
+    """
 
     source: str
     level: str
     findings: list[Finding]
     summary: dict[str, Any]
+    cases: list[CaseFacts]
 
     @property
     def errors(self) -> list[Finding]:

@@ -73,7 +73,7 @@ def slices_header(slices: Sequence[DicomSlice]) -> VolumeHeader:
         affine[:3, 2] = (np.array(last.position) - origin) / (len(slices) - 1)
     affine[:3, 3] = origin
     shape = (first.columns, first.rows, len(slices))
-    return VolumeHeader(shape, np.asarray(orientation_ras_lps(affine)))
+    return VolumeHeader(shape, np.asarray(orientation_ras_lps(affine)), modality=first.modality)
 
 
 def _volume_slices(path: str) -> list[DicomSlice]:

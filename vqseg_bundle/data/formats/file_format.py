@@ -19,12 +19,14 @@ class VolumeHeader:
         affine: 4 x 4 matrix from voxel indices to mm, RAS.
         other_affine: a second affine in the file, which is not used (NIfTI's qform beside its sform), or None.
         notes: assumptions of the reader, phrased to follow the file's name, such as "has no geometry; ...".
+        modality: by the file, such as "CT" or "MR"; empty if it does not say.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     other_affine: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    modality: str = ""
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:

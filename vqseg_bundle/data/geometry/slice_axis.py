@@ -22,8 +22,10 @@ __all__ = [
     "SliceAxisLastd",
     "choose_slice_axis",
     "cohort_slice_axis",
+    "headers_slice_axis",
     "name_slice_axis",
     "single_slice_axis",
+    "sliced_geometry",
 ]
 
 #: names of slices across each axis of a RAS volume
@@ -167,9 +169,18 @@ def cohort_slice_axis(
     if slice_axis != "auto":
         return name_slice_axis(slice_axis, orientation)
     bar = tqdm(list(dict.fromkeys(images)), "slice axis", unit="file", disable=None if len(images) > _MANY else True)
+    return headers_slice_axis(readable_headers(bar), slice_axis, orientation)
+
+
+def headers_slice_axis(
+    headers: Mapping[str, VolumeHeader], slice_axis: int | str = "auto", orientation: str | None = None
+) -> int | str:
+    """:func:`cohort_slice_axis` of volumes whose headers were read before, by path."""
+    if slice_axis != "auto":
+        return name_slice_axis(slice_axis, orientation)
     headers = {
         image: header if orientation is None else orient_header(header, orientation)
-        for image, header in readable_headers(bar).items()
+        for image, header in headers.items()
     }
     axes = [choose_slice_axis(header.spatial_shape, header.affine) for header in headers.values()]
     counts = np.bincount(axes, minlength=3)[:3]
@@ -180,6 +191,18 @@ def cohort_slice_axis(
         logger.info("slice axis %s: coarsest in %d of %d volumes%s", name, counts[axis], len(headers), tied)
     _name_others(headers, axis, name)
     return name
+
+
+def sliced_geometry(
+    header: VolumeHeader, slice_axis: int | str, orientation: str | None
+) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Shape and spacing (mm) of a volume as the network sees it, oriented and with the slices' axis last."""
+    oriented = header if orientation is None else orient_header(header, orientation)
+    last = choose_slice_axis(oriented.spatial_shape, oriented.affine, slice_axis)
+    spacing = _spacing(oriented)
+    a, b, c = (*(axis for axis in range(3) if axis != last), last)
+    shape = oriented.spatial_shape
+    return (shape[a], shape[b], shape[c]), (float(spacing[a]), float(spacing[b]), float(spacing[c]))
 
 
 def _spacing(header: VolumeHeader) -> np.ndarray:

@@ -1,0 +1,180 @@
+"""The plan of a training: the data check's facts, the user's keys and the rules joined."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from monai.bundle import ConfigParser
+
+from vqseg_bundle import data
+from vqseg_bundle.bundle.cohort_fingerprint import measure_cohort
+from vqseg_bundle.bundle.components import check_device, check_given
+from vqseg_bundle.bundle.machine_memory import measure_machine
+from vqseg_bundle.bundle.model_record import load_model_record
+from vqseg_bundle.bundle.overrides import exit_cleanly
+from vqseg_bundle.common import gather_objects, process_rank, write_json
+from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Plan, make_plan
+
+__all__ = ["PlannedTraining", "plan_training", "record_plan", "with_planned_values"]
+
+logger = logging.getLogger(__name__)
+
+_REFERENCE = "$@plan."
+_CODE_LEVEL = "network_def#code_level"
+_RECORDED = {
+    "preprocessing": ("spatial_dims", "intensity_window", "spacing", "image_size", "patch_size"),
+    "network": ("strides", "channels", "reconstruction_channels"),
+}
+
+
+class PlannedTraining(NamedTuple):
+    """A checked cohort and what is planned for it.
+
+    Attributes:
+        plan: the values by key.
+        fingerprint: what they follow from.
+        warnings: the data check's; empty in all processes except the first.
+    """
+
+    plan: Plan
+    fingerprint: Fingerprint
+    warnings: list[str]
+
+
+def plan_training(
+    cohort: data.Cohort,
+    in_channels: int,
+    data_check: str,
+    allow_no_labeled: bool,
+    device: str,
+    amp: bool,
+    slice_axis: int | str,
+    orientation: str | None,
+    demo: bool,
+    plan_file: str | None,
+    output_dir: str,
+    goes_on: bool,
+    parser: ConfigParser,
+) -> PlannedTraining:
+    """Check a cohort and plan its training; with several processes, the first does, for all.
+
+    Values that the configuration gives, instead of a reference to the plan, win over those in a plan file, and these
+    over the rules. A training that goes on keeps the values recorded beside its weights.
+
+    Args:
+        cohort: the opened cohort.
+        in_channels: channels that each image must have.
+        data_check: see :func:`vqseg_bundle.data.check_cohort`.
+        allow_no_labeled: see :func:`vqseg_bundle.data.check_cohort`.
+        device: the device.
+        amp: whether it trains in mixed precision.
+        slice_axis: see :func:`vqseg_bundle.data.cohort_slice_axis`.
+        orientation: to which the volumes are brought; None leaves them as stored.
+        demo: whether it is the demo cohort.
+        plan_file: an earlier ``plan.json``, edited or not, or None.
+        output_dir: folder of the weights.
+        goes_on: whether the training continues from weights there.
+        parser: the running configuration's.
+
+    Raises:
+        SystemExit: the data, a given value or the plan file is at fault; the message says what.
+    """
+    exit_cleanly(check_device, device)
+    given = exit_cleanly(_given_values, parser, plan_file, output_dir, goes_on)
+    planned = None
+    if process_rank() == 0:
+        clipped = bool(given.get("intensity_window", (None, ""))[0])
+        report = exit_cleanly(data.examine_cohort, cohort, in_channels, data_check, allow_no_labeled, clipped=clipped)
+        warnings = exit_cleanly(data.require_sound, report)
+        headers = {case.image: case.image_header.header for case in report.cases if case.image_header}
+        learnt = {case["image"]: headers[case["image"]] for case in [*cohort.training, *cohort.unlabeled]}
+        axis = exit_cleanly(data.headers_slice_axis, learnt, slice_axis, orientation)
+        fingerprint = measure_cohort(report.cases, axis, orientation, in_channels)
+        machine = measure_machine(device, amp)
+        plan = exit_cleanly(make_plan, fingerprint, machine, given, parser.get(_CODE_LEVEL), demo)
+        planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings)
+    first = gather_objects(planned)[0]
+    if first is None:
+        raise RuntimeError("the first process has made no plan.")
+    return first if process_rank() == 0 else first._replace(warnings=[])
+
+
+def record_plan(planned: PlannedTraining, output_dir: str, resume: bool) -> None:
+    """Log the plan, and write ``plan.json`` and ``fingerprint.json`` unless an interrupted training goes on."""
+    if process_rank() != 0:
+        return
+    plan = planned.plan
+    logger.info("plan, of %d scans:\n%s", len(planned.fingerprint.shapes), "\n".join(plan.table()))
+    if resume:
+        return
+    folder = Path(output_dir)
+    write_json(folder / "plan.json", {**plan.to_json(), "memory_gb": {"value": round(plan.memory_gb, 3)}})
+    write_json(folder / "fingerprint.json", planned.fingerprint.to_json())
+
+
+def with_planned_values(config: Any, plan: Plan) -> Any:
+    """A configuration with the plan's values in place of the references to them."""
+    if isinstance(config, Mapping):
+        return {key: with_planned_values(value, plan) for key, value in config.items()}
+    if isinstance(config, list):
+        return [with_planned_values(value, plan) for value in config]
+    if isinstance(config, str) and config.startswith(_REFERENCE):
+        return getattr(plan, config.removeprefix(_REFERENCE), config)
+    return config
+
+
+def _given_values(
+    parser: ConfigParser, plan_file: str | None, output_dir: str, goes_on: bool
+) -> dict[str, tuple[Any, str]]:
+    """Value and origin by id of all that no rule decides on."""
+    recorded = _recorded_values(Path(output_dir)) if goes_on else {}
+    filed = _read_plan_file(Path(plan_file)) if plan_file else {}
+    given: dict[str, tuple[Any, str]] = {}
+    for id_ in PLANNED_IDS.values():
+        written = parser.get(id_)
+        if id_ in parser and not (isinstance(written, str) and written.startswith(_REFERENCE)):
+            given[id_] = (parser.get_parsed_content(id_), "given")
+        elif id_ in filed:
+            given[id_] = (filed[id_], f"given in {plan_file}")
+        elif id_ in recorded:
+            given[id_] = (recorded[id_], "of the training that goes on")
+    check_given({id_.rpartition("#")[2]: value for id_, (value, _) in given.items()})
+    return given
+
+
+def _recorded_values(folder: Path) -> dict[str, Any]:
+    """Values of the weights in a folder, from ``model.json``, and of their training, from ``plan.json``."""
+    weights = folder / "model.pt"
+    found = _read_plan_file(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    if weights.with_suffix(".json").is_file():
+        record = load_model_record(weights)
+        for section, names in _RECORDED.items():
+            known = record[section]
+            found |= {PLANNED_IDS[name]: known.get(name) for name in names if section != "network" or name in known}
+    return found
+
+
+def _read_plan_file(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); correct it, or leave plan_file out.") from error
+    ids = [*PLANNED_IDS.values(), "memory_gb"]
+    unknown = [id_ for id_ in content if id_ not in ids] if isinstance(content, dict) else [type(content).__name__]
+    if unknown:
+        raise ValueError(f"{path}: expected the keys {', '.join(ids)}, found {unknown[0]}.")
+    lacking = [id_ for id_, entry in content.items() if not isinstance(entry, dict) or "value" not in entry]
+    if lacking:
+        raise ValueError(f'{path}: key "{lacking[0]}": expected an object with a "value", as a training writes it.')
+    return {id_: entry["value"] for id_, entry in content.items() if id_ != "memory_gb"}
+
+
+def _of_configuration(plan: Plan, parser: ConfigParser) -> Plan:
+    """Without decisions on arguments that the configuration's network does not have."""
+    decisions: Sequence[Any] = [made for made in plan.decisions if made.id in parser]
+    return replace(plan, decisions=tuple(decisions))
