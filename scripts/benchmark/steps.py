@@ -42,6 +42,25 @@ WITHOUT_VQ: dict[str, Any] = {
 _CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 _TRAINING = ("train.json",)
 _TRAINING_3D = ("train.json", "train_3d.json")
+#: what a training would plan from its scans; in 3D :data:`_SIZES_3D`
+_SIZES: dict[str, Any] = {
+    "spatial_dims": 2,
+    "patch_size": [128, 128],
+    "labeled_batch_size": 4,
+    "unlabeled_batch_size": 4,
+    "network_def#channels": [16, 32, 64, 128, 256],
+    "network_def#strides": [2, 2, 2, 2],
+    "network_def#reconstruction_channels": [8, 16, 32, 64],
+}
+_SIZES_3D: dict[str, Any] = {
+    "spatial_dims": 3,
+    "patch_size": [96, 96, 16],
+    "labeled_batch_size": 2,
+    "unlabeled_batch_size": 2,
+    "network_def#channels": [16, 32, 64, 128],
+    "network_def#strides": [[2, 2, 1], [2, 2, 2], [2, 2, 2]],
+    "network_def#reconstruction_channels": [8, 16, 32],
+}
 _MEAN_TEACHER = "U-Net mean teacher without VQ"
 _ENDLESS = 10**6
 
@@ -55,7 +74,9 @@ def bundle_parser(configs: tuple[str, ...], overrides: Mapping[str, Any]) -> Con
     """
     parser = ConfigParser()
     parser.read_config([str(_CONFIGS / name) for name in configs])
-    parser.update({"labels": [f"class {index}" for index in range(CLASSES)], "foundation_model": "none", **overrides})
+    sizes = _SIZES_3D if "train_3d.json" in configs else _SIZES
+    labels = [f"class {index}" for index in range(CLASSES)]
+    parser.update({**sizes, "labels": labels, "foundation_model": "none", **overrides})
     return parser
 
 
@@ -219,7 +240,7 @@ STEP_2D = Case(
     "(random weights, as many images, two strong views) runs without CutMix.",
     _build_2d,
 )
-STEP_3D = Case("Training step, 3D", f"{_NOTE} Sizes of `configs/train_3d.json`.", _build_3d)
+STEP_3D = Case("Training step, 3D", f"{_NOTE} Sizes as for `configs/train_3d.json` up to version 0.8.", _build_3d)
 INFERENCE = Case(
     "Whole-volume inference",
     "The deployed 2D network through MONAI's `SliceInferer` as configured (`validate#inferer`), from the volume to "

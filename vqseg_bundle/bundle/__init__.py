@@ -39,7 +39,7 @@ from vqseg_bundle.bundle.run_record import (
     write_run_record,
 )
 from vqseg_bundle.bundle.running_workflow import running_parser
-from vqseg_bundle.bundle.training_plan import plan_training, record_plan
+from vqseg_bundle.bundle.training_plan import plan_training, record_plan, show_plan
 from vqseg_bundle.bundle.training_start import (
     DeployedWeights,
     announce_training,
@@ -96,6 +96,7 @@ __all__ = [
     "run_training",
     "running_parser",
     "set_threads",
+    "show_plan",
     "start_evaluation",
     "start_inference",
     "start_training",

@@ -20,7 +20,7 @@ from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.common import gather_objects, process_rank, write_json
 from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Plan, make_plan
 
-__all__ = ["PlannedTraining", "plan_training", "record_plan", "with_planned_values"]
+__all__ = ["PlannedTraining", "plan_training", "record_plan", "show_plan", "with_planned_values"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,13 +108,38 @@ def record_plan(planned: PlannedTraining, output_dir: str, resume: bool) -> None
     """Log the plan, and write ``plan.json`` and ``fingerprint.json`` unless an interrupted training goes on."""
     if process_rank() != 0:
         return
-    plan = planned.plan
-    logger.info("plan, of %d scans:\n%s", len(planned.fingerprint.shapes), "\n".join(plan.table()))
+    _log_plan(planned)
     if resume:
         return
     folder = Path(output_dir)
-    write_json(folder / "plan.json", {**plan.to_json(), "memory_gb": {"value": round(plan.memory_gb, 3)}})
+    write_json(folder / "plan.json", _plan_content(planned.plan))
     write_json(folder / "fingerprint.json", planned.fingerprint.to_json())
+
+
+def show_plan(planned: PlannedTraining, plan_output: str | None) -> None:
+    """Log the data check's warnings and the plan, and write it to a file that does not exist yet, if one is named.
+
+    Raises:
+        SystemExit: the file exists, or cannot be written.
+    """
+    if plan_output is not None and Path(plan_output).exists():
+        raise SystemExit(f"plan_output {plan_output}: the file exists; give another name.")
+    for warning in planned.warnings:
+        logger.warning(warning)
+    _log_plan(planned)
+    if plan_output is not None:
+        exit_cleanly(write_json, Path(plan_output), _plan_content(planned.plan))
+        logger.info("wrote %s; train by it with --plan_file %s", plan_output, plan_output)
+
+
+def _log_plan(planned: PlannedTraining) -> None:
+    lines = "\n".join(planned.plan.table())
+    memory = f"{planned.plan.memory_gb:.2g} GB for a training step, beside the process and the scans"
+    logger.info("plan, of %d scans (%s):\n%s", len(planned.fingerprint.shapes), memory, lines)
+
+
+def _plan_content(plan: Plan) -> dict[str, Any]:
+    return {**plan.to_json(), "memory_gb": {"value": round(plan.memory_gb, 3)}}
 
 
 def with_planned_values(config: Any, plan: Plan) -> Any:

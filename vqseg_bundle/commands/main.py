@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "imports_uncollected", "main"]
 COMMANDS = {
     "data": ("data.main", "build a datalist from a folder of volumes, split by patient"),
     "check": ("check.main", "look for faults in a cohort before training on it"),
+    "plan": ("workflows.plan", "show the settings that a training would choose"),
     "train": ("workflows.train", "train a network"),
     "evaluate": ("workflows.evaluate", "evaluate it on labelled patients, with a report"),
     "segment": ("workflows.segment", "segment a folder of volumes"),
@@ -52,8 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vqseg",
         description="Medical image segmentation from few labels, around the MONAI bundle.",
-        epilog=f"commands:\n{listing}\n\n`vqseg COMMAND --help` explains one. train, evaluate and segment print the "
-        "`python -m\nmonai.bundle run ...` that they run, and take the same keys.",
+        epilog=f"commands:\n{listing}\n\n`vqseg COMMAND --help` explains one. plan, train, evaluate and segment print "
+        "the `python -m\nmonai.bundle run ...` that they run, and take the same keys.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from vqseg_bundle.commands.main import imports_uncollected
 from vqseg_bundle.common import project_folder, shell_line
 
-__all__ = ["Workflow", "bundle_words", "evaluate", "segment", "train"]
+__all__ = ["Workflow", "bundle_words", "evaluate", "plan", "segment", "train"]
 
 
 class Workflow(NamedTuple):
@@ -69,6 +69,20 @@ _TRAIN = Workflow(
     "runs/train",
     "--dataset_dir DIR --output_dir OUT",
 )
+_PLAN = Workflow(
+    "plan",
+    "Show the settings that a training would choose for its scans, without training.",
+    "planning",
+    ("train.json", "plan.json"),
+    {
+        **_PLACES,
+        "config_file": "overlay such as train_3d.json, or several separated by commas",
+        "plan_output": "file to write the plan to, for --plan_file of a training",
+        **_DEVICE,
+    },
+    "runs/train",
+    "--dataset_dir DIR --patch_size '[96,96]'",
+)
 _EVALUATE = Workflow(
     "evaluate",
     "Evaluate a trained network on the test patients: metrics, predictions and a report.",
@@ -97,6 +111,11 @@ _SEGMENT = Workflow(
 def train(arguments: Sequence[str]) -> None:
     """``vqseg train``."""
     _run(_TRAIN, arguments)
+
+
+def plan(arguments: Sequence[str]) -> None:
+    """``vqseg plan``."""
+    _run(_PLAN, arguments)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
