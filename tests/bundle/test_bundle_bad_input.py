@@ -103,7 +103,7 @@ SENSELESS: list[tuple[dict[str, Any], str]] = [
     ({"lambda_u": -1}, r"loss: lambda_u must not be negative, got -1"),
     ({"max_iterations": 0}, r"total_iterations: .* must be at least 1, got 0"),
     ({"spatial_dims": 4}, r"spatial_dims must be 2 or 3, got 4"),
-    ({"patch_size": [32, 32, 4]}, r"patch_size must hold 2 sizes in voxels.*got \[32, 32, 4\]"),
+    ({"spatial_dims": 2, "patch_size": [32, 32, 4]}, r"patch_size must hold 2 sizes in voxels.*got \[32, 32, 4\]"),
     ({"patch_size": [4, 4]}, r"patch_size \[4, 4\] is a single token at the network's total stride \[4, 4\]"),
     ({"patch_size": 32}, r"patch_size must hold 2 sizes in voxels.*got 32"),
     ({"spacing": [0, 1]}, r"spacing must hold one to three voxel sizes in mm, or be None, got \[0, 1\]"),

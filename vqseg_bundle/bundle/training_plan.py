@@ -52,7 +52,6 @@ def plan_training(
     data_check: str,
     allow_no_labeled: bool,
     device: str,
-    amp: bool,
     slice_axis: int | str,
     orientation: str | None,
     demo: bool,
@@ -72,7 +71,6 @@ def plan_training(
         data_check: see :func:`vqseg_bundle.data.check_cohort`.
         allow_no_labeled: see :func:`vqseg_bundle.data.check_cohort`.
         device: the device.
-        amp: whether it trains in mixed precision.
         slice_axis: see :func:`vqseg_bundle.data.cohort_slice_axis`.
         orientation: to which the volumes are brought; None leaves them as stored.
         demo: whether it is the demo cohort.
@@ -95,7 +93,7 @@ def plan_training(
         learnt = {case["image"]: headers[case["image"]] for case in [*cohort.training, *cohort.unlabeled]}
         axis = exit_cleanly(data.headers_slice_axis, learnt, slice_axis, orientation)
         fingerprint = measure_cohort(report.cases, axis, orientation, in_channels)
-        machine = measure_machine(device, amp)
+        machine = measure_machine(device, parser.get_parsed_content("amp"))
         plan = exit_cleanly(make_plan, fingerprint, machine, given, parser.get(_CODE_LEVEL), demo)
         planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings)
     first = gather_objects(planned)[0]
