@@ -93,7 +93,7 @@ def plan_training(
         learnt = {case["image"]: headers[case["image"]] for case in [*cohort.training, *cohort.unlabeled]}
         axis = exit_cleanly(data.headers_slice_axis, learnt, slice_axis, orientation)
         fingerprint = measure_cohort(report.cases, axis, orientation, in_channels)
-        machine = measure_machine(device, parser.get_parsed_content("amp"))
+        machine = measure_machine(device, parser.get_parsed_content("mixed_precision"))
         plan = exit_cleanly(make_plan, fingerprint, machine, given, parser.get(_CODE_LEVEL), demo)
         planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings)
     first = gather_objects(planned)[0]
