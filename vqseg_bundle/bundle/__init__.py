@@ -28,6 +28,7 @@ from vqseg_bundle.bundle.model_record import (
 )
 from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides
 from vqseg_bundle.bundle.processes import join_processes, run_together, run_training
+from vqseg_bundle.bundle.python_interface import Prediction, Predictor, load, segment, train
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
 from vqseg_bundle.bundle.run_record import (
@@ -54,6 +55,8 @@ from vqseg_bundle.bundle.training_start import (
 __all__ = [
     "DeployedWeights",
     "FolderLock",
+    "Prediction",
+    "Predictor",
     "announce_training",
     "build_cleanly",
     "build_deployed_network",
@@ -79,6 +82,7 @@ __all__ = [
     "finish_inference",
     "join_processes",
     "list_inference_cases",
+    "load",
     "load_further_networks",
     "load_model_record",
     "load_weights",
@@ -95,11 +99,13 @@ __all__ = [
     "run_together",
     "run_training",
     "running_parser",
+    "segment",
     "set_threads",
     "show_plan",
     "start_evaluation",
     "start_inference",
     "start_training",
+    "train",
     "training_folder",
     "training_orientation",
     "training_slice_axis",

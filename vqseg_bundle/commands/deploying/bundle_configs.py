@@ -25,6 +25,7 @@ _PLACES = (
     "data_check",
     "device",
     "amp",
+    "threads",
     "num_workers",
     "foundation_weights",
     "foundation_feature_dir",

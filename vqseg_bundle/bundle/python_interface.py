@@ -1,0 +1,204 @@
+"""The bundle from Python: ``train``, ``segment`` and ``load``, the same configurations as on the command line.
+
+.. code-block:: python
+
+    from vqseg_bundle import load, segment, train
+
+    run = train(dataset_dir="DIR", output_dir="OUT")
+    segment("FOLDER", run)
+    predictor = load(run)
+    classes = predictor("volume.nii.gz").classes
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from monai.bundle import create_workflow
+
+from vqseg_bundle.bundle.model_record import load_model_record
+from vqseg_bundle.bundle.training_start import STATS_LOGGERS
+from vqseg_bundle.common import project_folder
+
+__all__ = ["Prediction", "Predictor", "load", "segment", "train"]
+
+
+class Prediction(NamedTuple):
+    """A segmented volume.
+
+    Attributes:
+        classes: class map ``(X, Y, Z)`` on the volume's own grid, with the values that the command writes.
+        affine: from indices to mm, RAS, ``(4, 4)``.
+        labels: class index to name.
+        probabilities: of each class, ``(C, X, Y, Z)`` float32; None where they were not asked for.
+    """
+
+    classes: np.ndarray
+    affine: np.ndarray
+    labels: dict[int, str]
+    probabilities: np.ndarray | None
+
+
+class Predictor:
+    """Segments one volume after the other with trained weights; see :func:`load`.
+
+    Attributes:
+        labels: class index to name.
+    """
+
+    def __init__(self, checkpoint: Path, device: str | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.labels: dict[int, str] = load_model_record(checkpoint)["labels"]
+        self._keys = {} if device is None else {"device": device}
+
+    def __call__(
+        self,
+        volume: str | Path | nib.Nifti1Image | np.ndarray,
+        spacing: Sequence[float] | None = None,
+        probabilities: bool = False,
+    ) -> Prediction:
+        """Segment a volume as ``vqseg segment`` does.
+
+        Args:
+            volume: a file or a folder with a DICOM series; or an image of nibabel; or an array ``(X, Y, Z)`` whose
+                axes run to the patient's right, front and head, as nibabel's do for RAS.
+            spacing: mm along the axes; of arrays only, which need it.
+            probabilities: whether to return them, too.
+
+        Raises:
+            ValueError: the volume cannot be used, or an array is given without spacing; the message says why.
+        """
+        with tempfile.TemporaryDirectory(prefix="vqseg-") as scratch:
+            source = _as_path(volume, spacing, Path(scratch))
+            keys = {**self._keys, "dicom_seg": False, "save_probabilities": probabilities}
+            out = _infer(source, Path(scratch) / "out", checkpoint=str(self.checkpoint), **keys)
+            found = [nib.load(path) for path in sorted(out.glob("*_pred.nii.gz"))]
+            if len(found) != 1:
+                raise ValueError(f"{source}: expected one volume, found {len(found)}; segment(...) takes folders.")
+            shares = [np.asarray(nib.load(path).dataobj, np.float32) for path in out.glob("*_probabilities.nii.gz")]
+            (image,) = found
+            classes = np.asarray(image.dataobj)
+            return Prediction(classes, image.affine, self.labels, np.moveaxis(shares[0], -1, 0) if shares else None)
+
+
+def load(run: str | Path, device: str | None = None) -> Predictor:
+    """A predictor with the weights of a training.
+
+    Args:
+        run: the training's ``output_dir``, or its ``model.pt``.
+        device: "cpu", "cuda" or "cuda:N"; None takes a GPU if there is one.
+
+    Raises:
+        FileNotFoundError: there are no weights.
+        ValueError: their record cannot be used.
+    """
+    path = Path(run).expanduser()
+    path = path / "model.pt" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there are no trained weights; name the output_dir of a training.")
+    return Predictor(path, device)
+
+
+def train(output_dir: str | Path = "runs/train", overlays: Sequence[str | Path] = (), **keys: Any) -> Path:
+    """Train, as ``vqseg train`` does.
+
+    Args:
+        output_dir: folder of all output.
+        overlays: further configurations, files or names in ``configs``, such as "supervised.json".
+        keys: keys of the configuration, such as ``dataset_dir="DIR"``, or ``**{"optimizer#eps": 1e-7}``.
+
+    Returns:
+        the folder, for :func:`load` and :func:`segment`.
+
+    Raises:
+        ValueError: an input or a setting is at fault; the message says which.
+    """
+    configs = project_folder() / "configs"
+    files = [Path(name) if Path(name).is_file() else configs / name for name in overlays]
+    if not {"dataset_dir", "datalist"} & set(keys):
+        keys["cohort#demo_dir"] = str(Path("data") / "demo_cohort")
+    _run("training", [configs / "train.json", *files], output_dir=str(output_dir), **keys)
+    return Path(output_dir)
+
+
+def segment(source: str | Path, run: str | Path, **keys: Any) -> Path:
+    """Segment a volume, or every volume of a folder, as ``vqseg segment`` does.
+
+    Args:
+        source: the volume or folder.
+        run: a training's ``output_dir``, which also receives the predictions.
+        keys: keys of the configuration, such as ``device="cpu"``.
+
+    Returns:
+        the folder of the predictions.
+
+    Raises:
+        ValueError: an input is at fault; the message says which.
+    """
+    return _infer(source, Path(run), **keys)
+
+
+def _infer(source: str | Path, output_dir: Path, **keys: Any) -> Path:
+    configs = [project_folder() / "configs" / "inference.json"]
+    parser = _run("inference", configs, dataset_dir=str(source), output_dir=str(output_dir), **keys)
+    return Path(parser.get_parsed_content("prediction_dir"))
+
+
+def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
+    with _process_kept():
+        try:
+            workflow = create_workflow(
+                config_file=[str(path) for path in configs],
+                run_id=run_id,
+                logging_file=False,
+                bundle_root=str(project_folder()),
+                **keys,
+            )
+            workflow.run()
+        except SystemExit as end:
+            raise ValueError(str(end)) from end
+        return workflow.parser
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Leave import path and log handlers of the caller's process as they were, and MONAI's notes unsaid."""
+    path, notes = list(sys.path), logging.getLogger("monai.bundle.workflows")
+    loggers = [logging.getLogger(name) for name in (None, *STATS_LOGGERS)]
+    handlers, level = [list(logger.handlers) for logger in loggers], notes.level
+    notes.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="parsing config_file")
+            yield
+    finally:
+        sys.path[:] = path
+        notes.setLevel(level)
+        for logger, before in zip(loggers, handlers, strict=True):
+            for handler in set(logger.handlers).difference(before):
+                logger.removeHandler(handler)
+                handler.close()
+
+
+def _as_path(volume: Any, spacing: Sequence[float] | None, scratch: Path) -> Path:
+    """The volume as a file; arrays and images are written to one, so that all go the same way."""
+    if isinstance(volume, str | Path):
+        return Path(volume).expanduser()
+    if isinstance(volume, np.ndarray):
+        if spacing is None or len(spacing) != 3 or volume.ndim != 3:
+            raise ValueError(
+                f"expected an array (X, Y, Z) with its spacing, three numbers in mm, found shape {volume.shape} and "
+                f"spacing {spacing}."
+            )
+        volume = nib.Nifti1Image(volume.astype(np.float32), np.diag([*spacing, 1.0]))
+    nib.save(volume, scratch / "volume.nii.gz")
+    return scratch / "volume.nii.gz"
