@@ -81,13 +81,14 @@ class Predictor:
             source = _as_path(volume, spacing, Path(scratch))
             keys = {**self._keys, "dicom_seg": False, "save_probabilities": probabilities}
             out = _infer(source, Path(scratch) / "out", checkpoint=str(self.checkpoint), **keys)
-            found = [nib.load(path) for path in sorted(out.glob("*_pred.nii.gz"))]
+            found: list[Any] = [nib.load(path) for path in sorted(out.glob("*_pred.nii.gz"))]
             if len(found) != 1:
                 raise ValueError(f"{source}: expected one volume, found {len(found)}; segment(...) takes folders.")
-            shares = [np.asarray(nib.load(path).dataobj, np.float32) for path in out.glob("*_probabilities.nii.gz")]
+            shares: list[Any] = [nib.load(path) for path in out.glob("*_probabilities.nii.gz")]
             (image,) = found
             classes = np.asarray(image.dataobj)
-            return Prediction(classes, image.affine, self.labels, np.moveaxis(shares[0], -1, 0) if shares else None)
+            each = np.moveaxis(np.asarray(shares[0].dataobj, np.float32), -1, 0) if shares else None
+            return Prediction(classes, image.affine, self.labels, each)
 
 
 def load(run: str | Path, device: str | None = None) -> Predictor:
