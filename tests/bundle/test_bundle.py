@@ -112,11 +112,41 @@ def test_a_killed_training_ends_as_the_uninterrupted_one(trained: Trained, tmp_p
     assert not list(tmp_path.glob("previous-*"))
 
 
-def test_a_training_of_another_length_is_not_resumed(trained: Trained, tmp_path: Path) -> None:
+def test_other_settings_are_refused_with_a_list_or_accepted(
+    trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A finished training goes on for longer, at another rate; what is learnt from stays."""
     shutil.copytree(trained.output_dir, tmp_path / "out")
-    settings = keys(trained.cohort, tmp_path / "out", **{**TINY, "max_iterations": 9}, resume=True)
-    with pytest.raises(SystemExit, match="is of a training of 6 iterations in epochs of 4, this one has 9"):
+    changed = {**TINY, "max_iterations": 9, "learning_rate": 0.01, "optimizer#weight_decay": 0.1}
+    settings = keys(trained.cohort, tmp_path / "out", **changed, resume=True, num_workers=1)
+    listed = (
+        r"training in .*out:\n  max_iterations: 6, now 9\n  learning_rate: 0.001, now 0.01\n  optimizer#weight_decay: "
+    )
+    with pytest.raises(SystemExit, match=listed + r"3e-05, now 0.1\n.*accept these by --resume_changed true\.$"):
         run_here("training", "train.json", **settings)
+    with pytest.raises(
+        SystemExit, match=r"  unlabeled_batch_size: 2, now 3\n(  .*\n)*Resume with those of .* training\.$"
+    ):
+        run_here("training", "train.json", **{**settings, "unlabeled_batch_size": 3}, resume_changed=True)
+    assert torch.load(tmp_path / "out" / "resume.pt", weights_only=True)["engine"]["iteration"] == 6
+    parser = run_here("training", "train.json", **settings, resume_changed=True)
+    trainer = parser.get_parsed_content("train#trainer")
+    assert trainer.state.iteration == 9
+    assert torch.load(tmp_path / "out" / "resume.pt", weights_only=True)["lr_scheduler"]["total_iters"] == 9
+    log = (tmp_path / "out" / "training.log").read_text()
+    assert "after iteration 6" in log
+    assert read(tmp_path / "out" / "resumed_config.json")["learning_rate"] == 0.01
+
+
+def test_other_data_are_not_resumed(trained: Trained, cohort: CohortFolder, tmp_path: Path) -> None:
+    shutil.copytree(trained.output_dir, tmp_path / "out")
+    cohort.datalist["unlabeled"].pop()
+    cohort.save()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    settings = keys(cohort, tmp_path / "out", **TINY, resume=True, resume_changed=True)
+    with pytest.raises(SystemExit, match=r"  the data: digest \w{12}, now \w{12} \(cases, splits, labels or files"):
+        run_here("training", "train.json", **settings)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
 
 
 def test_a_training_ends_by_what_it_made_and_the_next_commands(trained: Trained) -> None:

@@ -55,7 +55,7 @@ TRAIN = {
     "imports": ["$import sys", "$import json", "$import vqseg_bundle.bundle as vqseg"],
     "bundle_root": ".",
     "dataset_dir": "data",
-    "max_iterations": 10,
+    "step_count": 10,
     "amp": True,
     "foundation_model": "none",
     "optimizer": {"_target_": "torch.optim.SGD", "params": "$[torch.zeros(1, requires_grad=True)]", "lr": 0.1},
@@ -67,7 +67,7 @@ TRAIN = {
     ],
     "values": {
         "dataset_dir": "@dataset_dir",
-        "max_iterations": "@max_iterations",
+        "step_count": "@step_count",
         "amp": "@amp",
         "foundation_model": "@foundation_model",
         "trainer": "$dict(@train#trainer)",
@@ -107,12 +107,12 @@ def values(config_file: Path | list[Path], **overrides: Any) -> dict[str, Any]:
 
 
 def test_unknown_keys_end_the_command_with_names_and_no_traceback(train_json: Path) -> None:
-    arguments = ["--max_iteration", "5", "--train#weights#aling", "2", "--optimizer#nesterow", "True", "--qqq", "1"]
+    arguments = ["--step_coun", "5", "--train#weights#aling", "2", "--optimizer#nesterow", "True", "--qqq", "1"]
     words = ["run", "trainning", "--config_file", "train.json", "--bundle_root", str(ROOT), *arguments]
     result = run_command(*words, cwd=train_json.parent)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "Unknown key '--max_iteration'. Did you mean max_iterations" in result.stderr
+    assert "Unknown key '--step_coun'. Did you mean step_count" in result.stderr
     assert "Unknown key '--train#weights#aling'. Did you mean train#weights#align" in result.stderr
     assert "Unknown key '--optimizer#nesterow'. Did you mean optimizer#nesterov" in result.stderr
     assert "Unknown key '--qqq'. Known: amp, bundle_root, dataset_dir, foundation_model" in result.stderr
@@ -129,13 +129,13 @@ def test_words_mean_what_they_say_with_overlays_and_from_another_folder(train_js
         run(
             tmp_path,
             *("--config_file", f"['{train_json}','{overlay}']", "--bundle_root", str(ROOT), "--added", "2"),
-            *("--dataset_dir", "None", "--max_iterations", "none", "--amp", "false", "--foundation-model", "None"),
+            *("--dataset_dir", "None", "--step_count", "none", "--amp", "false", "--foundation-model", "None"),
             *("--train::weights::align", "None", "--optimizer#nesterov", "false", "--train#trainer#seed", "true"),
         )
     )
     assert found == {
         "dataset_dir": None,
-        "max_iterations": None,
+        "step_count": None,
         "amp": False,
         "foundation_model": "none",
         "trainer": {"max_epochs": 7, "seed": True},
@@ -160,17 +160,17 @@ def test_an_args_file_and_the_workflow_arguments_pass(train_json: Path, tmp_path
     ]
     meta = write(train_json.parent / "metadata.json", {"version": "0"})
     found = printed(
-        run(tmp_path, "--args_file", str(args_file), "--meta_file", str(meta), "--amp", "no", *tracking, *workflow)
+        run(tmp_path, "--args_file", str(args_file), "--meta_file", str(meta), "--amp", "true", *tracking, *workflow)
     )
-    assert found["amp"] == "no"
+    assert found["amp"] is True
     assert found["dataset_dir"] == "data"
 
 
 def test_from_code_words_are_converted_and_none_is_ignored(train_json: Path) -> None:
-    found = values(train_json, dataset_dir=None, amp="false", max_iterations=5, foundation_model="none")
+    found = values(train_json, dataset_dir=None, amp="false", step_count=5, foundation_model="none")
     assert found["dataset_dir"] == "data"
     assert found["amp"] is False
-    assert found["max_iterations"] == 5
+    assert found["step_count"] == 5
     assert found["foundation_model"] == "none"
 
 
@@ -208,7 +208,7 @@ def test_a_workflow_made_by_another_one_is_not_judged_by_its_overrides(train_jso
     inner = write(train_json.parent / "inner.json", {"initialize": TRAIN["initialize"][1]})
     overlay = {"initialize": f"$monai.bundle.ConfigWorkflow('{inner}').initialize()"}
     outer = write(train_json.parent / "outer.json", overlay)
-    assert values([train_json, outer], max_iterations=4)["max_iterations"] == 4
+    assert values([train_json, outer], step_count=4)["step_count"] == 4
 
 
 def test_running_parser_gives_the_configuration_as_run(train_json: Path) -> None:
@@ -216,10 +216,10 @@ def test_running_parser_gives_the_configuration_as_run(train_json: Path) -> None
         train_json.parent / "more.json",
         {
             "imports": ["$import vqseg_bundle.bundle as vqseg"],
-            "initialize": "$vqseg.running_parser().get().update(seen=@max_iterations)",
+            "initialize": "$vqseg.running_parser().get().update(seen=@step_count)",
         },
     )
-    workflow = create_workflow(config_file=[str(train_json), str(overlay)], max_iterations=3)
+    workflow = create_workflow(config_file=[str(train_json), str(overlay)], step_count=3)
     assert workflow.parser.get("seen") == 3
     with pytest.raises(RuntimeError, match="works only inside a config expression"):
         running_parser()

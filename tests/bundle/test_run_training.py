@@ -6,6 +6,7 @@ import errno
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -50,3 +51,22 @@ def test_a_full_disk_is_one_line(number: int) -> None:
 
     with pytest.raises(SystemExit, match=r"^No space is left to write to, in iteration 1\..*--resume true\.$"):
         _run(_engine(fill))
+
+
+def test_a_thread_without_space_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def write(number: int) -> None:
+        raise OSError(number, "from the thread")
+
+    def start(engine: Engine) -> None:
+        for number in (errno.ENOSPC, errno.EIO):
+            thread = threading.Thread(target=write, args=(number,))
+            thread.start()
+            thread.join()
+
+    former = threading.excepthook
+    threading.excepthook = threading.__excepthook__  # pytest's own would record both
+    try:
+        _run(_engine(start))
+    finally:
+        threading.excepthook = former
+    assert capsys.readouterr().err.count("Traceback") == 1

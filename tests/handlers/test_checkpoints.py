@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -249,3 +250,18 @@ def test_where_no_score_rises_above_zero_the_last_weights_are_kept(tmp_path: Pat
 
 def test_without_a_saver_of_the_best_there_is_nothing_to_remember() -> None:
     assert BestModelState([None]).state_dict() == {}
+
+
+def test_a_flipped_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    path, weights = tmp_path / "model.pt", torch.arange(300, dtype=torch.float32)
+    write_checkpoint(path, {"weights": weights})
+    whole, draw, noticed = path.read_bytes(), np.random.default_rng(0), 0
+    for place in draw.integers(len(whole), size=300):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << draw.integers(8))]) + whole[place + 1 :])
+        try:
+            found = read_checkpoint(path)
+        except ValueError:
+            noticed += 1
+        else:
+            assert torch.equal(found["weights"], weights)
+    assert noticed > 100

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from vqseg_bundle.data import SharedRandomSampler
 from vqseg_bundle.engines import STRONG, EMATeacher, SemiSupervisedTrainer, iteration_budget
-from vqseg_bundle.handlers import ResumeCheckpoint, StopOnSignal
+from vqseg_bundle.handlers import ResumeCheckpoint, ResumedSchedule, StopOnSignal
 from vqseg_bundle.layers import QuantizedPerturbation
 from vqseg_bundle.losses import VQSegLoss, VQSegTargets
 from vqseg_bundle.networks import VQSegNet, VQSegTrainingModule
@@ -249,3 +249,23 @@ def test_a_failed_write_leaves_the_last_file_whole(tmp_path, monkeypatch):
         engine.run(range(2), max_epochs=3)
     assert [path.name for path in tmp_path.iterdir()] == ["resume.pt"]
     assert torch.load(tmp_path / "resume.pt", weights_only=True)["engine"]["iteration"] == 2
+
+
+def test_a_changed_schedule_goes_on_from_the_saved_step_at_its_own_rates():
+    def schedule(rate: float, steps: int) -> torch.optim.lr_scheduler.PolynomialLR:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+        return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=0.9)
+
+    former, straight, resumed = schedule(0.1, 10), schedule(0.2, 20), schedule(0.2, 20)
+    for _ in range(4):
+        former.optimizer.step()
+        former.step()
+    for _ in range(7):
+        straight.optimizer.step()
+        straight.step()
+    resumed.optimizer.load_state_dict(former.optimizer.state_dict())
+    ResumedSchedule(resumed, changed=True).load_state_dict(ResumedSchedule(former).state_dict())
+    for _ in range(3):
+        resumed.optimizer.step()
+        resumed.step()
+    assert resumed.get_last_lr() == pytest.approx(straight.get_last_lr(), rel=1e-12)

@@ -30,6 +30,7 @@ from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides
 from vqseg_bundle.bundle.processes import join_processes, run_together, run_training
 from vqseg_bundle.bundle.python_interface import Prediction, Predictor, load, segment, train
 from vqseg_bundle.bundle.reconstruction import open_reconstructor
+from vqseg_bundle.bundle.resumed_settings import check_unchanged
 from vqseg_bundle.bundle.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
 from vqseg_bundle.bundle.run_record import (
     check_writable,
@@ -69,6 +70,7 @@ __all__ = [
     "check_run",
     "check_settings",
     "check_training_data",
+    "check_unchanged",
     "check_writable",
     "choose_amp",
     "choose_run_orientation",

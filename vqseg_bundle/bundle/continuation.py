@@ -22,6 +22,7 @@ def check_continuation(
     network: networks.VQNetwork,
     cohort: data.Cohort,
     iterations: Sequence[int],
+    another_length: bool = False,
 ) -> None:
     """Refuse weights from which this training cannot continue; in place, load them.
 
@@ -33,6 +34,7 @@ def check_continuation(
         network: receives the weights in place.
         cohort: the opened cohort.
         iterations: length of the training and of a complete epoch.
+        another_length: see :func:`check_resume`.
 
     Raises:
         SystemExit: the weights are missing, or of another network, other labels or preprocessing; or the resumed
@@ -42,7 +44,7 @@ def check_continuation(
         return
     weights = Path(output_dir) / "model.pt"
     if resume:
-        exit_cleanly(check_resume, weights.with_name("resume.pt"), *iterations, bool(cohort.validation))
+        exit_cleanly(check_resume, weights.with_name("resume.pt"), *iterations, bool(cohort.validation), another_length)
     record = exit_cleanly(load_model_record, weights)
     exit_cleanly(check_compatible, record, **described)
     if resume:
@@ -52,7 +54,9 @@ def check_continuation(
         exit_cleanly(load_weights, network, weights)
 
 
-def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int, validates: bool) -> None:
+def check_resume(
+    path: Path, total_iterations: int, iterations_per_epoch: int, validates: bool, another_length: bool = False
+) -> None:
     """Refuse to resume a training of another length, whose schedules would not fit, or one whose weights are lost.
 
     Args:
@@ -60,6 +64,7 @@ def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int, v
         total_iterations: length of this training.
         iterations_per_epoch: iterations of a complete epoch of this training.
         validates: whether only validations write ``model.pt``.
+        another_length: accept a training that has been shorter or longer, but not one that is beyond this one's end.
 
     Raises:
         ValueError: the checkpoint is missing, unusable or of another length; or it is of a finished training whose
@@ -68,7 +73,8 @@ def check_resume(path: Path, total_iterations: int, iterations_per_epoch: int, v
     found_path, checkpoint, _ = find_resumable(path)
     engine = checkpoint["engine"]
     found = (engine["total_iterations"], engine["epoch_length"])
-    if found != (total_iterations, iterations_per_epoch):
+    accepted = another_length and found[1] == iterations_per_epoch and engine["iteration"] <= total_iterations
+    if not accepted and found != (total_iterations, iterations_per_epoch):
         raise ValueError(
             f"resume: {found_path} is of a training of {found[0]} iterations in epochs of {found[1]}, this one has "
             f"{total_iterations} in epochs of {iterations_per_epoch}. Resume with the settings of the interrupted "

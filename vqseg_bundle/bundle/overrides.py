@@ -18,6 +18,7 @@ from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParse
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
+from vqseg_bundle.bundle.settings import check_values
 from vqseg_bundle.common import print_any_name
 
 __all__ = ["adapt_tracking", "exit_cleanly", "prepare_overrides"]
@@ -92,7 +93,7 @@ def prepare_overrides() -> None:
 
     Raises:
         SystemExit: an id to override, or the id to run, is unknown or of an earlier version; the message names it and
-            the nearest known ids, or the new one.
+            the nearest known ids, or the new one. Or a setting has a value of the wrong type or range.
         RuntimeError: called outside a config expression.
     """
     call = find_call()
@@ -121,6 +122,9 @@ def prepare_overrides() -> None:
     # only the word none clears a path; true and false are names
     names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
+    refusals = check_values(parser.get())
+    if refusals:
+        raise SystemExit("\n".join(refusals))
     adapt_tracking(parser)
     parser.parse(reset=True)
 

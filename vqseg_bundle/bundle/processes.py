@@ -6,6 +6,9 @@ import logging
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import ignite.distributed as idist
@@ -67,7 +70,8 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
             what to do. Or a signal has stopped a training: with the shell's code for it, 130 or 143.
     """
     try:
-        engine.run()
+        with _full_disk_named_once():
+            engine.run()
     except NonFiniteError as error:
         raise SystemExit(str(error)) from error
     except (OSError, RuntimeError) as error:  # torch wraps what it cannot write
@@ -89,6 +93,17 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
             resume_command(sys.argv),
         )
         raise SystemExit(128 + number)
+
+
+@contextmanager
+def _full_disk_named_once() -> Iterator[None]:
+    """TensorBoard writes in a thread of its own, which would print a traceback beside the message."""
+    former = threading.excepthook
+    threading.excepthook = lambda found: None if is_disk_full(found.exc_value) else former(found)
+    try:
+        yield
+    finally:
+        threading.excepthook = former
 
 
 def run_together(engine: Engine, lock: FolderLock | None = None) -> None:

@@ -15,7 +15,7 @@ from vqseg_bundle.handlers.largest_component import LargestComponentChoice, keep
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
-from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint
+from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint, ResumedSchedule
 from vqseg_bundle.handlers.training_hooks import RestartTeacher, RunWhenCompleted, TrainingProgress
 from vqseg_bundle.handlers.training_output import (
     LearningWatch,
@@ -44,6 +44,7 @@ __all__ = [
     "PseudoLabelConfidence",
     "RestartTeacher",
     "ResumeCheckpoint",
+    "ResumedSchedule",
     "RunWhenCompleted",
     "StopOnSignal",
     "TrainingProgress",

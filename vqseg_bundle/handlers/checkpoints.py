@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from ignite.engine import Engine
@@ -59,8 +61,10 @@ def read_checkpoint(path: Path) -> Any:
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: expected weights, found an empty file.")
     try:
+        if zipfile.is_zipfile(path):
+            _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError) as error:
+    except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError, BadZipFile) as error:
         raise ValueError(f"{path}: expected weights, found a file that is cut off or damaged.") from error
     except UnpicklingError as error:
         raise ValueError(f"{path}: expected weights, found a file of another kind.") from error
@@ -71,6 +75,14 @@ def read_checkpoint(path: Path) -> Any:
             f"{f' and {len(names) - 1} more' if names[1:] else ''}."
         )
     return content
+
+
+def _check_sums(path: Path) -> None:
+    """Compare every part of a file of weights with its checksum, which ``torch.save`` writes and ``load`` ignores."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise BadZipFile(f"bad checksum of {damaged}")
 
 
 def former_checkpoint(path: Path) -> Path:

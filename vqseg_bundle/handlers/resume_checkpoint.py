@@ -13,7 +13,7 @@ from ignite.handlers import Checkpoint
 
 from vqseg_bundle.handlers.checkpoints import CheckpointWriter, find_resumable
 
-__all__ = ["ResumeCheckpoint", "ends_epoch"]
+__all__ = ["ResumeCheckpoint", "ResumedSchedule", "ends_epoch"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,36 @@ def ends_epoch(engine: Engine) -> bool:
     """
     length, total = engine.state.epoch_length, getattr(engine, "total_iterations", None)
     return bool(length and engine.state.iteration % length == 0) or engine.state.iteration == total
+
+
+class ResumedSchedule:
+    """A learning-rate schedule in the resume checkpoint, which may go on with another length or initial rate.
+
+    Args:
+        scheduler: PyTorch's, of which a changed one needs a closed form (``PolynomialLR``, ``CosineAnnealingLR``, ...).
+        changed: on loading, keep this schedule's own length and rates, and only go to the saved step.
+    """
+
+    def __init__(self, scheduler: Any, changed: bool = False) -> None:
+        self.scheduler = scheduler
+        self.changed = changed
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scheduler's."""
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved step; call it after the optimiser's."""
+        if not self.changed:
+            self.scheduler.load_state_dict(state)
+            return
+        self.scheduler.last_epoch = state["last_epoch"]
+        rates = self.scheduler._get_closed_form_lr()
+        for group, base, rate in zip(
+            self.scheduler.optimizer.param_groups, self.scheduler.base_lrs, rates, strict=True
+        ):
+            group["initial_lr"], group["lr"] = base, rate
+        self.scheduler._last_lr = rates
 
 
 class ResumeCheckpoint:
@@ -40,13 +70,19 @@ class ResumeCheckpoint:
         objects: the objects to save, by name, each with ``state_dict`` and ``load_state_dict``.
         resume: load the file when the training starts.
         minutes: longest time between two saves; None saves after epochs only.
+        another_length: go on with the engine's own number of epochs and ``total_iterations``, not with the saved ones.
 
     Raises:
         ValueError: ``resume`` is set, but the file is missing or cannot be used; or ``minutes`` is not positive.
     """
 
     def __init__(
-        self, path: str | Path, objects: Mapping[str, Any], resume: bool = False, minutes: float | None = None
+        self,
+        path: str | Path,
+        objects: Mapping[str, Any],
+        resume: bool = False,
+        minutes: float | None = None,
+        another_length: bool = False,
     ) -> None:
         if minutes is not None and not minutes > 0:
             raise ValueError(f"checkpoint_minutes must be positive or None, got {minutes!r}.")
@@ -54,6 +90,7 @@ class ResumeCheckpoint:
         self.objects = dict(objects)
         self.resume = resume
         self.minutes = minutes
+        self.another_length = another_length
         self._saved_at = 0.0
         self._writer = CheckpointWriter(self.path.parent, self.path.name)
         if resume:
@@ -91,5 +128,9 @@ class ResumeCheckpoint:
         if reason:
             logger.warning("%s Going on from the file before, %s.", reason, found)
         self._writer.keep_former = not reason
+        if self.another_length:
+            total = getattr(engine, "total_iterations", None)
+            own = {"max_epochs": engine.state.max_epochs, "total_iterations": total}
+            checkpoint = {**checkpoint, "engine": {**checkpoint["engine"], **own}}
         Checkpoint.load_objects(self._all_objects(engine), checkpoint)
         logger.info("resumed %s after iteration %d", found, engine.state.iteration)

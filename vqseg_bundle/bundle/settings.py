@@ -1,0 +1,130 @@
+"""Types and ranges of the settings that are single values, and what a resumed training may change: one table.
+
+Settings that a component of the configuration refuses itself, such as ``slice_axis`` or ``perturb_mode``, are not here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["SETTINGS", "Setting", "check_values"]
+
+
+class Setting(NamedTuple):
+    """What a setting may be.
+
+    Attributes:
+        expected: in words, for the message.
+        fits: whether a value is so.
+        optional: whether it may be None.
+        resume: whether a resumed training may have another value: "free" without a word, "asked" with
+            ``resume_changed``, or "fixed" never.
+    """
+
+    expected: str
+    fits: Callable[[Any], bool]
+    optional: bool = False
+    resume: str = "fixed"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _flag(resume: str = "free") -> Setting:
+    return Setting("true or false", lambda value: isinstance(value, bool), resume=resume)
+
+
+def _whole(least: int, most: float = math.inf, resume: str = "fixed") -> Setting:
+    span = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+    fits = lambda value: _is_number(value) and isinstance(value, int) and least <= value <= most  # noqa: E731
+    return Setting(f"a whole number {span}", fits, resume=resume)
+
+
+def _positive(optional: bool = False, resume: str = "fixed") -> Setting:
+    return Setting("a positive number", lambda value: _is_number(value) and value > 0, optional, resume)
+
+
+def _share(most: str = "1]", resume: str = "fixed") -> Setting:
+    below = most == "1)"
+    return Setting(
+        f"a number in [0, {most}",
+        lambda value: _is_number(value) and 0 <= value <= 1 and not (below and value == 1),
+        resume=resume,
+    )
+
+
+def _weight() -> Setting:
+    return Setting("a number that is not negative", lambda value: _is_number(value) and value >= 0)
+
+
+def _word(*words: str, resume: str = "fixed") -> Setting:
+    return Setting(f"{', '.join(words[:-1])} or {words[-1]}", lambda value: value in words, resume=resume)
+
+
+SETTINGS: Mapping[str, Setting] = {
+    "resume": _flag(),
+    "resume_changed": _flag(),
+    "seed": _whole(0, 2**32 - 1),
+    "amp": Setting("true, false or auto", lambda value: isinstance(value, bool) or value == "auto", resume="asked"),
+    "threads": Setting(
+        "a whole number of at least 1, or auto",
+        lambda value: (
+            value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 2**15)
+        ),
+        resume="asked",
+    ),
+    "device": Setting("the name of a device", lambda value: isinstance(value, str), resume="asked"),
+    "num_workers": _whole(0, 1024, "free"),
+    "cache_rate": _share(resume="free"),
+    "inference_memory_gb": _positive(optional=True, resume="free"),
+    "activation_checkpointing": _flag(),
+    "data_check": _word("full", "headers", resume="free"),
+    "allow_no_labeled": _flag(),
+    "uneven_slices": _word("refuse", "accept"),
+    "evaluation_split": _word("test", "validation", resume="free"),
+    "in_channels": _whole(1, 10_000),
+    "spatial_dims": Setting("2 or 3", lambda value: value in (2, 3) and not isinstance(value, bool)),
+    "max_iterations": _whole(1, 10**9, "asked"),
+    "iterations_per_epoch": _whole(1, 10**9),
+    "val_interval": _whole(1, 10**9, "asked"),
+    "checkpoint_minutes": _positive(optional=True, resume="free"),
+    "final_codebook_cases": _whole(0, 10**9, "free"),
+    "labeled_batch_size": _whole(1, 100_000),
+    "unlabeled_batch_size": _whole(1, 100_000),
+    "learning_rate": _positive(resume="asked"),
+    "encoder_learning_rate": _positive(resume="asked"),
+    "ramp_up_share": _share(),
+    "perturb_prob": _share(),
+    "bottleneck_perturb_prob": _share(),
+    "ema_decay": _share("1)"),
+    "confidence_threshold": _share(),
+    **{f"lambda_{name}": _weight() for name in ("u", "reconstruction", "a", "commitment", "entropy", "dice")},
+    "foundation_feature_gb": _positive(resume="free"),
+    "dicom_seg": _flag(),
+    "code_reliance": _flag(),
+    "process_timeout_minutes": _positive(resume="free"),
+    "federated_rounds": _whole(1, 10**6),
+}
+"""Top-level keys of the configurations."""
+
+
+def check_values(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with plain values of settings, one sentence each; empty if nothing is.
+
+    Args:
+        values: by key; expressions, which MONAI evaluates later, and keys without a rule are skipped.
+    """
+    found = []
+    for key, value in values.items():
+        setting = SETTINGS.get(key)
+        if setting is None or (value is None and setting.optional):
+            continue
+        if isinstance(value, str) and value.startswith(("$", "@")):
+            continue
+        if not setting.fits(value):
+            also = ", or none" if setting.optional else ""
+            found.append(f"--{key}: expected {setting.expected}{also}, found {value!r}.")
+    return found
