@@ -130,13 +130,24 @@ def test_ct_is_clipped_to_the_body_s_intensities() -> None:
     body = BodyIntensities(-912.34, 1203.27, -120.0, 310.0)
     ct = replace(HIPPOCAMPUS, modality="CT", body=body)
     assert plan(ct).intensity_window == [-912.3, 1203.3]
+    assert plan(ct).intensity_statistics == [-120.0, 310.0]
+    assert plan(ct, intensity_window=[-100, 300]).intensity_statistics is None
+    assert plan(replace(ct, modality="")).intensity_statistics is None
     assert plan(replace(ct, modality="")).intensity_window is None
     assert plan(replace(ct, body=None)).intensity_window is None
+
+
+@pytest.mark.parametrize(("share", "nonzero"), [(None, False), (1.0, False), (0.75, False), (0.7, True)])
+def test_scans_that_are_mostly_zero_are_normalised_within(share: float | None, nonzero: bool) -> None:
+    assert plan(replace(HIPPOCAMPUS, nonzero_share=share)).normalize_nonzero is nonzero
+    assert plan(replace(HIPPOCAMPUS, nonzero_share=share, modality="CT")).normalize_nonzero is False
 
 
 GIVEN: dict[str, Any] = {
     "spatial_dims": 3,
     "intensity_window": [-100, 300],
+    "intensity_statistics": [40.0, 80.0],
+    "normalize_nonzero": True,
     "spacing": [2.0, 2.0],
     "image_size": [96, 96],
     "patch_size": [64, 96],
@@ -193,6 +204,6 @@ def test_a_fingerprint_survives_json() -> None:
 
 def test_the_table_has_a_line_a_decision() -> None:
     found = plan(HIPPOCAMPUS, patch_size=[64, 64])
-    assert len(found.table()) == len(found.decisions) == 11
+    assert len(found.table()) == len(found.decisions) == 13
     assert found.to_json()["patch_size"] == {"value": [64, 64], "rule": "", "why": "given"}
     assert found.to_json()["network_def#strides"]["rule"] == "choose_strides"

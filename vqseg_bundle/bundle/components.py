@@ -68,8 +68,8 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
 
     Args:
         preprocessing: with ``spatial_dims``, ``patch_size`` (one size per axis of the network), ``image_size`` (one to
-            three sizes, or None), ``spacing`` (one to three numbers in mm, or None) and ``intensity_window`` (lowest
-            and highest intensity, or None).
+            three sizes, or None), ``spacing`` (one to three numbers in mm, or None), ``intensity_window`` (lowest and
+            highest intensity, or None) and ``intensity_statistics`` (mean and deviation, or None).
 
     Raises:
         ValueError: a value has the wrong type, sign or length.
@@ -91,6 +91,13 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
     window = preprocessing.get("intensity_window")
     if window is not None and not (_are_numbers(window) and len(window) == 2 and window[0] < window[1]):
         raise ValueError(f"intensity_window must hold two rising intensities, or be None, got {window!r}.")
+    statistics = preprocessing.get("intensity_statistics")
+    if statistics is None:
+        return
+    if not (_are_numbers(statistics) and len(statistics) == 2 and statistics[1] > 0):
+        raise ValueError(f"intensity_statistics must hold a mean and a deviation, or be None, got {statistics!r}.")
+    if window is None:
+        raise ValueError("intensity_statistics are of intensities within a window: give intensity_window as well.")
 
 
 def check_given(values: Mapping[str, Any]) -> None:

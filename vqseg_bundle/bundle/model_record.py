@@ -255,6 +255,8 @@ def _comparable(section: str, values: Mapping[Any, Any]) -> dict[str, Any]:
     if section != "preprocessing":
         return plain
     plain.setdefault("orientation", None)  # records of 0.6 and earlier lack the key
+    plain.setdefault("intensity_statistics", None)  # and those of 0.8 and earlier these two
+    plain.setdefault("normalize_nonzero", False)
     if "slice_axis" in plain:
         check_orientation(plain["orientation"])
         plain["slice_axis"] = name_slice_axis(plain["slice_axis"], plain["orientation"])

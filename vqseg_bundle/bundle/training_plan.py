@@ -26,8 +26,18 @@ logger = logging.getLogger(__name__)
 
 _REFERENCE = "$@plan."
 _CODE_LEVEL = "network_def#code_level"
+#: what records of 0.8 and earlier do not say
+_OF_EARLIER_VERSIONS = {"intensity_window": None, "intensity_statistics": None, "normalize_nonzero": False}
 _RECORDED = {
-    "preprocessing": ("spatial_dims", "intensity_window", "spacing", "image_size", "patch_size"),
+    "preprocessing": (
+        "spatial_dims",
+        "intensity_window",
+        "intensity_statistics",
+        "normalize_nonzero",
+        "spacing",
+        "image_size",
+        "patch_size",
+    ),
     "network": ("strides", "channels", "reconstruction_channels"),
 }
 
@@ -177,8 +187,8 @@ def _recorded_values(folder: Path) -> dict[str, Any]:
     if weights.with_suffix(".json").is_file():
         record = load_model_record(weights)
         for section, names in _RECORDED.items():
-            known = record[section]
-            found |= {PLANNED_IDS[name]: known.get(name) for name in names if section != "network" or name in known}
+            known = {**_OF_EARLIER_VERSIONS, **record[section]} if section == "preprocessing" else record[section]
+            found |= {PLANNED_IDS[name]: known[name] for name in names if name in known}
     return found
 
 

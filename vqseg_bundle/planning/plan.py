@@ -23,8 +23,10 @@ from vqseg_bundle.planning.network_rules import (
 )
 from vqseg_bundle.planning.training_rules import (
     choose_batch_size,
+    choose_intensity_statistics,
     choose_intensity_window,
     choose_max_iterations,
+    choose_normalize_nonzero,
     step_memory_gb,
 )
 
@@ -38,6 +40,8 @@ class Plan:
     Attributes:
         spatial_dims: dimensions of the network.
         intensity_window: lowest and highest intensity to keep, or None.
+        intensity_statistics: mean and deviation to standardise by, or None for each scan's own.
+        normalize_nonzero: whether each scan's own are of the voxels that are not zero.
         spacing: mm to resample to, or None.
         image_size: voxels to resize to, or None.
         patch_size: voxels of a view.
@@ -53,6 +57,8 @@ class Plan:
 
     spatial_dims: int
     intensity_window: list[float] | None
+    intensity_statistics: list[float] | None
+    normalize_nonzero: bool
     spacing: list[float] | None
     image_size: list[int] | None
     patch_size: list[int]
@@ -127,6 +133,9 @@ class _Planner:
     def plan(self) -> Plan:
         dims = self._decide("spatial_dims", self._choose_dims)
         self._decide("intensity_window", choose_intensity_window, self.fingerprint)
+        window_given = "intensity_window" in self.given
+        self._decide("intensity_statistics", choose_intensity_statistics, self.fingerprint, window_given)
+        self._decide("normalize_nonzero", choose_normalize_nonzero, self.fingerprint)
         channels = self.given.get(PLANNED_IDS["channels"])
         budget = view_budget(self.machine, dims, channels[0] if channels else first_width(self.machine.device))
         median = self._decide_sizes(dims, budget)

@@ -10,8 +10,10 @@ from vqseg_bundle.planning.fingerprint import Fingerprint, Machine
 
 __all__ = [
     "choose_batch_size",
+    "choose_intensity_statistics",
     "choose_intensity_window",
     "choose_max_iterations",
+    "choose_normalize_nonzero",
     "most_view_voxels",
     "step_memory_gb",
 ]
@@ -23,6 +25,7 @@ _BYTES, _BYTES_HALF = 4, 2.5
 _USUAL_BATCH = {("cpu", 2): 4, ("cpu", 3): 2, ("cuda", 2): 12, ("cuda", 3): 2}
 _LEAST_BATCH = 2
 _LARGEST_SHARE = 0.05  # of the voxels of all scans in a batch
+_LEAST_FILLED = 0.75
 _DEMO_STEPS = 1000
 _FEWEST_STEPS, _MOST_STEPS = 4000, 20000
 _TIMES_SEEN = 100
@@ -73,6 +76,29 @@ def choose_max_iterations(fingerprint: Fingerprint, batch_size: int, demo: bool)
     steps = math.ceil(_TIMES_SEEN * scans / batch_size / 100) * 100
     value = min(max(steps, _FEWEST_STEPS), _MOST_STEPS)
     return Ruled(value, f"{_TIMES_SEEN} views of each of {scans} scans, {batch_size} a step, are {steps} steps")
+
+
+def choose_intensity_statistics(fingerprint: Fingerprint, window_given: bool) -> Ruled:
+    """Mean and deviation by which CT is standardised, those of the body over all scans; else each scan's own.
+
+    Hounsfield units mean the same in every scan (nnU-Net, which takes those of the labelled structures).
+    """
+    body = fingerprint.body
+    if fingerprint.modality != "CT" or body is None or body.deviation == 0:
+        return Ruled(None, "no CT: mean and deviation of each scan")
+    if window_given:
+        return Ruled(None, "intensity_window is given: mean and deviation of each scan")
+    return Ruled([round(body.mean, 1), round(body.deviation, 1)], "CT: mean and deviation of the body over all scans")
+
+
+def choose_normalize_nonzero(fingerprint: Fingerprint) -> Ruled:
+    """Whether mean and deviation are of the voxels that are not zero: if the box around these is less than 3/4 of most
+    scans, as after skull stripping (nnU-Net's planner); not for CT.
+    """
+    share = fingerprint.nonzero_share
+    if share is None or fingerprint.modality == "CT":
+        return Ruled(False, "CT" if fingerprint.modality == "CT" else "no voxels were read")
+    return Ruled(share < _LEAST_FILLED, f"the box around voxels that are not zero is {share:.0%} of the median scan")
 
 
 def choose_intensity_window(fingerprint: Fingerprint) -> Ruled:

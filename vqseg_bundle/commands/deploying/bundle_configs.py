@@ -42,6 +42,8 @@ _PREPROCESSING = (
     "patch_size",
     "intensity_window",
 )
+#: in the records of 0.9 and later
+_SINCE_0_9 = ("intensity_statistics", "normalize_nonzero")
 
 
 def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,6 +74,7 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
         elif key in config:
             config[key] = None
     config |= {key: literal(run.record["preprocessing"].get(key)) for key in _PREPROCESSING}
+    config |= {key: literal(value) for key, value in run.record["preprocessing"].items() if key in _SINCE_0_9}
     config["labels"] = literal(run.record["labels"])
     config["same_labels"] = (
         "$@cohort.labels == @labels or sys.exit('the cohort has the labels ' + str(@cohort.labels) + ', this bundle is "
