@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.bundle_runs import ROOT, CohortFolder, command_here, refused, run_here
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+from support.bundle_runs import CONFIGS, ROOT, CohortFolder, command_here, refused, run_here
 from support.data_parts import hounsfield, write_picture, write_volume
 
 from vqseg_bundle.bundle.cohort_fingerprint import measure_cohort
@@ -24,7 +26,14 @@ SHORT: dict[str, Any] = {
     "network_def#embedding_dim": 8,
 }
 #: of the shared cohort's training and unlabelled volumes, 36 x 40 x 6 voxels of 1.5 x 1.5 x 6 mm
-EXPECTED = {"spatial_dims": 2, "spacing": None, "image_size": None, "intensity_window": None}
+EXPECTED = {
+    "spatial_dims": 2,
+    "normalize_nonzero": False,
+    "intensity_statistics": None,
+    "spacing": None,
+    "image_size": None,
+    "intensity_window": None,
+}
 
 
 def measured(root: Path, images: list[Path], level: str = "full", axis: str = "axial") -> Fingerprint:
@@ -110,6 +119,7 @@ def test_a_plan_is_shown_written_changed_and_given_back(shared_cohort: CohortFol
         ({"network_def#strides": ["2"]}, r"network_def#strides must hold one entry between each two levels"),
         ({"network_def#code_level": 2, "patch_size": [16, 16]}, r"code_level 2 lies below the deepest level"),
         ({"spatial_dims": 3, "patch_size": [16, 16]}, r"patch_size must hold 3 sizes in voxels"),
+        ({"intensity_statistics": [0, 1]}, r"intensity_statistics are of intensities within a window: give intensity_"),
         ({"labeled_batch_size": 0}, r"labeled_batch_size must be a positive whole number, got 0"),
     ],
 )
@@ -146,7 +156,9 @@ def test_ct_is_known_by_its_intensities_and_clipped_to_the_body(tmp_path: Path) 
     assert found.body is not None
     np.testing.assert_allclose([found.body.low, found.body.high], np.percentile(inside, [0.5, 99.5]))
     np.testing.assert_allclose([found.body.mean, found.body.deviation], [inside.mean(), inside.std()])
-    assert make_plan(found, Machine()).intensity_window == [round(found.body.low, 1), round(found.body.high, 1)]
+    plan = make_plan(found, Machine())
+    assert plan.intensity_window == [round(found.body.low, 1), round(found.body.high, 1)]
+    assert plan.intensity_statistics == [round(found.body.mean, 1), round(found.body.deviation, 1)]
     assert measured(tmp_path, images, "headers").body is None
 
 
@@ -169,3 +181,49 @@ def test_every_reference_of_the_configuration_is_to_a_planned_value() -> None:
     config = json.loads((ROOT / "configs" / "train.json").read_text(encoding="utf-8"))
     plan = make_plan(Fingerprint(((64, 64, 9),), ((1.0, 1.0, 1.0),)), Machine())
     assert "$@plan." not in json.dumps(with_planned_values(config, plan))
+
+
+PREPROCESSING: dict[str, Any] = {
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "orientation": None,
+    "slice_axis": 2,
+    "spacing": None,
+    "image_size": None,
+    "patch_size": [4, 4],
+    "intensity_window": None,
+    "intensity_statistics": None,
+    "normalize_nonzero": False,
+}
+
+
+def normalised(image: Path, **changes: Any) -> list[np.ndarray]:
+    """A volume as training and as inference normalise it."""
+    settings = {**PREPROCESSING, **changes}
+    train, infer = ConfigParser(), ConfigParser()
+    train.read_config(str(CONFIGS / "train.json"))
+    own = {key: value for key, value in settings.items() if key not in ("orientation", "slice_axis")}
+    train.update({**own, "chosen_orientation": None, "chosen_slice_axis": 2, "device": "cpu"})
+    transforms = [*train.get_parsed_content("load_image"), *train.get_parsed_content("volume_transforms")]
+    infer.read_config(str(CONFIGS / "inference.json"))
+    infer.update({"model_record": {"preprocessing": settings}, "chosen_orientation": None, "device": "cpu"})
+    found = [Compose(transforms), infer.get_parsed_content("preprocessing")]
+    return [np.asarray(transform({"image": str(image)})["image"])[0] for transform in found]
+
+
+def test_training_and_inference_standardise_ct_by_the_cohort_s_figures(tmp_path: Path) -> None:
+    voxels = np.arange(-1000, 1000, 4).reshape(10, 10, 5).astype(np.int16)
+    image = write_volume(tmp_path / "a.nii.gz", voxels, np.diag([1.0, 1.0, 5.0, 1.0]))
+    for found in normalised(image, intensity_window=[-100, 300], intensity_statistics=[40.0, 80.0]):
+        np.testing.assert_allclose(found, (np.clip(voxels, -100, 300) - 40) / 80, atol=1e-4)
+
+
+def test_training_and_inference_leave_zeros_out_of_mean_and_deviation(tmp_path: Path) -> None:
+    voxels = np.zeros((12, 12, 5), np.int16)
+    voxels[4:8, 4:8] = np.arange(100, 180).reshape(4, 4, 5)
+    image = write_volume(tmp_path / "a.nii.gz", voxels, np.diag([1.0, 1.0, 5.0, 1.0]))
+    for found in normalised(image, normalize_nonzero=True):
+        inside = found[voxels > 0]
+        assert (inside.mean(), inside.std()) == pytest.approx((0, 1), abs=1e-4)
+        assert np.unique(found[voxels == 0]).tolist() == [0]
+    assert abs(normalised(image)[0][voxels > 0].mean()) > 1

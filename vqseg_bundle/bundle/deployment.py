@@ -39,7 +39,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 10
-_PLANNED_ONLY = {"intensity_statistics": None, "normalize_nonzero": False}
 #: patterns of an evaluation's files in its output folder, besides its predictions
 EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "evaluation*")
 
@@ -81,8 +80,8 @@ def open_model_record(
         labels = {int(index): name for index, name in default["labels"].items()}
         return {**default, "labels": labels, "largest_component": [], "checkpoint": None}
     record = exit_cleanly(load_model_record, path)
-    # records of 0.2.0 and earlier lack the first key, of 0.6 and earlier the second, of 0.8 and earlier the others
-    preprocessing = {"intensity_window": None, "orientation": None, **_PLANNED_ONLY, **record["preprocessing"]}
+    # records of 0.2.0 and earlier lack the first key, those of 0.6 and earlier the second
+    preprocessing = {"intensity_window": None, "orientation": None, **record["preprocessing"]}
     preprocessing["orientation"] = exit_cleanly(_settle_orientation, preprocessing["orientation"], orientation, path)
     return {
         **record,
