@@ -98,7 +98,7 @@ def check_settings(run: Run, dataset: OpenedDataset, source: Path) -> None:
         parts = [part for part in parser["check"]["components"] if part != "foundation"]
         parser.update({**dataset.arguments, "labels": dict(dataset.labels), "foundation_model": "none"})
         _build(parser, parts)
-    except ValueError as error:
+    except (ValueError, SystemExit) as error:  # the plan of a training ends it with a message
         raise ValueError(f"{source}: methods.{run.method.name} on datasets.{run.dataset.name}: {error}") from error
 
 
