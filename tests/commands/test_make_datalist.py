@@ -10,7 +10,16 @@ import pytest
 from support.bundle_runs import ROOT, command_here
 
 from vqseg_bundle.commands.data import main
-from vqseg_bundle.data import DataError, SplitRequest, check_cohort, find_cases, load_datalist, split_patients
+from vqseg_bundle.data import (
+    DataError,
+    LabeledFile,
+    SplitRequest,
+    check_cohort,
+    find_cases,
+    load_datalist,
+    read_labeled_file,
+    split_patients,
+)
 
 
 def save(path: Path, seed: int, classes: int | None = None, dtype: type = np.uint8) -> None:
@@ -332,3 +341,37 @@ def test_published_acdc_split(tmp_path: Path, count: int, tuning: int):
     ]  # fmt: skip
     assert len(datalist["test"]) == 20
     assert len(datalist["labels"]) == 4
+
+
+def test_patients_named_for_labelling_train_and_leave_the_held_out_ones_as_they_were() -> None:
+    names = [f"p{i}" for i in range(10)]
+    drawn = split_patients(names, names, SplitRequest(labeled_count=2, validation_count=2, test_count=3))
+    free = [name for name in names if name not in drawn["validation"] + drawn["test"]]
+    chosen = SplitRequest(labeled_file=LabeledFile("c.json", free[::-1][:2]), validation_count=2, test_count=3)
+    found = split_patients(names, names, chosen)
+    assert found == {**drawn, "training": sorted(free[-2:]), "unlabeled": free[:-2]}
+    held_out = drawn["test"][0]
+    moved = split_patients(names, names, SplitRequest(labeled_file=LabeledFile("c.json", [held_out]), test_count=3))
+    assert moved["training"] == [held_out]
+    assert held_out not in moved["test"]
+    assert len(moved["test"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"chosen": ["p0", "q"]}, r"expected patients of the folder that are not held out, found q; check the folder"),
+        (
+            {"chosen": ["p0"], "labeled": ["p9"]},
+            r"expected a label for each of its 2 patients, found none for p9",
+        ),
+        ({"chosen": []}, r'c\.json: expected the lists of patients "chosen" and "labeled" of vqseg choose'),
+        ({"chosen": [3]}, r'c\.json: expected the lists of patients "chosen" and "labeled" of vqseg choose'),
+    ],
+)
+def test_a_labeled_file_that_does_not_fit_is_refused(tmp_path: Path, content: dict, message: str) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(content))
+    names = [f"p{i}" for i in range(10)]
+    with pytest.raises(DataError, match=rf"--labeled-file .*{message}"):
+        split_patients(names, names[:9], SplitRequest(labeled_file=read_labeled_file(file)))

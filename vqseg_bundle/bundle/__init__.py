@@ -41,6 +41,7 @@ from vqseg_bundle.bundle.run_record import (
     write_run_record,
 )
 from vqseg_bundle.bundle.running_workflow import running_parser
+from vqseg_bundle.bundle.scan_features import ScanFeatures
 from vqseg_bundle.bundle.training_plan import plan_training, record_plan, show_plan
 from vqseg_bundle.bundle.training_start import (
     DeployedWeights,
@@ -58,6 +59,7 @@ __all__ = [
     "FolderLock",
     "Prediction",
     "Predictor",
+    "ScanFeatures",
     "announce_training",
     "build_cleanly",
     "build_deployed_network",

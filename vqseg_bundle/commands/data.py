@@ -22,6 +22,7 @@ from vqseg_bundle.data import (
     find_classes,
     find_unused_files,
     parse_label_values,
+    read_labeled_file,
     read_split_file,
     split_patients,
 )
@@ -77,6 +78,7 @@ def _make(options: argparse.Namespace) -> None:
     request = SplitRequest(
         labeled_count=options.labeled_count,
         labeled_share=options.labeled_share,
+        labeled_file=read_labeled_file(Path(options.labeled_file).expanduser()) if options.labeled_file else None,
         validation_count=options.validation_count,
         validation_share=options.validation_share,
         test_count=options.test_count,
@@ -137,7 +139,7 @@ def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> N
     asked = [
         f"--{name.replace('_', '-')}"
         for name, value in vars(request).items()
-        if name.endswith(("_count", "_share")) and value
+        if name.endswith(("_count", "_share", "labeled_file")) and value
     ]
     if fixed and all(case.split for case in cases) and (asked or request.split_file):
         raise DataError(f"{', '.join(asked) or '--split-file'}: the folders fix the split; leave it out.")
@@ -214,6 +216,8 @@ def _parser() -> argparse.ArgumentParser:
         group.add_argument(
             f"--{split}-share", type=float, metavar="F", help=f"... as a share of all {of}, rounded down"
         )
+        if split == "labeled":
+            group.add_argument("--labeled-file", metavar="FILE", help="... those that vqseg choose named: choice.json")
     add("--tuning-count", type=int, default=0, metavar="N", help="patients moved from unlabeled to validation")
     add("--seed", type=int, default=0, help="seed of all draws (default: 0)")
     add("--split-file", metavar="FILE", help='fixed split: JSON with patients under "training", "validation", ...')

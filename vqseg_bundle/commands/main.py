@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "imports_uncollected", "main"]
 
 #: function, in a module that is imported when its command is run, and purpose of each command, in a user's order
 COMMANDS = {
+    "choose": ("choose.main", "choose which scans to label first"),
     "data": ("data.main", "build a datalist from a folder of volumes, split by patient"),
     "check": ("check.main", "look for faults in a cohort before training on it"),
     "plan": ("workflows.plan", "show the settings that a training would choose"),

@@ -2,6 +2,7 @@
 
 from vqseg_bundle.common.extras import LateModule, MissingExtraError, import_with_extra
 from vqseg_bundle.common.files import (
+    cache_folder,
     is_disk_full,
     json_value,
     print_any_name,
@@ -22,6 +23,7 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteError",
     "all_finite",
+    "cache_folder",
     "derive_seed",
     "gather_objects",
     "import_with_extra",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "cache_folder",
     "is_disk_full",
     "json_value",
     "print_any_name",
@@ -102,6 +103,11 @@ def shell_line(words: Sequence[str]) -> str:
     return " ".join(
         f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word) for word in words
     )
+
+
+def cache_folder(name: str) -> Path:
+    """A folder for what can be made anew, ``$XDG_CACHE_HOME/vqseg_bundle/NAME`` or below ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vqseg_bundle" / name
 
 
 def project_folder() -> Path:

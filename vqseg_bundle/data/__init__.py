@@ -4,14 +4,17 @@ from .checking.checks import CheckedCases, check_cases, check_cohort, examine_co
 from .checking.facts import CaseFacts
 from .checking.findings import FINDING_KINDS, Finding, FindingKind
 from .checking.report import CheckReport
+from .cohorts.candidates import Candidates, find_candidates
 from .cohorts.cohort import data_digest, find_other_images, open_cohort, open_listed_cases
+from .cohorts.cold_start import ColdStart, choose_rows, standardize
 from .cohorts.datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
 from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
-from .cohorts.patient_splits import SplitRequest, read_split_file, split_patients
+from .cohorts.patient_splits import LabeledFile, SplitRequest, read_labeled_file, read_split_file, split_patients
 from .cohorts.sharing import ReadableDataset, process_share
 from .errors import file_list
+from .features.scan_summaries import ScanSummary, summarize_scans
 from .features.slice_features import (
     FoundationFeatureStore,
     compute_slice_features,
@@ -28,6 +31,7 @@ from .features.view_features import (
     SampleFoundationFeaturesd,
     sample_features,
 )
+from .features.volume_statistics import volume_statistics
 from .formats.load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
 from .formats.volume_io import (
     VolumeHeader,
@@ -76,10 +80,12 @@ __all__ = [
     "OTHER_AFFINE",
     "SOURCE_KEY",
     "AddTokenCoordinatesd",
+    "Candidates",
     "CaseFacts",
     "CheckReport",
     "CheckedCases",
     "Cohort",
+    "ColdStart",
     "DataError",
     "DemoCohortConfig",
     "Draw",
@@ -91,12 +97,14 @@ __all__ = [
     "JoinTokenCoordinatesd",
     "KeepSourced",
     "LabelToImaged",
+    "LabeledFile",
     "LoadVolumed",
     "NameByCased",
     "OrientVolumed",
     "ReadableDataset",
     "SampleFoundationFeaturesd",
     "SaveDicomSegd",
+    "ScanSummary",
     "SeededDataset",
     "SharedRandomSampler",
     "SliceAxisLastd",
@@ -111,6 +119,7 @@ __all__ = [
     "check_cohort",
     "check_orientation",
     "check_segment_codes",
+    "choose_rows",
     "choose_slice_axis",
     "class_map_dtype",
     "cohort_slice_axis",
@@ -119,6 +128,7 @@ __all__ = [
     "data_digest",
     "examine_cohort",
     "file_list",
+    "find_candidates",
     "find_cases",
     "find_channel_names",
     "find_classes",
@@ -141,6 +151,7 @@ __all__ = [
     "read_classes",
     "read_header",
     "read_label_values",
+    "read_labeled_file",
     "read_split_file",
     "read_voxels",
     "readable_headers",
@@ -151,8 +162,11 @@ __all__ = [
     "sliced_geometry",
     "source_files",
     "split_patients",
+    "standardize",
+    "summarize_scans",
     "training_geometry",
     "unlike_training",
+    "volume_statistics",
     "write_demo_cohort",
     "write_dicom_seg",
 ]

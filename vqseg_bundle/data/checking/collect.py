@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vqseg_bundle.common import write_text
+from vqseg_bundle.common import cache_folder, write_text
 
 from ... import __version__
 from ..cohorts.datalist import DataError
@@ -36,11 +36,10 @@ _DETACHED = tuple(suffix for each in FORMATS for suffix in each.detached)
 
 def cache_path(files: Iterable[str]) -> Path:
     """A cohort's file in ``$XDG_CACHE_HOME/vqseg_bundle/data_check/`` or below ``~/.cache``, one per common folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folders = {str(Path(place).absolute().parent) for file in files for place in channel_paths(file)}
     root = os.path.commonpath(folders) if folders else ""
     name = hashlib.sha256(root.encode()).hexdigest()[:16]
-    return Path(base) / "vqseg_bundle" / "data_check" / f"{name}.json"
+    return cache_folder("data_check") / f"{name}.json"
 
 
 class FactsCache:

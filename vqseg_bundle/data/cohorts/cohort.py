@@ -22,7 +22,7 @@ from ..layouts.volume_folder import list_series_paths
 from .datalist import Cohort, DataError, cohort_of_lists, load_datalist
 from .demo_cohort import write_demo_cohort
 
-__all__ = ["data_digest", "find_other_images", "open_cohort", "open_listed_cases"]
+__all__ = ["data_digest", "find_datalist", "find_other_images", "open_cohort", "open_listed_cases"]
 
 _DATALIST_NAMES = ("datalist.json", "dataset.json")
 logger = logging.getLogger(__name__)
@@ -49,13 +49,18 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
     if datalist:
         return load_datalist(datalist, dataset_dir or Path(datalist).expanduser().parent, accept)
     folder = Path(dataset_dir or "").expanduser()
-    found = [folder / name for name in _DATALIST_NAMES if (folder / name).is_file()]
+    found = find_datalist(folder)
     if folder.is_dir() and not found:
         raise DataError(
             f"dataset_dir {folder}: expected {' or '.join(_DATALIST_NAMES)} in it, found neither. Name the file with "
             f"datalist, or build one: vqseg data --dataset-dir {folder} --labeled-count 5"
         )
-    return load_datalist(found[0] if found else folder / _DATALIST_NAMES[0], folder, accept)
+    return load_datalist(found or folder / _DATALIST_NAMES[0], folder, accept)
+
+
+def find_datalist(folder: Path) -> Path | None:
+    """The datalist in a folder, if it has one."""
+    return next((folder / name for name in _DATALIST_NAMES if (folder / name).is_file()), None)
 
 
 def open_listed_cases(

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import DataError, some
 
-__all__ = ["SplitFile", "SplitRequest", "read_split_file", "split_patients"]
+__all__ = ["LabeledFile", "SplitFile", "SplitRequest", "read_labeled_file", "read_split_file", "split_patients"]
 
 _LABELED_PREFIX = "labeled_"
 
@@ -30,11 +30,20 @@ class SplitFile:
 
 
 @dataclass(frozen=True)
+class LabeledFile:
+    """The labelled patients of the training, by name, such as ``vqseg choose`` found them."""
+
+    path: str
+    patients: list[str]
+
+
+@dataclass(frozen=True)
 class SplitRequest:
     """Numbers of patients per split; count and share of a split exclude each other, and shares are rounded down."""
 
     labeled_count: int | None = None  # labelled training patients; without a share, all with labels
     labeled_share: float | None = None  # as a share of all training patients
+    labeled_file: LabeledFile | None = None  # these patients in place of a number
     validation_count: int | None = None  # validation patients
     validation_share: float | None = None  # as a share of all patients
     test_count: int | None = None  # test patients
@@ -69,6 +78,24 @@ def read_split_file(path: Path) -> SplitFile:
     return SplitFile(str(path), list(lists["training"]), list(lists["validation"]), list(labeled))
 
 
+def read_labeled_file(path: Path) -> LabeledFile:
+    """Read ``{"chosen": [...], "labeled": [...]}``, patients to label and those labelled before; both are meant.
+
+    Raises:
+        DataError: the file is missing or not JSON, or names no patients.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"--labeled-file {path}: expected a JSON file, but it cannot be read: {error}.") from error
+    lists = [content.get(key, []) for key in ("chosen", "labeled")] if isinstance(content, dict) else []
+    if not any(lists) or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists):
+        raise DataError(
+            f'--labeled-file {path}: expected the lists of patients "chosen" and "labeled" of vqseg choose.'
+        )
+    return LabeledFile(str(path), list(dict.fromkeys(name for names in lists for name in names)))
+
+
 def split_patients(patients: Sequence[str], with_labels: Sequence[str], request: SplitRequest) -> dict[str, list[str]]:
     """Assign each patient to at most one of ``training``, ``unlabeled``, ``validation`` and ``test``.
 
@@ -84,9 +111,7 @@ def split_patients(patients: Sequence[str], with_labels: Sequence[str], request:
     held_out = _draw_held_out(labeled, len(patients), request) if split is None else _fixed(patients, split, request)
     taken = {patient for cases in held_out.values() for patient in cases}
     pool = [patient for patient in sorted(split.training if split else patients) if patient not in taken]
-    ranked = _rank(pool, labeled, request)
-    count = _count("labeled", request.labeled_count, request.labeled_share, len(pool), "training patients")
-    training = ranked if count is None else _take("labeled", ranked, count)
+    training = _training(pool, labeled, request)
     unlabeled = [patient for patient in pool if patient not in set(training)]
     tuning = _draw_tuning([patient for patient in unlabeled if patient in set(labeled)], request)
     return {
@@ -109,8 +134,34 @@ def _refuse_conflicts(request: SplitRequest) -> None:
         raise DataError("--tuning-count: it makes the validation list, which another option makes, too; give one.")
 
 
+def _training(pool: list[str], labeled: list[str], request: SplitRequest) -> list[str]:
+    if request.labeled_file:
+        return _named(pool, labeled, request.labeled_file)
+    ranked = _rank(pool, labeled, request)
+    count = _count("labeled", request.labeled_count, request.labeled_share, len(pool), "training patients")
+    return ranked if count is None else _take("labeled", ranked, count)
+
+
+def _named(pool: list[str], labeled: list[str], file: LabeledFile) -> list[str]:
+    absent = sorted(set(file.patients) - set(pool))
+    if absent:
+        raise DataError(
+            f"--labeled-file {file.path}: expected patients of the folder that are not held out, found {some(absent)}; "
+            "check the folder, and --patient-pattern."
+        )
+    bare = [patient for patient in file.patients if patient not in set(labeled)]
+    if bare:
+        raise DataError(
+            f"--labeled-file {file.path}: expected a label for each of its {len(file.patients)} patients, found none "
+            f"for {some(bare)}; draw these first."
+        )
+    return sorted(file.patients)
+
+
 def _draw_held_out(labeled: list[str], total: int, request: SplitRequest) -> dict[str, list[str]]:
-    order = _shuffled(labeled, request.seed, stream=0)
+    named = set(request.labeled_file.patients) if request.labeled_file else set()
+    # drawn from all, so that a choice made without the held-out patients leaves them as they were
+    order = [patient for patient in _shuffled(labeled, request.seed, stream=0) if patient not in named]
     test_count = _count("test", request.test_count, request.test_share, total, "patients") or 0
     test = _take("test", order, test_count)
     count = _count("validation", request.validation_count, request.validation_share, total, "patients") or 0

@@ -17,11 +17,20 @@ from ..formats.volume_io import common_class_names, read_label_values
 from ..formats.volume_path import parse_volume_path
 from .channel_files import BRATS_CHANNELS, brats_case
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
-from .found_case import FoundCase, case_stem
+from .found_case import FoundCase, case_stem, patient_of
 from .named_folders import find_acdc, find_brats, find_split_folders
 from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
+from .volume_folder import list_volumes
 
-__all__ = ["FoundCase", "FoundClasses", "find_cases", "find_channel_names", "find_classes", "find_unused_files"]
+__all__ = [
+    "FoundCase",
+    "FoundClasses",
+    "find_cases",
+    "find_channel_names",
+    "find_classes",
+    "find_scans",
+    "find_unused_files",
+]
 
 _MOST_VALUES = 256  # of labels with gaps; an image has more
 _MOST_SHOWN = 10
@@ -39,15 +48,7 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
         DataError: the folder has none of the layouts, a label lacks its image, a case lacks a channel, or the pattern
             does not match.
     """
-    if not dataset_dir.is_dir():
-        raise DataError(f"dataset_dir {dataset_dir}: expected a folder, found no such folder.")
-    pair = pair_folders(dataset_dir)
-    cases = find_dataset_json(dataset_dir, patient_pattern)
-    cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])
-    # first layouts known by names, last those known by location
-    cases = cases or find_acdc(dataset_dir) or find_brats(dataset_dir, patient_pattern)
-    for find in (find_split_folders, find_beside, find_patient_folders):
-        cases = cases or find(dataset_dir, patient_pattern)
+    cases = _find_known(dataset_dir, patient_pattern)
     if not cases:
         entries = sorted(dataset_dir.iterdir())
         names = some([f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]) or "nothing"
@@ -58,6 +59,30 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
             f"beside it, or a folder a patient with an image and a label; found {names}. Name the folder that holds "
             "them, rename folders so, or write a datalist by hand: docs/README.md."
         )
+    return cases
+
+
+def find_scans(dataset_dir: Path, patient_pattern: str | None = None) -> list[FoundCase]:
+    """:func:`find_cases`, or, of a folder in none of the layouts, all volumes, each a patient's without a label."""
+    cases = _find_known(dataset_dir, patient_pattern)
+    root = dataset_dir.absolute()
+    return cases or [
+        FoundCase(Path(case["image"]).relative_to(root).as_posix(), "", patient_of(case["case"], patient_pattern))
+        for case in list_volumes(dataset_dir)
+    ]
+
+
+def _find_known(dataset_dir: Path, patient_pattern: str | None) -> list[FoundCase]:
+    """The cases of a folder in one of the layouts, otherwise none."""
+    if not dataset_dir.is_dir():
+        raise DataError(f"dataset_dir {dataset_dir}: expected a folder, found no such folder.")
+    pair = pair_folders(dataset_dir)
+    cases = find_dataset_json(dataset_dir, patient_pattern)
+    cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])
+    # first layouts known by names, last those known by location
+    cases = cases or find_acdc(dataset_dir) or find_brats(dataset_dir, patient_pattern)
+    for find in (find_split_folders, find_beside, find_patient_folders):
+        cases = cases or find(dataset_dir, patient_pattern)
     return cases
 
 

@@ -1,7 +1,16 @@
-"""The evaluation as one page: tables, distributions, pictures of cases, and how to repeat it."""
+"""Pages that open offline: an evaluation with its tables and pictures, and the choice of scans to label."""
 
-from vqseg_bundle.handlers.report.case_slice import Upright, find_upright
+from vqseg_bundle.handlers.report.case_slice import Upright, find_upright, middle_slice
+from vqseg_bundle.handlers.report.choice_page import ShownPatient, render_choice
 from vqseg_bundle.handlers.report.evaluation_report import EvaluationReport
 from vqseg_bundle.handlers.report.pictures import class_colors
 
-__all__ = ["EvaluationReport", "Upright", "class_colors", "find_upright"]
+__all__ = [
+    "EvaluationReport",
+    "ShownPatient",
+    "Upright",
+    "class_colors",
+    "find_upright",
+    "middle_slice",
+    "render_choice",
+]

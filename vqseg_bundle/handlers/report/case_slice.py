@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
 
-__all__ = ["CaseSlice", "Upright", "cut_slice", "find_upright"]
+__all__ = ["CaseSlice", "Upright", "cut_slice", "find_upright", "middle_slice"]
 _LARGEST_SIDE = 320
 _MARGIN = 3.0
 _SMALLEST_WINDOW = 96
@@ -126,6 +126,18 @@ def cut_slice(
     )
 
 
+def middle_slice(image: MetaTensor, largest_side: int = 128) -> tuple[np.ndarray, float]:
+    """The middle slice of a volume ``(C, H, W, D)``, upright, uint8 ``(rows, columns)``; a pixel's height over width.
+
+    The first channel is shown, from its 0.5 to its 99.5 percentile; ``largest_side`` bounds rows and columns.
+    """
+    affine = image.affine.cpu().numpy().astype(np.float64)
+    upright = find_upright(affine, 2, not np.allclose(affine, np.eye(4)), picture=image.shape[-1] == 1)
+    shown = upright.turn(_first_channel(image[..., image.shape[-1] // 2]))
+    low, high = np.percentile(shown, [0.5, 99.5])
+    return _shrink(_to_bytes(shown, low, high), "area", largest_side), upright.sizes[0] / upright.sizes[1]
+
+
 def _first_channel(volume: torch.Tensor) -> np.ndarray:
     plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
     return plain[0].detach().float().cpu().numpy()
@@ -164,8 +176,8 @@ def _to_bytes(image: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.round(255 * np.clip((image - low) / (high - low), 0, 1)).astype(np.uint8)
 
 
-def _shrink(image: np.ndarray, mode: str) -> np.ndarray:
-    scale = _LARGEST_SIDE / max(image.shape)
+def _shrink(image: np.ndarray, mode: str, largest_side: int = _LARGEST_SIDE) -> np.ndarray:
+    scale = largest_side / max(image.shape)
     if scale >= 1:
         return np.ascontiguousarray(image)
     size = [max(1, round(length * scale)) for length in image.shape]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from vqseg_bundle.handlers.report.case_slice import CaseSlice
 
-__all__ = ["Dot", "class_colors", "draw_case", "draw_distribution"]
+__all__ = ["Dot", "Place", "class_colors", "draw_case", "draw_distribution", "draw_map"]
 
 _COLORS = ("#e4572e", "#2f8fd0", "#f2a900", "#2fae74", "#9467d6", "#e26aa8", "#12a5a5", "#a8622d", "#8fa31e", "#6b7a8f")
 _WIDTH_INCHES = 4.6
@@ -31,6 +31,20 @@ class Dot(NamedTuple):
 
     value: float
     scored: bool
+    anchor: str
+
+
+class Place(NamedTuple):
+    """A patient on the map of a cohort, its cluster's colour, its role and the target of a click.
+
+    ``role`` is "chosen", "labelled" or empty.
+    """
+
+    name: str
+    x: float
+    y: float
+    color: str
+    role: str
     anchor: str
 
 
@@ -110,6 +124,29 @@ def draw_distribution(
     axes.grid(axis="x", color=_FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    axes.patch.set_alpha(0)
+    return _to_svg(figure)
+
+
+def draw_map(places: Sequence[Place]) -> Markup:
+    """Patients as dots; those chosen are large and named, those labelled already are squares."""
+    figure = Figure(figsize=(7.2, 4.8), facecolor="none")
+    axes = figure.subplots()
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99)
+    for role, marker, size in (("", "o", 16), ("labelled", "s", 46), ("chosen", "o", 110)):
+        shown = [place for place in places if place.role == role]
+        if shown:
+            style: dict[str, Any] = {"s": size, "marker": marker, "c": [place.color for place in shown]}
+            points = axes.scatter([place.x for place in shown], [place.y for place in shown], **style)
+            points.set(edgecolors=_INK if role else "white", linewidths=1.2 if role else 0.4, zorder=3 + bool(role))
+            points.set(urls=[place.anchor for place in shown])
+    for place in places:
+        if place.role == "chosen":
+            named: dict[str, Any] = {"fontsize": 8, "color": _INK, "zorder": 6, "parse_math": False}
+            axes.annotate(_shortened(place.name), (place.x, place.y), (7, 5), textcoords="offset points", **named)
+    axes.margins(0.08)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color(_FAINT)
     axes.patch.set_alpha(0)
     return _to_svg(figure)
 
