@@ -47,7 +47,7 @@ def _client(name: str, folder: Path) -> MonaiAlgo:
         local_epochs=1,
         send_weight_diff=False,
         config_train_filename=CONFIGS,
-        config_evaluate_filename=["configs/train.json", "configs/federated_evaluate.json"],
+        config_evaluate_filename=["configs/train.json", "configs/federated.json", "configs/federated_evaluate.json"],
         train_kwargs={**settings, **places},
         eval_kwargs={**TINY, **places, "bundle_root": str(ROOT)},
     )
