@@ -74,7 +74,7 @@ def open_run(folder: Path, overrides: Mapping[str, str | None], network: str, de
     record = load_model_record(folder / "model.pt")
     # everything else is kept from the training, expressions included
     config |= {"device": device, "amp": False, "labels": {str(key): name for key, name in record["labels"].items()}}
-    config["label_values"] = {}  # only images are read
+    config |= {"label_values": {}, "allow_no_labeled": True}  # only images are read
     # the training's, regardless of the cases now; runs of 0.6 and earlier had no orientation
     config["slice_axis"] = record["preprocessing"]["slice_axis"]
     config["trained_orientation"] = record["preprocessing"].get("orientation")

@@ -174,7 +174,7 @@ def test_without_it_nothing_is_written_and_batches_hold_no_features(shared_cohor
     ("settings", "message"),
     [
         ({"foundation_features": "cache"}, "foundation_features must be 'cached' or 'exact', got 'cache'"),
-        ({"foundation_feature_gb": 0}, "foundation_feature_gb must be positive, got 0"),
+        ({"foundation_feature_gb": 0}, "--foundation_feature_gb: expected a positive number, found 0"),
         ({"foundation_feature_gb": 1e-6}, r"foundation_feature_gb is 1e-06, .* 4 cases take 6\.14e-06 GB"),
         ({"foundation_image_size": 518, "patch_size": [8, 8]}, r"needs 148 patches .* 4\.0 times coarser.*'exact'"),
         ({"labeled_crop": [CROP]}, "labeled_crop: the keys of RandSpatialCropd name image without row, c"),

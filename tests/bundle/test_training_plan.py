@@ -120,7 +120,7 @@ def test_a_plan_is_shown_written_changed_and_given_back(shared_cohort: CohortFol
         ({"network_def#code_level": 2, "patch_size": [16, 16]}, r"code_level 2 lies below the deepest level"),
         ({"spatial_dims": 3, "patch_size": [16, 16]}, r"patch_size must hold 3 sizes in voxels"),
         ({"intensity_statistics": [0, 1]}, r"intensity_statistics are of intensities within a window: give intensity_"),
-        ({"labeled_batch_size": 0}, r"labeled_batch_size must be a positive whole number, got 0"),
+        ({"labeled_batch_size": 0}, r"--labeled_batch_size: expected a whole number from 1 to 100000, found 0"),
     ],
 )
 def test_what_contradicts_is_refused_by_name(
