@@ -242,7 +242,11 @@ def test_unimatch_trains_volumes_too(shared_cohort: CohortFolder, tmp_path: Path
         ("dropout_twin", {"unlabeled_streams": []}, "streams: unlabeled_streams must be a list of at least one stream"),
         ("unimatch", {"unlabeled_streams": [{"view": "strong_3"}]}, "streams: view of an unlabelled stream must be"),
         ("unimatch", {"unlabeled_streams": [{"weight": 0.0}]}, "streams: weight of an unlabelled stream must be a"),
-        ("unimatch", {"confidence_threshold": 1.5}, r"--confidence_threshold: expected a number in \[0, 1\], found 1\.5"),
+        (
+            "unimatch",
+            {"confidence_threshold": 1.5},
+            r"--confidence_threshold: expected a number in \[0, 1\], found 1.5",
+        ),
         ("ua_mt", {"network_def#dropout": 0.0}, "pseudo_labeler: the teacher must have dropout layers"),
         ("ua_mt", {"pseudo_labeler#samples": 0}, "pseudo_labeler: samples must be at least 1, got 0"),
         ("mean_teacher", {"training_module#perturb_skips": True}, "training_module: perturb_skips needs a pert"),

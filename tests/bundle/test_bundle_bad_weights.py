@@ -79,7 +79,7 @@ def test_an_evaluation_split_needs_labels(cohort: CohortFolder, trained: Trained
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places)
     message = r'evaluation_split is "validation", which is empty'
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places, evaluation_split="validation")
-    message = r"must be one of validation, test, got 'training'"
+    message = r"--evaluation_split: expected test or validation, found 'training'\."
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places, evaluation_split="training")
 
 

@@ -149,7 +149,7 @@ def test_settings_that_do_not_fit_are_refused(
 
 
 def test_the_3d_overlay_is_refused(shared_cohort: CohortFolder, tmp_path: Path) -> None:
-    message = "network_def: .*DINOv2DPTNet.* got an unexpected keyword argument 'channels'"
+    message = "network_def: spatial_dims must be 2: DINOv2 takes images, not volumes, got 3"
     where = {"dataset_dir": str(shared_cohort.root), "patch_size": [28, 28, 4]}
     refused(tmp_path / "out", message, "training", *TRAINING, "train_3d.json", **where)
 
