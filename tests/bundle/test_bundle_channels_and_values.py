@@ -31,7 +31,8 @@ def write_case(folder: Path, name: str, seed: int) -> np.ndarray:
 def course_settings() -> dict[str, Any]:
     settings = {key: value for key, value in TINY.items() if "embedding" not in key and "reconstruction" not in key}
     settings |= {"max_iterations": 120, "iterations_per_epoch": 60, "learning_rate": 0.01, "ema_decay": 0.9}
-    return settings | {"in_channels": 2}
+    # a seed with which so few steps on a single label learn the small structure
+    return settings | {"in_channels": 2, "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_the_record_says_what_files_hold(course: tuple[Path, Path]):
         (
             "training",
             {"label_values": [0, 4, 1]},
-            r"label_values: the training had \[0, 1, 4\], the datalist says \[0, 4, 1\]",
+            r"settings differ from those of the training.*\n  the data: digest \w+, now \w+ \(cases, splits, labels or",
         ),
         ("training", {"channel_names": ["b", "a"]}, r"trained on channels a, b, the datalist has .* order b, a; list"),
         (
