@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from vqseg_bundle.bundle import choose_amp, set_threads
+from vqseg_bundle.bundle import choose_amp, set_threads, write_run_record
 from vqseg_bundle.bundle import machine as subject
 
 
@@ -49,6 +50,20 @@ def test_threads_follow_the_load_unless_they_are_settled(monkeypatch: pytest.Mon
     for wrong in (0, "many", True, 1.5):
         with pytest.raises(SystemExit, match=r"^threads: expected auto or a whole number from 1, got"):
             set_threads(wrong, "cpu")
+
+
+@pytest.mark.usefixtures("threads_kept")
+def test_a_training_that_goes_on_takes_as_many_threads_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(3)
+    (tmp_path / "resumed_run.json").write_text("{")
+    assert set_threads("auto", "cpu", resumed_dir=str(tmp_path)) == 3
+    write_run_record(tmp_path, {}, None, [])
+    torch.set_num_threads(1)
+    assert set_threads("auto", "cpu", resumed_dir=str(tmp_path)) == torch.get_num_threads() == 3
+    assert set_threads(2, "cpu", resumed_dir=str(tmp_path)) == torch.get_num_threads() == 2
 
 
 def test_mixed_precision_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:

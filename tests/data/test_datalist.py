@@ -154,6 +154,29 @@ def test_open_cohort_without_datalist_names_the_script(tmp_path: Path):
         open_cohort(str(tmp_path), None, "demo")
 
 
+def test_a_datalist_may_not_lead_out_of_its_folder(tmp_path: Path):
+    inside, other = tmp_path / "cohort", tmp_path / "other"
+    touch(inside, "b.nii")
+    touch(other, "a.nii")
+    (inside / "link.nii").symlink_to(other / "a.nii")
+    (tmp_path / "name").symlink_to(inside)
+    content = {"labels": ["background", "organ"], "training": [{"image": "link.nii", "label": "b.nii"}]}
+    for path, is_inside in (("../other/a.nii", False), (str(other / "a.nii"), False), (str(inside / "b.nii"), True)):
+        for entry in ({"image": path, "label": "b.nii"}, {"image": "b.nii", "label": path}, {"image": ["b.nii", path]}):
+            lists = {**content, "test": [entry]}
+            (inside / "datalist.json").write_text(json.dumps(lists))
+            folder = str(tmp_path / "name")  # an absolute path may lead through another name of the same folder
+            assert open_cohort(folder, None, "demo", allow_outside_files=True).test
+            if is_inside:
+                assert open_cohort(folder, None, "demo").test
+                continue
+            message = (
+                r"expected files in the dataset's folder, .*name, found .*other/a\.nii.*--allow_outside_files true"
+            )
+            with pytest.raises(DataError, match=message):
+                open_cohort(folder, None, "demo")
+
+
 def test_open_cohort_with_missing_folder(tmp_path: Path):
     with pytest.raises(DataError, match=r"dataset_dir .*gone: expected a folder"):
         open_cohort(str(tmp_path / "gone"), None, "demo")

@@ -26,6 +26,7 @@ def open_cohort(
     lists: Mapping[str, str] | None = None,
     bundle_root: str = ".",
     parser: ConfigParser | None = None,
+    allow_outside_files: bool = False,
 ) -> data.Cohort:
     """The cohort; faulty input ends the run with only a message.
 
@@ -43,6 +44,7 @@ def open_cohort(
             cohort.
         bundle_root: the bundle's folder.
         parser: the running configuration's; None looks for it.
+        allow_outside_files: whether a datalist may name files outside ``dataset_dir``.
 
     Raises:
         SystemExit: the cohort does not exist, or there is a list of cases but no model with their classes.
@@ -50,7 +52,7 @@ def open_cohort(
     given = _given_lists(lists, running_parser(parser)) if lists else {}
     if "training" in given and not (dataset_dir or datalist):
         return exit_cleanly(_open_listed, given, (lists or {})["training"], bundle_root)
-    cohort = exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir, uneven_slices)
+    cohort = exit_cleanly(data.open_cohort, dataset_dir, datalist, demo_dir, uneven_slices, allow_outside_files)
     if "training" not in given:
         return cohort
     splits = {**cohort.splits(), **given}

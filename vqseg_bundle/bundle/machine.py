@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from pathlib import Path
 
 import torch
 
@@ -39,13 +41,15 @@ def choose_amp(amp: bool | str, device: str) -> bool:
     return chosen
 
 
-def set_threads(threads: int | str, device: str, num_workers: int = 0) -> int:
+def set_threads(threads: int | str, device: str, num_workers: int = 0, resumed_dir: str | None = None) -> int:
     """Set the threads that compute one operation in this process.
 
     Args:
         threads: their number, or "auto": see :func:`choose_threads`.
         device: the device.
         num_workers: processes that prepare batches.
+        resumed_dir: folder of the training that goes on, whose recorded number "auto" takes, so that the weights will
+            be those of an uninterrupted one; None for none.
 
     Returns:
         their number.
@@ -53,6 +57,8 @@ def set_threads(threads: int | str, device: str, num_workers: int = 0) -> int:
     Raises:
         SystemExit: ``threads`` is neither "auto" nor a positive whole number.
     """
+    if threads == "auto":
+        threads = _recorded_threads(Path(resumed_dir)) if resumed_dir is not None else "auto"
     if threads == "auto":
         if torch.device(device).type != "cpu" or process_count() > 1 or any(name in os.environ for name in _SETTLED):
             return torch.get_num_threads()
@@ -63,6 +69,18 @@ def set_threads(threads: int | str, device: str, num_workers: int = 0) -> int:
         raise SystemExit(f"threads: expected auto or a whole number from 1, got {threads!r}.")
     torch.set_num_threads(threads)
     return threads
+
+
+def _recorded_threads(folder: Path) -> int | str:
+    """The number in the last run's record; "auto" if there is none, as in 0.9 and earlier."""
+    for name in ("resumed_run.json", "run.json"):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8")).get("threads")
+        except (OSError, ValueError, AttributeError):
+            continue
+        if isinstance(found, int) and found > 0:
+            return found
+    return "auto"
 
 
 def choose_threads(cores: int, load: float, num_workers: int = 0) -> int:

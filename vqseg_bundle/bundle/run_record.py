@@ -188,6 +188,7 @@ def write_run_record(
         "data_digest": cohort_digest,
         "git_commit": git_commit(Path(__file__).resolve().parents[2]),
         "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
             "vqseg_bundle": __version__,

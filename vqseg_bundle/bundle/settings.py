@@ -83,6 +83,7 @@ SETTINGS: Mapping[str, Setting] = {
     "activation_checkpointing": _flag(),
     "data_check": _word("full", "headers", resume="free"),
     "allow_no_labeled": _flag(),
+    "allow_outside_files": _flag(),
     "uneven_slices": _word("refuse", "accept"),
     "evaluation_split": _word("test", "validation", resume="free"),
     "in_channels": _whole(1, 10_000),

@@ -12,7 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.common import print_any_name
 from vqseg_bundle.data import FINDING_KINDS, CheckReport, DataError, Finding, examine_cohort, open_cohort
 
 __all__ = ["main"]
@@ -31,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the findings and end with the documented exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    print_any_name()
     if not options.datalist and not options.dataset_dir:
         parser.error("give --datalist, or --dataset-dir with a datalist.json in it")
     try:
@@ -46,7 +44,7 @@ def _check(options: argparse.Namespace) -> CheckReport:
     if output is not None and output.exists() and not options.force:
         raise DataError(f"--json {output}: the file exists; give another name, or --force to overwrite it.")
     start = time.monotonic()
-    cohort = open_cohort(options.dataset_dir, options.datalist, "")
+    cohort = open_cohort(options.dataset_dir, options.datalist, "", allow_outside_files=options.allow_outside_files)
     report = examine_cohort(
         cohort,
         options.in_channels,
@@ -132,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--in-channels", "--in_channels", type=int, default=1, metavar="N", help="channels per image (default: 1)")
     add("--level", choices=("full", "headers"), default="full", help="headers: voxels are not read (default: full)")
     add("--allow-no-labeled", action="store_true", help='accept an empty "training" list')
+    outside = "accept a datalist that names files outside its folder"
+    add("--allow-outside-files", "--allow_outside_files", action="store_true", help=outside)
     window = "as in training: extreme values are clipped (default: percentiles, which such values would distort)"
     add("--intensity-window", "--intensity_window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=window)
     add("--json", metavar="FILE", help="also write the report (schema: docs/data_check.schema.json)")

@@ -15,7 +15,7 @@ import numpy as np
 
 from vqseg_bundle import __version__
 from vqseg_bundle.bundle import ScanFeatures
-from vqseg_bundle.common import print_any_name, shell_line, write_json, write_text
+from vqseg_bundle.common import shell_line, write_json, write_text
 from vqseg_bundle.data import (
     Candidates,
     ColdStart,
@@ -66,7 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the scans to label; write the choice and its page."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    print_any_name()
     try:
         _run(options)
     except (FileNotFoundError, ValueError) as error:
@@ -84,7 +83,9 @@ def _run(options: argparse.Namespace) -> None:
     if output.suffix != ".json":
         raise DataError(f"--output {output}: expected a name that ends in .json; the page beside it ends in .html.")
     settings = _settings(options)
-    candidates = find_candidates(root, options.datalist, options.patient_pattern, options.ignore_labels)
+    candidates = find_candidates(
+        root, options.datalist, options.patient_pattern, options.ignore_labels, options.allow_outside_files
+    )
     if not 1 <= options.count <= len(candidates.scans):
         raise DataError(
             f"--count: expected 1 to {len(candidates.scans)} (patients without labels in {candidates.source}), found "
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{key}", f"--{key.replace('_', '-')}", metavar="VALUE", help=f"as in training: {meaning}")
     add("--patient-pattern", metavar="REGEX", help="finds the patient in a file's name, as for vqseg data")
     add("--ignore-labels", action="store_true", help="take labelled patients for unlabelled, to try out a choice")
+    add("--allow_outside_files", "--allow-outside-files", action="store_true", help="a datalist may name any files")
     add("--output", metavar="FILE", help="choice to write, with its page beside it (default: DIR/choice.json)")
     add("--force", action="store_true", help="overwrite an existing output")
     add("--seed", type=int, default=0, help="seed of the groups (default: 0)")

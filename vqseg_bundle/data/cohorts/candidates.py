@@ -34,6 +34,7 @@ def find_candidates(
     datalist: str | None = None,
     patient_pattern: str | None = None,
     ignore_labels: bool = False,
+    allow_outside_files: bool = False,
 ) -> Candidates:
     """The candidates of a datalist, by default the folder's; without one, all volumes of the folder.
 
@@ -42,6 +43,7 @@ def find_candidates(
         datalist: datalist, if not in the folder.
         patient_pattern: see :func:`~vqseg_bundle.data.find_cases`; datalists name the patients.
         ignore_labels: take labelled patients for unlabelled ones, to compare with other choices.
+        allow_outside_files: see :func:`~vqseg_bundle.data.open_cohort`.
 
     Raises:
         DataError: the folder or datalist cannot be used, or every patient is labelled.
@@ -49,7 +51,7 @@ def find_candidates(
     root = Path(dataset_dir).expanduser()
     file = Path(datalist).expanduser() if datalist else find_datalist(root)
     if file is not None:
-        cohort = load_datalist(file, root)
+        cohort = load_datalist(file, root, allow_outside=allow_outside_files)
     else:
         cohort = _cohort_of_folder(find_scans(root, patient_pattern), root)
     labeled = {} if ignore_labels else _by_patient(cohort.training)

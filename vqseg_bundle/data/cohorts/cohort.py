@@ -29,7 +29,13 @@ logger = logging.getLogger(__name__)
 _BLOCK = 2**20
 
 
-def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, uneven_slices: str = "refuse") -> Cohort:
+def open_cohort(
+    dataset_dir: str | None,
+    datalist: str | None,
+    demo_dir: str,
+    uneven_slices: str = "refuse",
+    allow_outside_files: bool = False,
+) -> Cohort:
     """Find and read the datalist; if neither key is given, write the demo cohort on first use and read that.
 
     Args:
@@ -37,17 +43,18 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
         datalist: datalist file; None or empty: ``datalist.json``, otherwise ``dataset.json``, in ``dataset_dir``.
         demo_dir: folder for the demo cohort.
         uneven_slices: "refuse" or "accept" DICOM series with unevenly spaced slices.
+        allow_outside_files: whether a datalist may name files outside ``dataset_dir``.
 
     Raises:
         DataError: the folder has no datalist, or :func:`load_datalist` refuses it.
         ValueError: ``uneven_slices`` is neither of the two.
     """
-    accept = accepts_uneven(uneven_slices)
+    choices = (accepts_uneven(uneven_slices), allow_outside_files)
     if not dataset_dir and not datalist:
         folder = write_demo_cohort(Path(demo_dir).expanduser())
         return load_datalist(folder / "datalist.json", folder)
     if datalist:
-        return load_datalist(datalist, dataset_dir or Path(datalist).expanduser().parent, accept)
+        return load_datalist(datalist, dataset_dir or Path(datalist).expanduser().parent, *choices)
     folder = Path(dataset_dir or "").expanduser()
     found = find_datalist(folder)
     if folder.is_dir() and not found:
@@ -55,7 +62,7 @@ def open_cohort(dataset_dir: str | None, datalist: str | None, demo_dir: str, un
             f"dataset_dir {folder}: expected {' or '.join(_DATALIST_NAMES)} in it, found neither. Name the file with "
             f"datalist, or build one: vqseg data --dataset-dir {folder} --labeled-count 5"
         )
-    return load_datalist(found or folder / _DATALIST_NAMES[0], folder, accept)
+    return load_datalist(found or folder / _DATALIST_NAMES[0], folder, *choices)
 
 
 def find_datalist(folder: Path) -> Path | None:

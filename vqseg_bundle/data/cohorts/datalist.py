@@ -56,11 +56,13 @@ class Cohort:
         return {split: getattr(self, split) for split in DATALIST_SPLITS}
 
 
-def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: bool = False) -> Cohort:
+def load_datalist(
+    datalist: str | Path, dataset_dir: str | Path, accept_uneven: bool = False, allow_outside: bool = False
+) -> Cohort:
     """Read a datalist file with paths relative to ``dataset_dir``; no image is opened.
 
-    ``accept_uneven``: DICOM series may have unevenly spaced slices. DataError: a file or folder is missing, or the file
-    is not of the expected form.
+    ``accept_uneven``: DICOM series may have unevenly spaced slices. ``allow_outside``: files may lie outside
+    ``dataset_dir``. DataError: a file or folder is missing, or the file is not of the expected form.
     """
     path, root = Path(datalist).expanduser(), Path(dataset_dir).expanduser()
     if not root.is_dir():
@@ -73,6 +75,8 @@ def load_datalist(datalist: str | Path, dataset_dir: str | Path, accept_uneven: 
             f"dataset.json make a datalist: vqseg data --dataset-dir {root}"
         )
     cases = _parse_splits(content, str(path), root)
+    if not allow_outside:
+        _refuse_outside(cases, path, root)
     if accept_uneven:
         _accept_uneven(cases)
     labels = _parse_labels(content.get("labels"), path)
@@ -208,6 +212,18 @@ def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
     for case, name in zip(flat, unique_case_ids([case["image"] for case in flat]), strict=True):
         case["case"] = name
         case.setdefault("patient", name)
+
+
+def _refuse_outside(cases: Mapping[str, Sequence[Mapping[str, str]]], source: Path, root: Path) -> None:
+    """Whoever wrote a datalist must not choose which files are read; links in the folder are its owner's."""
+    folder = Path(os.path.abspath(root))  # noqa: PTH100
+    for case in (case for split in cases.values() for case in split):
+        for path in [*channel_paths(case["image"]), *([case["label"]] if "label" in case else [])]:
+            if not Path(path).is_relative_to(folder) and not Path(path).resolve().is_relative_to(folder.resolve()):
+                raise DataError(
+                    f"{source}: expected files in the dataset's folder, {folder}, found {path}. Name the folder that "
+                    "holds them all with dataset_dir, or, if you trust the datalist, give --allow_outside_files true."
+                )
 
 
 def _accept_uneven(cases: dict[str, list[dict[str, str]]]) -> None:
