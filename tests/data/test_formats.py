@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, SaveImaged
 from PIL import Image
+from support.bundle_runs import make_volumes
 from support.data_parts import RAS_AFFINE, hounsfield, write_picture, write_volume
 
 from vqseg_bundle.data import (
@@ -263,21 +264,50 @@ def test_a_path_may_choose_a_series_and_accept_uneven_slices(tmp_path: Path):
         accepts_uneven("no")
 
 
-@pytest.mark.parametrize("name", ["../secret.raw", "{root}/secret.raw", "LIST\nslice.raw\n../secret.raw"])
-@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
-def test_a_header_that_names_voxels_elsewhere_is_refused(tmp_path: Path, suffix: str, name: str) -> None:
+#: suffix to ways to name the voxels, all of which the libraries understand
+_MHD, _NHDR = "ElementDataFile = ", "data file: "
+_HEADERS = {
+    ".mhd": (
+        "NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\n",
+        [_MHD, f"  {_MHD}", "ElementDataFile: ", f"\n{_MHD}"],
+    ),
+    ".nhdr": (
+        "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\n",
+        [_NHDR, "datafile: ", f"#{'a' * 9999}\n{_NHDR}", "#\n" * 11_000 + _NHDR],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.raw", "{root}/secret.raw", "LIST\nslice.raw\n../secret.raw", "%s%ssecret.raw 1 2 1"]
+)
+@pytest.mark.parametrize("suffix, number", [(suffix, number) for suffix in _HEADERS for number in range(4)])
+def test_a_header_that_names_voxels_elsewhere_is_refused(tmp_path: Path, suffix: str, number: int, name: str) -> None:
     """Whoever wrote the header would choose which files of this machine are read."""
     (tmp_path / "cohort").mkdir()
     for secret in (tmp_path / "secret.raw", tmp_path / "cohort" / "slice.raw"):
         secret.write_bytes(bytes(range(64)))
-    path, data_file = tmp_path / "cohort" / f"a{suffix}", name.format(root=tmp_path)
-    if suffix == ".mhd":
-        header = f"NDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {data_file}\n"
-    else:
-        header = f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\ndata file: {data_file}\n"
+    path, (lines, keys) = tmp_path / "cohort" / f"a{suffix}", _HEADERS[suffix]
+    header = f"{lines}{keys[number]}{name.format(root=tmp_path)}\n"
     path.write_text(header)
     for read in (read_header, read_voxels):
         with pytest.raises(DataError, match=rf"a\{suffix}: expected voxels beside the header, .* names .*secret\.raw"):
             read(str(path))
-    path.write_text(header.replace(data_file, "slice.raw"))
+    path.write_text(f"{lines}{keys[number]}slice.raw\n")
     assert read_voxels(str(path)).sum() == sum(range(64))
+
+
+def test_a_header_without_end_or_of_another_library_is_refused(tmp_path: Path) -> None:
+    endless, other = tmp_path / "a.mha", tmp_path / "b.nrrd"
+    endless.write_text("ObjectType = Image\n" + "Comment = a\n" * 90_000)
+    Image.new("L", (4, 4)).save(other, format="png")  # which ITK would read under any name
+    for path, message in ((endless, "expected a header of less than 1 MiB"), (other, "expected an NRRD or MetaImage")):
+        with pytest.raises(DataError, match=message):
+            read_header(str(path))
+
+
+def test_a_volume_whose_name_would_command_a_terminal_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[2J.nii.gz"
+    nib.save(make_volumes(0)[0], path)
+    with pytest.raises(DataError, match=r"a\\x1b\[2J\.nii\.gz': expected a name without control characters; rename"):
+        read_header(str(path))

@@ -29,10 +29,14 @@ else:
 
 __all__ = ["ITK"]
 _FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
-#: of MetaImage and NRRD
-_DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)(.*)$", re.IGNORECASE | re.DOTALL)
+#: of MetaImage and NRRD, as their libraries read them
+_DATA_FILE = re.compile(
+    rb"(?:^|[\r\n])\s*(?:ElementDataFile\s*[=:]|data ?file:)([^\r\n]*)(.*)", re.IGNORECASE | re.DOTALL
+)
+_END_OF_NRRD = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_NUMBERED = re.compile(r"[^%]*(%0?\d?d[^%]*)?")
+_LONGEST_HEADER = 2**20
 _MOST_LINES = 10_000
-_LONGEST_LINE = 10_000
 _SEGMENTATION = ".seg.nrrd"
 
 
@@ -64,7 +68,7 @@ def _read_voxels(path: str) -> np.ndarray:
 def _open(path: str) -> Any:
     _refuse_data_elsewhere(path)
     image_io = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
-    if image_io is None:
+    if image_io is None or image_io.GetNameOfClass() not in ("NrrdImageIO", "MetaImageIO"):
         raise DataError(f"{path}: expected an NRRD or MetaImage file, found other content; convert or correct it.")
     image_io.SetFileName(path)
     image_io.ReadImageInformation()
@@ -76,7 +80,8 @@ def _refuse_data_elsewhere(path: str) -> None:
     folder = os.path.abspath(Path(path).parent)  # noqa: PTH100
     for name in _data_files(path):
         found = os.path.normpath(Path(folder, name))
-        if not Path(found).is_relative_to(folder):
+        # a % that numbers no files would be one of C's printf, and read memory
+        if not Path(found).is_relative_to(folder) or not _NUMBERED.fullmatch(name):
             raise DataError(
                 f"{path}: expected voxels beside the header, found a header that names {name}; put both into one "
                 "folder and correct the name in the header."
@@ -84,20 +89,20 @@ def _refuse_data_elsewhere(path: str) -> None:
 
 
 def _data_files(path: str) -> Iterator[str]:
-    """Files that a header names for its voxels: one, or after LIST all that follow."""
-    listed = False
+    """What a header names for its voxels: a file, or LIST and all that follow; LOCAL is a name in its folder, too."""
     with Path(path).open("rb") as file:
-        for _ in range(_MOST_LINES):
-            line = file.readline(_LONGEST_LINE)
-            match = _DATA_FILE.match(line)
-            if not line or (not listed and not match and not line.strip()):  # the end of an NRRD header
-                return
-            name = (match[1] if match else line).decode("utf-8", "replace").strip()
-            if listed or (match and name.upper().split(" ")[0] not in ("LOCAL", "LIST")):
-                yield name
-            if match and not name.upper().startswith("LIST"):
-                return
-            listed = listed or match is not None
+        head = file.read(_LONGEST_HEADER)
+    end = _END_OF_NRRD.search(head) if head.startswith(b"NRRD") else None
+    found = _DATA_FILE.search(head[: end.end()] if end else head)
+    if found is None and (end or len(head) < _LONGEST_HEADER):
+        return
+    name = found[1].decode("utf-8", "replace").strip() if found else ""
+    listed = name.upper().startswith("LIST")
+    if not found or (listed and len(head) == _LONGEST_HEADER):
+        raise DataError(f"{path}: expected a header of less than 1 MiB, found a longer one; save the volume anew.")
+    yield name
+    if listed:
+        yield from (line.decode("utf-8", "replace").strip() for line in found[2].splitlines())
 
 
 def _spatial(sizes: tuple[int, ...]) -> tuple[int, ...]:

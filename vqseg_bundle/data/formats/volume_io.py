@@ -10,6 +10,7 @@ mapping, ``{}``, files have class indices.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,7 @@ _LEAST_SPACING_MM = 1e-4
 _LEAST_VOLUME = 1e-6  # of a voxel, as a share of a box with the same sides at right angles
 _WHOLE_WITHIN = 1e-4
 _WHITE = 255
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
 
 
@@ -200,6 +202,8 @@ def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
 
 def _existing_format(path: str) -> FileFormat:
     file, found = parse_volume_path(path).file, find_format(path)
+    if _CONTROLS.search(str(path)):
+        raise DataError(f"{str(path)!r}: expected a name without control characters; rename the file or folder.")
     if not file.exists():
         raise DataError(f"{path}: no such file; correct the path in the datalist, or dataset_dir.")
     if file.is_file() and file.stat().st_size == 0:
