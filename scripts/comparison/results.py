@@ -8,7 +8,6 @@ machines, to which ``runs.csv`` refers by position. The report made from a recor
 from __future__ import annotations
 
 import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.common import write_json
+from vqseg_bundle.common import csv_text, write_json
 from vqseg_bundle.handlers.metrics import METRICS, STATUSES, Metric
 
 __all__ = [
@@ -27,7 +26,6 @@ __all__ = [
     "RunResult",
     "cases_csv",
     "csv_number",
-    "csv_text",
     "measured",
     "read_record",
     "read_result",
@@ -171,13 +169,6 @@ def read_record(folder: Path) -> list[RunResult]:
 def csv_number(value: float) -> str:
     """A number, not rounded; empty if undefined."""
     return "" if math.isnan(value) else repr(value)
-
-
-def csv_text(lines: Iterable[Sequence[object]]) -> str:
-    """Rows as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def _parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:

@@ -6,8 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from scripts.comparison.results import csv_number, csv_text, measured
+from scripts.comparison.results import csv_number, measured
 from scripts.comparison.table import DatasetTable, Row, Spread
+from vqseg_bundle.common import csv_text
 from vqseg_bundle.handlers.metrics import Metric
 
 __all__ = ["escape_latex", "latex_table", "markdown_table", "means_csv", "show_p", "show_spread"]

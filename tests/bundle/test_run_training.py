@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from ignite.engine import Engine, Events
+from support.bundle_runs import TINY, CohortFolder, as_arguments, command_here
 
 from vqseg_bundle.bundle import run_training
+from vqseg_bundle.commands import main
 from vqseg_bundle.handlers import PlainErrors
 
 
@@ -39,6 +43,33 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     name = signal.Signals(number).name
     command = "/bin/vqseg train --output_dir 'a folder' --resume true"
     assert caplog.messages == [f"Stopped by {name} after iteration 1, which is saved. To go on: {command}"]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_before_the_first_step_it_is_one_line(
+    number: int, code: int, shared_cohort: CohortFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in evaluation and inference, whose steps are not saved."""
+    monkeypatch.setattr("vqseg_bundle.bundle.training_plan.measure_cohort", lambda *_: os.kill(os.getpid(), number))
+    places = {"dataset_dir": shared_cohort.root, "output_dir": tmp_path / "out", **TINY}
+    result = command_here("run", "training", "--config_file", "configs/train.json", *as_arguments(places))
+    assert result.returncode == code
+    (line,) = [line for line in result.stdout.splitlines() if "WARNING" in line]
+    assert line.endswith(f"Stopped by {signal.Signals(number).name}. What was written before is kept.")
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_command_ends_by_ctrl_c_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vqseg_bundle.commands.check.main", interrupt)
+    with pytest.raises(SystemExit, match=r"^130$"):
+        main.main(["check"])
+    assert capsys.readouterr().err == "vqseg check: stopped by SIGINT.\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

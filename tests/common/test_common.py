@@ -1,20 +1,28 @@
-"""Files written in one step."""
+"""Files written in one step, tables, and text that nothing runs."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from vqseg_bundle.common import (
+    VISIBLE_UTF8,
     all_finite,
+    csv_text,
     gather_objects,
     named_tensors,
     non_finite_names,
+    print_any_name,
     process_count,
     process_rank,
+    remove_partial_files,
     replacing,
     wait_for_all,
     write_text,
@@ -35,6 +43,39 @@ def _fill_the_disk(path: Path) -> None:
         partial.write_text("half")
         assert path.read_text() == "former"
         raise OSError("disk full")
+
+
+def test_partial_files_of_ended_processes_are_removed(tmp_path: Path) -> None:
+    ended, here, alive = 2**22 + 1, os.getpid(), os.getppid()
+    kept = {".lock", "model.pt", f".model.pt.{alive}", ".hidden.nii.gz", ".a.b"}
+    for name in {f".model.pt.{ended}", f".run.json.{here}", f".model.pt.{10**30}", *kept}:
+        (tmp_path / name).touch()
+    (tmp_path / f".folder.{ended}").mkdir()
+    found = remove_partial_files(tmp_path)
+    assert sorted(found) == sorted([f".model.pt.{ended}", f".run.json.{here}", f".model.pt.{10**30}"])
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, f".folder.{ended}"}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1 2", "-x", "@SUM(1)", "\t=1", "\r=1", "-"])
+def test_a_spreadsheet_runs_no_cell(text: str) -> None:
+    rows = [[text, "a=1", "-1.5", "+2", "-inf", -3, None]]
+    found = next(csv.reader(io.StringIO(csv_text(rows), newline="")))
+    assert found == ["'" + text.replace("\r", " "), "a=1", "-1.5", "+2", "-inf", "-3", ""]
+
+
+def test_control_characters_never_reach_a_terminal_or_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, shown = "\x1b]0;x\x07ä\x9b31m\x7f\udcff\t\r\n", b"\\x1b]0;x\\x07\xc3\xa4\\x9b31m\\x7f\\udcff\t\r\n"
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline=""))
+    print_any_name()
+    print_any_name()
+    for stream in (sys.stdout, sys.stderr):
+        stream.write(name)
+        stream.flush()
+        assert stream.buffer.getvalue() == shown
+    (tmp_path / "log").write_text(name, encoding=VISIBLE_UTF8, errors="backslashreplace", newline="")
+    assert (tmp_path / "log").read_bytes() == shown
+    assert shown.decode(VISIBLE_UTF8) == shown.decode()
 
 
 def test_a_single_process_is_the_first_of_one() -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -228,14 +229,17 @@ def run_here(
 
 @contextmanager
 def process_kept() -> Iterator[None]:
-    """Undo what a run does to the process: determinism, ``sys.path``, log handlers."""
+    """Undo what a run does to the process: determinism, ``sys.path``, log handlers, signals."""
     root = logging.getLogger()
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     path, level, handlers = list(sys.path), root.level, list(root.handlers)
     root.setLevel(logging.INFO)
     try:
         yield
     finally:
         set_determinism(None)
+        for number, former in signals.items():
+            signal.signal(number, former)
         sys.path[:] = path
         root.setLevel(level)
         for logger in (root, *map(logging.getLogger, STATS_LOGGERS)):

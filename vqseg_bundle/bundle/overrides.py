@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 
+from vqseg_bundle.bundle.processes import end_on_signals
 from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
 from vqseg_bundle.bundle.settings import check_values
 from vqseg_bundle.common import print_any_name
@@ -107,6 +108,7 @@ def prepare_overrides() -> None:
     _refuse_evaluated_paths(paths)
     if is_command_line():
         print_any_name()
+        end_on_signals()
         # Python's last collection would look at a million objects of modules, for two seconds
         atexit.register(gc.freeze)
         for message in _IDLE_WARNINGS:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 
 import ignite.distributed as idist
 import torch
@@ -20,12 +21,30 @@ from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.run_record import resume_command
 from vqseg_bundle.common import NonFiniteError, is_disk_full, process_count, process_rank
 
-__all__ = ["join_processes", "run_together", "run_training"]
+__all__ = ["end_on_signals", "join_processes", "run_together", "run_training"]
 
 logger = logging.getLogger(__name__)
 
 #: environment variables set by torchrun
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def end_on_signals() -> None:
+    """Let SIGINT (Ctrl-C) and SIGTERM (Slurm, Docker) end this process in one line, with the shell's code for them.
+
+    The steps of a training, which are saved first, have a handler of their own
+    (:class:`~vqseg_bundle.handlers.StopOnSignal`). A second signal ends the process at once.
+    """
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() == process and process_rank() == 0:  # workers that load data are left without a word
+            logger.warning("Stopped by %s. What was written before is kept.", signal.Signals(number).name)
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 def join_processes(timeout_minutes: float) -> None:

@@ -21,7 +21,7 @@ from vqseg_bundle.bundle.model_record import load_model_record, model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
 from vqseg_bundle.bundle.training_plan import with_planned_values
-from vqseg_bundle.common import process_rank, write_json
+from vqseg_bundle.common import VISIBLE_UTF8, process_rank, remove_partial_files, write_json
 from vqseg_bundle.planning import Plan
 
 __all__ = [
@@ -122,7 +122,7 @@ def check_training_data(
 def open_training_folder(
     output_dir: str, lock: FolderLock, resume: bool, in_place: bool, warnings: Sequence[str]
 ) -> None:
-    """Take the output folder, move an earlier run's files aside, and log to it from now on.
+    """Take the output folder, move an earlier run's files aside, remove a killed one's unfinished files, and log there.
 
     Args:
         output_dir: the folder.
@@ -139,7 +139,11 @@ def open_training_folder(
         exit_cleanly(lock.take)
     exit_cleanly(prepare_output_dir, output_dir, resume, keep=in_place)
     if is_first:
-        log_to_file(Path(output_dir) / "training.log")
+        folder = Path(output_dir)
+        log_to_file(folder / "training.log")
+        left = [name for place in (folder, folder / "codebook") for name in remove_partial_files(place)]
+        if left:
+            logger.info("removed what killed saves have left in %s: %s", output_dir, ", ".join(sorted(left)))
         for warning in warnings:
             logger.warning(warning)
 
@@ -229,7 +233,7 @@ def log_to_file(path: Path) -> None:
     Args:
         path: the file, appended to.
     """
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
+    handler = logging.FileHandler(path, encoding=VISIBLE_UTF8, errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # MONAI's StatsHandler detaches its named loggers from the root
     for logger_ in map(logging.getLogger, (None, *STATS_LOGGERS)):

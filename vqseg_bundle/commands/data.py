@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.common import print_any_name
 from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
@@ -57,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Write the datalist and print the numbers of patients and cases in each split."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    print_any_name()
     options.dataset_dir = options.dataset_dir or options.folder
     if not options.dataset_dir:
         parser.error("expected a folder: vqseg data DIR")

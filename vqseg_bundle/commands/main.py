@@ -27,11 +27,16 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; what follows its name is for the command itself."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     module, function = COMMANDS[options.command][0].split(".")
-    with imports_uncollected():
-        command = getattr(importlib.import_module(f"vqseg_bundle.commands.{module}"), function)
-    command(options.arguments)
+    try:
+        with imports_uncollected():
+            command = getattr(importlib.import_module(f"vqseg_bundle.commands.{module}"), function)
+            importlib.import_module("vqseg_bundle.common").print_any_name()
+        command(options.arguments)
+    except KeyboardInterrupt:
+        parser.exit(130, f"vqseg {options.command}: stopped by SIGINT.\n")
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from vqseg_bundle.common.extras import LateModule, MissingExtraError, import_with_extra
 from vqseg_bundle.common.files import (
     cache_folder,
+    csv_text,
     is_disk_full,
     json_value,
-    print_any_name,
     project_folder,
+    remove_partial_files,
     replacing,
     shell_line,
     write_json,
@@ -15,15 +16,18 @@ from vqseg_bundle.common.files import (
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
 from vqseg_bundle.common.seeds import derive_seed
 from vqseg_bundle.common.tensors import FEATURES, SOURCE, NonFiniteError, all_finite, named_tensors, non_finite_names
+from vqseg_bundle.common.visible_text import VISIBLE_UTF8, print_any_name
 
 __all__ = [
     "FEATURES",
     "SOURCE",
+    "VISIBLE_UTF8",
     "LateModule",
     "MissingExtraError",
     "NonFiniteError",
     "all_finite",
     "cache_folder",
+    "csv_text",
     "derive_seed",
     "gather_objects",
     "import_with_extra",
@@ -35,6 +39,7 @@ __all__ = [
     "process_count",
     "process_rank",
     "project_folder",
+    "remove_partial_files",
     "replacing",
     "shell_line",
     "wait_for_all",

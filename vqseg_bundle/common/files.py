@@ -1,30 +1,34 @@
-"""Atomic writing of files, output of file names and commands, and the location of the project's own files."""
+"""Atomic writing of files, tables and commands as text, and the location of the project's own files."""
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
 import os
+import re
 import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 __all__ = [
     "cache_folder",
+    "csv_text",
     "is_disk_full",
     "json_value",
-    "print_any_name",
     "project_folder",
+    "remove_partial_files",
     "replacing",
     "shell_line",
     "write_json",
     "write_text",
 ]
 _PACKAGE = Path(__file__).parents[1]
+_PARTIAL = re.compile(r"\..+\.(\d+)")
+_RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -44,6 +48,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial_files(folder: Path) -> list[str]:
+    """Remove what killed processes left of files that :func:`replacing` wrote in a folder; returns the names."""
+    found = {path: _PARTIAL.fullmatch(path.name) for path in folder.glob(".*")}
+    left = [path for path, match in found.items() if match and path.is_file() and not _at_work(int(match[1]))]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return [path.name for path in left]
+
+
+def _at_work(process: int) -> bool:
+    if process == os.getpid():  # in a container it is always the same, and this one has not begun
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -73,6 +98,24 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     write_text(path, text + "\n")
 
 
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV; texts that a spreadsheet would run as a formula get an apostrophe before them, numbers do not."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        # a carriage return within a cell would end the row for many readers
+        return ("'" if cell.startswith(_RUN_BY_SPREADSHEETS) else "") + cell.replace("\r", " ")
+    return cell
+
+
 def json_value(value: Any) -> Any:
     """JSON form of numpy values and paths, for the argument ``default`` of :func:`json.dumps`.
 
@@ -86,16 +129,6 @@ def json_value(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} {value!r} has no JSON form")
-
-
-def print_any_name() -> None:
-    """Let this process print and log file names that are not valid UTF-8; such bytes are shown as ``\\udcff``.
-
-    Otherwise Python would end the command, or lose the line of the log.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def shell_line(words: Sequence[str]) -> str:

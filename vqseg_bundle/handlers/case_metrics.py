@@ -5,8 +5,6 @@ The results are ``metrics.csv``, one row per case and class, and ``summary.json`
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import math
@@ -24,7 +22,7 @@ from monai.data.utils import affine_to_spacing
 from monai.handlers import from_engine
 from monai.utils import CommonKeys
 
-from vqseg_bundle.common import gather_objects, process_rank, write_text
+from vqseg_bundle.common import csv_text, gather_objects, process_rank, write_text
 from vqseg_bundle.handlers.metrics import METRICS, STATUSES, ClassMetrics, compute_case_metrics, compute_class_dice
 
 __all__ = [
@@ -122,15 +120,13 @@ def _statistics(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _to_csv(cases: Mapping[str, Sequence[ClassMetrics]], labels: Mapping[int, str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "class_index", "class_name", *METRICS, "status"])
+    rows: list[list[object]] = [["case", "class_index", "class_name", *METRICS, "status"]]
     for name in sorted(cases):
         for row in cases[name]:
             values = [row.values[metric] for metric in METRICS]
             numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
-            writer.writerow([name, row.class_index, labels[row.class_index], *numbers, row.status])
-    return text.getvalue()
+            rows.append([name, row.class_index, labels[row.class_index], *numbers, row.status])
+    return csv_text(rows)
 
 
 def _to_cell(statistics: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def former_checkpoint(path: Path) -> Path:
 
 def _keep_former(path: Path) -> None:
     former = former_checkpoint(path)
-    second_name = former.with_name(f".{former.name}")
+    second_name = former.with_name(f".{former.name}.{os.getpid()}")
     second_name.unlink(missing_ok=True)
     try:
         second_name.hardlink_to(path)
