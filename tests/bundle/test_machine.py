@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqseg_bundle.bundle import choose_amp, set_threads, write_run_record
+from vqseg_bundle.bundle import choose_amp, machine_memory, set_threads, write_run_record
 from vqseg_bundle.bundle import machine as subject
 
 
@@ -75,3 +75,25 @@ def test_mixed_precision_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> 
         assert [choose_amp(given, "cpu") for given in (True, False)] == [True, False]
     with pytest.raises(SystemExit, match=r"^amp: expected true, false or auto, got 'no'\."):
         choose_amp("no", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/", {}, 1e3),
+        ("0::/job/step", {"job/memory.max": "2000000000", "job/step/memory.max": "max"}, 2.0),
+        ("1:cpu:/x\n4:memory:/job\n0::/", {"memory/memory.limit_in_bytes": "3000000000"}, 3.0),
+        ("4:cpu:/job", {"memory/job/memory.limit_in_bytes": "3000000000"}, 1e3),
+    ],
+)
+def test_the_memory_is_what_a_container_or_job_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, limits: dict[str, str], expected: float
+) -> None:
+    for name, text in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path / "own").write_text(groups)
+    monkeypatch.setattr(machine_memory, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine_memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(os, "sysconf", lambda name: 10**6)
+    assert machine_memory.host_memory_gb() == expected

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from support.bundle_runs import CONFIGS, ROOT, CohortFolder, command_here, refused, run_here
@@ -65,7 +66,7 @@ def test_a_training_without_sizes_plans_them_and_says_so(planned: Path) -> None:
     }
     assert plan["max_iterations"] == {"value": 2, "rule": "", "why": "given"}
     log = (planned / "training.log").read_text()
-    assert all(f"\n{line}" in log for line in found.table() if not line.startswith(("labeled", "unlabeled")))
+    assert all(f"\n{line}" in log for line in found.table() if not line.startswith(("labeled", "unlabeled", "cache")))
 
 
 def test_the_run_s_record_has_the_values_in_place_of_the_references(planned: Path) -> None:
@@ -91,6 +92,27 @@ def test_evaluation_and_a_resumed_training_read_the_record(
     assert parser.get_parsed_content("train#trainer").state.iteration == 2
     assert "of the training that goes on" in (planned / "training.log").read_text()
     assert json.loads((planned / "plan.json").read_text()) == plan
+
+
+def test_scans_are_kept_on_disk_only_while_the_training_runs(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    left = tmp_path / ".kept_scans" / "labeled" / "0.pt"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"of a killed training")
+    seen: list[list[str]] = []
+
+    class Look:
+        def attach(self, engine: Engine) -> None:
+            engine.add_event_handler(
+                Events.EPOCH_COMPLETED, lambda: seen.append(sorted(path.name for path in tmp_path.glob(".kept_*/*/*")))
+            )
+
+    where = {"dataset_dir": str(shared_cohort.root), "output_dir": str(tmp_path)}
+    run_here("training", "train.json", **where, **SHORT, cache_rate=0.5, **{"train#handlers": [Look()]})
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["cache_rate"]["rule"], plan["cache_on_disk"]["value"]) == ("", True)
+    # one of two labelled scans, one of two unlabelled ones, and the one to validate on
+    assert seen == [["0.pt", "1.pt", "1.pt"]]
+    assert not (tmp_path / ".kept_scans").exists()
 
 
 def test_a_plan_is_shown_written_changed_and_given_back(shared_cohort: CohortFolder, tmp_path: Path) -> None:

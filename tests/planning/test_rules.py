@@ -126,6 +126,16 @@ def test_steps_follow_the_number_of_scans() -> None:
     assert counts == {5: 4000, 160: 4000, 400: 10000, 10000: 20000}
 
 
+def test_scans_that_memory_does_not_hold_are_kept_on_disk_if_they_fit() -> None:
+    # 100 scans, 20 with a label, and 5 to validate on: 130 maps of 1e6 voxels, padded from 100 x 50 to 100 x 100
+    scans = cohort((100, 50, 100), labeled=20, validation=5)
+    needed = 130 * 4 * 1e6 / 1e9 + 105 * 2e-5
+    for memory, disk, expected in ((1.0, 1.0, (1.0, False)), (0.1, 1.0, (0.19, True)), (0.1, 0.5, (0.19, False))):
+        found = plan(scans, Machine("cpu", 8.0, scans_gb=memory, disk_gb=disk), patch_size=[100, 100])
+        assert (found.cache_rate, found.cache_on_disk) == expected, needed
+    assert plan(scans, Machine("cpu", 8.0, disk_gb=1.0), cache_rate=0.0).cache_on_disk is True
+
+
 def test_ct_is_clipped_to_the_body_s_intensities() -> None:
     body = BodyIntensities(-912.34, 1203.27, -120.0, 310.0)
     ct = replace(HIPPOCAMPUS, modality="CT", body=body)
@@ -156,6 +166,8 @@ GIVEN: dict[str, Any] = {
     "labeled_batch_size": 3,
     "unlabeled_batch_size": 6,
     "max_iterations": 50,
+    "cache_rate": 0.5,
+    "cache_on_disk": True,
 }
 
 
@@ -204,6 +216,6 @@ def test_a_fingerprint_survives_json() -> None:
 
 def test_the_table_has_a_line_a_decision() -> None:
     found = plan(HIPPOCAMPUS, patch_size=[64, 64])
-    assert len(found.table()) == len(found.decisions) == 13
+    assert len(found.table()) == len(found.decisions) == 15
     assert found.to_json()["patch_size"] == {"value": [64, 64], "rule": "", "why": "given"}
     assert found.to_json()["network_def#strides"]["rule"] == "choose_strides"

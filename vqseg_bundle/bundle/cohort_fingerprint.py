@@ -42,6 +42,7 @@ def measure_cohort(
         slice_axis=slice_axis,
         without_geometry=sum(not data.has_geometry(header) for header in headers),
         labeled=sum(case.split == "training" for case in learnt),
+        validation=sum(case.split == "validation" for case in cases),
         channels=channels,
         modality=_CT if is_ct else "",
         body=_join(bodies) if len(bodies) else None,

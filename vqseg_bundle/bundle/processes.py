@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from ignite.engine import Engine
 
 from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.bundle.run_record import resume_command
+from vqseg_bundle.bundle.run_record import KEPT_SCANS, resume_command
 from vqseg_bundle.common import NonFiniteError, is_disk_full, process_count, process_rank
 
 __all__ = ["end_on_signals", "join_processes", "run_together", "run_training"]
@@ -82,7 +83,7 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
 
     Args:
         engine: the trainer or evaluator.
-        lock: lock of its output folder, released at the end.
+        lock: lock of its output folder, released at the end; scans that were kept in the folder are removed.
 
     Raises:
         SystemExit: a loss, gradient or weight is not finite, or no more can be written; the message says which, and
@@ -102,6 +103,8 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
         ) from error
     finally:
         if lock is not None:
+            if process_rank() == 0:
+                shutil.rmtree(lock.folder / KEPT_SCANS, ignore_errors=True)
             lock.release()
     number = getattr(engine.state, "stop_signal", None)
     if number is not None:

@@ -20,6 +20,7 @@ from vqseg_bundle import __version__
 from vqseg_bundle.common import process_rank, wait_for_all, write_json
 
 __all__ = [
+    "KEPT_SCANS",
     "RUN_OUTPUTS",
     "check_writable",
     "default_run",
@@ -56,6 +57,9 @@ RUN_OUTPUTS = (
 )
 """Patterns of a run's files in its output folder; all other files are the user's and are kept."""
 
+
+KEPT_SCANS = ".kept_scans"
+"""Folder in a training's output folder for prepared scans that memory does not hold; gone when the training ends."""
 
 _INFERENCE_LOG = "inference.log"
 
@@ -133,7 +137,7 @@ def check_writable(output_dir: str | Path) -> None:
 
 
 def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False) -> Path | None:
-    """Create the output folder, and move an earlier run's files aside; nothing is deleted.
+    """Create the output folder, and move an earlier run's files aside; only what a killed run kept of scans is deleted.
 
     If there are weights (``*.pt``) and the run does not resume, everything that matches :data:`RUN_OUTPUTS` moves to
     ``previous-<date>-<time>/`` in the same folder. With ``keep`` it is copied instead, for a folder whose weights
@@ -152,6 +156,7 @@ def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False)
     if process_rank() == 0:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / KEPT_SCANS, ignore_errors=True)
         if not resume and any(folder.glob("*.pt")):
             moved = put_aside(folder, RUN_OUTPUTS, keep)
     wait_for_all()

@@ -79,6 +79,7 @@ SETTINGS: Mapping[str, Setting] = {
     "device": Setting("the name of a device", lambda value: isinstance(value, str), resume="asked"),
     "num_workers": _whole(0, 1024, "free"),
     "cache_rate": _share(resume="free"),
+    "cache_on_disk": _flag(),
     "inference_memory_gb": _positive(optional=True, resume="free"),
     "activation_checkpointing": _flag(),
     "data_check": _word("full", "headers", resume="free"),

@@ -28,6 +28,8 @@ _REFERENCE = "$@plan."
 _CODE_LEVEL = "network_def#code_level"
 #: what records of 0.8 and earlier do not say
 _OF_EARLIER_VERSIONS = {"intensity_window": None, "intensity_statistics": None, "normalize_nonzero": False}
+#: what follows from the machine alone, so that another one may go on with the training
+_OF_THE_MACHINE = (PLANNED_IDS["cache_rate"], PLANNED_IDS["cache_on_disk"])
 _RECORDED = {
     "preprocessing": (
         "spatial_dims",
@@ -103,7 +105,7 @@ def plan_training(
         learnt = {case["image"]: headers[case["image"]] for case in [*cohort.training, *cohort.unlabeled]}
         axis = exit_cleanly(data.headers_slice_axis, learnt, slice_axis, orientation)
         fingerprint = measure_cohort(report.cases, axis, orientation, in_channels)
-        machine = measure_machine(device, parser.get_parsed_content("mixed_precision"))
+        machine = measure_machine(device, parser.get_parsed_content("mixed_precision"), output_dir)
         plan = exit_cleanly(make_plan, fingerprint, machine, given, parser.get(_CODE_LEVEL), demo)
         planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings)
     first = gather_objects(planned)[0]
@@ -183,7 +185,8 @@ def _given_values(
 def _recorded_values(folder: Path) -> dict[str, Any]:
     """Values of the weights in a folder, from ``model.json``, and of their training, from ``plan.json``."""
     weights = folder / "model.pt"
-    found = _read_plan_file(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    filed = _read_plan_file(folder / "plan.json") if (folder / "plan.json").is_file() else {}
+    found = {id_: value for id_, value in filed.items() if id_ not in _OF_THE_MACHINE}
     if weights.with_suffix(".json").is_file():
         record = load_model_record(weights)
         for section, names in _RECORDED.items():

@@ -11,6 +11,7 @@ from .cohorts.datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
 from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
+from .cohorts.kept_cases import KeptCases
 from .cohorts.patient_splits import LabeledFile, SplitRequest, read_labeled_file, read_split_file, split_patients
 from .cohorts.sharing import ReadableDataset, process_share
 from .errors import file_list
@@ -96,6 +97,7 @@ __all__ = [
     "FoundationFeatureStore",
     "JoinTokenCoordinatesd",
     "KeepSourced",
+    "KeptCases",
     "LabelToImaged",
     "LabeledFile",
     "LoadVolumed",

@@ -39,6 +39,7 @@ class Fingerprint:
         slice_axis: the name of the slices, or the number of the axis across them.
         without_geometry: scans whose affine is the identity, such as pictures: their spacing means nothing.
         labeled: labelled scans.
+        validation: scans to validate on, which are not among the shapes.
         channels: channels of an image.
         modality: "CT" for Hounsfield units, "" for any other or an unknown one.
         body: intensities; None if no voxels were read.
@@ -51,6 +52,7 @@ class Fingerprint:
     slice_axis: int | str = "axial"
     without_geometry: int = 0
     labeled: int = 0
+    validation: int = 0
     channels: int = 1
     modality: str = ""
     body: BodyIntensities | None = None
@@ -106,8 +108,12 @@ class Machine:
         device: "cpu" or "cuda".
         memory_gb: memory of the device that a training step may take, in GB (1e9 bytes).
         half: whether it trains in mixed precision.
+        scans_gb: memory of the machine for scans, in GB.
+        disk_gb: space where the training writes, in GB.
     """
 
     device: str = "cpu"
     memory_gb: float = 8.0
     half: bool = False
+    scans_gb: float = 8.0
+    disk_gb: float = 100.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vqseg_bundle.planning.cache_rules import choose_cache_on_disk, choose_cache_rate, prepared_gb
 from vqseg_bundle.planning.decisions import Decision, Decisions, PlanError, Ruled
 from vqseg_bundle.planning.fingerprint import Fingerprint, Machine
 from vqseg_bundle.planning.geometry_rules import choose_image_size, choose_spacing, choose_spatial_dims, view_budget
@@ -51,6 +52,8 @@ class Plan:
         labeled_batch_size: labelled views a step.
         unlabeled_batch_size: unlabelled views a step.
         max_iterations: steps.
+        cache_rate: share of the prepared scans that is kept in memory.
+        cache_on_disk: whether the others are kept on disk.
         decisions: the same values with their reasons, in the order in which they were made.
         memory_gb: estimated memory of a training step, GB (1e9 bytes).
     """
@@ -68,6 +71,8 @@ class Plan:
     labeled_batch_size: int
     unlabeled_batch_size: int
     max_iterations: int
+    cache_rate: float
+    cache_on_disk: bool
     decisions: tuple[Decision, ...]
     memory_gb: float
 
@@ -154,21 +159,32 @@ class _Planner:
         labeled = self._decide("labeled_batch_size", choose_batch_size, *sized)
         unlabeled = self._decide("unlabeled_batch_size", choose_batch_size, *sized)
         self._decide("max_iterations", choose_max_iterations, self.fingerprint, unlabeled, self.demo)
+        self._decide_cache(patch)
         made = self.decisions.made()
         memory = step_memory_gb(math.prod(patch), width, labeled + unlabeled, self.machine)
         values = {decision.id.rpartition("#")[2]: decision.value for decision in made}
         return Plan(**values, decisions=made, memory_gb=memory)
 
+    def _decide_cache(self, patch: Sequence[int]) -> None:
+        """Decide where the scans are kept."""
+        needed = prepared_gb(self.fingerprint, self._shapes(), patch)
+        rate = self._decide("cache_rate", choose_cache_rate, needed, self.machine.scans_gb)
+        self._decide("cache_on_disk", choose_cache_on_disk, needed, rate, self.machine.disk_gb)
+
     def _decide_sizes(self, dims: int, budget: int) -> list[float]:
         """Decide on spacing and image size; the median shape that they give, along the network's axes."""
         patch, image_size = self.given.get("patch_size"), self.given.get("image_size")
-        spacing = self._decide(
+        self._decide(
             "spacing", choose_spacing, self.fingerprint, dims, image_size is not None, budget, patch is not None
         )
         given = self.given.get("spacing") is not None
-        image_size = self._decide("image_size", choose_image_size, self.fingerprint, dims, given, budget, patch)
-        shapes = self.fingerprint.resampled(spacing and tuple(spacing), image_size and tuple(image_size))
-        return [float(side) for side in np.median(shapes[:, :dims], axis=0)]
+        self._decide("image_size", choose_image_size, self.fingerprint, dims, given, budget, patch)
+        return [float(side) for side in np.median(self._shapes()[:, :dims], axis=0)]
+
+    def _shapes(self) -> np.ndarray:
+        """Of the scans, by the spacing and image size decided on."""
+        spacing, image_size = (self.decisions.value(name) for name in ("spacing", "image_size"))
+        return self.fingerprint.resampled(spacing and tuple(spacing), image_size and tuple(image_size))
 
     def _decide_strides(self, dims: int, budget: int, median: Sequence[float]) -> tuple[list[Any], list[int]]:
         spacing = self.decisions.value("spacing") or self.fingerprint.median_spacing.tolist()
