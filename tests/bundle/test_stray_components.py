@@ -13,6 +13,7 @@ import pytest
 import torch
 from support.bundle_runs import Trained, refused, run_here
 
+from vqseg_bundle.bundle import KeepChosenComponentsd
 from vqseg_bundle.handlers import keep_largest_components
 
 
@@ -67,3 +68,14 @@ def test_a_record_that_chooses_no_class_of_its_own_is_refused(trained: Trained, 
     message = r"model\.json: key 'largest_component' of 'postprocessing' must list foreground classes.*got \[0, 7\]"
     given = {"dataset_dir": str(trained.cohort.root), "checkpoint": str(checkpoint), "device": "cpu"}
     refused(tmp_path / "out", message, "inference", "inference.json", **given)
+
+
+def test_a_choice_that_a_later_training_changes_is_followed_without_a_new_start(cleaned: Path) -> None:
+    transform = KeepChosenComponentsd("pred", classes=None, checkpoint=str(cleaned))
+    one = torch.zeros(1, 4, 4, dtype=torch.int64)
+    one[0, 0, :2] = one[0, 3, 3] = 1
+    assert (transform({"pred": one.clone()})["pred"] == 1).sum() == 2
+    record = json.loads(cleaned.with_suffix(".json").read_text())
+    del record["postprocessing"]
+    cleaned.with_suffix(".json").write_text(json.dumps(record))
+    assert (transform({"pred": one.clone()})["pred"] == 1).sum() == 3

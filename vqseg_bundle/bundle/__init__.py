@@ -18,6 +18,7 @@ from vqseg_bundle.bundle.ensemble import load_further_networks
 from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.former_start import start_training
 from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
+from vqseg_bundle.bundle.largest_components import KeepChosenComponentsd
 from vqseg_bundle.bundle.machine import choose_amp, set_threads
 from vqseg_bundle.bundle.model_record import (
     check_compatible,
@@ -57,6 +58,7 @@ from vqseg_bundle.bundle.training_start import (
 __all__ = [
     "DeployedWeights",
     "FolderLock",
+    "KeepChosenComponentsd",
     "Prediction",
     "Predictor",
     "ScanFeatures",

@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.components import check_device
 from vqseg_bundle.bundle.ensemble import split_checkpoints
+from vqseg_bundle.bundle.largest_components import chosen_components
 from vqseg_bundle.bundle.model_record import (
     check_compatible,
     check_files_hold,
@@ -53,8 +54,6 @@ def open_model_record(
 ) -> dict[str, Any]:
     """The record of the weights to use, with their path under "checkpoint", and "chosen": whether the user named them.
 
-    "largest_component" holds the classes of which its validation chose to keep the largest component only.
-
     Args:
         checkpoint: the requested weights, or None.
         output_dir: a run's folder, or None.
@@ -78,29 +77,18 @@ def open_model_record(
         if default is None or checkpoint is not None:
             raise SystemExit(str(error)) from error
         labels = {int(index): name for index, name in default["labels"].items()}
-        return {**default, "labels": labels, "largest_component": [], "checkpoint": None}
+        return {**default, "labels": labels, "checkpoint": None}
     record = exit_cleanly(load_model_record, path)
     # records of 0.2.0 and earlier lack the first key, those of 0.6 and earlier the second
     preprocessing = {"intensity_window": None, "orientation": None, **record["preprocessing"]}
     preprocessing["orientation"] = exit_cleanly(_settle_orientation, preprocessing["orientation"], orientation, path)
+    exit_cleanly(chosen_components, record, path)  # before the first volume
     return {
         **record,
         "preprocessing": preprocessing,
-        "largest_component": exit_cleanly(_largest_component, record, path),
         "checkpoint": str(path),
         "chosen": checkpoint is not None,
     }
-
-
-def _largest_component(record: Mapping[str, Any], path: Path) -> list[int]:
-    """Classes whose smaller components are removed; none in records of 0.8 and earlier."""
-    chosen = record.get("postprocessing", {}).get("largest_component", [])
-    if not isinstance(chosen, list) or not set(chosen) <= set(record["labels"]) - {0}:
-        raise ValueError(
-            f"{path.with_suffix('.json')}: key 'largest_component' of 'postprocessing' must list foreground classes "
-            f"out of {sorted(set(record['labels']) - {0})}, got {chosen!r}."
-        )
-    return chosen
 
 
 def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> networks.VQNetwork:
