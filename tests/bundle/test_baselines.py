@@ -31,7 +31,6 @@ SHARED = (
     "optimizer",
     "lr_scheduler",
     "validate",
-    "train#mixer",
     "network_def#channels",
     "loss#segmentation_loss",
 )
@@ -42,8 +41,7 @@ def settings_of(name: str) -> dict[str, Any]:
     own = json.loads((FOLDER / f"{name}.json").read_text())
     tiny = {**TINY, "max_iterations": 2, "iterations_per_epoch": 2}
     # networks of two steps are sure of nothing: a threshold would leave out every pseudo-label
-    unsure = {"confidence_threshold": 0.2} if "confidence_threshold" in own else {}
-    return {**{key: value for key, value in tiny.items() if key not in own}, **unsure}
+    return {**{key: value for key, value in tiny.items() if key not in own}, "confidence_threshold": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +172,9 @@ def test_unimatch(trained: dict[str, ConfigParser], name: str) -> None:
 def test_unimatch_vq_adds_the_quantiser_to_unimatch_and_nothing_else() -> None:
     plain, quantized = (json.loads((FOLDER / f"{name}.json").read_text()) for name in ("unimatch", "unimatch_vq"))
     assert plain.pop("network_def#num_embeddings", "absent") is None
-    assert plain == quantized
+    at_the_bottleneck = json.loads((CONFIGS / "bottleneck_codes.json").read_text())
+    assert all(at_the_bottleneck[key] == value for key, value in quantized.items() if key not in plain)
+    assert {key: quantized[key] for key in plain} == plain
 
 
 def test_the_second_strong_view_is_a_draw_of_its_own_of_the_same_transforms(trained: dict[str, ConfigParser]) -> None:
@@ -201,7 +201,10 @@ def test_without_a_stream_that_asks_there_is_no_second_view(trained: dict[str, C
 def test_the_dropout_twin_differs_from_vqseg_in_its_perturbation_alone() -> None:
     files = [str(CONFIGS / "train.json"), str(FOLDER / "dropout_twin.json")]
     default, twin = ConfigParser.load_config_file(files[0]), ConfigParser.load_config_files(files)
-    assert {key for key in default if default[key] != twin[key]} == {"perturb_prob", "perturbation"}
+    assert {key for key in default if default[key] != twin[key]} == {
+        "perturbation",
+        "bottleneck_perturbation",
+    }
 
 
 def test_the_dropout_twin(trained: dict[str, ConfigParser]) -> None:

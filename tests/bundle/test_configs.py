@@ -25,7 +25,7 @@ TINY_3D = {
     "patch_size": [32, 32, 8],
     "network_def#channels": [4, 8, 8, 16],
     "network_def#strides": [[2, 2, 1], [2, 2, 2], [2, 2, 2]],
-    "network_def#reconstruction_channels": [4, 4, 8],
+    "network_def#reconstruction_channels": [4, 4],
 }
 
 
@@ -71,7 +71,7 @@ def test_the_3d_overlay_trains_evaluates_and_infers(shared_cohort: CohortFolder,
         assert inferred.shape == nib.load(shared_cohort.root / "images" / f"{case}.nii.gz").shape
 
 
-def test_fused_codes_are_perturbed_ever_more(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+def test_codes_of_fused_features_are_perturbed_ever_more(shared_cohort: CohortFolder, tmp_path: Path) -> None:
     """Six steps: eps is 0 up to step 1.2 and 0.5 from step 4.8 on."""
     strengths: list[float] = []
 
@@ -82,7 +82,7 @@ def test_fused_codes_are_perturbed_ever_more(shared_cohort: CohortFolder, tmp_pa
 
     where = places(shared_cohort, tmp_path)
     sizes = {**TINY, "network_def#reconstruction_channels": [4], "network_def#code_level": 1, "perturb_end_share": 0.8}
-    parser = run_here("training", "train.json", "fused_codes.json", before=watch, **where, **sizes)
+    parser = run_here("training", "train.json", before=watch, **where, **sizes)
     network = parser.get_parsed_content("network_def")
     assert (network.stride, network.arguments["code_level"]) == ([2, 2], 1)
     module = parser.get_parsed_content("training_module")
@@ -111,7 +111,7 @@ def test_copy_paste_shows_the_student_labels_in_unlabelled_images(shared_cohort:
         parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, keep)
 
     where = places(shared_cohort, tmp_path)
-    run_here("training", "train.json", "fused_codes.json", before=look, **where, **TWO_STEPS)
+    run_here("training", "train.json", before=look, **where, **TWO_STEPS)
     # a box of 2/3 of each axis is a share of 0.44 of the image, and 0.56 is left around it
     assert len(certain) == 2
     assert all(0.4 < share < 0.6 for share in certain)

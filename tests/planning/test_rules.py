@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vqseg_bundle.planning import BodyIntensities, Fingerprint, Machine, Plan, PlanError, make_plan
+from vqseg_bundle.planning import PLANNED_IDS, BodyIntensities, Fingerprint, Machine, Plan, PlanError, make_plan
 
 CPU, CUDA = Machine("cpu", 8.0), Machine("cuda", 20.0, half=True)
 
@@ -16,11 +16,8 @@ def cohort(shape: tuple[int, ...], spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
     return Fingerprint((tuple(shape),) * count, (tuple(spacing),) * count, **more)  # type: ignore[arg-type]
 
 
-def plan(fingerprint: Fingerprint, machine: Machine = CPU, code_level: int | None = None, **given: Any) -> Plan:
-    ids = {
-        name if name not in ("channels", "strides") else f"network_def#{name}": value for name, value in given.items()
-    }
-    return make_plan(fingerprint, machine, {id_: (value, "given") for id_, value in ids.items()}, code_level)
+def plan(fingerprint: Fingerprint, machine: Machine = CPU, **given: Any) -> Plan:
+    return make_plan(fingerprint, machine, {PLANNED_IDS[name]: (value, "given") for name, value in given.items()})
 
 
 HIPPOCAMPUS = cohort((35, 50, 36))
@@ -30,7 +27,8 @@ def test_the_hippocampus_is_planned_as_nnu_net_plans_it() -> None:
     """nnU-Net's 2D plan: patch 56 x 40, three halvings; ours has half of its widths."""
     found = plan(HIPPOCAMPUS)
     assert (found.patch_size, found.strides, found.channels) == ([40, 56], [2, 2, 2], [16, 32, 64, 128])
-    assert (found.reconstruction_channels, found.spacing, found.image_size) == ([8, 16, 32], None, None)
+    assert (found.code_level, found.reconstruction_channels) == (2, [8, 16])
+    assert (found.spacing, found.image_size) == (None, None)
     assert (found.labeled_batch_size, found.unlabeled_batch_size, found.max_iterations) == (4, 4, 4000)
 
 
@@ -40,7 +38,7 @@ def test_the_demo_keeps_its_settings_on_every_machine() -> None:
         found = make_plan(demo, machine, demo=True)
         assert (found.spatial_dims, found.patch_size, found.strides) == (2, [96, 96], [2, 2, 2, 2])
         assert found.channels == [16, 32, 64, 128, 256]
-        assert found.reconstruction_channels == [8, 16, 32, 64]
+        assert (found.code_level, found.reconstruction_channels) == (2, [8, 16])
         assert (found.labeled_batch_size, found.unlabeled_batch_size, found.max_iterations) == (4, 4, 1000)
 
 
@@ -55,8 +53,8 @@ def test_an_axis_is_halved_while_it_has_more_than_eight_tokens(patch: tuple, str
 
 def test_codes_lie_no_more_than_16_pixels_apart_unless_fused() -> None:
     large = cohort((512, 512, 90), (0.8, 0.8, 5.0))
-    assert plan(large, CUDA, patch_size=[512, 512]).strides == [2] * 4
-    fused = plan(large, CUDA, code_level=2, patch_size=[512, 512])
+    assert plan(large, CUDA, code_level=None, patch_size=[512, 512]).strides == [2] * 4
+    fused = plan(large, CUDA, patch_size=[512, 512])
     assert fused.strides == [2] * 6
     assert fused.channels == [32, 64, 128, 256, 512, 512, 512]
     assert fused.reconstruction_channels == [16, 32]
@@ -163,6 +161,7 @@ GIVEN: dict[str, Any] = {
     "patch_size": [64, 96],
     "strides": [2, 2],
     "channels": [8, 16, 32],
+    "code_level": None,
     "labeled_batch_size": 3,
     "unlabeled_batch_size": 6,
     "max_iterations": 50,
@@ -177,9 +176,9 @@ def test_a_given_value_wins_and_the_others_follow(name: str) -> None:
     assert getattr(found, name) == GIVEN[name] != getattr(usual, name)
     decision = next(made for made in found.decisions if made.id.endswith(name))
     assert (decision.rule, decision.why) == ("", "given")
-    assert len(found.channels) == len(found.strides) + 1 == len(found.reconstruction_channels) + 1
+    assert len(found.channels) == len(found.strides) + 1
     assert len(found.patch_size) == found.spatial_dims
-    assert found.reconstruction_channels == [width // 2 for width in found.channels[:-1]]
+    assert found.reconstruction_channels == [width // 2 for width in found.channels[:-1]][: found.code_level]
 
 
 def test_what_follows_from_a_given_value() -> None:
@@ -192,21 +191,23 @@ def test_what_follows_from_a_given_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "given, code_level, message",
+    "given, message",
     [
-        ({"channels": [8, 16], "strides": [2, 2]}, None, r"channels \[8, 16\] want 1 strides, .* are \[2, 2\]"),
+        ({"channels": [8, 16], "strides": [2, 2]}, r"channels \[8, 16\] want 1 strides, .* are \[2, 2\]"),
         (
             {"patch_size": [24, 24], "channels": [8] * 5},
-            None,
             r"channels \[8, 8, 8, 8, 8\] want 4 strides, .*larger",
         ),
-        ({"patch_size": [16, 16]}, 2, r"code_level 2 lies below the deepest level of a network with 1 strides"),
-        ({"spatial_dims": 2, "strides": [[2, 2, 1]]}, None, r"strides: expected one number or 2 for each level, found"),
+        (
+            {"patch_size": [16, 16], "code_level": 2},
+            r"code_level 2 lies below the deepest level of a network with 1 strides",
+        ),
+        ({"spatial_dims": 2, "strides": [[2, 2, 1]]}, r"strides: expected one number or 2 for each level, found"),
     ],
 )
-def test_contradictions_are_refused_by_name(given: dict[str, Any], code_level: int | None, message: str) -> None:
+def test_contradictions_are_refused_by_name(given: dict[str, Any], message: str) -> None:
     with pytest.raises(PlanError, match=message):
-        plan(HIPPOCAMPUS, code_level=code_level, **given)
+        plan(HIPPOCAMPUS, **given)
 
 
 def test_a_fingerprint_survives_json() -> None:
@@ -216,6 +217,6 @@ def test_a_fingerprint_survives_json() -> None:
 
 def test_the_table_has_a_line_a_decision() -> None:
     found = plan(HIPPOCAMPUS, patch_size=[64, 64])
-    assert len(found.table()) == len(found.decisions) == 15
+    assert len(found.table()) == len(found.decisions) == 16
     assert found.to_json()["patch_size"] == {"value": [64, 64], "rule": "", "why": "given"}
     assert found.to_json()["network_def#strides"]["rule"] == "choose_strides"

@@ -25,9 +25,11 @@ __all__ = ["PlannedTraining", "plan_training", "record_plan", "show_plan", "with
 logger = logging.getLogger(__name__)
 
 _REFERENCE = "$@plan."
-_CODE_LEVEL = "network_def#code_level"
-#: what records of 0.8 and earlier do not say
-_OF_EARLIER_VERSIONS = {"intensity_window": None, "intensity_statistics": None, "normalize_nonzero": False}
+#: what records of 0.8 and earlier do not say, and what none says of codes at the deepest level
+_UNSAID = {
+    "preprocessing": {"intensity_window": None, "intensity_statistics": None, "normalize_nonzero": False},
+    "network": {"code_level": None},
+}
 #: what follows from the machine alone, so that another one may go on with the training
 _OF_THE_MACHINE = (PLANNED_IDS["cache_rate"], PLANNED_IDS["cache_on_disk"])
 _RECORDED = {
@@ -40,7 +42,7 @@ _RECORDED = {
         "image_size",
         "patch_size",
     ),
-    "network": ("strides", "channels", "reconstruction_channels"),
+    "network": ("strides", "channels", "code_level", "reconstruction_channels"),
 }
 
 
@@ -106,7 +108,7 @@ def plan_training(
         axis = exit_cleanly(data.headers_slice_axis, learnt, slice_axis, orientation)
         fingerprint = measure_cohort(report.cases, axis, orientation, in_channels)
         machine = measure_machine(device, parser.get_parsed_content("mixed_precision"), output_dir)
-        plan = exit_cleanly(make_plan, fingerprint, machine, given, parser.get(_CODE_LEVEL), demo)
+        plan = exit_cleanly(make_plan, fingerprint, machine, given, demo)
         planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings)
     first = gather_objects(planned)[0]
     if first is None:
@@ -190,7 +192,7 @@ def _recorded_values(folder: Path) -> dict[str, Any]:
     if weights.with_suffix(".json").is_file():
         record = load_model_record(weights)
         for section, names in _RECORDED.items():
-            known = {**_OF_EARLIER_VERSIONS, **record[section]} if section == "preprocessing" else record[section]
+            known = {**_UNSAID[section], **record[section]}
             found |= {PLANNED_IDS[name]: known[name] for name in names if name in known}
     return found
 

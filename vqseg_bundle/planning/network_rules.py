@@ -11,8 +11,10 @@ import numpy as np
 from vqseg_bundle.planning.decisions import PlanError, Ruled
 
 __all__ = [
+    "FUSED_LEVEL",
     "NetworkLimits",
     "choose_channels",
+    "choose_code_level",
     "choose_patch_size",
     "choose_reconstruction_channels",
     "choose_strides",
@@ -25,6 +27,7 @@ Strides = Sequence[int | Sequence[int]]
 _LARGEST_LEFT = 8  # an axis of more tokens is halved; nnU-Net halves from 8 on, which leaves the codes 4
 _LEAST_ALONE = 12  # what an axis needs to be halved without any other, as in nnU-Net
 _COARSEST_CODES = 16  # pixels between codes at the bottleneck: the coarsest grid that was measured here
+FUSED_LEVEL = 2  # codes four pixels apart, the only fused ones that were measured here
 _WIDTHS = {"cpu": 16, "cuda": 32}
 _WIDEST = {("cpu", 2): 256, ("cuda", 2): 512, ("cpu", 3): 160, ("cuda", 3): 320}
 
@@ -109,6 +112,12 @@ def choose_channels(device: str, dims: int, levels: int) -> Ruled:
     first, widest = first_width(device), _WIDEST[device, dims]
     factor = "half of nnU-Net's widths, on a CPU" if device == "cpu" else "nnU-Net's widths"
     return Ruled([min(first * 2**level, widest) for level in range(levels + 1)], factor)
+
+
+def choose_code_level(strides: Strides) -> Ruled:
+    """Level of the codes: the second halving's, with features fused from all deeper ones, or else the deepest."""
+    level = min(FUSED_LEVEL, len(strides))
+    return Ruled(level, f"level {level} of {len(strides)}, " + ("fused" if level < len(strides) else "the deepest"))
 
 
 def choose_reconstruction_channels(channels: Sequence[int], strides: Strides, code_level: int | None) -> Ruled:

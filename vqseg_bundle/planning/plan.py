@@ -14,8 +14,10 @@ from vqseg_bundle.planning.decisions import Decision, Decisions, PlanError, Rule
 from vqseg_bundle.planning.fingerprint import Fingerprint, Machine
 from vqseg_bundle.planning.geometry_rules import choose_image_size, choose_spacing, choose_spatial_dims, view_budget
 from vqseg_bundle.planning.network_rules import (
+    FUSED_LEVEL,
     NetworkLimits,
     choose_channels,
+    choose_code_level,
     choose_patch_size,
     choose_reconstruction_channels,
     choose_strides,
@@ -48,6 +50,7 @@ class Plan:
         patch_size: voxels of a view.
         strides: between the network's levels.
         channels: of the network's levels.
+        code_level: level of the codes; None is the deepest.
         reconstruction_channels: of the image decoder's levels.
         labeled_batch_size: labelled views a step.
         unlabeled_batch_size: unlabelled views a step.
@@ -67,6 +70,7 @@ class Plan:
     patch_size: list[int]
     strides: list[Any]
     channels: list[int]
+    code_level: int | None
     reconstruction_channels: list[int]
     labeled_batch_size: int
     unlabeled_batch_size: int
@@ -87,7 +91,7 @@ class Plan:
         return [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {why}" for name, value, why in rows]
 
 
-_NETWORK = ("strides", "channels", "reconstruction_channels")
+_NETWORK = ("strides", "channels", "code_level", "reconstruction_channels")
 #: attribute of a plan to the configuration's id
 PLANNED_IDS = {
     field.name: f"network_def#{field.name}" if field.name in _NETWORK else field.name
@@ -100,7 +104,6 @@ def make_plan(
     fingerprint: Fingerprint,
     machine: Machine,
     given: Mapping[str, tuple[Any, str]] | None = None,
-    code_level: int | None = None,
     demo: bool = False,
 ) -> Plan:
     """Plan a training.
@@ -110,14 +113,13 @@ def make_plan(
         machine: what the training runs on.
         given: value and origin by id, for those of :data:`PLANNED_IDS` on which no rule shall decide; the other rules
             follow from them.
-        code_level: level of the codes if it is not the deepest.
         demo: whether it is the demo cohort, for which every machine plans the same small network.
 
     Raises:
         PlanError: given values contradict each other.
     """
     machine = replace(machine, device="cpu") if demo else machine
-    return _Planner(fingerprint, machine, given or {}, code_level, demo).plan()
+    return _Planner(fingerprint, machine, given or {}, demo).plan()
 
 
 class _Planner:
@@ -128,10 +130,9 @@ class _Planner:
         fingerprint: Fingerprint,
         machine: Machine,
         given: Mapping[str, tuple[Any, str]],
-        code_level: int | None,
         demo: bool,
     ) -> None:
-        self.fingerprint, self.machine, self.code_level, self.demo = fingerprint, machine, code_level, demo
+        self.fingerprint, self.machine, self.demo = fingerprint, machine, demo
         self.given = {id_: value for id_, (value, _) in given.items()}
         self.decisions = Decisions(given)
 
@@ -151,7 +152,8 @@ class _Planner:
                 f"network_def#channels {channels} want {len(channels) - 1} strides, network_def#strides are {strides} "
                 f"for patch_size {patch}: give both, or other channels or a larger patch_size."
             )
-        self._decide("reconstruction_channels", choose_reconstruction_channels, channels, strides, self.code_level)
+        level = self._decide("code_level", choose_code_level, strides)
+        self._decide("reconstruction_channels", choose_reconstruction_channels, channels, strides, level)
         return self._decide_training(patch, channels[0])
 
     def _decide_training(self, patch: Sequence[int], width: int) -> Plan:
@@ -190,7 +192,8 @@ class _Planner:
         spacing = self.decisions.value("spacing") or self.fingerprint.median_spacing.tolist()
         sides = (*spacing, *self.fingerprint.median_spacing.tolist()[len(spacing) :])[:dims]
         channels = self.given.get(PLANNED_IDS["channels"])
-        limits = NetworkLimits(tuple(sides), channels and len(channels) - 1, self.code_level is None)
+        at_the_bottleneck = self.given.get(PLANNED_IDS["code_level"], FUSED_LEVEL) is None
+        limits = NetworkLimits(tuple(sides), channels and len(channels) - 1, at_the_bottleneck)
         strides = self.given.get(PLANNED_IDS["strides"])
         patch = self._decide("patch_size", choose_patch_size, median, limits, budget, strides)
         strides = self._decide("strides", choose_strides, patch, limits)
