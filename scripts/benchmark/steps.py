@@ -50,7 +50,8 @@ _SIZES: dict[str, Any] = {
     "unlabeled_batch_size": 4,
     "network_def#channels": [16, 32, 64, 128, 256],
     "network_def#strides": [2, 2, 2, 2],
-    "network_def#reconstruction_channels": [8, 16, 32, 64],
+    "network_def#code_level": 2,
+    "network_def#reconstruction_channels": [8, 16],
 }
 _SIZES_3D: dict[str, Any] = {
     "spatial_dims": 3,
@@ -59,7 +60,13 @@ _SIZES_3D: dict[str, Any] = {
     "unlabeled_batch_size": 2,
     "network_def#channels": [16, 32, 64, 128],
     "network_def#strides": [[2, 2, 1], [2, 2, 2], [2, 2, 2]],
-    "network_def#reconstruction_channels": [8, 16, 32],
+    "network_def#code_level": 2,
+    "network_def#reconstruction_channels": [8, 16],
+}
+_AT_THE_BOTTLENECK: dict[str, Any] = {
+    "network_def#code_level": None,
+    "network_def#reconstruction_channels": [8, 16, 32, 64],
+    "training_module#balance_codes": False,
 }
 _MEAN_TEACHER = "U-Net mean teacher without VQ"
 _ENDLESS = 10**6
@@ -177,6 +184,7 @@ def _compare_2d(plan: Plan, overrides: dict[str, Any], published_size: int) -> C
     changes: dict[str, dict[str, Any]] = {
         _MEAN_TEACHER: WITHOUT_VQ,
         "ours": {},
+        "ours, codes at the bottleneck": _AT_THE_BOTTLENECK,
         "ours, image decoder off": {"lambda_reconstruction": 0.0},
         "ours, QPM off": {"perturb_prob": 0.0},
         "ours, code-use entropy off": {"lambda_entropy": 0.0},
@@ -195,7 +203,7 @@ def _build_2d(plan: Plan) -> list[Comparison]:
     if plan.quick:
         tiny = {**_sizes(256, 8, [32, 32]), "network_def#channels": [4, 4, 8, 8, 16]}
         return [_compare_2d(plan, tiny, 28)]
-    return [_compare_2d(plan, _sizes(16384, width, [128, 128]), 126) for width in (64, 256)]
+    return [_compare_2d(plan, _sizes(codes, 64, [128, 128]), 126) for codes in (1024, 16384)]
 
 
 def _build_3d(plan: Plan) -> list[Comparison]:
@@ -229,7 +237,7 @@ def _build_inference(plan: Plan) -> list[Comparison]:
 
 
 _NOTE = (
-    "One iteration of the bundle's trainer as configured, with the K and D that a row says: teacher, CutMix, student "
+    "One iteration of the bundle's trainer as configured, with the K and D that a row says: teacher, mixing, student "
     "forward and backward, clipping, optimiser, teacher update; no data loading, no adapter. The baseline is the same "
     "trainer on the same U-Net without quantiser and image decoder."
 )
@@ -237,7 +245,7 @@ _NOTE = (
 STEP_2D = Case(
     "Training step, 2D",
     f"{_NOTE} What one part costs is the difference to the row without it. The published network "
-    "(random weights, as many images, two strong views) runs without CutMix.",
+    "(random weights, as many images, two strong views) runs unmixed.",
     _build_2d,
 )
 STEP_3D = Case("Training step, 3D", f"{_NOTE} Sizes as for `configs/train_3d.json` up to version 0.8.", _build_3d)

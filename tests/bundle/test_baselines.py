@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import CutMix
 from support.bundle_runs import CONFIGS, TINY, CohortFolder, refused, run_here
 
 from vqseg_bundle import engines, layers, losses
@@ -167,6 +168,10 @@ def test_unimatch(trained: dict[str, ConfigParser], name: str) -> None:
     assert trainer.ramp_up_share == 0.0
     assert (module.network.quantizer is None) == (name == "unimatch")
     assert module.network.reconstruction_decoder is None
+
+
+def test_unimatch_mixes_unlabelled_images_with_each_other(trained: dict[str, ConfigParser]) -> None:
+    assert all(isinstance(part(trained[name], "train#mixer"), CutMix) for name in ("unimatch", "unimatch_vq"))
 
 
 def test_unimatch_vq_adds_the_quantiser_to_unimatch_and_nothing_else() -> None:

@@ -94,6 +94,24 @@ def test_codes_of_fused_features_are_perturbed_ever_more(shared_cohort: CohortFo
     assert strengths == pytest.approx([0.0, 0.8 / 3.6 * 0.5, 1.8 / 3.6 * 0.5, 2.8 / 3.6 * 0.5, 0.5, 0.5])
 
 
+def test_codes_at_the_bottleneck_are_one_overlay_away(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    strengths: list[float] = []
+
+    def watch(parser: ConfigParser) -> None:
+        perturbation, trainer = (parser.get_parsed_content(name) for name in ("perturbation", "train#trainer"))
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: strengths.append(perturbation.perturb_prob))
+
+    where = places(shared_cohort, tmp_path)
+    deeper = {"network_def#channels": [4, 8, 8, 16], "network_def#strides": [2, 2, 2]}
+    sizes = {**TWO_STEPS, **deeper, "network_def#reconstruction_channels": [4, 4, 8]}
+    parser = run_here("training", "train.json", "bottleneck_codes.json", before=watch, **where, **sizes)
+    network, module = (parser.get_parsed_content(name) for name in ("network_def", "training_module"))
+    assert (network.stride, network.bottleneck_stage, network.fusion) == ([8, 8], None, None)
+    assert (module.bottleneck_perturbation, module.balance_codes, module.perturbation.neighbors) == (None, False, None)
+    assert type(parser.get_parsed_content("train#mixer")).__name__ == "CutMix"
+    assert strengths == [0.7, 0.7]
+
+
 def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: CohortFolder, tmp_path: Path) -> None:
     where = places(shared_cohort, tmp_path)
     run_here("training", "train.json", "train_3d.json", **where, **{**TINY_3D, "max_iterations": 1})
