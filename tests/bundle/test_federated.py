@@ -40,7 +40,13 @@ def _client(name: str, folder: Path) -> MonaiAlgo:
     if name == "unlabeled":
         cohort.datalist["training"] = []
         cohort.save()
-    settings = {**TINY, "iterations_per_epoch": STEPS, "federated_rounds": ROUNDS, "bundle_root": str(ROOT)}
+    settings = {
+        **TINY,
+        "confidence_threshold": 0.0,
+        "iterations_per_epoch": STEPS,
+        "federated_rounds": ROUNDS,
+        "bundle_root": str(ROOT),
+    }
     places = {"dataset_dir": str(cohort.root), "output_dir": str(folder / f"out_{name}")}
     client = MonaiAlgo(
         bundle_root=str(ROOT),

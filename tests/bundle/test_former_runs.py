@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from support.bundle_runs import CONFIGS, FORMER_CONFIGS, TINY, CohortFolder, Trained, run_here
+from support.bundle_runs import CONFIGS, FORMER_CONFIGS, TINY, CohortFolder, run_here
 
 from vqseg_bundle.commands import bundle as make_bundle
 
@@ -21,6 +21,8 @@ SEEDED = {
     for loader in ("dataloader", "unlabeled_dataloader")
     for part in ("dataset", "sampler")
 }
+#: what was the default, apart from confidence_threshold 0
+THEN = ("train.json", "bottleneck_codes.json")
 
 
 def keys(cohort: CohortFolder, output_dir: Path, **more: Any) -> dict[str, Any]:
@@ -43,10 +45,13 @@ def former(
     return folder
 
 
-def test_the_newer_one_gives_the_same_weights_as_this_version(former: Path, trained: Trained) -> None:
+def test_the_newer_one_gives_the_same_weights_as_this_version(
+    former: Path, shared_cohort: CohortFolder, tmp_path: Path
+) -> None:
     if "0.7" not in former.name:
         pytest.skip("0.6 took volumes as they are stored")
-    torch.testing.assert_close(state(former), state(trained.output_dir), rtol=0, atol=0)
+    run_here("training", *THEN, **keys(shared_cohort, tmp_path, **TINY, confidence_threshold=0.0))
+    torch.testing.assert_close(state(former), state(tmp_path), rtol=0, atol=0)
 
 
 def test_its_training_goes_on_by_either_configuration(
@@ -54,8 +59,9 @@ def test_its_training_goes_on_by_either_configuration(
 ) -> None:
     shutil.copytree(former, tmp_path / "out")
     # this version's has components of another kind
-    for config, accepted in ((former / "config.json", {}), ("train.json", {"resume_changed": True})):
-        run_here("training", config, **keys(shared_cohort, tmp_path / "out", **TINY, resume=True, **accepted))
+    accepted = {"resume_changed": True, "confidence_threshold": 0.0}
+    for configs, more in (([former / "config.json"], {}), (THEN, accepted)):
+        run_here("training", *configs, **keys(shared_cohort, tmp_path / "out", **TINY, resume=True, **more))
         torch.testing.assert_close(state(tmp_path / "out"), state(former), rtol=0, atol=0)
     assert (tmp_path / "out" / "training.log").read_text().count("after iteration 6") == 2
 
@@ -74,5 +80,5 @@ def test_the_bundle_made_of_it_evaluates_alike(former: Path, shared_cohort: Coho
 def test_a_supervised_training_draws_the_same_views(shared_cohort: CohortFolder, tmp_path: Path) -> None:
     settings = {**TINY, "unlabeled_data": []}
     run_here("training", FORMER_CONFIGS["0.7"], **keys(shared_cohort, tmp_path / "former", **settings, **SEEDED))
-    run_here("training", "train.json", **keys(shared_cohort, tmp_path / "now", **settings))
+    run_here("training", *THEN, **keys(shared_cohort, tmp_path / "now", **settings))
     torch.testing.assert_close(state(tmp_path / "now"), state(tmp_path / "former"), rtol=0, atol=0)

@@ -28,7 +28,7 @@ TWO_STEPS_3D = {
     "patch_size": [16, 16, 4],
     "network_def#channels": [4, 8, 8, 16],
     "network_def#strides": [[2, 2, 1], [2, 2, 2], [2, 2, 1]],
-    "network_def#reconstruction_channels": [4, 4, 8],
+    "network_def#reconstruction_channels": [4, 4],
 }
 CROP = {"_target_": "RandSpatialCropd", "keys": ["image", "label"], "roi_size": "@crop_size"}
 #: a stand-in that sees 4 x 4 patches in a view of 16 pixels
