@@ -36,7 +36,7 @@ def test_label_value_outside_labels_lists_what_was_found(cohort: Cohort, tmp_pat
     refused(cohort, r'l.nii.gz: values outside "labels" \(0, 1\): found 0, 1, 7;')
     label[-1] = -1
     save(tmp_path / "l.nii.gz", label)
-    refused(cohort, 'found -1, 0, 1, 7; class indices start at 0, none says "ignore"')
+    refused(cohort, "found -1, 0, 1, 7; class indices start at 0: correct the file")
 
 
 def test_values_with_a_gap_are_named_with_what_maps_them(cohort: Cohort, tmp_path: Path):

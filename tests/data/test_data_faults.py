@@ -94,6 +94,19 @@ def copied(source: str, target: str) -> Callable[[CohortFolder], None]:
     return plant
 
 
+def all_ignored(folder: CohortFolder) -> None:
+    names = folder.datalist["labels"]
+    names[str(len(names))] = "ignore"
+    rewrite(folder, LABELS[1], lambda voxels: np.full_like(voxels, len(names) - 1))
+    folder.save()
+
+
+def every_other_slice(voxels: np.ndarray) -> np.ndarray:
+    kept = np.ones_like(voxels)
+    kept[..., 1::2] = 0
+    return kept
+
+
 def deleted(folder: CohortFolder) -> None:
     (folder.root / IMAGES[6]).unlink()
 
@@ -255,6 +268,8 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("unknown value", put(LABELS[1], value=7), "label_values", LABELS[1]),
     ("fraction", put(LABELS[1], value=0.5), "label_not_whole", LABELS[1]),
     ("empty label", reshaped(LABELS[1], np.zeros_like), "empty_label", LABELS[1]),
+    ("ignored everywhere", all_ignored, "nothing_labeled", LABELS[1]),
+    ("every other slice", reshaped(LABELS[1], every_other_slice), "lone_slices", LABELS[1]),
     ("mask of 255", mask_of_255, "mask_of_255", "labels/p.png"),
     ("unused class", unused_class, "unused_class", "datalist.json"),
     ("absent class", without_class, "missing_class", LABELS[4]),

@@ -80,6 +80,16 @@ def test_nnunet_2_may_name_every_file(tmp_path: Path) -> None:
     assert found(tmp_path) == [("raw/one.nii.gz", "raw/two.nii.gz", "marks/one.nii.gz", "p1", "")]
 
 
+def test_nnunets_ignore_label_is_kept(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels={"background": 0, "organ": 1, "ignore": 2}, channel_names={"0": "CT"})
+    main(["--dataset-dir", str(tmp_path), "--labeled-count", "1"])
+    cohort = load_datalist(tmp_path / "datalist.json", tmp_path)
+    assert (cohort.labels, cohort.sparse) == ({0: "background", 1: "organ"}, True)
+    assert cohort.indices == {0: "background", 1: "organ", 2: "ignore"}
+    assert [case["image"] for case in cohort.partly_unlabeled] == [case["image"] for case in cohort.training]
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -88,8 +98,8 @@ def test_nnunet_2_may_name_every_file(tmp_path: Path) -> None:
             "whole, core are regions of several classes, which are not supp",
         ),
         (
-            {"background": 0, "organ": 1, "ignore": 2},
-            'its class "ignore" marks voxels that no one has labelled, which is',
+            {"background": 0, "ignore": 1, "organ": 2},
+            r'expected "ignore", which marks .* to have the highest number of all classes, found',
         ),
     ],
 )

@@ -60,6 +60,19 @@ def test_labels_are_certain_where_the_labelled_image_shows():
         assert found.pseudo.entropy[image][~own].eq(0).all()
 
 
+def test_nothing_is_certain_where_nobody_has_labelled():
+    unlabeled, labeled = torch.zeros(2, 1, 9, 9), {"image": torch.ones(2, 1, 9, 9), "label": torch.full((2, 9, 9), 3)}
+    labeled["label"][:, :4] = 1
+    pseudo = PseudoLabels(torch.full((2, 3, 9, 9), 1 / 3), torch.empty(0))
+    views = {"image": unlabeled, STRONG: unlabeled}
+    found = arrange_streams(views, pseudo, [UnlabeledStream()], copier(), labeled)
+    pasted = found.weak[:, 0] == 1
+    rows = torch.arange(9).view(1, 9, 1).expand_as(pasted)
+    assert found.pseudo.confidence[pasted & (rows < 4)].eq(1).all()
+    assert found.pseudo.confidence[pasted & (rows >= 4)].eq(0).all()
+    torch.testing.assert_close(found.pseudo.confidence[~pasted], torch.full((int((~pasted).sum()),), 1 / 3))
+
+
 def test_features_come_from_the_image_that_shows_at_a_patch_s_centre():
     """Features and images are constant and alike: 0 to 3 unlabelled, 10 and 11 labelled."""
     constant = torch.tensor([0.0, 1.0, 2.0, 3.0, 10.0, 11.0]).view(6, 1, 1, 1)

@@ -23,7 +23,14 @@ from support.report_parts import CASES, class_metrics, evaluate
 
 from scripts.comparison.results import RunResult, cases_csv, read_result
 from vqseg_bundle.handlers import CaseMetrics, MeanCaseDice
-from vqseg_bundle.handlers.metrics import METRICS, ClassMetrics, Metric, StructurePair, compute_case_metrics
+from vqseg_bundle.handlers.metrics import (
+    METRICS,
+    ClassMetrics,
+    Metric,
+    StructurePair,
+    compute_case_metrics,
+    compute_class_dice,
+)
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "summary.schema.json"
 
@@ -196,6 +203,17 @@ def ellipsoid(shape: tuple[int, ...], spacing: Spacing, semi_axes: Spacing) -> n
         for index, count, size, axis in zip(grid, shape, spacing, semi_axes, strict=True)
     ]
     return np.sum(parts, axis=0) <= 1
+
+
+def test_ignored_voxels_change_no_metric() -> None:
+    """A square of 4 x 4 predicted as one of 4 x 6; what lies beyond the sixth column nobody has labelled."""
+    label, pred = (torch.zeros(1, 10, 12, 1, dtype=torch.int64) for _ in range(2))
+    label[0, 2:6, :4], pred[0, 2:6, :6] = 1, 1
+    expected = compute_case_metrics(pred, label, 2, (1.0, 1.0, 1.0))
+    label[0, :, 6:], pred[0, 1:9, 6:] = 2, 1
+    assert compute_case_metrics(pred, label, 2, (1.0, 1.0, 1.0)) == expected
+    assert compute_class_dice(pred, label, 2) == pytest.approx([2 * 16 / (16 + 24)])
+    assert expected[0].values["dice"] == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

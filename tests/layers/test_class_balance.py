@@ -18,6 +18,15 @@ def test_every_class_weighs_the_same() -> None:
         assert weights[flat == index].tolist() == pytest.approx([16 / 3 / count] * count, rel=1e-5)
 
 
+def test_ignored_tokens_weigh_one_and_change_no_other() -> None:
+    classes = torch.tensor([[[0, 0, 0, 1]]])
+    beside = torch.tensor([[[0, 3, 0, 0, 3, 1]]])
+    weights = class_balance(beside, [1, 6], 3)
+    torch.testing.assert_close(weights[[0, 2, 3, 5]], class_balance(classes, [1, 4], 3))
+    assert weights[[1, 4]].tolist() == [1.0, 1.0]
+    assert class_balance(torch.full((1, 1, 2), 3), [1, 2], 3).tolist() == [1.0, 1.0]
+
+
 def test_a_token_has_the_class_at_its_centre() -> None:
     classes = torch.zeros(1, 8, 8, 4, dtype=torch.int64)
     classes[0, 6, 2, 1] = 1  # index 2 of each four along the first axes is the token's centre, 1 of each two

@@ -241,6 +241,27 @@ def test_masked_voxels_get_no_gradient():
     assert (logits.grad[..., 2] == 0).all()
 
 
+def test_ignored_voxels_change_neither_loss_nor_gradient():
+    """Two voxels with a label, and the same beside three whose index is no class."""
+    terms = SegmentationLoss(lambda_dice=1.0)
+    alone = logits_of(0.25, 0.5).requires_grad_()
+    beside = logits_of(0.25, 0.9, 0.5, 0.1, 0.7).requires_grad_()
+    losses = terms(alone, torch.tensor([[[1, 0]]])), terms(beside, torch.tensor([[[1, 2, 0, 2, 7]]]))
+    for loss in losses:
+        loss.backward()
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(beside.grad[..., [0, 2]], alone.grad)
+    assert (beside.grad[..., [1, 3, 4]] == 0).all()
+    assert terms(beside, torch.full((1, 1, 5), 2)).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_pseudo_labels_without_any_probability_are_ignored_by_any_threshold():
+    probabilities = torch.zeros(1, 2, 1, 2)
+    probabilities[0, 1, 0, 0] = 1.0
+    loss = PseudoLabelLoss(confidence_threshold=0.0)(logits_of(0.25, 0.5), probabilities, torch.empty(0))
+    assert loss.item() == pytest.approx(math.log(4) / 2, rel=1e-6)
+
+
 def test_half_precision_logits_are_summed_in_float32():
     loss = SegmentationLoss(lambda_dice=1.0)(logits_of(0.5, 0.5).bfloat16(), torch.tensor([[[1, 0]]]))
     assert loss.dtype is torch.float32

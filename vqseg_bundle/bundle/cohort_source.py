@@ -57,7 +57,13 @@ def open_cohort(
         return cohort
     splits = {**cohort.splits(), **given}
     listed = exit_cleanly(data.open_listed_cases, splits, cohort.labels, cohort.name, cohort.source)
-    return replace(listed, listed=False, label_values=cohort.label_values, channel_names=cohort.channel_names)
+    return replace(
+        listed,
+        listed=False,
+        label_values=cohort.label_values,
+        channel_names=cohort.channel_names,
+        sparse=cohort.sparse,
+    )
 
 
 def _given_lists(lists: Mapping[str, str], parser: ConfigParser) -> dict[str, list[Any]]:

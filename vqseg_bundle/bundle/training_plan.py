@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _REFERENCE = "$@plan."
 #: what records of 0.8 and earlier do not say, and what none says of codes at the deepest level
-_UNSAID = {
+_UNSAID: dict[str, dict[str, Any]] = {
     "preprocessing": {"intensity_window": None, "intensity_statistics": None, "normalize_nonzero": False},
     "network": {"code_level": None},
 }

@@ -132,9 +132,10 @@ def _one_stream(
 
 
 def _with_labeled(parts: UnlabeledViews, labeled: Mapping[str, Tensor]) -> UnlabeledViews:
-    """Append the labelled images, of which their labels are certain."""
+    """Append the labelled images, of which their labels are certain; where these are "ignore", nothing is."""
     probabilities, entropy, features = *parts.pseudo, parts.features
-    certain = one_hot(labeled[Keys.LABEL].unsqueeze(1), probabilities.shape[1], dtype=probabilities.dtype)
+    classes = probabilities.shape[1]
+    certain = one_hot(labeled[Keys.LABEL].unsqueeze(1), classes + 1, dtype=probabilities.dtype)[:, :classes]
     if entropy.numel() > 0:
         entropy = torch.cat((entropy, entropy.new_zeros(labeled[Keys.LABEL].shape)))
     if features.numel() > 0:

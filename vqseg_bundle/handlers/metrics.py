@@ -27,6 +27,7 @@ __all__ = [
     "StructurePair",
     "compute_case_metrics",
     "compute_class_dice",
+    "without_ignored",
 ]
 
 STATUSES = ("ok", "missed", "hallucinated", "absent")
@@ -150,7 +151,7 @@ def compute_case_metrics(
 
     Args:
         pred: class indices, ``(1, *S)``, any dtype that represents whole numbers.
-        label: class indices, ``(1, *S)``.
+        label: class indices, ``(1, *S)``; where it is ``num_classes``, "ignore", both maps count as background.
         num_classes: number of classes, background (0) included.
         spacing: size of a voxel along each axis of ``S``, in mm.
 
@@ -162,6 +163,7 @@ def compute_case_metrics(
         raise ValueError(f"pred and label must both be (1, *S), got {tuple(pred.shape)} and {tuple(label.shape)}.")
     if len(spacing) != pred.ndim - 1 or not all(0 < size < math.inf for size in spacing):
         raise ValueError(f"spacing must be {pred.ndim - 1} positive numbers, got {list(spacing)}.")
+    pred, label = without_ignored(pred, label, num_classes)
     maps = _class_map(pred, num_classes, "pred"), _class_map(label, num_classes, "label")
     measured = [axis for axis, count in enumerate(pred.shape[1:]) if count > 1] or [0]
     planes = [volume.reshape(1, *(volume.shape[1 + axis] for axis in measured)) for volume in maps]
@@ -170,7 +172,11 @@ def compute_case_metrics(
 
 
 def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int) -> list[float]:
-    """Dice of each foreground class of one case, ``(1, *S)`` both: NaN if neither has it, 0 if only one has."""
+    """Dice of each foreground class of one case, ``(1, *S)`` both: NaN if neither has it, 0 if only one has.
+
+    Where the label is ``num_classes``, "ignore", both maps count as background.
+    """
+    pred, label = without_ignored(pred, label, num_classes)
     scores = compute_dice(
         pred[None], label[None], include_background=False, ignore_empty=False, num_classes=num_classes
     )
@@ -179,6 +185,14 @@ def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int
         score if score < 1.0 or (label == index).any() else math.nan
         for index, score in enumerate(scores[0].tolist(), start=1)
     ]
+
+
+def without_ignored(pred: torch.Tensor, label: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both class maps, with background where the label is ``num_classes``, "ignore"."""
+    ignored = label == num_classes
+    if not bool(ignored.any()):
+        return pred, label
+    return pred.masked_fill(ignored.to(pred.device), 0), label.masked_fill(ignored, 0)
 
 
 def _class_map(volume: torch.Tensor, num_classes: int, name: str) -> torch.Tensor:

@@ -12,6 +12,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
 from vqseg_bundle.common import process_count, process_rank
+from vqseg_bundle.handlers.metrics import without_ignored
 
 __all__ = ["LearningWatch", "PseudoLabelConfidence", "labeled_prediction", "loss_terms", "nonzero_loss_terms"]
 logger = logging.getLogger(__name__)
@@ -47,12 +48,13 @@ def nonzero_loss_terms(output: dict[str, Any]) -> dict[str, float]:
 
 
 def labeled_prediction(output: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Prediction and label of the labelled batch as class indices, ``(B, 1, *S)`` each.
+    """Prediction and label of the labelled batch as class indices, ``(B, 1, *S)`` each; background where ignored.
 
     Args:
         output: ``engine.state.output`` of the semi-supervised trainer.
     """
-    return output[Keys.PRED].detach().argmax(dim=1, keepdim=True), output[Keys.LABEL].unsqueeze(1)
+    logits = output[Keys.PRED].detach()
+    return without_ignored(logits.argmax(dim=1, keepdim=True), output[Keys.LABEL].unsqueeze(1), logits.shape[1])
 
 
 class PseudoLabelConfidence:

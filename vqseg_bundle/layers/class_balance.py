@@ -25,7 +25,7 @@ def class_balance(classes: Tensor, grid: list[int], num_classes: int) -> Tensor:
     medical images most tokens are background, which would otherwise take up nearly all codes.
 
     Args:
-        classes: labels or pseudo-labels of the images, ``(B, *S)``, int64.
+        classes: labels or pseudo-labels of the images, ``(B, *S)``, int64; tokens of other indices ("ignore") weigh 1.
         grid: size of the map of tokens.
         num_classes: number of classes, background included.
 
@@ -34,9 +34,10 @@ def class_balance(classes: Tensor, grid: list[int], num_classes: int) -> Tensor:
     """
     # float32 is exact for whole numbers of this size
     tokens = F.interpolate(classes[:, None].float(), size=grid, mode="nearest-exact").long().flatten()
-    counts = torch.bincount(tokens, minlength=num_classes).float()
+    counts = torch.bincount(tokens, minlength=num_classes + 1).float()[:num_classes]
     if process_count() > 1:
         dist.all_reduce(counts)
-    shares = counts / counts.sum()
+    shares = counts / counts.sum().clamp_min(1)
     weights = shares.clamp_min(_LEAST_SHARE).reciprocal()
-    return (weights / (weights * shares).sum())[tokens]
+    weights = weights / (weights * shares).sum().clamp_min(torch.finfo(weights.dtype).tiny)
+    return torch.cat((weights, weights.new_ones(1)))[tokens]

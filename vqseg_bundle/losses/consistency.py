@@ -22,6 +22,7 @@ class PseudoLabelLoss(nn.Module):
     Args:
         segmentation_loss: called with logits, labels and the mask of confident voxels; None means cross-entropy.
         confidence_threshold: pseudo-labels below this probability are ignored; 0 keeps all, as in VQ-Seg's paper.
+            Voxels without any probability, which were pasted from where nobody has labelled, are always ignored.
 
     Shape:
         - logits: ``(B, C, *S)``, the student's.
@@ -43,7 +44,7 @@ class PseudoLabelLoss(nn.Module):
     def forward(self, logits: Tensor, probabilities: Tensor, entropy: Tensor, ramp: float = 1.0) -> Tensor:
         """Compute the loss; ``entropy`` and ``ramp`` are not used."""
         confidence, labels = probabilities.max(dim=1)
-        return self.segmentation_loss(logits, labels, confidence >= self.confidence_threshold)
+        return self.segmentation_loss(logits, labels, (confidence >= self.confidence_threshold) & (confidence > 0))
 
 
 class MeanSquaredConsistencyLoss(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ __all__ = ["SegmentationLoss"]
 class SegmentationLoss(nn.Module):
     r"""Cross-entropy over the voxels that a mask keeps, plus a weighted soft Dice loss over the same voxels.
 
-    Cross-entropy is averaged over all voxels, kept or not, as in UniMatch: few confident voxels have little weight.
+    Cross-entropy is averaged over all labelled voxels, kept or not, as in UniMatch: few confident voxels have little
+    weight. Voxels whose index is no class, "ignore" in sparse labels, take part in neither term.
     Dice pools the batch of all processes, so a slice without an organ does not count against it.
 
     Args:
@@ -27,7 +27,7 @@ class SegmentationLoss(nn.Module):
 
     Shape:
         - logits: ``(B, C, *S)``.
-        - target: ``(B, *S)``, int64 class indices.
+        - target: ``(B, *S)``, int64 class indices; from C on, ignored.
         - mask: ``(B, *S)``, bool, or None for all voxels.
         - output: scalar.
 
@@ -62,11 +62,13 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the loss in float32."""
         logits = logits.float()
-        keep = torch.ones_like(target, dtype=torch.bool) if mask is None else mask
+        labeled = target < logits.shape[1]
+        keep = labeled if mask is None else labeled & mask
+        target = target.where(labeled, 0)
         loss = logits.new_zeros(())
         if self.lambda_cross_entropy > 0:
-            cross_entropy = (F.cross_entropy(logits, target, reduction="none") * keep).mean()
-            loss = loss + self.lambda_cross_entropy * cross_entropy
+            cross_entropy = (F.cross_entropy(logits, target, reduction="none") * keep).sum()
+            loss = loss + self.lambda_cross_entropy * cross_entropy / labeled.sum().clamp_min(1)
         if self.lambda_dice > 0:
             # one-hot before masking: a masked index would become the background's
             classes = one_hot(target.unsqueeze(1), logits.shape[1])

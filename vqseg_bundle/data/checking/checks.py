@@ -83,7 +83,7 @@ def examine_cohort(
     found = list_findings(cohort, allow_no_labeled, required_split)
     splits = cohort.splits()
     options = (in_channels, level, progress, use_cache, clipped)
-    cases, problems = _examine_files(splits, cohort.labels, cohort.label_values, *options)
+    cases, problems = _examine_files(splits, cohort.indices, cohort.label_values, *options)
     cases = with_class_indices(cases, cohort.label_values)
     found += problems + geometry_outliers(cases)
     if any(case.image_voxels or case.label_voxels for case in cases):

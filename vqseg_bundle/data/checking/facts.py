@@ -91,6 +91,7 @@ class LabelFacts:
     digest: str  # as for images
     mapped: bool = False  # whether 255 was read as class 1 of a mask of 0 and 255
     not_finite: int = 0  # voxels that are NaN or infinite
+    lone_slices: int = 0  # slices that are not 0, if along some axis none of three or more has a neighbour that is not
 
 
 Facts = HeaderFacts | ImageFacts | LabelFacts
@@ -179,7 +180,18 @@ def _label_facts(voxels: np.ndarray, mapped: bool) -> LabelFacts:
     finite = np.isfinite(values)
     whole = bool(finite.all() and (values == np.floor(values)).all())
     not_finite = int(counts[~finite].sum())
-    return LabelFacts(voxels.size, len(values), tuple(kept), whole, _digest(voxels), mapped, not_finite)
+    lone = _lone_slices(voxels) if len(values) > 1 else 0
+    return LabelFacts(voxels.size, len(values), tuple(kept), whole, _digest(voxels), mapped, not_finite, lone)
+
+
+def _lone_slices(voxels: np.ndarray) -> int:
+    foreground = voxels != 0
+    for axis in range(voxels.ndim):
+        others = tuple(other for other in range(voxels.ndim) if other != axis)
+        slices = np.flatnonzero(foreground.any(axis=others))
+        if len(slices) > 2 and np.diff(slices).min() > 1:
+            return len(slices)
+    return 0
 
 
 def _count_values(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -116,13 +116,14 @@ def voxel_findings(
     """Find intensities and label values that are unfit for training, and files without content; cases need voxels.
 
     ``clipped``: intensities are clipped to a window, so no value is too extreme. ``label_values``: class index to the
-    value in label files; None or empty for class indices.
+    value in label files; None or empty for class indices. A last name "ignore" is of voxels without a label.
     """
     values = list((label_values or {index: index for index in labels}).values())
+    ignored = values[-1] if labels[max(labels)] == "ignore" else None
     key = "label_values" if label_values else "labels"
     found: dict[tuple[str, str], Finding] = {}
     for case in cases:
-        for finding in _case_findings(case, values, key, clipped):
+        for finding in _case_findings(case, values, key, ignored, clipped):
             found[finding.code, finding.files[0]] = finding
     return [*found.values(), *_mapped_masks(cases)]
 
@@ -130,7 +131,7 @@ def voxel_findings(
 def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
     """Find classes that no label has, and labels without a class that nearly all others have."""
     files = {case.label: case.label_voxels for case in cases if case.label and case.label_voxels}
-    present = {file: {value for value, _ in facts.counts} for file, facts in files.items()}
+    present = {file: {value for value, _ in facts.counts if value in labels} for file, facts in files.items()}
     foreground = {file: values for file, values in present.items() if values != {0}}
     found = []
     for index, name in labels.items():
@@ -168,11 +169,13 @@ def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
     return [Finding("mask_of_255", files, text, "class indices 0, 1, ...", "0 and 255")]
 
 
-def _case_findings(case: CaseFacts, allowed: Sequence[int], key: str, clipped: bool) -> Iterator[Finding]:
+def _case_findings(
+    case: CaseFacts, allowed: Sequence[int], key: str, ignored: int | None, clipped: bool
+) -> Iterator[Finding]:
     if case.image_voxels is not None:
         yield from _image_findings(case.image, case.image_voxels, clipped)
     if case.label is not None and case.label_voxels is not None:
-        yield from _label_findings(case.label, case.label_voxels, allowed, key)
+        yield from _label_findings(case.label, case.label_voxels, allowed, key, ignored)
 
 
 def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Finding]:
@@ -188,8 +191,10 @@ def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Fin
         yield Finding("sentinel", (path,), f"{path}: {found}", "intensities of one range", found)
 
 
-def _label_findings(path: str, facts: LabelFacts, known: Sequence[int], key: str) -> Iterator[Finding]:
-    """Findings about a label, given the allowed values (the background's first) and the key that states them."""
+def _label_findings(
+    path: str, facts: LabelFacts, known: Sequence[int], key: str, ignored: int | None
+) -> Iterator[Finding]:
+    """Findings about a label, given the allowed values (the background's first), their key, and that of "ignore"."""
     values = [value for value, _ in facts.counts]
     allowed = ", ".join(map(str, known))
     shown = ", ".join("nan" if value is None else f"{value:.7g}" for value in values[:_MOST_VALUES_SHOWN])
@@ -204,9 +209,15 @@ def _label_findings(path: str, facts: LabelFacts, known: Sequence[int], key: str
     elif facts.num_values > len(values) or any(value not in known for value in values):
         text = f'{path}: values outside "{key}" ({allowed}): found {found}'
         yield Finding("label_values", (path,), text, allowed, found, _remedy_of_values(values))
-    elif values == [known[0]]:
+    elif values == [ignored]:
+        text = f'{path}: every voxel is "ignore", none is labelled'
+        yield Finding("nothing_labeled", (path,), text, "labelled voxels", 'only "ignore"')
+    elif set(values) - {ignored} == {known[0]}:
         text = f"{path}: the label is empty (only background)"
         yield Finding("empty_label", (path,), text, "foreground", "only background")
+    elif facts.lone_slices:
+        found = f"{facts.lone_slices} slices with structures, none beside another"
+        yield Finding("lone_slices", (path,), f"{path}: {found}", "structures that go on in the next slice", found)
 
 
 def _remedy_of_fractions(values: Sequence[float | None]) -> str:
@@ -220,5 +231,8 @@ def _remedy_of_fractions(values: Sequence[float | None]) -> str:
 def _remedy_of_values(values: Sequence[float | None]) -> str:
     """Empty: the code's own."""
     if any(value is not None and value < 0 for value in values):
-        return 'class indices start at 0, none says "ignore": correct the file, or map the values by "label_values"'
+        return (
+            'class indices start at 0: correct the file, or map the values by "label_values"; voxels without a label '
+            'are a last class named "ignore"'
+        )
     return ""

@@ -95,6 +95,9 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "a label has values that are not whole numbers",
         "resample labels with nearest neighbours, and correct the file",
     ),
+    "nothing_labeled": _error(
+        'a label is "ignore" everywhere', 'list the image under "unlabeled", or label some of its slices'
+    ),
     "image_in_two_splits": _error("one file is listed in two splits", "list each case in only one split"),
     "patient_in_two_splits": _error(
         "a patient is both learnt from and evaluated on", "keep all cases of a patient in one split"
@@ -117,6 +120,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
     ),
     "identical_images": _warning("images of different names have the same voxels", "keep one of them"),
     "listed_twice": _warning("a file is listed more than once in a split", "list it once"),
+    "lone_slices": _warning(
+        "a label has structures on separate slices, as if only these had been labelled",
+        'if the slices between were never labelled, give their voxels a last class named "ignore" in "labels"',
+    ),
     "identical_labels": _warning(
         "one annotation is used for different images", "compare both with their images: one may be a wrong copy"
     ),

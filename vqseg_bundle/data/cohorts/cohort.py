@@ -157,7 +157,7 @@ def data_digest(cohort: Cohort) -> str:
     listing = sorted([split, prints[case["image"]], prints.get(case.get("label", ""), [])] for split, case in cases)
     # no label_values give the digest of versions without them, so that digests stay comparable
     values = {"label_values": list(cohort.label_values.values())} if cohort.label_values else {}
-    content = json.dumps({"labels": list(cohort.labels.values()), **values, "cases": listing})
+    content = json.dumps({"labels": list(cohort.indices.values()), **values, "cases": listing})
     return hashlib.sha256(content.encode()).hexdigest()
 
 

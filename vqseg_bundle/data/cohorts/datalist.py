@@ -5,7 +5,7 @@
 ``patient``; its own files, whose ``test`` entries are plain strings, are also read. ``series`` beside an image chooses
 one of several DICOM series of a folder by its SeriesInstanceUID. An ``image`` may be a list of paths: its channels in
 separate files, in order. ``label_values`` are the classes' values in label files, in order; ``channel_names`` are the
-names of the channels.
+names of the channels. A last class named "ignore", as in nnU-Net, is of the voxels that nobody has labelled.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ..layouts.found_case import unique_case_ids
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
 
 DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
+_IGNORE = "ignore"
 _OTHER_LISTS = ("labels", "label_values", "channel_names")
 _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
 
@@ -50,6 +51,18 @@ class Cohort:
     listed: bool = False  # whether the configuration lists all cases, without a datalist
     label_values: dict[int, int] = field(default_factory=dict)  # class index to value in labels; empty: indices
     channel_names: tuple[str, ...] = ()  # in order; empty: unknown
+    sparse: bool = False  # whether labels have one more index than classes, "ignore", where nobody has labelled
+
+    @property
+    def indices(self) -> dict[int, str]:
+        """Names of all indices in label maps: the classes, and "ignore" where it is used."""
+        return {**self.labels, len(self.labels): _IGNORE} if self.sparse else self.labels
+
+    @property
+    def partly_unlabeled(self) -> list[dict[str, str]]:
+        """Images with voxels that have no label: the unlabelled ones, and the training's own if labels are sparse."""
+        own = self.training if self.sparse else []
+        return [*self.unlabeled, *({key: case[key] for key in case if key != "label"} for case in own)]
 
     def splits(self) -> dict[str, list[dict[str, str]]]:
         """Return the case lists by their names in the datalist, including empty ones."""
@@ -79,13 +92,15 @@ def load_datalist(
         _refuse_outside(cases, path, root)
     if accept_uneven:
         _accept_uneven(cases)
-    labels = _parse_labels(content.get("labels"), path)
+    indices = _parse_labels(content.get("labels"), path)
+    labels = {index: name for index, name in indices.items() if name != _IGNORE}
     return Cohort(
         name=str(content.get("name") or path.stem),
         labels=labels,
+        sparse=len(labels) < len(indices),
         source=str(path),
         listed=False,
-        label_values=parse_label_values(content.get("label_values"), len(labels), f'{path}: key "label_values"'),
+        label_values=parse_label_values(content.get("label_values"), len(indices), f'{path}: key "label_values"'),
         channel_names=_parse_channel_names(content.get("channel_names"), path),
         **cases,
     )
@@ -99,7 +114,9 @@ def cohort_of_lists(
     Paths may be relative to the working directory; messages name ``source``. DataError: an entry is not a case.
     """
     cases = _parse_splits(lists, source, Path.cwd())
-    return Cohort(name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=())
+    return Cohort(
+        name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=(), sparse=False
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -147,6 +164,11 @@ def _parse_labels(labels: object, path: Path) -> dict[int, str]:
     for index, name in names.items():
         if not isinstance(name, str) or not name.strip():
             raise DataError(f'{path}: key "labels", entry "{index}": expected a name, found {name!r}.')
+    if _IGNORE in list(names.values())[:-1] or (len(names) < 3 and _IGNORE in names.values()):
+        raise DataError(
+            f'{path}: key "labels": expected "ignore" (voxels without a label) last, after two classes at least, '
+            f"found {list(names.values())}."
+        )
     if len(set(names.values())) < len(names):
         raise DataError(f'{path}: key "labels": expected a different name for each, found {list(names.values())}.')
     return names

@@ -57,7 +57,8 @@ def read_channel_names(root: Path) -> list[str]:
 def read_label_names(root: Path) -> dict[int, str]:
     """Class names by label value; empty if ``dataset.json`` gives none.
 
-    DataError: nnU-Net's regions (one name for several indices) or ignore label; two classes with one name or index.
+    DataError: nnU-Net's regions (one name for several indices); two classes with one name or index; a class "ignore"
+    that is not the last.
     """
     labels = _read(root).get("labels")
     if not isinstance(labels, dict) or not labels:
@@ -72,12 +73,13 @@ def read_label_names(root: Path) -> dict[int, str]:
             f'{root / _NAME}: expected a different name for each class under "labels", found {labels} (0 is the '
             'background); correct them, or name the classes with --labels "background,name,...".'
         )
-    if "ignore" in names.values():
+    found = dict(sorted(names.items()))
+    if "ignore" in list(found.values())[:-1]:
         raise DataError(
-            f'{root / _NAME}: its class "ignore" marks voxels that no one has labelled, which is not supported; label '
-            'them, or name all classes with --labels "background,name,..." to take it for a class of its own.'
+            f'{root / _NAME}: expected "ignore", which marks voxels that no one has labelled, to have the highest '
+            f"number of all classes, found {labels}."
         )
-    return dict(sorted(names.items()))
+    return found
 
 
 def _by_index(root: Path, labels: Mapping[str, Any]) -> dict[int, str]:
