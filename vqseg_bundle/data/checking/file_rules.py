@@ -119,7 +119,7 @@ def voxel_findings(
     value in label files; None or empty for class indices. A last name "ignore" is of voxels without a label.
     """
     values = list((label_values or {index: index for index in labels}).values())
-    ignored = values[-1] if labels[max(labels)] == "ignore" else None
+    ignored = values[-1] if "ignore" in list(labels.values())[-1:] else None
     key = "label_values" if label_values else "labels"
     found: dict[tuple[str, str], Finding] = {}
     for case in cases:
