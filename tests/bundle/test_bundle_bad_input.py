@@ -95,28 +95,26 @@ SPOILED: list[tuple[Callable[[CohortFolder], None], str]] = [
 ]
 
 
+#: one of a kind; more than a hundred: tests/bundle/test_senseless_input.py
 SENSELESS: list[tuple[dict[str, Any], str]] = [
     ({"network_def#num_embeddings": 1}, r"network_def: num_embeddings \(K, .* must be at least 2, got 1"),
-    ({"perturb_prob": 1.5}, r"--perturb_prob: expected a number in \[0, 1\], found 1\.5\."),
-    ({"perturb_temperature": 0}, r"perturbation: temperature must be .*positive.*got 0"),
-    ({"ema_decay": 1.0}, r"--ema_decay: expected a number in \[0, 1\), found 1\.0\."),
-    ({"lambda_u": -1}, r"--lambda_u: expected a number that is not negative, found -1\."),
-    ({"max_iterations": 0}, r"--max_iterations: expected a whole number from 1 to 1000000000, found 0\."),
-    ({"spatial_dims": 4}, r"--spatial_dims: expected 2 or 3, found 4\."),
+    ({"network_def#norm": 1}, r"network_def: it cannot be built from its keys \(TypeError: "),
+    ({"learning_rate": 0}, r"--learning_rate: expected a number from 1e-9 to 1, found 0\."),
     ({"spatial_dims": 2, "patch_size": [32, 32, 4]}, r"patch_size must hold 2 sizes in voxels.*got \[32, 32, 4\]"),
-    ({"patch_size": [4, 4]}, r"patch_size \[4, 4\] is a single token at the network's total stride \[4, 4\]"),
-    ({"patch_size": 32}, r"patch_size must hold 2 sizes in voxels.*got 32"),
-    ({"spacing": [0, 1]}, r"spacing must hold one to three voxel sizes in mm, or be None, got \[0, 1\]"),
-    ({"image_size": [64.5]}, r"image_size must hold one to three sizes in voxels, or be None, got \[64\.5\]"),
+    ({"image_size": [1, 1]}, r"image_size \[1, 1\] .*: 4 of 4 scans would have fewer than 4 voxels along an axis"),
+    ({"spacing": [1e-3, 1e-3]}, r"a scan of 32 x 32 x 4 .* would become one of 4\.8e\+04 x 4\.8e\+04 x 4.* of memory"),
+    ({"intensity_window": [1e9, 2e9]}, r"7 of 7 scans have no intensity within it; theirs are from -\d+.* to 2"),
+    ({"optimizer#lr": 0}, r"optimizer#lr: expected positive learning rates, found \[0\]"),
+    ({"lr_scheduler#power": "x"}, r"--lr_scheduler#power: expected a number, as in the configuration, found 'x'"),
+    ({"network_def#out_channels": 5}, r"network_def#out_channels: expected 3, for the labels 0, 1, 2, found 5"),
     ({"device": "gpu"}, r"device must be 'cpu', 'cuda' or 'cuda:N', got 'gpu'"),
-    ({"device": "cuda:99"}, r"device is 'cuda:99', but PyTorch finds \d+ CUDA devices"),
+    ({"device": "meta"}, r"device is 'meta', on which PyTorch cannot compute here"),
     ({"foundation_model": "dino"}, r"foundation_model must be one of .* got 'dino'"),
-    ({"data_check": "ful"}, r"--data_check: expected full or headers, found 'ful'\."),
     ({"slice_axis": 3}, r'slice_axis must be "auto", "sagittal", "coronal", "axial", 0, 1 or 2, got 3'),
-    ({"learning_rate": -1}, r"--learning_rate: expected a positive number, found -1\."),
     ({"resume": True}, r"resume: there is no checkpoint .*resume\.pt"),
     ({"datalist": "nowhere.json"}, r"datalist nowhere\.json: no such file"),
     ({"dataset_dir": "nowhere"}, r"dataset_dir nowhere: expected a folder, found nothing"),
+    ({"dataset_dir": ""}, r"--dataset_dir: expected a path, found an empty text"),
 ]
 
 

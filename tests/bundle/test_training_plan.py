@@ -155,7 +155,7 @@ def test_what_contradicts_is_refused_by_name(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"plan\.json is not valid JSON"),
+        ("{", r"plan_file .*plan\.json cannot be read"),
         ('{"patch": {"value": 1}}', r"expected the keys spatial_dims, .*, found patch"),
         ('{"patch_size": [16, 16]}', r'key "patch_size": expected an object with a "value"'),
         ('{"strides": {"value": 1}}', r"found strides"),

@@ -260,6 +260,7 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("voxels in metres", placed((IMAGES[6],), AFFINE / 1000), "spacing_outlier", IMAGES[6]),
     ("all in metres", placed((*IMAGES, *LABELS[:6], *LABELS[10:]), AFFINE / 1000), "unit_not_mm", IMAGES[0]),
     ("micrometres", placed((IMAGES[6],), AFFINE * 1000), "unit_not_mm", IMAGES[6]),
+    ("sheared", placed((IMAGES[6],), AFFINE + np.diag([0.5, 0.0, 0.0], 1)), "sheared", IMAGES[6]),
     ("two forms", two_forms, "uncertain_geometry", IMAGES[6]),
     ("thick slices", placed((IMAGES[6],), np.diag([0.9, 0.9, 17, 1])), "anisotropy_outlier", IMAGES[6]),
     ("other axes", placed((IMAGES[6],), FLIPPED), "orientation_outlier", IMAGES[6]),

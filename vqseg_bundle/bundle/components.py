@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from torch.optim import Optimizer
 
+from vqseg_bundle import data
 from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.bundle.running_workflow import running_parser
+from vqseg_bundle.bundle.settings import check_values
 
-__all__ = ["build_cleanly", "check_device", "check_given", "check_preprocessing", "check_settings"]
+__all__ = ["build_cleanly", "check_device", "check_given", "check_preprocessing", "check_recorded", "check_settings"]
 
 logger = logging.getLogger(__name__)
+
+_RECORDED = ("spatial_dims", "in_channels", "slice_axis", "spacing", "image_size", "patch_size", "intensity_window")
 
 
 def check_settings(
@@ -35,6 +42,14 @@ def check_settings(
     exit_cleanly(check_device, device)
     exit_cleanly(check_preprocessing, preprocessing)
     build_cleanly(components, parser)
+    if "optimizer" in components:
+        exit_cleanly(_check_rates, running_parser(parser).get_parsed_content("optimizer"))
+
+
+def _check_rates(optimizer: Optimizer) -> None:
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if min(rates) <= 0:
+        raise ValueError(f"optimizer#lr: expected positive learning rates, found {rates}; with 0 nothing is learnt.")
 
 
 def build_cleanly(components: Sequence[str], parser: ConfigParser | None = None) -> None:
@@ -47,20 +62,18 @@ def build_cleanly(components: Sequence[str], parser: ConfigParser | None = None)
         parser: the running configuration's; None looks for it.
 
     Raises:
-        SystemExit: a part refused an argument with a ``ValueError``, missed a file or does not have the argument; the
-            message names the id. Or the part ended the run.
-        RuntimeError: a part could not be built for another reason.
+        SystemExit: a part could not be built from its arguments; the message names the id. Or the part ended the run.
+        Exception: the same in Python's development mode (``python -X dev``), to see where.
     """
     parser = running_parser(parser)
     for component in components:
         try:
             parser.get_parsed_content(component)
-        except RuntimeError as error:
-            cause = _refusal(error)
-            if cause is None:
+        except Exception as error:  # MONAI wraps most of them
+            if sys.flags.dev_mode:
                 raise
             logger.debug("refused setting", exc_info=True)
-            raise SystemExit(f"{component.replace('::', '#')}: {cause}") from error
+            raise SystemExit(f"{component.replace('::', '#')}: {_refusal(error)}") from error
 
 
 def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
@@ -98,6 +111,40 @@ def check_preprocessing(preprocessing: Mapping[str, Any]) -> None:
         raise ValueError(f"intensity_statistics must hold a mean and a deviation, or be None, got {statistics!r}.")
     if window is None:
         raise ValueError("intensity_statistics are of intensities within a window: give intensity_window as well.")
+
+
+def check_recorded(record: Mapping[str, Any], path: Path) -> None:
+    """Check the values of a ``model.json`` from which inference and evaluation build their transforms.
+
+    Args:
+        record: with "preprocessing", "labels" and "network".
+        path: of the file, for the message.
+
+    Raises:
+        ValueError: a value is missing, or has the wrong type or range.
+    """
+    preprocessing, labels, network = record["preprocessing"], record["labels"], record["network"]
+    lacking = [key for key in _RECORDED if key not in preprocessing]
+    if lacking:
+        raise ValueError(f"{path}: key 'preprocessing' lacks '{lacking[0]}'; copy the file again or train again.")
+    try:
+        check_preprocessing(preprocessing)
+        refusals = check_values(
+            {key: preprocessing[key] for key in ("in_channels", "normalize_nonzero") if key in preprocessing}
+        )
+        if refusals:
+            raise ValueError(refusals[0].removeprefix("--"))
+        data.check_orientation(preprocessing.get("orientation"))
+        data.name_slice_axis(preprocessing["slice_axis"], preprocessing.get("orientation"))
+        if sorted(labels) != list(range(max(2, len(labels)))):
+            raise ValueError(f"labels must name the classes 0, 1, ... without a gap, two at least, got {list(labels)}.")
+        if not isinstance(record.get("info", {}), Mapping) or not isinstance(record.get("postprocessing", {}), Mapping):
+            raise ValueError("info and postprocessing must be JSON objects.")
+        for key, count in (("out_channels", len(labels)), ("in_channels", preprocessing["in_channels"])):
+            if network.get(key, count) != count:
+                raise ValueError(f"{key} of 'network' must be {count}, got {network[key]!r}.")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error} Copy the file again or train again.") from error
 
 
 def check_given(values: Mapping[str, Any]) -> None:
@@ -145,6 +192,13 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
         raise ValueError(f"device is {device!r}, but PyTorch finds {count} CUDA devices; use 'cpu' or another index.")
+    try:
+        torch.ones(1, device=chosen).item()
+    except Exception as error:  # each device type has errors of its own
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device is {device!r}, on which PyTorch cannot compute here ({reason}); use 'cpu'."
+        ) from error
 
 
 def _are_positive(values: Any, kind: type[int] | tuple[type[int], type[float]]) -> bool:
@@ -159,12 +213,16 @@ def _are_numbers(values: Any) -> bool:
     )
 
 
-def _refusal(error: BaseException) -> BaseException | None:
-    """The outermost error below MONAI's own that the user can fix; its cause is its detail."""
-    cause = error.__cause__
-    while cause is not None:
-        # an overlay may leave arguments of another class
-        if isinstance(cause, ValueError | FileNotFoundError) or "unexpected keyword argument" in str(cause):
-            return cause
+def _refusal(error: BaseException) -> str:
+    """The outermost error below MONAI's own that says what to do, whose cause is its detail; or else the innermost."""
+    cause = error
+    while cause.__cause__ is not None:
         cause = cause.__cause__
-    return None
+        # an overlay may leave arguments of another class
+        if isinstance(cause, ValueError | OSError) or "unexpected keyword argument" in str(cause):
+            return str(cause)
+    reason = (str(cause).strip().splitlines() or [""])[0]
+    return (
+        f"it cannot be built from its keys ({type(cause).__name__}: {reason}). Correct the keys that you have given; "
+        "python -X dev shows where it fails."
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 
 import torch
 
-from vqseg_bundle.common import process_count, process_rank
+from vqseg_bundle.common import process_count, process_rank, read_json
 
 __all__ = ["choose_amp", "choose_threads", "set_threads"]
 
@@ -75,7 +74,7 @@ def _recorded_threads(folder: Path) -> int | str:
     """The number in the last run's record; "auto" if there is none, as in 0.9 and earlier."""
     for name in ("resumed_run.json", "run.json"):
         try:
-            found = json.loads((folder / name).read_text(encoding="utf-8")).get("threads")
+            found = read_json(folder / name).get("threads")
         except (OSError, ValueError, AttributeError):
             continue
         if isinstance(found, int) and found > 0:

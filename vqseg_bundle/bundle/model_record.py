@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.bundle.run_record import default_run
-from vqseg_bundle.common import json_value, write_json
+from vqseg_bundle.common import json_value, read_json, write_json
 from vqseg_bundle.data import check_orientation, name_slice_axis, parse_label_values
 from vqseg_bundle.handlers import read_checkpoint
 from vqseg_bundle.networks import VQNetwork
@@ -103,7 +103,7 @@ def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
             "it. Copy it from the training's output_dir, or train again."
         )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); copy it again or train again.") from error
     if not isinstance(record, dict):

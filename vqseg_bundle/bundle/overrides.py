@@ -19,7 +19,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.processes import end_on_signals
 from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
-from vqseg_bundle.bundle.settings import check_values
+from vqseg_bundle.bundle.settings import check_kinds, check_values
 from vqseg_bundle.common import print_any_name
 
 __all__ = ["adapt_tracking", "exit_cleanly", "prepare_overrides"]
@@ -124,7 +124,7 @@ def prepare_overrides() -> None:
     # only the word none clears a path; true and false are names
     names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
-    refusals = check_values(parser.get())
+    refusals = check_values(parser.get()) + check_kinds({id_: (declared.get(id_), parser.get(id_)) for id_ in ids})
     if refusals:
         raise SystemExit("\n".join(refusals))
     adapt_tracking(parser)
@@ -147,6 +147,8 @@ def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
         if not isinstance(value, str | PathLike):
             raise SystemExit(f"--{key}: expected a path, found {value!r}. Give a path, in a file in quotes.")
         value = str(value)
+        if not value:
+            raise SystemExit(f"--{key}: expected a path, found an empty text. Give a path, or leave --{key} out.")
         if value.startswith(("$", "@")):
             raise SystemExit(
                 f"--{key}: expected a path, found '{value}', which MONAI would evaluate because of its first sign. "
@@ -173,12 +175,11 @@ def exit_cleanly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         The function's result.
 
     Raises:
-        SystemExit: ``function`` raised a ``ValueError``, or an error about a file or folder that is missing, of the
-            wrong kind or not accessible.
+        SystemExit: ``function`` raised a ``ValueError``, or an error about a file or folder.
     """
     try:
         return function(*args, **kwargs)
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         logger.debug("refused input", exc_info=True)
         raise SystemExit(str(error)) from error
 

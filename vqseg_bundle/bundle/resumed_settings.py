@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from vqseg_bundle import data
 from vqseg_bundle.bundle.settings import SETTINGS
-from vqseg_bundle.common import process_rank
+from vqseg_bundle.common import process_rank, read_json
 
 __all__ = ["check_unchanged"]
 
@@ -98,7 +97,7 @@ def _may_change(key: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         # runs of early versions have no such file, and a lost record must not cost the training
         return {}

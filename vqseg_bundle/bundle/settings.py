@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["SETTINGS", "Setting", "check_values"]
+__all__ = ["SETTINGS", "Setting", "check_kinds", "check_values"]
 
 
 class Setting(NamedTuple):
@@ -56,6 +56,11 @@ def _share(most: str = "1]", resume: str = "fixed") -> Setting:
     )
 
 
+def _rate() -> Setting:
+    # below nothing is learnt in float32, above Adam's steps are larger than any weight
+    return Setting("a number from 1e-9 to 1", lambda value: _is_number(value) and 1e-9 <= value <= 1, resume="asked")
+
+
 def _weight() -> Setting:
     return Setting("a number that is not negative", lambda value: _is_number(value) and value >= 0)
 
@@ -87,8 +92,9 @@ SETTINGS: Mapping[str, Setting] = {
     "allow_outside_files": _flag(),
     "uneven_slices": _word("refuse", "accept"),
     "evaluation_split": _word("test", "validation", resume="free"),
+    "normalize_nonzero": _flag("fixed"),
     "in_channels": _whole(1, 10_000),
-    "spatial_dims": Setting("2 or 3", lambda value: value in (2, 3) and not isinstance(value, bool)),
+    "spatial_dims": Setting("2 or 3", lambda value: isinstance(value, int) and value in (2, 3)),
     "max_iterations": _whole(1, 10**9, "asked"),
     "iterations_per_epoch": _whole(1, 10**9),
     "val_interval": _whole(1, 10**9, "asked"),
@@ -96,14 +102,15 @@ SETTINGS: Mapping[str, Setting] = {
     "final_codebook_cases": _whole(0, 10**9, "free"),
     "labeled_batch_size": _whole(1, 100_000),
     "unlabeled_batch_size": _whole(1, 100_000),
-    "learning_rate": _positive(resume="asked"),
-    "encoder_learning_rate": _positive(resume="asked"),
+    "learning_rate": _rate(),
+    "encoder_learning_rate": _rate(),
     "ramp_up_share": _share(),
     "perturb_prob": _share(),
     "bottleneck_perturb_prob": _share(),
     "ema_decay": _share("1)"),
-    "confidence_threshold": _share(),
+    "confidence_threshold": _share("1)"),
     **{f"lambda_{name}": _weight() for name in ("u", "reconstruction", "a", "commitment", "entropy", "dice")},
+    "foundation_features": _word("exact", "cached"),
     "foundation_feature_gb": _positive(resume="free"),
     "dicom_seg": _flag(),
     "code_reliance": _flag(),
@@ -129,4 +136,29 @@ def check_values(values: Mapping[str, Any]) -> list[str]:
         if not setting.fits(value):
             also = ", or none" if setting.optional else ""
             found.append(f"--{key}: expected {setting.expected}{also}, found {value!r}.")
+    return found
+
+
+def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """What is wrong with values of another kind than the configuration's own, one sentence each.
+
+    A number may be replaced by a list, and a component by another one; a text never stands for either.
+
+    Args:
+        values: by id the value in the configuration files and the one that is used; expressions are skipped.
+    """
+    found = []
+    for key, (usual, value) in values.items():
+        if value is None or usual is None or (isinstance(value, str) and value.startswith(("$", "@"))):
+            continue
+        expected, fits = "", True
+        if isinstance(usual, bool):
+            expected, fits = "true or false", isinstance(value, bool)
+        elif isinstance(usual, int | float):
+            expected, fits = "a number", not isinstance(value, str | bool)
+        elif isinstance(usual, dict) and "_target_" in usual:
+            expected, fits = "a component", isinstance(value, dict) and bool({"_target_", "_disabled_"} & value.keys())
+        if not fits and key not in SETTINGS:
+            shown = key.replace("::", "#")
+            found.append(f"--{shown}: expected {expected}, as in the configuration, found {value!r}.")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +16,8 @@ from vqseg_bundle.bundle.components import check_device, check_given
 from vqseg_bundle.bundle.machine_memory import measure_machine
 from vqseg_bundle.bundle.model_record import load_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly
-from vqseg_bundle.common import gather_objects, process_rank, write_json
+from vqseg_bundle.bundle.prepared_scans import check_prepared_scans
+from vqseg_bundle.common import gather_objects, process_rank, read_json, write_json
 from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Plan, make_plan
 
 __all__ = ["PlannedTraining", "plan_training", "record_plan", "show_plan", "with_planned_values"]
@@ -107,8 +107,9 @@ def plan_training(
         learnt = {case["image"]: headers[case["image"]] for case in [*cohort.training, *cohort.unlabeled]}
         axis = exit_cleanly(data.headers_slice_axis, learnt, slice_axis, orientation)
         fingerprint = measure_cohort(report.cases, axis, orientation, in_channels)
-        machine = measure_machine(device, parser.get_parsed_content("mixed_precision"), output_dir)
+        machine = exit_cleanly(measure_machine, device, parser.get_parsed_content("mixed_precision"), output_dir)
         plan = exit_cleanly(make_plan, fingerprint, machine, given, demo)
+        warnings += exit_cleanly(check_prepared_scans, report.cases, fingerprint, plan)
         planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings)
     first = gather_objects(planned)[0]
     if first is None:
@@ -199,9 +200,9 @@ def _recorded_values(folder: Path) -> dict[str, Any]:
 
 def _read_plan_file(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); correct it, or leave plan_file out.") from error
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"plan_file {path} cannot be read ({error}); correct it, or leave it out.") from error
     ids = [*PLANNED_IDS.values(), "memory_gb"]
     unknown = [id_ for id_ in content if id_ not in ids] if isinstance(content, dict) else [type(content).__name__]
     if unknown:

@@ -62,6 +62,8 @@ def build_foundation_model(
 ) -> networks.FoundationModel | None:
     """:func:`vqseg_bundle.networks.build_foundation_model`, moved to the device, with a clean end on bad input."""
     if name == "none":
+        if weights is not None and process_rank() == 0:
+            logger.warning("foundation_weights is given but not used: foundation_model is none; add configs/pfa.json.")
         return None  # without a second for timm
     model = exit_cleanly(networks.build_foundation_model, name, weights, image_size)
     return model if model is None else model.to(torch.device(device))
@@ -77,6 +79,12 @@ def describe_training(
         labels: class index to class name, background included.
         preprocessing: what inference must repeat.
     """
+    expected = {"out_channels": max(2, len(labels)), "in_channels": preprocessing["in_channels"]}
+    for key, channels in expected.items():
+        found = network.arguments.get(key, channels)
+        if found != channels or (key == "out_channels" and len(labels) < 2):
+            classes = f", for the labels {', '.join(map(str, labels))}" if key == "out_channels" else ""
+            raise SystemExit(f"network_def#{key}: expected {channels}{classes}, found {found!r}; leave it out.")
     return {
         "network": networks.describe_network(network),
         "labels": dict(labels),

@@ -192,7 +192,9 @@ def _read_keys(workflow: Workflow, arguments: Sequence[str]) -> dict[str, str]:
             name, value = "dataset_dir", word
         elif not sign:
             value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        keys[name.replace("-", "_")] = value
+        # MONAI would evaluate the name of such a folder
+        is_name = name.replace("-", "_") in _PLACES | _CHECKPOINT and value[:1] in set("$@%")
+        keys[name.replace("-", "_")] = f"./{value}" if is_name else value
     if workflow is _SEGMENT and "dataset_dir" not in keys:
         raise ValueError("expected a folder of volumes, or a volume: vqseg segment FOLDER")
     return keys

@@ -20,6 +20,7 @@ __all__ = [
     "is_disk_full",
     "json_value",
     "project_folder",
+    "read_json",
     "remove_partial_files",
     "replacing",
     "shell_line",
@@ -96,6 +97,17 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"cannot write {path}: {error}") from error
     write_text(path, text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file (UTF-8, with or without a byte-order mark).
+
+    ValueError: it is not JSON, or too deeply nested.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:

@@ -38,7 +38,7 @@ def cache_path(files: Iterable[str]) -> Path:
     """A cohort's file in ``$XDG_CACHE_HOME/vqseg_bundle/data_check/`` or below ``~/.cache``, one per common folder."""
     folders = {str(Path(place).absolute().parent) for file in files for place in channel_paths(file)}
     root = os.path.commonpath(folders) if folders else ""
-    name = hashlib.sha256(root.encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
     return cache_folder("data_check") / f"{name}.json"
 
 

@@ -16,6 +16,7 @@ __all__ = ["class_findings", "empty_validation", "header_findings", "voxel_findi
 
 _AFFINE_TOLERANCE = 1e-3  # share of a voxel's smallest side
 _USUAL_SPACING_MM = (0.01, 100.0)  # of a voxel's longest side
+_MOST_TILT_DEGREES = 1.0
 _MOST_VALUES_SHOWN = 10
 _FEWEST_LABELS = 10  # with fewer, an absent class means nothing
 _NEARLY_ALL = 0.9
@@ -27,7 +28,7 @@ _NO_CLASS = "give these voxels a class, 0 for the background"
 def header_findings(cases: Sequence[CaseFacts], in_channels: int) -> list[Finding]:
     """Find wrong channels, labels off their image's grid, and units that are probably not mm; cases need headers."""
     found = [finding for case in cases for finding in _grid_findings(case, in_channels)]
-    return found + _unlikely_units(cases) + _assumptions(cases)
+    return found + _sheared(cases) + _unlikely_units(cases) + _assumptions(cases)
 
 
 def _assumptions(cases: Sequence[CaseFacts]) -> list[Finding]:
@@ -40,6 +41,22 @@ def _assumptions(cases: Sequence[CaseFacts]) -> list[Finding]:
         for file, known in headers.items()
         for note in known.notes
     ]
+
+
+def _sheared(cases: Sequence[CaseFacts]) -> list[Finding]:
+    """One finding for all, since a tilted scanner makes many."""
+    headers = {case.image: case.image_header for case in cases if case.image_header}
+    axes = {file: known.header.affine[:3, :3] / known.spacing for file, known in headers.items()}
+    tilts = {
+        file: float(np.degrees(np.arcsin(min(1.0, np.abs(np.triu(of.T @ of, 1)).max())))) for file, of in axes.items()
+    }
+    sheared = {file: tilt for file, tilt in tilts.items() if tilt > _MOST_TILT_DEGREES}
+    if not sheared:
+        return []
+    count = "1 image has" if len(sheared) == 1 else f"{len(sheared)} images have"
+    found = file_list([f"{file}: {tilt:.3g} degrees off" for file, tilt in sheared.items()])
+    text = f"{count} axes that are not at right angles: {found}"
+    return [Finding("sheared", tuple(sheared), text, "axes at right angles", found)]
 
 
 def _unlikely_units(cases: Sequence[CaseFacts]) -> list[Finding]:

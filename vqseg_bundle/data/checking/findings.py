@@ -152,6 +152,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "voxels are so small or large that the header's unit may not be mm",
         "name the unit in the header if it is metres or micrometres; distances are given in mm",
     ),
+    "sheared": _warning(
+        "an image's axes are not at right angles, as of a tilted scanner",
+        "voxels are used as stored, but distances in mm are off; resample the scan if they count",
+    ),
     "uncertain_geometry": _warning(
         "a file does not say, or says in two ways, where its voxels lie",
         "write one affine into both qform and sform if another one is meant",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from ..cohorts.datalist import Cohort
 from ..errors import file_list
@@ -152,7 +152,7 @@ def _files(image: str) -> list[str]:
 
 
 def _resolved(path: str) -> str:
-    return str(Path(path).resolve())
+    return os.path.realpath(path)  # unlike Path.resolve, without an error for a link to itself
 
 
 def _and(splits: Iterable[str]) -> str:
@@ -203,5 +203,5 @@ def _identical_labels(cases: Sequence[CaseFacts]) -> list[Finding]:
 
 def _unique(cases: Sequence[CaseFacts]) -> list[CaseFacts]:
     """Drop repeated entries of a file, which the rules about lists report, and sort by name."""
-    unique = {Path(case.image).resolve(): case for case in cases}
+    unique = {os.path.realpath(case.image): case for case in cases}
     return sorted(unique.values(), key=lambda case: case.image)

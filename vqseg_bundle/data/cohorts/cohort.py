@@ -139,7 +139,7 @@ def _file(path: str) -> Path:
 
 
 def _resolved(paths: Iterable[Path]) -> set[Path]:
-    return {path.resolve() for path in paths}
+    return {Path(os.path.realpath(path)) for path in paths}
 
 
 def data_digest(cohort: Cohort) -> str:

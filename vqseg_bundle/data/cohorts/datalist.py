@@ -11,12 +11,13 @@ names of the channels. A last class named "ignore", as in nnU-Net, is of the vox
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vqseg_bundle.common import read_json
 
 from ..errors import DataError
 from ..formats.table import volume_kind
@@ -126,7 +127,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             "`vqseg data` builds a datalist from a folder."
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"datalist {path}: expected a JSON file, but it cannot be read: {error}.") from error
     if not isinstance(content, dict):
@@ -215,6 +216,9 @@ def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str,
         raise DataError(f'{where} ({image}): expected an id under "patient", found {_kind(patient)}.')
     if series is not None and not isinstance(series, str):
         raise DataError(f'{where} ({image}): expected a SeriesInstanceUID under "series", found {_kind(series)}.')
+    for path in (*images, *filter(None, [label])):
+        if not _can_be_a_name(path):
+            raise DataError(f"{where}: expected paths that files can have, found {path!r}.")
     if split == "training" and not label:
         raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
     if series and len(images) > 1:
@@ -229,6 +233,13 @@ def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str,
     return case
 
 
+def _can_be_a_name(path: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+
+
 def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
     flat = [case for split in DATALIST_SPLITS for case in cases[split]]
     for case, name in zip(flat, unique_case_ids([case["image"] for case in flat]), strict=True):
@@ -238,10 +249,10 @@ def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
 
 def _refuse_outside(cases: Mapping[str, Sequence[Mapping[str, str]]], source: Path, root: Path) -> None:
     """Whoever wrote a datalist must not choose which files are read; links in the folder are its owner's."""
-    folder = Path(os.path.abspath(root))  # noqa: PTH100
+    folder, real = Path(os.path.abspath(root)), os.path.realpath(root)  # noqa: PTH100
     for case in (case for split in cases.values() for case in split):
         for path in [*channel_paths(case["image"]), *([case["label"]] if "label" in case else [])]:
-            if not Path(path).is_relative_to(folder) and not Path(path).resolve().is_relative_to(folder.resolve()):
+            if not Path(path).is_relative_to(folder) and not Path(os.path.realpath(path)).is_relative_to(real):
                 raise DataError(
                     f"{source}: expected files in the dataset's folder, {folder}, found {path}. Name the folder that "
                     "holds them all with dataset_dir, or, if you trust the datalist, give --allow_outside_files true."

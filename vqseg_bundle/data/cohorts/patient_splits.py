@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from vqseg_bundle.common import read_json
 
 from ..errors import DataError, some
 
@@ -61,7 +62,7 @@ def read_split_file(path: Path) -> SplitFile:
         DataError: the file is missing or not JSON, or its lists are inconsistent.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"split file {path}: expected a JSON file, but it cannot be read: {error}.") from error
     lists = {key: value for key, value in content.items() if isinstance(value, list)} if content else {}
@@ -85,7 +86,7 @@ def read_labeled_file(path: Path) -> LabeledFile:
         DataError: the file is missing or not JSON, or names no patients.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"--labeled-file {path}: expected a JSON file, but it cannot be read: {error}.") from error
     lists = [content.get(key, []) for key in ("chosen", "labeled")] if isinstance(content, dict) else []

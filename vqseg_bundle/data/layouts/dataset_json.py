@@ -10,11 +10,12 @@ Images of ``imagesTs/`` are unlabelled cases, or test cases if ``labelsTs/`` has
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from vqseg_bundle.common import read_json
 
 from ..errors import DataError, some
 from .found_case import FoundCase, case_stem, patient_of
@@ -188,7 +189,7 @@ def _read(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: expected a JSON file, but it cannot be read: {error}.") from error
     if not isinstance(content, dict):

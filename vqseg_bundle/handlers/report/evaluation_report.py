@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from monai.inferers import Inferer
 from monai.utils import CommonKeys
 from torch import nn
 
-from vqseg_bundle.common import gather_objects, process_rank
+from vqseg_bundle.common import gather_objects, process_rank, read_json
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, identify_case
 from vqseg_bundle.handlers.report.case_slice import CaseSlice, cut_slice
 from vqseg_bundle.handlers.report.page import Records, render_page
@@ -136,7 +135,7 @@ class EvaluationReport:
 def _read_json(path: Path) -> dict[str, Any]:
     """The record, empty if missing: the report must not fail without it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
