@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -30,6 +31,7 @@ _STEPS: dict[str, Any] = {
 
 def run_whole(configs: str, settings: dict[str, Any]) -> None:
     """Train, for a process of its own."""
+    _start_workers_as_the_command()
     run_here("training", *configs.split(), **settings)
 
 
@@ -44,6 +46,8 @@ def run_killed(configs: str, settings: dict[str, Any], moment: str, number: int)
         number: which one, from 1.
     """
 
+    _start_workers_as_the_command()
+
     def expose(parser: ConfigParser) -> None:
         trainer = parser.get_parsed_content("train#trainer")
         if moment in _STEPS:
@@ -55,6 +59,11 @@ def run_killed(configs: str, settings: dict[str, Any], moment: str, number: int)
         elif moment == "rename":
             patch.setattr(os, "fsync", _at(number, lambda *_: _kill(), os.fsync))
         run_here("training", *configs.split(), before=expose, **settings)
+
+
+def _start_workers_as_the_command() -> None:
+    """By fork, Linux's default, and not by the way in which this process began, by which each imports MONAI anew."""
+    multiprocessing.set_start_method("fork", force=True)
 
 
 def differences(found: Path, expected: Path) -> list[str]:
