@@ -11,7 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.components import check_device
+from vqseg_bundle.bundle.components import check_device, check_recorded
 from vqseg_bundle.bundle.ensemble import split_checkpoints
 from vqseg_bundle.bundle.largest_components import chosen_components
 from vqseg_bundle.bundle.model_record import (
@@ -81,6 +81,7 @@ def open_model_record(
     record = exit_cleanly(load_model_record, path)
     # records of 0.2.0 and earlier lack the first key, those of 0.6 and earlier the second
     preprocessing = {"intensity_window": None, "orientation": None, **record["preprocessing"]}
+    exit_cleanly(check_recorded, {**record, "preprocessing": preprocessing}, path.with_suffix(".json"))
     preprocessing["orientation"] = exit_cleanly(_settle_orientation, preprocessing["orientation"], orientation, path)
     exit_cleanly(chosen_components, record, path)  # before the first volume
     return {
@@ -104,7 +105,7 @@ def build_deployed_network(record: Mapping[str, Any], dropout: float = 0.0) -> n
     arguments = {**record["network"], "reconstruction": False, "dropout": dropout}
     try:
         return networks.build_network(arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever senseless sizes lead to
         raise SystemExit(f"model.json of {record['checkpoint']}, key 'network': {error}") from error
 
 
@@ -150,7 +151,7 @@ def start_evaluation(
     exit_cleanly(check_files_hold, record, cohort.channel_names)
     exit_cleanly(_check_demo_weights, record, [cohort.source])
     if write:
-        in_channels = record["network"]["in_channels"]
+        in_channels = preprocessing["in_channels"]
         clipped = bool(preprocessing["intensity_window"])
         found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split, clipped=clipped)
         own = (Path(predictions).name,) if Path(predictions).parent == Path(output_dir) else ()

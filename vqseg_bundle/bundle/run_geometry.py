@@ -63,12 +63,16 @@ def warn_of_geometry(cases: Sequence[Mapping[str, Any]], record: Mapping[str, An
     preprocessing = record["preprocessing"]
     if preprocessing["orientation"] is None:
         _warn_of_assumption(list(headers.values()), record["checkpoint"], chosen)
-    trained = record["info"].get("training_volumes")  # records of 0.6 and earlier lack the key
+    trained = record.get("info", {}).get("training_volumes")  # records of 0.6 and earlier lack the key
     if trained is None:
         return
     plane = data.name_slice_axis(preprocessing["slice_axis"], preprocessing["orientation"])
     for image, header in headers.items():
-        differences = data.unlike_training(header, trained, plane)
+        try:
+            differences = data.unlike_training(header, trained, plane)
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            logger.warning("the volumes are not compared with the training's: model.json's record of them: %r", error)
+            return
         if differences:
             logger.warning("%s is unlike the volumes of the training: %s", image, "; ".join(differences))
 

@@ -11,16 +11,12 @@ mapping, ``{}``, files have class indices.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from PIL.Image import DecompressionBombError
 
 from ..errors import DataError
 from .file_format import FileFormat, VolumeHeader
@@ -206,6 +202,8 @@ def _existing_format(path: str) -> FileFormat:
         raise DataError(f"{str(path)!r}: expected a name without control characters; rename the file or folder.")
     if not file.exists():
         raise DataError(f"{path}: no such file; correct the path in the datalist, or dataset_dir.")
+    if not (file.is_file() or file.is_dir()):
+        raise DataError(f"{path}: expected a file, found a pipe or device, which may never end; copy its content.")
     if file.is_file() and file.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty; copy it again.")
     if found is None or (file.is_dir() and not found.folders):
@@ -220,19 +218,9 @@ def _existing_format(path: str) -> FileFormat:
 def _readable(path: str) -> Iterator[None]:
     try:
         yield
-    except DataError:
+    except (DataError, ImportError):
         raise
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,  # ITK's
-        SyntaxError,  # Pillow's, of a broken PNG
-        DecompressionBombError,
-        zlib.error,
-        ImageFileError,
-        HeaderDataError,
-    ) as error:
+    except Exception as error:  # the formats' libraries raise whatever a damaged byte leads them to
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: truncated or unreadable ({reason}); copy it again.") from error
 
