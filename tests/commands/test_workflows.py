@@ -12,7 +12,7 @@ import pytest
 from support.bundle_runs import ROOT, command_here
 
 from vqseg_bundle.commands.main import main
-from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, bundle_words
+from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, _may_name_anything, bundle_words
 from vqseg_bundle.common import shell_line
 
 EVALUATED = "['configs/train.json','configs/evaluate.json']"
@@ -52,6 +52,25 @@ def test_overlays_are_found_here_or_in_the_bundle(tmp_path: Path, monkeypatch: p
     assert bundle_words(_TRAIN, ["--config_file", typed])[3] == f"[{','.join(map(repr, files))}]"
     files.append(str(configs / "evaluate.json"))
     assert bundle_words(_EVALUATE, ["--config_file", typed])[3] == f"[{','.join(map(repr, files))}]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "anything"),
+    [
+        ([], False),
+        (["--config_file", "supervised.json"], False),
+        (["--config_file", "supervised.json,own.json"], True),
+        (["--optimizer", "{'_target_': 'SGD'}"], True),
+    ],
+)
+def test_monai_is_whole_for_components_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], anything: bool
+) -> None:
+    for folder in (tmp_path, ROOT):
+        monkeypatch.chdir(folder)
+        (tmp_path / "own.json").write_text("{}")
+        words = [word.replace("own.json", str(tmp_path / "own.json")) for word in typed]
+        assert _may_name_anything(bundle_words(_TRAIN, words)) is anything
 
 
 @pytest.mark.parametrize(

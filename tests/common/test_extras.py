@@ -42,9 +42,13 @@ def test_a_volume_of_the_dicom_extra_says_so(tmp_path: Path, monkeypatch: pytest
         read_header(tmp_path / "x.nrrd")
 
 
-def test_the_package_starts_without_what_few_need() -> None:
-    late = ["timm", "highdicom", "vqseg_bundle.networks.foundation"]
-    code = f"import sys, vqseg_bundle.bundle; print([name for name in {late} if name in sys.modules])"
+def test_a_command_starts_without_what_few_need_and_finds_it_afterwards() -> None:
+    late = ["timm", "highdicom", "vqseg_bundle.networks.foundation", "matplotlib.figure", "scipy.signal", "torchvision"]
+    code = (
+        "import sys\nfrom vqseg_bundle.commands.main import quick_imports\n"
+        "with quick_imports():\n    import vqseg_bundle.bundle\n"
+        f"print([name for name in {late} if name in sys.modules])\nimport scipy.signal, torchvision"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vqseg_bundle.commands.main import imports_uncollected
+from vqseg_bundle.commands.main import quick_imports
 from vqseg_bundle.common import project_folder, shell_line
 
 __all__ = ["Workflow", "bundle_words", "evaluate", "plan", "segment", "train"]
@@ -146,9 +146,17 @@ def _run(workflow: Workflow, arguments: Sequence[str]) -> None:
         # MONAI says again what the first line says
         logging.getLogger(name).setLevel(logging.WARNING)
     sys.argv[1:] = words
-    with imports_uncollected():
+    with quick_imports(whole=_may_name_anything(words)):
         importlib.import_module("vqseg_bundle.bundle")
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def _may_name_anything(words: Sequence[str]) -> bool:
+    """Whether a configuration runs that is not the package's own, or a component is typed."""
+    own = project_folder() / "configs"
+    _, _, _, files, *_ = words
+    foreign = [name for name in files.strip("[]'").split("','") if Path(name).resolve().parent != own]
+    return bool(foreign) or any("_target_" in word for word in words)
 
 
 def bundle_words(workflow: Workflow, arguments: Sequence[str]) -> list[str]:

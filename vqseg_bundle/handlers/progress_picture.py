@@ -9,15 +9,16 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Engine, Events
-from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from vqseg_bundle.common import replacing, write_text
+
+if TYPE_CHECKING:  # matplotlib takes as long to import as a small volume to segment
+    from matplotlib.figure import Figure
 
 __all__ = ["ProgressPicture", "ProgressTable", "best_epoch", "draw_progress", "save_progress"]
 
@@ -39,6 +40,9 @@ def save_progress(rows: Rows, path: str | Path) -> None:
 
 def draw_progress(rows: Rows) -> Figure:
     """A figure with the losses on top, and a small panel for everything else that any row knows."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     known = {name for row in rows for name in row}
     small = [draw for draw, wanted in _PANELS if any(name.startswith(wanted) for name in known)]
     lines = 1 + math.ceil(len(small) / _COLUMNS)
@@ -68,6 +72,8 @@ def best_epoch(rows: Rows) -> Mapping[str, float] | None:
 
 def _draw_losses(panel: Any, rows: Rows) -> None:
     """Plot positive terms on a logarithmic axis; others, such as the negative entropy, on a second, linear axis."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
     names = dict.fromkeys(name for row in rows for name in row if name.startswith(_LOSS))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     panel.set_title("loss, mean of the epoch", fontsize="medium")

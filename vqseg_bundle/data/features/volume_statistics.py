@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from monai.data import MetaTensor
-from skimage.filters import threshold_otsu
 
 __all__ = ["volume_statistics"]
 
@@ -36,6 +35,9 @@ def volume_statistics(image: MetaTensor) -> np.ndarray:
 
 
 def _of_channel(voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # late: scikit-image is slow to import
+    from skimage.filters import threshold_otsu
+
     deviation = voxels.std()
     scaled = (voxels - voxels.mean()) / (deviation if deviation > 0 else 1.0)
     intensities = [*np.percentile(voxels, _QUANTILES), (scaled**3).mean(), (scaled**4).mean()]

@@ -6,15 +6,16 @@ import colorsys
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from vqseg_bundle.handlers.report.case_slice import CaseSlice
+
+if TYPE_CHECKING:  # matplotlib takes as long to import as a small volume to segment
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Dot", "Place", "class_colors", "draw_case", "draw_distribution", "draw_map"]
 
@@ -69,7 +70,7 @@ def draw_case(shown: CaseSlice, colors: Sequence[str]) -> Markup:
     rows, columns = shown.image.shape
     ratio = min(_TALLEST, rows * shown.row_to_column / columns)
     width, height = _WIDTH_INCHES, down * (_WIDTH_INCHES / across * ratio + _TITLE_INCHES)
-    figure = Figure(figsize=(width, height), facecolor="none")
+    figure = _figure(width, height)
     panels = figure.subplots(down, across, squeeze=False).ravel()
     gap = down * _TITLE_INCHES / (height - down * _TITLE_INCHES)
     figure.subplots_adjust(0, 0, 1, 1 - _TITLE_INCHES / height, wspace=0.03, hspace=gap)
@@ -99,7 +100,7 @@ def draw_distribution(
     """
     count = len(values)
     height = 0.42 * count + 0.62
-    figure = Figure(figsize=(5.6, height), facecolor="none")
+    figure = _figure(5.6, height)
     axes = figure.subplots()
     figure.subplots_adjust(left=0.22, right=0.97, top=1 - 0.08 / height, bottom=0.5 / height)
     rng = np.random.default_rng(0)
@@ -130,7 +131,7 @@ def draw_distribution(
 
 def draw_map(places: Sequence[Place]) -> Markup:
     """Patients as dots; those chosen are large and named, those labelled already are squares."""
-    figure = Figure(figsize=(7.2, 4.8), facecolor="none")
+    figure = _figure(7.2, 4.8)
     axes = figure.subplots()
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.99)
     for role, marker, size in (("", "o", 16), ("labelled", "s", 46), ("chosen", "o", 110)):
@@ -188,11 +189,21 @@ def _shortened(name: str, longest: int = 20) -> str:
 
 def _turned_hue(index: int) -> str:
     hue = math.modf(0.05 + index * (math.sqrt(5) - 1) / 2)[0]
-    return mpl.colors.to_hex(colorsys.hsv_to_rgb(hue, 0.75, 0.7 if index % 2 else 0.9))
+    channels = colorsys.hsv_to_rgb(hue, 0.75, 0.7 if index % 2 else 0.9)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure without a background, in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), facecolor="none")
 
 
 def _to_svg(figure: Figure) -> Markup:
     """The figure's ``<svg>`` element; matplotlib escapes the texts in it."""
+    import matplotlib as mpl
+
     text = io.StringIO()
     without = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "vqseg_bundle"}):
