@@ -16,7 +16,7 @@ from scripts.figures.perturbation_sweep import METHODS, Perturbed
 from scripts.figures.trained_network import Case
 from vqseg_bundle.handlers import class_colors
 
-__all__ = ["save_perturbation_figure", "window"]
+__all__ = ["describe", "save_perturbation_figure", "window"]
 
 # none of the classes' colours
 _COLORS = dict(zip(METHODS, ("#27313b", "#c2185b"), strict=True))
@@ -50,6 +50,7 @@ def save_perturbation_figure(
     if case is None:
         figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         _draw_radius(figure.subplots(), strengths, curves)
+        figure.supxlabel(describe(strengths, curves), fontsize=8, wrap=True)
         figure.savefig(path, dpi=100)
         return
     columns = len(results) // len(METHODS)
@@ -61,8 +62,27 @@ def save_perturbation_figure(
     left, right = above.subplots(1, 2)
     _draw_radius(left, strengths, curves)
     _draw_dice(right, results, case)
-    _draw_predictions(below, case, results, number, classes)
+    _draw_predictions(below, case, results, number, classes, describe(strengths, curves, results))
     figure.savefig(path, dpi=100)
+
+
+def describe(
+    strengths: Sequence[float], curves: Mapping[str, Sequence[float]], results: Sequence[Perturbed] = ()
+) -> str:
+    """What the figure shows, in a sentence or two with its numbers; the arguments are those of the figure."""
+    first, second = (next(values for name, values in curves.items() if name.startswith(m)) for m in METHODS)
+    ratio = second[-1] / first[-1]
+    times = f"{ratio:,.{0 if ratio >= 10 else 1}f} times"
+    text = f"At strength {strengths[-1]:g}, {METHODS[1]} moves the distribution {times} as far as {METHODS[0]}."
+    scores = []
+    for method in METHODS:
+        chosen = [result for result in results if result.method == method]
+        if chosen:
+            start, end = (float(np.mean(result.dice)) for result in (chosen[0], chosen[-1]))
+            scores.append(f"{start:.3f} to {end:.3f} under {method}")
+    if scores:
+        text += f"\nUp to {results[-1].strength:g}, mean Dice goes from {', and from '.join(scores)}."
+    return text
 
 
 def window(mask: np.ndarray) -> tuple[slice, slice]:
@@ -131,7 +151,7 @@ def _draw_dice(panel: Any, results: Sequence[Perturbed], case: Case) -> None:
 
 
 def _draw_predictions(
-    figure: Any, case: Case, results: Sequence[Perturbed], number: int, classes: Sequence[str]
+    figure: Any, case: Case, results: Sequence[Perturbed], number: int, classes: Sequence[str], below: str
 ) -> None:
     panels = figure.subplots(len(METHODS), len(results) // len(METHODS), squeeze=False)
     label = case.label if case.label is not None else results[0].prediction
@@ -147,9 +167,9 @@ def _draw_predictions(
     _draw_sides(panels[0, 0], case.view.upright.sides)
     outline = "the label" if case.label is not None else "the unperturbed prediction"
     figure.suptitle(f"prediction under growing strength, slice {number}; white: {outline}", fontsize=10)
-    if classes:
-        names = [Patch(color=color, label=name) for name, color in zip(classes, colors, strict=False)]
-        figure.legend(handles=names, loc="outside lower center", ncols=min(6, len(names)), fontsize=8, frameon=False)
+    names = [Patch(color=color, label=name) for name, color in zip(classes, colors, strict=False)]
+    style = {"fontsize": 8, "title_fontsize": 9, "frameon": False}
+    figure.legend(handles=names, loc="outside lower center", ncols=max(1, min(6, len(names))), title=below, **style)
 
 
 def _shown(case: Case, volume: Tensor, number: int) -> np.ndarray:

@@ -24,9 +24,10 @@ from vqseg_bundle.bundle import load_model_record, open_reconstructor
 from vqseg_bundle.data import choose_slice_axis
 from vqseg_bundle.handlers import CaseMetrics, EvaluationReport
 from vqseg_bundle.handlers.metrics import ClassMetrics
-from vqseg_bundle.handlers.report import page
+from vqseg_bundle.handlers.report import intervals
 from vqseg_bundle.handlers.report.case_slice import cut_slice
-from vqseg_bundle.handlers.report.page import bootstrap_intervals, choose_examples
+from vqseg_bundle.handlers.report.intervals import bootstrap_intervals
+from vqseg_bundle.handlers.report.page import choose_examples
 from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_distribution
 
 
@@ -81,7 +82,7 @@ def test_cases_without_a_class_do_not_count_for_it_and_classes_weigh_alike() -> 
 def test_memory_bounds_change_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((7, 2))
     expected = bootstrap_intervals(values)
-    monkeypatch.setattr(page, "_BLOCK", 7 * 999)
+    monkeypatch.setattr(intervals, "_BLOCK", 7 * 999)
     assert bootstrap_intervals(values) == expected
 
 
@@ -199,7 +200,7 @@ def test_the_page_holds_names_as_text_and_refers_to_nothing_outside(tmp_path: Pa
     assert "<script>alert(1)</script>" in page.texts
     assert "a<b & $x_1$" in page.texts
     outside = [
-        ref for ref in page.references if not re.match(r"(href|xlink:href)=#|xlink:href=data:image/png;base64,", ref)
+        ref for ref in page.references if not re.match(r"(href|xlink:href)=#|xlink:href=data:image/jpeg;base64,", ref)
     ]
     assert outside == []
     assert not re.findall(r"@import|url\((?!#)", text)
@@ -214,8 +215,8 @@ def test_the_page_shows_the_numbers_of_the_summary(tmp_path: Path) -> None:
     assert f"± {np.std([0.75, 1, 0], ddof=1):.3f}" in texts
     assert texts.count("missed") == 1
     assert {"Best", "Median", "Worst"} <= set(texts)
-    assert page.elements["figure"] == 2 + 3
-    assert page.elements["tr"] == (1 + 3) + (2 + 4)
+    assert page.elements["figure"] == 2 + 3 + 1
+    assert page.elements["tr"] == (1 + 3) + (1 + 2) + (2 + 4)
 
 
 def test_the_command_can_be_pasted_and_records_are_shown(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_a_click_sorts_and_a_second_one_turns_the_order_round(report: Path, tmp_
 
 def test_dots_get_their_case_as_a_title_and_no_script_of_a_name_runs(report: Path, tmp_path: Path) -> None:
     dom = browse(report, tmp_path, "--dump-dom")
-    assert dom.count("<title>case 10</title>") == 2 * 2, "a dot a class and metric"
+    assert dom.count("<title>case 10</title>") == 2 * 3, "a dot a class and metric, and one of its volume"
     assert "<script>alert" not in dom
 
 

@@ -79,7 +79,7 @@ class Predictor:
         """
         with tempfile.TemporaryDirectory(prefix="vqseg-") as scratch:
             source = _as_path(volume, spacing, Path(scratch))
-            keys = {**self._keys, "dicom_seg": False, "save_probabilities": probabilities}
+            keys = {**self._keys, "dicom_seg": False, "contact_sheet": False, "save_probabilities": probabilities}
             out = _infer(source, Path(scratch) / "out", checkpoint=str(self.checkpoint), **keys)
             found: list[Any] = [nib.load(path) for path in sorted(out.glob("*_pred.nii.gz"))]
             if len(found) != 1:

@@ -13,7 +13,7 @@ from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshot
 from vqseg_bundle.handlers.interruption import PlainErrors, StopOnSignal
 from vqseg_bundle.handlers.largest_component import LargestComponentChoice, keep_largest_components
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
-from vqseg_bundle.handlers.report import EvaluationReport, Upright, class_colors, find_upright
+from vqseg_bundle.handlers.report import ContactSheet, EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint, ResumedSchedule
 from vqseg_bundle.handlers.training_hooks import RestartTeacher, RunWhenCompleted, TrainingProgress
@@ -32,6 +32,7 @@ __all__ = [
     "CodebookMaintenance",
     "CodebookSnapshots",
     "CodebookUsage",
+    "ContactSheet",
     "DecoderProbe",
     "EvaluationReport",
     "ImageReconstruction",

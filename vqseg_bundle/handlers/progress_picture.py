@@ -56,7 +56,8 @@ def draw_progress(rows: Rows) -> Figure:
     for panel, draw in zip([figure.add_subplot(grid[0, :]), *panels], [_draw_losses, *small], strict=True):
         draw(panel, rows)
         panel.set_xlabel("epoch", fontsize="small")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.set_xlim(rows[0]["epoch"] - 0.5, rows[-1]["epoch"] + 0.5)
         panel.grid(alpha=0.25)
     last = rows[-1]
     title = f"epoch {last['epoch']:.0f}, iteration {last['iteration']:,.0f}"

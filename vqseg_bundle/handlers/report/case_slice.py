@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.data import MetaTensor
 
-__all__ = ["CaseSlice", "Upright", "cut_slice", "find_upright", "middle_slice"]
+__all__ = ["CaseSlice", "Thumbnail", "Upright", "cut_slice", "find_upright", "middle_slice", "spread_slices"]
 _LARGEST_SIDE = 320
 _MARGIN = 3.0
 _SMALLEST_WINDOW = 96
@@ -124,6 +124,60 @@ def cut_slice(
         upright.sides,
         cut,
     )
+
+
+class Thumbnail(NamedTuple):
+    """A slice as it is shown: uint8 ``(rows, columns)`` both, a pixel's height over its width, its number from 1."""
+
+    image: np.ndarray
+    classes: np.ndarray
+    row_to_column: float
+    number: int
+
+
+def spread_slices(
+    image: torch.Tensor,
+    classes: MetaTensor,
+    choose_axis: Callable[[Sequence[int], np.ndarray], int],
+    count: int = 3,
+    largest_side: int = 176,
+) -> list[Thumbnail]:
+    """Slices that divide the foreground, or without any the volume, into equal parts; of an image, the image.
+
+    The layout is :func:`cut_slice`'s.
+
+    Args:
+        image: ``(C, *S)`` of 2 or 3 axes.
+        classes: class indices ``(1, *S)``, with the affine of the grid.
+        choose_axis: see :func:`cut_slice`.
+        count: number of slices.
+        largest_side: rows or columns, to which smaller ones are enlarged.
+    """
+    affine = classes.affine.cpu().numpy().astype(np.float64)
+    arrays = [_first_channel(image), _first_channel(classes)]
+    axis = choose_axis(classes.shape[1:], affine) if classes.ndim > 3 else None
+    slices = 1 if axis is None else arrays[1].shape[axis]
+    upright = find_upright(affine, axis, not np.allclose(affine, np.eye(4)), picture=slices == 1)
+    low, high = np.percentile(arrays[0], [0.5, 99.5])
+    shown = []
+    for number in _spread(arrays[1], axis, count):
+        cut = [upright.turn(array if axis is None else np.take(array, number, axis=axis)) for array in arrays]
+        scale = largest_side / max(cut[0].shape)
+        if scale > 1:  # so that contours are thin
+            cut = [np.kron(array, np.ones((math.ceil(scale),) * 2, np.float32)) for array in cut]
+        picture = _shrink(_to_bytes(cut[0], low, high), "area", largest_side)
+        labels = _shrink(cut[1].astype(np.uint8), "nearest-exact", largest_side)
+        shown.append(Thumbnail(picture, labels, upright.sizes[0] / upright.sizes[1], number + 1))
+    return shown
+
+
+def _spread(classes: np.ndarray, axis: int | None, count: int) -> list[int]:
+    if axis is None:
+        return [0]
+    areas = (classes > 0).sum(axis=tuple(other for other in range(3) if other != axis)).astype(np.float64)
+    shares = np.cumsum(areas if areas.any() else np.ones_like(areas))
+    wanted = (np.arange(count) + 0.5) / count * shares[-1]
+    return sorted({int(number) for number in np.searchsorted(shares, wanted)})
 
 
 def middle_slice(image: MetaTensor, largest_side: int = 128) -> tuple[np.ndarray, float]:

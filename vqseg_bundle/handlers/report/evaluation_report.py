@@ -20,6 +20,7 @@ from vqseg_bundle.common import gather_objects, process_rank, read_json
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, identify_case
 from vqseg_bundle.handlers.report.case_slice import CaseSlice, cut_slice
 from vqseg_bundle.handlers.report.page import Records, render_page
+from vqseg_bundle.handlers.report.volumes import Measured, measure_volumes
 
 __all__ = ["EvaluationReport", "ImageReconstruction"]
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class EvaluationReport:
         self.examples = examples
         self.left_out = left_out
         self._slices: dict[str, CaseSlice] = {}
+        self._volumes: dict[str, tuple[Measured, Measured]] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with an evaluator."""
@@ -100,7 +102,7 @@ class EvaluationReport:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def _reset(self, engine: Engine) -> None:
-        self._slices = {}
+        self._slices, self._volumes = {}, {}
 
     def _update(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -111,9 +113,19 @@ class EvaluationReport:
                 name, _ = identify_case(item)
                 image, pred = found[CommonKeys.IMAGE], found[CommonKeys.PRED]
                 self._slices[name] = cut_slice(image, label, pred, self.choose_axis, found.get("reconstruction"))
+                classes = len(self.metrics.labels)
+                # the label's affine, which the prediction shares
+                self._volumes[name] = (
+                    measure_volumes(label, classes),
+                    measure_volumes(
+                        MetaTensor(pred.as_tensor() if isinstance(pred, MetaTensor) else pred, affine=label.affine),
+                        classes,
+                    ),
+                )
 
     def _finish(self, engine: Engine) -> None:
         slices = {name: shown for share in gather_objects(self._slices) for name, shown in share.items()}
+        volumes = {name: pair for share in gather_objects(self._volumes) for name, pair in share.items()}
         if process_rank() != 0:
             return
         folder = self.metrics.output_dir
@@ -126,7 +138,16 @@ class EvaluationReport:
         path = folder / "report.html"
         results, labels = self.metrics.results, self.metrics.labels
         page = render_page(
-            title, results, labels, slices, self.model, records, self.examples, self.left_out, engine.state.metrics
+            title,
+            results,
+            labels,
+            slices,
+            volumes,
+            self.model,
+            records,
+            self.examples,
+            self.left_out,
+            engine.state.metrics,
         )
         path.write_text(page, encoding="utf-8")
         logger.info("Report with tables and pictures: %s (open it in a browser)", path)

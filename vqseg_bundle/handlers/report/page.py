@@ -1,7 +1,4 @@
-"""Fills the results of an evaluation into the report's template; jinja2 escapes every name.
-
-Confidence intervals of means over cases are by a bootstrap with a fixed seed.
-"""
+"""Fills the results of an evaluation into the report's template; jinja2 escapes every name."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,69 +17,13 @@ from markupsafe import Markup
 from vqseg_bundle.handlers.case_metrics import summarize
 from vqseg_bundle.handlers.metrics import METRICS, ClassMetrics, Metric
 from vqseg_bundle.handlers.report.case_slice import CaseSlice
-from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_case, draw_distribution
+from vqseg_bundle.handlers.report.intervals import RESAMPLES, Interval, bootstrap_intervals
+from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_agreement, draw_case, draw_distribution
+from vqseg_bundle.handlers.report.volumes import Measured, show_volume, volume_tables
 
-__all__ = ["CONFIDENCE", "RESAMPLES", "Interval", "Records", "bootstrap_intervals", "choose_examples", "render_page"]
+__all__ = ["Records", "choose_examples", "render_page"]
 
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-#: bound on the cases drawn at once, so that large cohorts need little memory
-_BLOCK = 4_000_000
 Results = Mapping[str, Sequence[ClassMetrics]]
-
-
-class Interval(NamedTuple):
-    """Bounds of an interval, both NaN if there is none."""
-
-    low: float
-    high: float
-
-
-def bootstrap_intervals(values: np.ndarray, seed: int = 0) -> list[Interval]:
-    """Percentile bootstrap of the mean: cases are drawn with replacement, all classes of a case together.
-
-    Args:
-        values: a metric, ``(cases, classes)``; NaN if a class of a case does not count.
-        seed: seed of the draw.
-
-    Returns:
-        The 95 % interval of each class's mean, then that of their mean over classes; NaN for fewer than two values.
-    """
-    cases, classes = values.shape
-    counted = ~np.isnan(values)
-    if cases < 2:
-        return [Interval(math.nan, math.nan)] * (classes + 1)
-    means = _resampled_means(np.where(counted, values, 0.0), counted.astype(np.float64), seed)
-    enough = [int(column.sum()) > 1 for column in counted.T]
-    with_any = ~np.isnan(means)
-    overall = np.where(with_any, means, 0.0).sum(axis=1) / np.maximum(with_any.sum(axis=1), 1)
-    intervals = [
-        _interval(column) if many else Interval(math.nan, math.nan)
-        for column, many in zip(means.T, enough, strict=True)
-    ]
-    return [*intervals, _interval(np.where(with_any.any(axis=1), overall, math.nan))]
-
-
-def _resampled_means(values: np.ndarray, counted: np.ndarray, seed: int) -> np.ndarray:
-    """Means of every resample, ``(RESAMPLES, classes)``; NaN if it has no value of a class."""
-    rng = np.random.default_rng(seed)
-    cases = len(values)
-    means: list[np.ndarray] = []
-    done = 0
-    while done < RESAMPLES:
-        count = min(RESAMPLES - done, max(1, _BLOCK // cases))
-        times = rng.multinomial(cases, np.full(cases, 1 / cases), size=count).astype(np.float64)
-        weights = times @ counted
-        means.append(np.where(weights > 0, times @ values, math.nan) / np.maximum(weights, 1))
-        done += count
-    return np.concatenate(means)
-
-
-def _interval(means: np.ndarray) -> Interval:
-    if np.isnan(means).all():
-        return Interval(math.nan, math.nan)
-    low, high = np.nanquantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(float(low), float(high))
 
 
 class Records(NamedTuple):
@@ -97,6 +39,7 @@ def render_page(
     results: Results,
     labels: Mapping[int, str],
     slices: Mapping[str, CaseSlice],
+    volumes: Mapping[str, tuple[Measured, Measured]],
     model: Mapping[str, Any],
     records: Records,
     examples: int,
@@ -110,6 +53,8 @@ def render_page(
         results: case name to the metrics of each foreground class.
         labels: class index to name, background included.
         slices: case name to its slice; a case may lack one.
+        volumes: case name to the volumes of its label and its prediction; if one is not known in ml, lengths are in
+            voxels, too.
         model: the weights' record.
         records: the evaluation's records.
         examples: number of best, median and worst cases to show, each.
@@ -122,20 +67,27 @@ def render_page(
     names = [labels[index] for index in sorted(labels)[1:]]
     colors = class_colors(len(names))
     anchors = {name: f"case-{position}" for position, name in enumerate(sorted(results), start=1)}
+    sizes = volume_tables(volumes, names, colors)
+    metrics = [replace(m, unit="voxels") if m.unit == "mm" and not sizes["in_ml"] else m for m in METRICS.values()]
+    in_cases = [metric for metric in metrics if metric.in_cases]
+    unit = "ml" if sizes["in_ml"] else "voxels"
     return templates.get_template("page.html.jinja").render(
         title=title,
         style=Markup((folder / "page.css").read_text(encoding="utf-8")),
         script=Markup((folder / "page.js").read_text(encoding="utf-8")),
         classes=list(zip(names, colors, strict=True)),
-        metrics=list(METRICS.values()),
-        case_metrics=_case_metrics(),
+        metrics=metrics,
+        case_headings=[*(metric.heading for metric in in_cases), f"label ({unit})", f"prediction ({unit})"],
         resamples=RESAMPLES,
         summary=_summary_rows(results, labels, colors),
         counts=summarize(results.values(), labels)["status_counts"],
-        distributions=_distributions(results, names, colors, anchors),
-        groups=_example_groups(results, labels, slices, colors, anchors, examples),
+        distributions=_distributions(results, names, colors, anchors, in_cases),
+        sizes=sizes,
+        unit=unit,
+        agreement=draw_agreement(sizes["pairs"], colors, anchors, unit),
+        groups=_example_groups(results, labels, slices, colors, anchors, examples, in_cases),
         has_reconstruction=any(shown.reconstruction is not None for shown in slices.values()),
-        cases=[_case_row(name, results[name], anchors[name]) for name in sorted(results)],
+        cases=[_case_row(name, results[name], anchors[name], in_cases, sizes) for name in sorted(results)],
         facts=_facts(model, len(results), left_out) | _reliance(scores or {}),
         records=records,
         config=json.dumps(records.config, indent=2) if records.config else "",
@@ -200,10 +152,14 @@ def _summary_cell(statistics: Mapping[str, Any], interval: Interval, metric: str
 
 
 def _distributions(
-    results: Results, names: Sequence[str], colors: Sequence[str], anchors: Mapping[str, str]
+    results: Results,
+    names: Sequence[str],
+    colors: Sequence[str],
+    anchors: Mapping[str, str],
+    metrics: Sequence[Metric],
 ) -> dict[str, Markup]:
     drawn = {}
-    for metric in _case_metrics():
+    for metric in metrics:
         values = {
             name: [
                 Dot(rows[position].values[metric.name], rows[position].status == "ok", f"#{anchors[case]}")
@@ -223,6 +179,7 @@ def _example_groups(
     colors: Sequence[str],
     anchors: Mapping[str, str],
     examples: int,
+    metrics: Sequence[Metric],
 ) -> dict[str, list[dict[str, Any]]]:
     return {
         group: [
@@ -232,7 +189,8 @@ def _example_groups(
                 "shown": slices[name],
                 "picture": draw_case(slices[name], colors),
                 "classes": [
-                    (labels[row.class_index], colors[row.class_index - 1], _words(row)) for row in results[name]
+                    (labels[row.class_index], colors[row.class_index - 1], _words(row, metrics))
+                    for row in results[name]
                 ],
             }
             for name in names
@@ -242,27 +200,28 @@ def _example_groups(
     }
 
 
-def _words(row: ClassMetrics) -> str:
+def _words(row: ClassMetrics, metrics: Sequence[Metric]) -> str:
     if row.status == "ok":
-        shown = (f"{m.title} {m.show(row.values[m.name])} {m.unit}".strip() for m in _case_metrics())
+        shown = (f"{m.title} {m.show(row.values[m.name])} {m.unit}".strip() for m in metrics)
         return ", ".join(shown)
     return "in neither" if row.status == "absent" else row.status
 
 
-def _case_row(name: str, rows: Sequence[ClassMetrics], anchor: str) -> dict[str, Any]:
+def _case_row(
+    name: str, rows: Sequence[ClassMetrics], anchor: str, metrics: Sequence[Metric], sizes: Mapping[str, Any]
+) -> dict[str, Any]:
     """Texts of a case's row and their sort values; an absent class has none."""
     mean = _mean_dice(rows)
     cells = [{"text": METRICS["dice"].show(mean), "value": "" if math.isnan(mean) else mean, "status": "ok"}]
-    for row in rows:
-        for position, metric in enumerate(_case_metrics()):
+    for row, pairs in zip(rows, sizes["pairs"].values(), strict=True):
+        for position, metric in enumerate(metrics):
             value = row.values[metric.name]
             text = row.status if row.status != "ok" and position == 0 else metric.show(value)
             cells.append({"text": text, "value": "" if math.isnan(value) else value, "status": row.status})
+        for value in pairs.get(name, (math.nan, math.nan)):
+            text = show_volume(value, sizes["in_ml"])
+            cells.append({"text": text, "value": "" if math.isnan(value) else value, "status": row.status})
     return {"name": name, "anchor": anchor, "cells": cells}
-
-
-def _case_metrics() -> list[Metric]:
-    return [metric for metric in METRICS.values() if metric.in_cases]
 
 
 def _quote(word: str) -> str:
