@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from support.bundle_runs import CONFIGS, ROOT, CohortFolder, command_here, refused, run_here
 from support.data_parts import hounsfield, write_picture, write_volume
 
+from vqseg_bundle.bundle import machine_memory, step_trial, training_plan
 from vqseg_bundle.bundle.cohort_fingerprint import measure_cohort
 from vqseg_bundle.bundle.training_plan import with_planned_values
 from vqseg_bundle.data import examine_cohort, open_listed_cases
-from vqseg_bundle.planning import Fingerprint, Machine, make_plan
+from vqseg_bundle.planning import Fingerprint, Machine, Pace, make_plan
 
 SHORT: dict[str, Any] = {
     "max_iterations": 2,
@@ -92,6 +94,39 @@ def test_evaluation_and_a_resumed_training_read_the_record(
     assert parser.get_parsed_content("train#trainer").state.iteration == 2
     assert "of the training that goes on" in (planned / "training.log").read_text()
     assert json.loads((planned / "plan.json").read_text()) == plan
+
+
+def test_minutes_choose_the_steps_and_the_timed_ones_leave_no_trace(
+    planned: Path, shared_cohort: CohortFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 seconds are two steps of 10 s; the weights are those of two given steps, which a resumed training keeps."""
+    found: list[Pace] = []
+
+    def measure(*arguments: Any) -> Pace:
+        found.append(step_trial.measure_pace(*arguments))
+        return Pace(step=10.0, scan=0.0, beside=0.0)
+
+    monkeypatch.setattr(training_plan, "measure_pace", measure)
+    where = {"dataset_dir": str(shared_cohort.root), "output_dir": str(tmp_path)}
+    given = {key: value for key, value in SHORT.items() if key != "max_iterations"} | {"time_budget": 0.4}
+    run_here("training", "train.json", **where, **given)
+    assert all(0 < seconds < 100 for seconds in (found[0].step, found[0].scan, found[0].beside))
+    plan = json.loads((tmp_path / "plan.json").read_text())["max_iterations"]
+    assert (plan["value"], plan["rule"]) == (2, "choose_steps_in_time")
+    weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (planned, tmp_path)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    parser = run_here("training", "train.json", **where, **given, resume=True)
+    assert parser.get_parsed_content("train#trainer").state.iteration == 2
+    assert len(found) == 1
+
+
+def test_too_little_memory_is_said_with_the_keys_to_lower(
+    shared_cohort: CohortFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(machine_memory, "host_memory_gb", lambda: 0.3)
+    where = {"dataset_dir": str(shared_cohort.root), "device": "cpu", "labeled_batch_size": 64}
+    run_here("planning", "train.json", "plan.json", **where)
+    assert "a training step needs about 0.26 GB, of 0.15 GB for it: lower patch_size, labeled_batch_" in caplog.text
 
 
 def test_scans_are_kept_on_disk_only_while_the_training_runs(shared_cohort: CohortFolder, tmp_path: Path) -> None:

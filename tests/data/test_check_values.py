@@ -11,7 +11,8 @@ from monai.transforms import ScaleIntensityRangePercentiles
 from support.data_parts import LABELS, SHAPE, make_case, make_cohort, patch_header, refused, save
 
 from vqseg_bundle.data import Cohort, DataError, LoadVolumed, check_cases, check_cohort, read_voxels
-from vqseg_bundle.data.checking.intensities import find_sentinel
+from vqseg_bundle.data.checking import intensities
+from vqseg_bundle.data.checking.intensities import find_sentinel, ordered_sample, percentiles
 from vqseg_bundle.data.formats.volume_io import read_classes
 
 
@@ -167,7 +168,8 @@ def padded(voxels: np.ndarray, value: float, share: float = 0.1) -> np.ndarray:
 
 
 def find(voxels: np.ndarray) -> float | None:
-    return find_sentinel(voxels, most_sampled=2**19)
+    channels = np.moveaxis(voxels, 3, 0) if voxels.ndim > 3 else [voxels]
+    return next((value for value in map(find_sentinel, map(ordered_sample, channels)) if value is not None), None)
 
 
 def contrast_when_scaled(voxels: np.ndarray, value: float) -> float:
@@ -228,5 +230,14 @@ def test_one_channel_with_a_sentinel_is_enough():
     assert find(channels) == LOWEST
 
 
-def test_a_sample_is_enough():
-    assert find_sentinel(padded(tissue(0, 255), LOWEST), most_sampled=500) == LOWEST
+def test_a_sample_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intensities, "_MOST_VOXELS_SAMPLED", 500)
+    assert find(padded(tissue(0, 255), LOWEST)) == LOWEST
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int32, np.float32, np.float64])
+def test_percentiles_are_numpy_s(dtype: type) -> None:
+    values = np.random.default_rng(0).uniform(-100, 100, 1001).astype(dtype)
+    wanted = [0, 0.25, 50, 99.5, 100]
+    np.testing.assert_allclose(percentiles(np.sort(values), *wanted), np.percentile(values, wanted), rtol=1e-6)
+    assert percentiles(np.array([7]), 0.5, 99.5).tolist() == [7, 7]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from vqseg_bundle.handlers import RunWhenCompleted, TrainingProgress, nonzero_loss_terms
+from vqseg_bundle.handlers import RunWhenCompleted, TrainingEstimate, TrainingProgress, nonzero_loss_terms
 from vqseg_bundle.handlers import training_hooks as hooks
 from vqseg_bundle.losses import LossTerms
 
@@ -33,6 +33,25 @@ def test_a_log_has_a_line_a_minute_with_the_time_left(
     assert lines[0] == "step 2 of 40 (5 %), loss 0.250, 00:12 gone, about 03:48 left"
     assert [line.split()[1] for line in lines] == ["2", "12", "22", "32"]
     assert lines[-1].endswith("03:12 gone, about 00:48 left")
+
+
+def test_after_a_few_steps_the_log_says_how_long_the_others_take(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten steps of 6 s count, not the three of 60 s before them."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(hooks, "time", clock)
+    monkeypatch.setattr(hooks, "_peak_memory_gb", lambda: 1.5)
+
+    def step(engine: Engine, batch: int) -> None:
+        clock.now += 60.0 if engine.state.iteration <= 3 else 6.0
+
+    engine = Engine(step)
+    TrainingEstimate(103).attach(engine)
+    with caplog.at_level(logging.INFO, logger=hooks.__name__):
+        engine.run(range(20), max_epochs=2)
+    text = "a step takes 6 s: about 09:00 for the 90 left, beside validations; most memory so far 1.50 GB"
+    assert caplog.messages == [text]
 
 
 def test_a_last_pass_is_announced_before_it_runs(caplog: pytest.LogCaptureFixture) -> None:

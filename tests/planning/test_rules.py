@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from vqseg_bundle.planning import PLANNED_IDS, BodyIntensities, Fingerprint, Machine, Plan, PlanError, make_plan
+from vqseg_bundle.planning import (
+    PLANNED_IDS,
+    BodyIntensities,
+    Fingerprint,
+    Machine,
+    Pace,
+    Plan,
+    PlanError,
+    make_plan,
+)
 
 CPU, CUDA = Machine("cpu", 8.0), Machine("cuda", 20.0, half=True)
 
@@ -220,3 +229,22 @@ def test_the_table_has_a_line_a_decision() -> None:
     assert len(found.table()) == len(found.decisions) == 16
     assert found.to_json()["patch_size"] == {"value": [64, 64], "rule": "", "why": "given"}
     assert found.to_json()["network_def#strides"]["rule"] == "choose_strides"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "steps"),
+    [(1.1, 2), (11.0, 251), (110.0, 2951), (1e6, 20000)],
+)
+def test_steps_follow_the_minutes_and_the_measured_pace(minutes: float, steps: int) -> None:
+    """Of 100 scans at 0.5 s, 8 views a step: 12.5 steps of 6 s read all, then a step takes 2 s; 47.5 s are beside."""
+    found = make_plan(HIPPOCAMPUS, CPU, budget=(minutes, Pace(step=2.0, scan=0.5, beside=47.5)))
+    assert found.max_iterations == steps
+    assert next(made.rule for made in found.decisions if made.id == "max_iterations") == "choose_steps_in_time"
+
+
+def test_a_time_without_a_step_is_refused() -> None:
+    pace = Pace(step=60.0, scan=10.0, beside=0.0)
+    with pytest.raises(PlanError, match=r"time_budget 1 minutes: one step takes 2.6; give more, or max_iterations"):
+        make_plan(HIPPOCAMPUS, CPU, budget=(1.0, pace))
+    given = {"max_iterations": (7, "given")}
+    assert make_plan(HIPPOCAMPUS, CPU, given, budget=(1.0, pace)).max_iterations == 7

@@ -96,6 +96,7 @@ SETTINGS: Mapping[str, Setting] = {
     "in_channels": _whole(1, 10_000),
     "spatial_dims": Setting("2 or 3", lambda value: isinstance(value, int) and value in (2, 3)),
     "max_iterations": _whole(1, 10**9, "asked"),
+    "time_budget": _positive(optional=True),
     "iterations_per_epoch": _whole(1, 10**9),
     "val_interval": _whole(1, 10**9, "asked"),
     "checkpoint_minutes": _positive(optional=True, resume="free"),

@@ -17,8 +17,9 @@ from vqseg_bundle.bundle.machine_memory import measure_machine
 from vqseg_bundle.bundle.model_record import load_model_record
 from vqseg_bundle.bundle.overrides import exit_cleanly
 from vqseg_bundle.bundle.prepared_scans import check_prepared_scans
-from vqseg_bundle.common import gather_objects, process_rank, read_json, write_json
-from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Plan, make_plan
+from vqseg_bundle.bundle.step_trial import measure_pace
+from vqseg_bundle.common import gather_objects, process_count, process_rank, read_json, write_json
+from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Pace, Plan, make_plan
 
 __all__ = ["PlannedTraining", "plan_training", "record_plan", "show_plan", "with_planned_values"]
 
@@ -53,11 +54,13 @@ class PlannedTraining(NamedTuple):
         plan: the values by key.
         fingerprint: what they follow from.
         warnings: the data check's; empty in all processes except the first.
+        memory_gb: memory of the device for a training step.
     """
 
     plan: Plan
     fingerprint: Fingerprint
     warnings: list[str]
+    memory_gb: float
 
 
 def plan_training(
@@ -69,6 +72,7 @@ def plan_training(
     slice_axis: int | str,
     orientation: str | None,
     demo: bool,
+    time_budget: float | None,
     plan_file: str | None,
     output_dir: str,
     goes_on: bool,
@@ -88,6 +92,8 @@ def plan_training(
         slice_axis: see :func:`vqseg_bundle.data.cohort_slice_axis`.
         orientation: to which the volumes are brought; None leaves them as stored.
         demo: whether it is the demo cohort.
+        time_budget: minutes from the first step to the end, for which a few steps are timed; None, or a given
+            ``max_iterations``, lets the time follow.
         plan_file: an earlier ``plan.json``, edited or not, or None.
         output_dir: folder of the weights.
         goes_on: whether the training continues from weights there.
@@ -110,11 +116,24 @@ def plan_training(
         machine = exit_cleanly(measure_machine, device, parser.get_parsed_content("mixed_precision"), output_dir)
         plan = exit_cleanly(make_plan, fingerprint, machine, given, demo)
         warnings += exit_cleanly(check_prepared_scans, report.cases, fingerprint, plan)
-        planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings)
+        planned = PlannedTraining(_of_configuration(plan, parser), fingerprint, warnings, machine.memory_gb)
+        if time_budget is not None and PLANNED_IDS["max_iterations"] not in given:
+            pace = _measure(planned, cohort, parser)
+            plan = exit_cleanly(make_plan, fingerprint, machine, given, demo, (time_budget, pace))
+            planned = planned._replace(plan=_of_configuration(plan, parser))
     first = gather_objects(planned)[0]
     if first is None:
         raise RuntimeError("the first process has made no plan.")
     return first if process_rank() == 0 else first._replace(warnings=[])
+
+
+def _measure(planned: PlannedTraining, cohort: data.Cohort, parser: ConfigParser) -> Pace:
+    if process_count() > 1:
+        raise SystemExit("time_budget: steps are timed in one process only; give max_iterations instead.")
+    parser.get_parsed_content("computing")  # the steps are timed with the training's threads
+    logger.info("timing a few steps, for time_budget")
+    known = {"planned": planned, "mixed_precision": parser.get_parsed_content("mixed_precision")}
+    return measure_pace({**with_planned_values(parser.get(), planned.plan), **known}, cohort)
 
 
 def record_plan(planned: PlannedTraining, output_dir: str, resume: bool) -> None:
@@ -147,8 +166,16 @@ def show_plan(planned: PlannedTraining, plan_output: str | None) -> None:
 
 def _log_plan(planned: PlannedTraining) -> None:
     lines = "\n".join(planned.plan.table())
-    memory = f"{planned.plan.memory_gb:.2g} GB for a training step, beside the process and the scans"
+    needed, there = planned.plan.memory_gb, planned.memory_gb
+    memory = f"{needed:.2g} GB for a training step, beside the process and the scans"
     logger.info("plan, of %d scans (%s):\n%s", len(planned.fingerprint.shapes), memory, lines)
+    if needed > there:
+        logger.warning(
+            "a training step needs about %.2g GB, of %.2g GB for it: lower patch_size, labeled_batch_size, "
+            "unlabeled_batch_size or network_def#channels, or set activation_checkpointing true.",
+            needed,
+            there,
+        )
 
 
 def _plan_content(plan: Plan) -> dict[str, Any]:

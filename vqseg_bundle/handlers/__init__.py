@@ -16,7 +16,7 @@ from vqseg_bundle.handlers.progress_picture import ProgressPicture
 from vqseg_bundle.handlers.report import ContactSheet, EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint, ResumedSchedule
-from vqseg_bundle.handlers.training_hooks import RestartTeacher, RunWhenCompleted, TrainingProgress
+from vqseg_bundle.handlers.training_hooks import RestartTeacher, RunWhenCompleted, TrainingEstimate, TrainingProgress
 from vqseg_bundle.handlers.training_output import (
     LearningWatch,
     PseudoLabelConfidence,
@@ -48,6 +48,7 @@ __all__ = [
     "ResumedSchedule",
     "RunWhenCompleted",
     "StopOnSignal",
+    "TrainingEstimate",
     "TrainingProgress",
     "Upright",
     "class_colors",

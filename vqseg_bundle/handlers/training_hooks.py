@@ -1,12 +1,16 @@
-"""Hooks around a training's steps: a progress bar, a fresh teacher at the start, an evaluation at the end."""
+"""Hooks around a training's steps: a progress bar, an estimate of the time, a fresh teacher, a last evaluation."""
 
 from __future__ import annotations
 
 import logging
+import math
+import statistics
 import sys
 import time
+from itertools import pairwise
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from torch import nn
@@ -14,7 +18,7 @@ from tqdm import tqdm
 
 from vqseg_bundle.common import process_rank
 
-__all__ = ["RestartTeacher", "RunWhenCompleted", "TrainingProgress"]
+__all__ = ["RestartTeacher", "RunWhenCompleted", "TrainingEstimate", "TrainingProgress"]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +83,50 @@ class TrainingProgress:
     def _abandon(self, engine: Engine, error: Exception) -> None:
         self._close(engine)
         raise error
+
+
+class TrainingEstimate:
+    """Log once, after the first steps, how long the others will take and how much memory was needed.
+
+    The time is the median of the counted steps, without validations, which :class:`TrainingProgress` takes in.
+
+    Args:
+        total_iterations: length of the training.
+        warm_up: first steps, which are not counted.
+        counted: steps after these that are.
+    """
+
+    def __init__(self, total_iterations: int, warm_up: int = 3, counted: int = 10) -> None:
+        self.total_iterations = total_iterations
+        self.warm_up = warm_up
+        self.counted = counted
+        self._ends: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._note)
+
+    def _note(self, engine: Engine) -> None:
+        if len(self._ends) > self.warm_up + self.counted:
+            return
+        self._ends.append(time.monotonic())
+        left = self.total_iterations - engine.state.iteration
+        if len(self._ends) == self.warm_up + self.counted and left:
+            step = statistics.median(after - before for before, after in pairwise(self._ends[self.warm_up - 1 :]))
+            minutes, memory = tqdm.format_interval(step * left), _peak_memory_gb()
+            text = "a step takes %.2g s: about %s for the %d left, beside validations; most memory so far %.2f GB"
+            logger.info(text, step, minutes, left, memory)
+
+
+def _peak_memory_gb() -> float:
+    """Of the GPU if it has been used, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return math.nan
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 class RestartTeacher:

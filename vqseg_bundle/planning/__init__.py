@@ -3,6 +3,7 @@
 from vqseg_bundle.planning.decisions import Decision, PlanError
 from vqseg_bundle.planning.fingerprint import BodyIntensities, Fingerprint, Machine
 from vqseg_bundle.planning.plan import PLANNED_IDS, Plan, make_plan
+from vqseg_bundle.planning.time_rules import Pace
 
 __all__ = [
     "PLANNED_IDS",
@@ -10,6 +11,7 @@ __all__ = [
     "Decision",
     "Fingerprint",
     "Machine",
+    "Pace",
     "Plan",
     "PlanError",
     "make_plan",

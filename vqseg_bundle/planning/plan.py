@@ -24,6 +24,7 @@ from vqseg_bundle.planning.network_rules import (
     first_width,
     total_stride,
 )
+from vqseg_bundle.planning.time_rules import Pace, choose_steps_in_time
 from vqseg_bundle.planning.training_rules import (
     choose_batch_size,
     choose_intensity_statistics,
@@ -105,6 +106,7 @@ def make_plan(
     machine: Machine,
     given: Mapping[str, tuple[Any, str]] | None = None,
     demo: bool = False,
+    budget: tuple[float, Pace] | None = None,
 ) -> Plan:
     """Plan a training.
 
@@ -114,12 +116,13 @@ def make_plan(
         given: value and origin by id, for those of :data:`PLANNED_IDS` on which no rule shall decide; the other rules
             follow from them.
         demo: whether it is the demo cohort, for which every machine plans the same small network.
+        budget: minutes for the steps, and the pace that was measured; None lets the number of scans decide.
 
     Raises:
         PlanError: given values contradict each other.
     """
     machine = replace(machine, device="cpu") if demo else machine
-    return _Planner(fingerprint, machine, given or {}, demo).plan()
+    return _Planner(fingerprint, machine, given or {}, demo, budget).plan()
 
 
 class _Planner:
@@ -131,8 +134,9 @@ class _Planner:
         machine: Machine,
         given: Mapping[str, tuple[Any, str]],
         demo: bool,
+        budget: tuple[float, Pace] | None,
     ) -> None:
-        self.fingerprint, self.machine, self.demo = fingerprint, machine, demo
+        self.fingerprint, self.machine, self.demo, self.budget = fingerprint, machine, demo, budget
         self.given = {id_: value for id_, (value, _) in given.items()}
         self.decisions = Decisions(given)
 
@@ -160,7 +164,11 @@ class _Planner:
         sized = (self.fingerprint, self.machine, patch, width)
         labeled = self._decide("labeled_batch_size", choose_batch_size, *sized)
         unlabeled = self._decide("unlabeled_batch_size", choose_batch_size, *sized)
-        self._decide("max_iterations", choose_max_iterations, self.fingerprint, unlabeled, self.demo)
+        if self.budget is None:
+            self._decide("max_iterations", choose_max_iterations, self.fingerprint, unlabeled, self.demo)
+        else:
+            timed = (*self.budget, len(self.fingerprint.shapes), labeled + unlabeled)
+            self._decide("max_iterations", choose_steps_in_time, *timed)
         self._decide_cache(patch)
         made = self.decisions.made()
         memory = step_memory_gb(math.prod(patch), width, labeled + unlabeled, self.machine)

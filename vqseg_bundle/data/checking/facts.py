@@ -17,7 +17,7 @@ from ..cohorts.datalist import DataError
 from ..formats.nifti import is_packed
 from ..formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels
 from ..formats.volume_path import channel_paths, parse_volume_path
-from .intensities import body_intensities, find_sentinel, nonzero_share
+from .intensities import body_intensities, find_sentinel, nonzero_share, ordered_sample, percentiles
 
 __all__ = [
     "CaseFacts",
@@ -33,7 +33,6 @@ __all__ = [
 
 _BLOCK = 2**20
 _MOST_VALUES_KEPT = 256
-_MOST_VOXELS_SAMPLED = 2**19
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -156,8 +155,9 @@ def _image_facts(voxels: np.ndarray) -> ImageFacts:
         away = ~np.isfinite(_as_single(voxels))
         too_large = voxels[away & np.isfinite(voxels)]
         return ImageFacts(voxels.size, int(away.sum()), too_large=float(too_large[0]) if too_large.size else None)
-    sample = voxels.ravel(order="K")[:: math.ceil(voxels.size / _MOST_VOXELS_SAMPLED)].astype(np.float64)
-    bottom, top = np.percentile(sample, [0.5, 99.5])
+    ordered = ordered_sample(voxels)
+    channels = [ordered_sample(channel) for channel in np.moveaxis(voxels, 3, 0)] if voxels.ndim > 3 else [ordered]
+    bottom, top = percentiles(ordered, 0.5, 99.5)
     return ImageFacts(
         voxels.size,
         0,
@@ -165,8 +165,8 @@ def _image_facts(voxels: np.ndarray) -> ImageFacts:
         high,
         float(top - bottom),
         _digest(voxels),
-        sentinel=find_sentinel(voxels, _MOST_VOXELS_SAMPLED),
-        body=body_intensities(sample, low),
+        sentinel=next((value for value in map(find_sentinel, channels) if value is not None), None),
+        body=body_intensities(ordered),
         nonzero_share=nonzero_share(voxels),
     )
 

@@ -7,28 +7,46 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["body_intensities", "find_sentinel", "nonzero_share"]
+__all__ = ["body_intensities", "find_sentinel", "nonzero_share", "ordered_sample", "percentiles"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _AIR_BELOW_HU = -500.0  # an image that reaches below is taken for CT
 _AIR_HU = -950.0  # between air, with its noise, and aerated lung
-_MOST_BODY_VOXELS = 2**15  # half a percent of them are 160
+_MOST_VOXELS_SAMPLED = 2**15  # half a percent of them are 160
 _SHARE = 0.25  # percent of a channel's voxels, half of the percentile at which intensities are clipped
 #: minimum contrast of the other values as a share of the range, by the percentage left out at each end: a few stray
 #: voxels do not affect the first, nor the blurred edge of a resampled image the second
 _LEAST_CONTRAST = {1: 1e-2, 5: 1e-3}
 
 
-def body_intensities(sample: np.ndarray, low: float) -> tuple[float, ...]:
-    """0.5 and 99.5 percentiles, mean and standard deviation of a sample's values above air; empty if there are none.
+def ordered_sample(voxels: np.ndarray) -> np.ndarray:
+    """At most 32,768 of the voxels, evenly spaced, in ascending order."""
+    sample = voxels.ravel(order="K")[:: math.ceil(voxels.size / _MOST_VOXELS_SAMPLED)]
+    return np.sort(sample, kind="stable" if sample.dtype.itemsize <= 2 else None)  # by digits, several times as fast
 
-    In Hounsfield units those of the lungs are above, in other images all but the smallest value, ``low``.
+
+def percentiles(ordered: np.ndarray, *percents: float) -> np.ndarray:
+    """Percentiles of values in ascending order, between neighbours in proportion, float64.
+
+    NumPy's own would look for the order again, which takes longer than all other figures about an image.
     """
-    sample = sample[:: math.ceil(sample.size / _MOST_BODY_VOXELS)]
-    inside = sample[sample > (_AIR_HU if low <= _AIR_BELOW_HU else low)]
+    places = np.array(percents) / 100 * (ordered.size - 1)
+    below = np.floor(places).astype(int)
+    lower, upper = (ordered[np.minimum(place, ordered.size - 1)].astype(float) for place in (below, below + 1))
+    return lower + (places - below) * (upper - lower)
+
+
+def body_intensities(ordered: np.ndarray) -> tuple[float, ...]:
+    """0.5 and 99.5 percentiles, mean and standard deviation of an ordered sample above air; empty if nothing is.
+
+    In Hounsfield units the lungs are above, in other images all but the smallest value.
+    """
+    low = float(ordered[0])
+    inside = ordered[np.searchsorted(ordered, _AIR_HU if low <= _AIR_BELOW_HU else low, side="right") :]
     if inside.size == 0:
         return ()
-    return (*map(float, np.percentile(inside, [0.5, 99.5])), float(inside.mean()), float(inside.std()))
+    moments = (float(moment(dtype=np.float64)) for moment in (inside.mean, inside.std))
+    return (*map(float, percentiles(inside, 0.5, 99.5)), *moments)
 
 
 def nonzero_share(voxels: np.ndarray) -> float:
@@ -42,37 +60,31 @@ def nonzero_share(voxels: np.ndarray) -> float:
     return share
 
 
-def find_sentinel(voxels: np.ndarray, most_sampled: int) -> float | None:
-    """The value at an end of a channel's range that hides the contrast of all others, if there is one.
+def find_sentinel(ordered: np.ndarray) -> float | None:
+    """The value at an end of the range of a channel (its ordered sample) that hides all others' contrast, or None.
 
     It takes up at least 0.25 % of the voxels, so clipping to the 0.5 and 99.5 percentiles may keep it. Relative to the
     range, the 1 and 99 percentiles of the others are less than a hundredth apart, or the 5 and 95 percentiles less than
     a thousandth: padding of -3.4e38 in any image, or of -32768 in an MRI of 0 to 255, but not -2000 or -32768 in
     Hounsfield units. If float32 cannot represent the range, it is the end farther from 0.
     """
-    channels = np.moveaxis(voxels, 3, 0) if voxels.ndim > 3 else voxels[None]
-    found = (_of_channel(channel, most_sampled) for channel in channels)
-    return next((value for value in found if value is not None), None)
-
-
-def _of_channel(channel: np.ndarray, most_sampled: int) -> float | None:
-    sample = channel.ravel(order="K")[:: math.ceil(channel.size / most_sampled)].astype(np.float64)
-    low, high = sample.min(), sample.max()
-    bottom, top = np.percentile(sample, [_SHARE, 100 - _SHARE])
+    low, high = float(ordered[0]), float(ordered[-1])
+    bottom, top = percentiles(ordered, _SHARE, 100 - _SHARE)
     if top - bottom > _LARGEST:
-        return float(low if abs(low) > abs(high) else high)
+        return low if abs(low) > abs(high) else high
+    first, last = np.searchsorted(ordered, low, side="right"), np.searchsorted(ordered, high)
     ends = [end for end, reached in ((low, bottom == low), (high, top == high)) if reached]
-    for far in [[end] for end in ends] + [ends]:
-        rest = sample[~np.isin(sample, far)]
-        if far and rest.size and _is_lost(rest, top - bottom):
-            return float(max(far, key=lambda end: abs(end - np.median(rest))))
+    for far in [[end] for end in ends] + [ends] * bool(ends):
+        rest = ordered[first if low in far else 0 : last if high in far else ordered.size]
+        if rest.size and _is_lost(rest, top - bottom):
+            return max(far, key=lambda end: abs(end - percentiles(rest, 50)[0]))
     return None
 
 
-def _is_lost(values: np.ndarray, span: float) -> bool:
-    return any(0 < _contrast(values, left_out) < least * span for left_out, least in _LEAST_CONTRAST.items())
+def _is_lost(ordered: np.ndarray, span: float) -> bool:
+    return any(0 < _contrast(ordered, left_out) < least * span for left_out, least in _LEAST_CONTRAST.items())
 
 
-def _contrast(values: np.ndarray, left_out: float) -> float:
-    low, high = np.percentile(values, [left_out, 100 - left_out])
-    return float(high - low) or float(np.ptp(values))
+def _contrast(ordered: np.ndarray, left_out: float) -> float:
+    low, high = percentiles(ordered, left_out, 100 - left_out)
+    return float(high - low) or float(ordered[-1]) - float(ordered[0])
