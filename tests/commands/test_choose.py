@@ -10,11 +10,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 from support.foundation_parts import PatchMeans
 
 from vqseg_bundle import networks
+from vqseg_bundle.bundle import Prediction
+from vqseg_bundle.commands import choose as choose_command
 from vqseg_bundle.commands.choose import main
 from vqseg_bundle.commands.data import main as make_datalist
+from vqseg_bundle.data import choose_rows, foreground_uncertainty, least_sure
 from vqseg_bundle.handlers.report.choice_page import principal_components
 
 AFFINE = np.diag([1.0, 1.0, 4.0, 1.0])
@@ -144,3 +148,56 @@ def test_the_map_has_the_two_directions_of_most_variance() -> None:
     distances = np.linalg.norm(plane[:, None] - plane, axis=2)
     np.testing.assert_allclose(np.linalg.norm(places[:, None] - places, axis=2), distances, atol=1e-9)
     assert principal_components(np.zeros((1, 3)))[0].tolist() == [[0.0, 0.0]]
+
+
+def test_the_entropy_of_structures_and_their_shell_by_hand() -> None:
+    """Sure of a cube's voxels, half sure of its shell, unsure of what lies away."""
+    probabilities = np.zeros((2, 11, 11, 11))
+    probabilities[:] = 0.5
+    cube = (slice(4, 7),) * 3
+    shell = binary_dilation(np.pad(np.ones((3, 3, 3), bool), 4), iterations=2)
+    probabilities[0][shell], probabilities[1][shell] = 0.75, 0.25
+    probabilities[0][cube], probabilities[1][cube] = 0.0, 1.0
+    of_shell = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    expected = of_shell * (shell.sum() - 27) / shell.sum()
+    # at 0.5 the first class, background, is taken
+    assert foreground_uncertainty(probabilities) == pytest.approx(expected)
+    nothing = np.stack([np.full((3, 3, 3), 0.9), np.full((3, 3, 3), 0.1)])
+    assert foreground_uncertainty(nothing) == pytest.approx(np.log(2))
+
+
+def test_the_least_sure_third_and_never_fewer_than_asked_for() -> None:
+    values = [0.1, 0.9, 0.3, 0.8, 0.2, 0.7, 0.4]
+    assert least_sure(values, 1) == [1, 3, 5]
+    assert least_sure(values, 5) == [1, 3, 5, 6, 2]
+
+
+def test_only_eligible_rows_are_divided_and_chosen() -> None:
+    features = np.array([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]])
+    found = choose_rows(features, 2, labeled=[0], eligible=[2, 3, 5])
+    assert set(found.chosen) <= {2, 3, 5}
+    assert 5 in found.chosen
+    assert len(found.clusters) == 6
+
+
+def test_the_next_ones_are_of_those_the_model_is_least_sure_of(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a model that is sure of all but the largest balls."""
+    label(scans, ["a0"])
+
+    def predict(image: str, probabilities: bool) -> Prediction:
+        share = 0.6 if Path(image).name.startswith("c") else 0.99
+        each = np.stack([np.full((4, 4, 4), 1 - share), np.full((4, 4, 4), share)])
+        return Prediction(np.ones((4, 4, 4)), np.eye(4), {0: "background", 1: "ball"}, each)
+
+    monkeypatch.setattr(choose_command, "load", lambda run, device: predict)
+    choice = choose(scans, "--count", "2", "--model", "OUT")
+    names = list(choice["uncertainties"])
+    assert "a0" not in names
+    third = {names[row] for row in least_sure(list(choice["uncertainties"].values()), 2)}
+    assert {"c0", "c1"} < third
+    assert len(third) == 3
+    assert set(choice["chosen"]) <= third
+    # the two large balls are alike: one stands for both
+    assert len({"c0", "c1"} & set(choice["chosen"])) == 1
+    assert choice["uncertainties"]["c0"] == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)), abs=1e-6)
+    assert "Unsure of (nats)" in (scans / "choice.html").read_text()

@@ -1,4 +1,4 @@
-"""Choose which scans to label first: ``vqseg choose --help``."""
+"""Choose which scans to label first, or next: ``vqseg choose --help``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from vqseg_bundle import __version__
-from vqseg_bundle.bundle import ScanFeatures
+from vqseg_bundle.bundle import ScanFeatures, load
 from vqseg_bundle.common import shell_line, write_json, write_text
 from vqseg_bundle.data import (
     Candidates,
@@ -25,6 +26,8 @@ from vqseg_bundle.data import (
     choose_rows,
     file_list,
     find_candidates,
+    foreground_uncertainty,
+    least_sure,
     standardize,
 )
 from vqseg_bundle.handlers.report import ShownPatient, render_choice
@@ -35,11 +38,12 @@ _EPILOG = """\
 The scans are divided into as many groups as are to be labelled; the one nearest the middle of each is chosen. Scans
 are alike if a foundation model finds them so (--foundation_weights); without one, if size, histogram and bright part
 are. Patients labelled already stand for their like. If DIR has a datalist, its validation and test patients take
-no part.
+no part. With --model only the third that a trained model is least sure of is divided.
 
 examples:
   vqseg choose DIR --count 5 --foundation_weights dinov2_vits14_pretrain.pth
   vqseg data DIR --labeled-file DIR/choice.json --validation-count 10 --test-count 20     (once they are labelled)
+  vqseg choose DIR --count 5 --model OUT                                                  (the next five)
 """
 _SETTINGS = {
     "in_channels": "channels per image (default: 1)",
@@ -60,6 +64,7 @@ class _Choice(NamedTuple):
     summaries: dict[str, ScanSummary]
     labeled: list[int]
     found: ColdStart
+    uncertainties: dict[str, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,8 +125,24 @@ def _choose(candidates: Candidates, settings: Mapping[str, Any], model: str, opt
     rows = [np.mean([summaries[image].features for image in scans[patient]], axis=0) for patient in scans]
     standard = standardize(np.stack(rows))
     labeled = list(range(len(candidates.scans), len(scans)))
-    found = choose_rows(standard, options.count, labeled, options.seed)
-    return _Choice(list(scans), scans, standard, summaries, labeled, found)
+    unsure = _uncertainties(candidates.scans, options) if options.model else {}
+    eligible = least_sure(list(unsure.values()), options.count) if unsure else None
+    found = choose_rows(standard, options.count, labeled, options.seed, eligible)
+    return _Choice(list(scans), scans, standard, summaries, labeled, found, unsure)
+
+
+def _uncertainties(scans: Mapping[str, Sequence[str]], options: argparse.Namespace) -> dict[str, float]:
+    """How unsure the model is of each patient, the mean over the patient's scans."""
+    predictor = load(options.model, options.device)
+    found = {}
+    logging.disable(logging.INFO)  # each inference would tell its settings
+    try:
+        for patient, images in tqdm(scans.items(), desc="predicting", disable=options.no_progress):
+            each = [predictor(image, probabilities=True).probabilities for image in images]
+            found[patient] = float(np.mean([foreground_uncertainty(part) for part in each if part is not None]))
+    finally:
+        logging.disable(logging.NOTSET)
+    return found
 
 
 def _check(images: Sequence[str], settings: Mapping[str, Any], options: argparse.Namespace) -> None:
@@ -190,6 +211,7 @@ def _record(
         "stands_for": {patient: _stand_for(choice, place) for place, patient in enumerate(chosen)},
         "candidates": len(candidates.scans),
         "features": "statistics" if model == "none" else model,
+        "uncertainties": {patient: round(value, 6) for patient, value in choice.uncertainties.items()},
         "features_digest": hashlib.sha256(choice.features.tobytes()).hexdigest(),
         "seed": options.seed,
         "source": candidates.source,
@@ -204,6 +226,10 @@ def _page(choice: _Choice, files: Mapping[str, Sequence[str]], candidates: Candi
         "Labelled already": str(len(candidates.labeled)),
         "Features": "statistics of size, histogram and bright part" if model == "none" else model,
     }
+    if choice.uncertainties:
+        values = choice.uncertainties.values()
+        facts["Unsure of (nats)"] = ", ".join(f"{name} {choice.uncertainties[name]:.3f}" for name in _chosen(choice))
+        facts["Unsure of all (nats)"] = f"{min(values):.3f} to {max(values):.3f}"
     patients = []
     for row, patient in enumerate(choice.patients):
         shown = choice.summaries[choice.scans[patient][0]]
@@ -236,6 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--foundation_weights", "--foundation-weights", metavar="FILE", help="weights of a foundation model")
     model = f"its name (default: {_DEFAULT_MODEL} with weights, otherwise none)"
     add("--foundation_model", "--foundation-model", metavar="NAME", help=model)
+    add("--model", metavar="OUT", help="a training's folder: choose among the third that its model is least sure of")
     add("--slices", type=int, default=8, metavar="N", help="slices of each scan that it sees (default: 8)")
     for key, meaning in _SETTINGS.items():
         add(f"--{key}", f"--{key.replace('_', '-')}", metavar="VALUE", help=f"as in training: {meaning}")

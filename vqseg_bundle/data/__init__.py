@@ -12,6 +12,7 @@ from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volum
 from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
 from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
 from .cohorts.kept_cases import KeptCases
+from .cohorts.next_scans import foreground_uncertainty, least_sure
 from .cohorts.patient_splits import LabeledFile, SplitRequest, read_labeled_file, read_split_file, split_patients
 from .cohorts.sharing import ReadableDataset, process_share
 from .errors import file_list
@@ -137,9 +138,11 @@ __all__ = [
     "find_orientation",
     "find_other_images",
     "find_unused_files",
+    "foreground_uncertainty",
     "has_geometry",
     "headers_slice_axis",
     "in_demo_cohort",
+    "least_sure",
     "list_volumes",
     "load_datalist",
     "make_demo_volume",

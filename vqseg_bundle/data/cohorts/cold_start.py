@@ -38,7 +38,13 @@ def standardize(features: np.ndarray) -> np.ndarray:
     return np.where(constant, 0.0, centered / np.where(constant, 1.0, deviation))
 
 
-def choose_rows(features: np.ndarray, count: int, labeled: Sequence[int] = (), seed: int = 0) -> ColdStart:
+def choose_rows(
+    features: np.ndarray,
+    count: int,
+    labeled: Sequence[int] = (),
+    seed: int = 0,
+    eligible: Sequence[int] | None = None,
+) -> ColdStart:
     """Divide rows by k-means and choose the one nearest each centre.
 
     This is ALPS of MedCAL-Bench (https://arxiv.org/abs/2508.03441): as many clusters as there are labels to draw. Rows
@@ -49,16 +55,18 @@ def choose_rows(features: np.ndarray, count: int, labeled: Sequence[int] = (), s
         count: rows to choose.
         labeled: rows that are labelled already.
         seed: seed of the first centres (k-means++; the best of 20 starts is taken).
+        eligible: the rows that are divided and may be chosen; None takes all that are not labelled.
 
     Raises:
-        DataError: ``count`` is not between 1 and the number of rows not labelled.
+        DataError: ``count`` is not between 1 and the number of eligible rows.
     """
-    free = sorted(set(range(len(features))) - set(labeled))
+    free = sorted(set(range(len(features)) if eligible is None else eligible) - set(labeled))
     if not 1 <= count <= len(free):
         raise DataError(f"--count: expected 1 to {len(free)} (patients without labels), found {count}.")
     fixed = features[list(labeled)]
     rng = np.random.default_rng(seed)
-    fits = [_fit(features, features[free], fixed, count, rng) for _ in range(_RESTARTS)]
+    divided = features[[*free, *labeled]]
+    fits = [_fit(divided, features[free], fixed, count, rng) for _ in range(_RESTARTS)]
     centers, _ = min(fits, key=lambda fit: fit[1])
     distances = cdist(features, np.concatenate([centers, fixed]))
     nearest = distances.argmin(axis=1)
