@@ -135,7 +135,7 @@ def _uncertainties(scans: Mapping[str, Sequence[str]], options: argparse.Namespa
     """How unsure the model is of each patient, the mean over the patient's scans."""
     predictor = load(options.model, options.device)
     found = {}
-    logging.disable(logging.INFO)  # each inference would tell its settings
+    logging.disable(logging.WARNING)  # each inference would tell its settings
     try:
         for patient, images in tqdm(scans.items(), desc="predicting", disable=options.no_progress):
             each = [predictor(image, probabilities=True).probabilities for image in images]
