@@ -1,6 +1,6 @@
 """Research tools, which the package does not import.
 
-Commands renamed after version 0.7 name their successors until version 0.9.
+Commands that moved into ``vqseg`` with version 0.8 still run under their former names, with the same options.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from importlib.util import spec_from_loader
 
 __all__ = ["FORMER_NAMES"]
 
-#: former module in this folder, and its present command
+#: former module in this folder, and the command of ``vqseg`` that it runs
 FORMER_NAMES = {
-    "scripts.check_data": "vqseg check",
-    "scripts.check_export": "vqseg check-export",
-    "scripts.make_bundle": "vqseg bundle",
-    "scripts.make_datalist": "vqseg data",
-    "scripts.pack_bundle": "vqseg pack",
-    "scripts.compare": "python -m scripts.comparison",
-    "scripts.convert_checkpoint": "python -m scripts.published",
-    "scripts.measure_alignment": "python -m scripts.alignment",
-    "scripts.plot_codebook": "python -m scripts.figures codebook",
-    "scripts.plot_perturbation": "python -m scripts.figures perturbation",
+    "scripts.check_data": "check",
+    "scripts.check_export": "check-export",
+    "scripts.make_bundle": "bundle",
+    "scripts.make_datalist": "data",
+    "scripts.pack_bundle": "pack",
 }
 
 
 class _FormerNames(MetaPathFinder, InspectLoader):
-    """Finds a module without a file for each former name, which exits and names the new command."""
+    """Finds a module without a file for each former name, which runs the command and names it."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> ModuleSpec | None:
         return spec_from_loader(fullname, self) if fullname in FORMER_NAMES else None
 
     def get_source(self, fullname: str) -> str:
-        return f"raise SystemExit('python -m {fullname} is now {FORMER_NAMES[fullname]}, with the same options.')"
+        command = FORMER_NAMES[fullname]
+        return (
+            "import sys\n"
+            "from vqseg_bundle.commands.main import main\n"
+            f"print('python -m {fullname} is now: vqseg {command}', file=sys.stderr)\n"
+            f"main(['{command}', *sys.argv[1:]])\n"
+        )
 
 
 sys.meta_path.append(_FormerNames())
