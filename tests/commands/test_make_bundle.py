@@ -27,15 +27,11 @@ from vqseg_bundle.commands.deploying.run_folder import open_run
 _LOAD_AND_RUN = """
 import sys, torch, monai.bundle
 root, volumes = "bundles/tiny", sys.argv[1]
-network = monai.bundle.load(
-    "tiny", bundle_dir="bundles", workflow_type="inference", args_file={"bundle_root": root}, device="cpu"
-)
+network = monai.bundle.load("tiny", bundle_dir="bundles", workflow_type="inference", device="cpu")
 state = torch.load(f"{root}/models/model.pt", weights_only=True)
 assert state and all(torch.equal(network.state_dict()[key], value) for key, value in state.items())
 files = {"config_file": f"{root}/configs/inference.json", "meta_file": f"{root}/configs/metadata.json"}
-monai.bundle.run(
-    **files, logging_file=False, bundle_root=root, dataset_dir=volumes, output_dir="out", device="cpu"
-)
+monai.bundle.run(**files, logging_file=False, dataset_dir=volumes, output_dir="out", device="cpu")
 import vqseg_bundle
 print("package:", vqseg_bundle.__file__)
 """

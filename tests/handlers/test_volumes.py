@@ -57,6 +57,13 @@ def test_the_page_compares_volumes_and_speaks_of_mm_only_where_it_can(tmp_path: 
     assert not re.search(r"[( ](mm|ml)\b", re.sub(r"(?s)<(style|script|pre).*?</\1>|<svg.*?</svg>", "", text))
 
 
+def test_what_is_not_labelled_has_no_volume(tmp_path: Path) -> None:
+    label = boxes(1)
+    label[0, :, :, 3:] = len(LABELS)
+    text = evaluate(tmp_path, [case("a", boxes(1), label)])
+    assert re.search(r'<td class="number">0.192</td>\s*<td class="number">0.192</td>', text), "half of 0.384 ml"
+
+
 def test_slices_divide_the_foreground_into_equal_parts() -> None:
     classes = torch.zeros(1, 8, 8, 12)
     classes[0, :4, :4, 4:10] = 1

@@ -18,6 +18,7 @@ from torch import nn
 
 from vqseg_bundle.common import gather_objects, process_rank, read_json
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, identify_case
+from vqseg_bundle.handlers.metrics import without_ignored
 from vqseg_bundle.handlers.report.case_slice import CaseSlice, cut_slice
 from vqseg_bundle.handlers.report.page import Records, render_page
 from vqseg_bundle.handlers.report.volumes import Measured, measure_volumes
@@ -113,15 +114,7 @@ class EvaluationReport:
                 name, _ = identify_case(item)
                 image, pred = found[CommonKeys.IMAGE], found[CommonKeys.PRED]
                 self._slices[name] = cut_slice(image, label, pred, self.choose_axis, found.get("reconstruction"))
-                classes = len(self.metrics.labels)
-                # the label's affine, which the prediction shares
-                self._volumes[name] = (
-                    measure_volumes(label, classes),
-                    measure_volumes(
-                        MetaTensor(pred.as_tensor() if isinstance(pred, MetaTensor) else pred, affine=label.affine),
-                        classes,
-                    ),
-                )
+                self._volumes[name] = _measure(label, pred, len(self.metrics.labels))
 
     def _finish(self, engine: Engine) -> None:
         slices = {name: shown for share in gather_objects(self._slices) for name, shown in share.items()}
@@ -151,6 +144,14 @@ class EvaluationReport:
         )
         path.write_text(page, encoding="utf-8")
         logger.info("Report with tables and pictures: %s (open it in a browser)", path)
+
+
+def _measure(label: MetaTensor, pred: torch.Tensor, classes: int) -> tuple[Measured, Measured]:
+    """The volumes of label and prediction, where the label is known, on the label's grid."""
+    plain = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
+    maps = without_ignored(plain, label.as_tensor(), classes)[::-1]
+    label_volumes, pred_volumes = (measure_volumes(MetaTensor(each, affine=label.affine), classes) for each in maps)
+    return label_volumes, pred_volumes
 
 
 def _read_json(path: Path) -> dict[str, Any]:
