@@ -29,10 +29,15 @@ _STEPS: dict[str, Any] = {
 }
 
 
-def run_whole(configs: str, settings: dict[str, Any]) -> None:
-    """Train, for a process of its own."""
+def run_whole(configs: str, settings: dict[str, Any], last_words: Path | None = None) -> None:
+    """Train, for a process of its own; if it ends by a message, write that to a file."""
     _start_workers_as_the_command()
-    run_here("training", *configs.split(), **settings)
+    try:
+        run_here("training", *configs.split(), **settings)
+    except SystemExit as end:
+        if last_words is not None:
+            last_words.write_text(str(end.code))
+        raise
 
 
 def run_killed(configs: str, settings: dict[str, Any], moment: str, number: int) -> None:
