@@ -99,7 +99,7 @@ SPOILED: list[tuple[Callable[[CohortFolder], None], str]] = [
 SENSELESS: list[tuple[dict[str, Any], str]] = [
     ({"network_def#num_embeddings": 1}, r"network_def: num_embeddings \(K, .* must be at least 2, got 1"),
     ({"network_def#norm": 1}, r"network_def: it cannot be built from its keys \(TypeError: "),
-    ({"learning_rate": 0}, r"--learning_rate: expected a number from 1e-9 to 1, found 0\."),
+    ({"learning_rate": 0}, r"--learning_rate: expected a number from 1e-12 to 1, found 0\."),
     ({"spatial_dims": 2, "patch_size": [32, 32, 4]}, r"patch_size must hold 2 sizes in voxels.*got \[32, 32, 4\]"),
     ({"image_size": [1, 1]}, r"image_size \[1, 1\] .*: 4 of 4 scans would have fewer than 4 voxels along an axis"),
     ({"spacing": [1e-3, 1e-3]}, r"a scan of 32 x 32 x 4 .* would become one of 4\.8e\+04 x 4\.8e\+04 x 4.* of memory"),

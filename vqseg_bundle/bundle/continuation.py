@@ -23,8 +23,9 @@ def check_continuation(
     cohort: data.Cohort,
     iterations: Sequence[int],
     another_length: bool = False,
+    initial_weights: str | None = None,
 ) -> None:
-    """Refuse weights from which this training cannot continue; in place, load them.
+    """Refuse weights from which this training cannot continue; load those with which it begins, in place or given.
 
     Args:
         output_dir: folder of ``model.pt`` and ``resume.pt``.
@@ -35,14 +36,15 @@ def check_continuation(
         cohort: the opened cohort.
         iterations: length of the training and of a complete epoch.
         another_length: see :func:`check_resume`.
+        initial_weights: weights of an earlier training with which a new one begins, or None.
 
     Raises:
         SystemExit: the weights are missing, or of another network, other labels or preprocessing; or the resumed
             training has another length, or its files have channels or classes in another order.
     """
-    if not (resume or in_place):
+    if not (resume or in_place or initial_weights):
         return
-    weights = Path(output_dir) / "model.pt"
+    weights = Path(output_dir) / "model.pt" if resume or not initial_weights else Path(initial_weights)
     if resume:
         exit_cleanly(check_resume, weights.with_name("resume.pt"), *iterations, bool(cohort.validation), another_length)
     record = exit_cleanly(load_model_record, weights)

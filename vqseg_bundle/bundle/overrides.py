@@ -58,6 +58,7 @@ _PATHS = (
     *("bundle_root", "dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
     "foundation_feature_dir",
     "plan_file",
+    "initial_weights",
     "plan_output",
 )
 #: ids of 0.7 and before; an overlay that still sets one would be ignored

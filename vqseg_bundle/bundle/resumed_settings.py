@@ -19,7 +19,18 @@ logger = logging.getLogger(__name__)
 
 #: parts of a configuration that do not change what is learnt, or that are compared by what they lead to
 _OTHERS = (
-    *("bundle_root", "dataset_dir", "datalist", "output_dir", "checkpoint", "imports", "initialize", "run", "training"),
+    *(
+        "bundle_root",
+        "dataset_dir",
+        "datalist",
+        "output_dir",
+        "checkpoint",
+        "initial_weights",
+        "imports",
+        "initialize",
+        "run",
+        "training",
+    ),
     *("tracking_uri", "tracking_handler", "experiment_name", "run_name", "save_execute_config", "execute_config"),
     *("foundation_weights", "foundation_feature_dir", "encoder_weights", "evaluating", "_meta_"),
     *("check", "start", "build", "validate", "validation_handlers"),

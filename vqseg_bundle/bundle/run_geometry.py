@@ -20,12 +20,13 @@ _NEW_TRAININGS = "RAS"
 _MOST_SHOWN = 4
 
 
-def training_orientation(output_dir: str, goes_on: bool) -> str | None:
+def training_orientation(output_dir: str, goes_on: bool, initial_weights: str | None = None) -> str | None:
     """The orientation of a training's volumes: RAS, or that of the training which it continues.
 
     Args:
         output_dir: folder of the weights.
         goes_on: whether the training continues from weights there.
+        initial_weights: weights with which it begins instead, or None.
 
     Returns:
         None, for volumes as stored, if a training of 0.6 or earlier continues.
@@ -33,8 +34,8 @@ def training_orientation(output_dir: str, goes_on: bool) -> str | None:
     Raises:
         SystemExit: the record of those weights cannot be used.
     """
-    checkpoint = Path(output_dir) / "model.pt"
-    if not (goes_on and checkpoint.with_suffix(".json").is_file()):
+    checkpoint = Path(initial_weights) if initial_weights and not goes_on else Path(output_dir) / "model.pt"
+    if not ((goes_on or initial_weights) and checkpoint.with_suffix(".json").is_file()):
         return _NEW_TRAININGS
     orientation = exit_cleanly(load_model_record, checkpoint)["preprocessing"].get("orientation")
     exit_cleanly(data.check_orientation, orientation)

@@ -58,7 +58,7 @@ def _share(most: str = "1]", resume: str = "fixed") -> Setting:
 
 def _rate() -> Setting:
     # below nothing is learnt in float32, above Adam's steps are larger than any weight
-    return Setting("a number from 1e-9 to 1", lambda value: _is_number(value) and 1e-9 <= value <= 1, resume="asked")
+    return Setting("a number from 1e-12 to 1", lambda value: _is_number(value) and 1e-12 <= value <= 1, resume="asked")
 
 
 def _weight() -> Setting:

@@ -76,6 +76,7 @@ def plan_training(
     plan_file: str | None,
     output_dir: str,
     goes_on: bool,
+    initial_weights: str | None,
     parser: ConfigParser,
 ) -> PlannedTraining:
     """Check a cohort and plan its training; with several processes, the first does, for all.
@@ -97,13 +98,19 @@ def plan_training(
         plan_file: an earlier ``plan.json``, edited or not, or None.
         output_dir: folder of the weights.
         goes_on: whether the training continues from weights there.
+        initial_weights: weights with which it begins instead, whose network and preprocessing it keeps, or None.
         parser: the running configuration's.
 
     Raises:
         SystemExit: the data, a given value or the plan file is at fault; the message says what.
     """
     exit_cleanly(check_device, device)
-    given = exit_cleanly(_given_values, parser, plan_file, output_dir, goes_on)
+    recorded: dict[str, Any] = {}
+    if goes_on:
+        recorded = exit_cleanly(_recorded_values, Path(output_dir))
+    elif initial_weights:
+        recorded = exit_cleanly(_values_of_weights, Path(initial_weights))
+    given = exit_cleanly(_given_values, parser, plan_file, recorded)
     planned = None
     if process_rank() == 0:
         clipped = bool(given.get("intensity_window", (None, ""))[0])
@@ -194,10 +201,9 @@ def with_planned_values(config: Any, plan: Plan) -> Any:
 
 
 def _given_values(
-    parser: ConfigParser, plan_file: str | None, output_dir: str, goes_on: bool
+    parser: ConfigParser, plan_file: str | None, recorded: Mapping[str, Any]
 ) -> dict[str, tuple[Any, str]]:
-    """Value and origin by id of all that no rule decides on."""
-    recorded = _recorded_values(Path(output_dir)) if goes_on else {}
+    """Value and origin by id of all that no rule decides on; ``recorded`` beside the weights to go on from."""
     filed = _read_plan_file(Path(plan_file)) if plan_file else {}
     given: dict[str, tuple[Any, str]] = {}
     for id_ in PLANNED_IDS.values():
@@ -217,11 +223,15 @@ def _recorded_values(folder: Path) -> dict[str, Any]:
     weights = folder / "model.pt"
     filed = _read_plan_file(folder / "plan.json") if (folder / "plan.json").is_file() else {}
     found = {id_: value for id_, value in filed.items() if id_ not in _OF_THE_MACHINE}
-    if weights.with_suffix(".json").is_file():
-        record = load_model_record(weights)
-        for section, names in _RECORDED.items():
-            known = {**_UNSAID[section], **record[section]}
-            found |= {PLANNED_IDS[name]: known[name] for name in names if name in known}
+    return found | (_values_of_weights(weights) if weights.with_suffix(".json").is_file() else {})
+
+
+def _values_of_weights(weights: Path) -> dict[str, Any]:
+    """Values of a network and its preprocessing, from the record beside its weights."""
+    record, found = load_model_record(weights), dict[str, Any]()
+    for section, names in _RECORDED.items():
+        known = {**_UNSAID[section], **record[section]}
+        found |= {PLANNED_IDS[name]: known[name] for name in names if name in known}
     return found
 
 

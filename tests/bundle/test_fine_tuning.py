@@ -1,0 +1,54 @@
+"""A new training on other data that begins with trained weights: it keeps their network, preprocessing and classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from support.bundle_runs import TINY, Trained, make_volumes, refused, run_here, write_cohort
+
+#: no sizes: they follow from the weights' record
+KEYS: dict[str, Any] = {
+    **{key: value for key, value in TINY.items() if key.startswith("network_def#num") or key.endswith("embedding_dim")},
+    "device": "cpu",
+    "amp": False,
+}
+
+
+def test_it_begins_with_the_weights_and_keeps_what_they_need(trained: Trained, tmp_path: Path) -> None:
+    cohort, given = write_cohort(tmp_path / "other"), trained.output_dir / "model.pt"
+    cohort.add("training", "larger", *make_volumes(9, (64, 48, 5)))
+    cohort.save()
+    keys = {**KEYS, "dataset_dir": str(cohort.root), "initial_weights": str(given), "max_iterations": 1}
+    run_here("training", "train.json", **keys, output_dir=str(tmp_path / "out"), learning_rate=1e-9)
+    first, last = (torch.load(path, weights_only=True) for path in (given, tmp_path / "out" / "model.pt"))
+    assert first.keys() == last.keys()
+    floats = [name for name, value in first.items() if value.is_floating_point() and "quantizer" not in name]
+    assert max(float((first[name] - last[name]).abs().max()) for name in floats) < 1e-6
+    records = [json.loads((folder / "model.json").read_text()) for folder in (trained.output_dir, tmp_path / "out")]
+    assert [records[0][key] for key in ("network", "preprocessing")] == [
+        records[1][key] for key in ("network", "preprocessing")
+    ]
+
+
+def test_weights_that_do_not_fit_are_refused(trained: Trained, tmp_path: Path) -> None:
+    cohort, given = write_cohort(tmp_path / "other"), str(trained.output_dir / "model.pt")
+    start = ("training", "train.json")
+    keys = {**KEYS, "dataset_dir": str(cohort.root), "initial_weights": given}
+    refused(tmp_path / "out", r"labels#1: weights shell, configuration lung", *start, **_with_other_label(cohort, keys))
+    other = {**keys, "dataset_dir": str(trained.cohort.root), "network_def#num_embeddings": 64}
+    refused(tmp_path / "out", r"network#num_embeddings: weights 32, configuration 64", *start, **other)
+    refused(
+        tmp_path / "out",
+        r"none\.json not found: none\.pt cannot be used",
+        *start,
+        **{**keys, "initial_weights": "none.pt"},
+    )
+
+
+def _with_other_label(cohort: Any, keys: dict[str, Any]) -> dict[str, Any]:
+    cohort.datalist["labels"] |= {"1": "lung"}
+    cohort.save()
+    return keys

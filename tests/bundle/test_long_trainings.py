@@ -1,0 +1,48 @@
+"""A training of 2,000 steps needs no more memory and no more open files at its end than after its first epochs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+from support.bundle_runs import TINY, CohortFolder, run_here
+from support.processes import CONTEXT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
+
+STEPS = {**TINY, "max_iterations": 2000, "iterations_per_epoch": 100}
+#: MiB; Python's and PyTorch's allocators do not return all that they have taken
+MOST_GROWTH = 16
+
+
+def _measured(settings: dict[str, Any], target: Path) -> None:
+    """Train, and note memory in MiB and open files after each epoch's save."""
+
+    def expose(parser: ConfigParser) -> None:
+        parser.get_parsed_content("train#trainer").add_event_handler(Events.EPOCH_COMPLETED, note)
+
+    def note(engine: Engine) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        with target.open("a") as file:
+            file.write(f"{pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.1f} {len(os.listdir('/proc/self/fd'))}\n")  # noqa: PTH208
+
+    run_here("training", "train.json", before=expose, **settings)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measured where Linux tells")
+def test_memory_and_open_files_stay(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    settings = {**STEPS, "dataset_dir": str(shared_cohort.root), "output_dir": str(tmp_path / "out")}
+    process = CONTEXT.Process(target=_measured, args=(settings, tmp_path / "measured"))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    memory, files = zip(
+        *(map(float, line.split()) for line in (tmp_path / "measured").read_text().splitlines()), strict=True
+    )
+    assert len(memory) == 20
+    assert max(memory[10:]) - max(memory[2:6]) <= MOST_GROWTH, memory
+    assert max(files[10:]) <= max(files[2:6]), files
