@@ -171,6 +171,7 @@ GIVEN: dict[str, Any] = {
     "strides": [2, 2],
     "channels": [8, 16, 32],
     "code_level": None,
+    "reconstruction_channels": [4, 4],
     "labeled_batch_size": 3,
     "unlabeled_batch_size": 6,
     "max_iterations": 50,
@@ -187,7 +188,12 @@ def test_a_given_value_wins_and_the_others_follow(name: str) -> None:
     assert (decision.rule, decision.why) == ("", "given")
     assert len(found.channels) == len(found.strides) + 1
     assert len(found.patch_size) == found.spatial_dims
-    assert found.reconstruction_channels == [width // 2 for width in found.channels[:-1]][: found.code_level]
+    if name != "reconstruction_channels":
+        assert found.reconstruction_channels == [width // 2 for width in found.channels[:-1]][: found.code_level]
+
+
+def test_every_planned_value_may_be_given() -> None:
+    assert list(GIVEN) == list(PLANNED_IDS)
 
 
 def test_what_follows_from_a_given_value() -> None:

@@ -8,6 +8,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import nibabel as nib
@@ -46,18 +47,18 @@ class HeaderFacts:
     notes: tuple[str, ...] = ()
     modality: str = ""
 
-    @property
+    @cached_property
     def header(self) -> VolumeHeader:
         """The same in the reader's own type, for its rules about axes."""
         other = np.array(self.other_affine).reshape(4, 4) if self.other_affine else None
         return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4), other, self.notes, self.modality)
 
-    @property
+    @cached_property
     def spacing(self) -> tuple[float, ...]:
         """Length of a voxel along each spatial axis, mm."""
         return tuple(float(v) for v in np.linalg.norm(self.header.affine[:3, :3], axis=0))
 
-    @property
+    @cached_property
     def axis_codes(self) -> str:
         """Directions of the axes, such as ``"RAS"``: to the patient's right, front and head."""
         return "".join(nib.aff2axcodes(self.header.affine))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import nibabel as nib
@@ -81,7 +82,13 @@ def axis_directions(affine: np.ndarray) -> np.ndarray:
     Returns:
         ``(3, 2)``: for each axis of the volume, 0, 1 or 2 and 1 or -1.
     """
-    left, _, right = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    return _directions_of(np.asarray(affine, dtype=float)[:3, :3].tobytes()).copy()
+
+
+@lru_cache(maxsize=2**14)  # most scans of a cohort share their axes, and each is asked for several times
+def _directions_of(axes: bytes) -> np.ndarray:
+    columns = np.frombuffer(axes).reshape(3, 3)
+    left, _, right = np.linalg.svd(columns / np.linalg.norm(columns, axis=0))
     rotation = left @ right  # the nearest without shear
 
     def rank(axes: Sequence[int]) -> tuple[float, ...]:
