@@ -156,7 +156,8 @@ class _Planner:
                 f"network_def#channels {channels} want {len(channels) - 1} strides, network_def#strides are {strides} "
                 f"for patch_size {patch}: give both, or other channels or a larger patch_size."
             )
-        level = self._decide("code_level", choose_code_level, strides)
+        widths = self.given.get(PLANNED_IDS["reconstruction_channels"])
+        level = self._decide("code_level", choose_code_level, strides, widths)
         self._decide("reconstruction_channels", choose_reconstruction_channels, channels, strides, level)
         return self._decide_training(patch, channels[0])
 
