@@ -196,6 +196,12 @@ def test_every_planned_value_may_be_given() -> None:
     assert list(GIVEN) == list(PLANNED_IDS)
 
 
+@pytest.mark.parametrize(("widths", "level"), [([8], 1), ([8, 16], 2), ([8, 16, 32], 3)])
+def test_given_widths_of_the_image_decoder_say_where_the_codes_are(widths: list[int], level: int) -> None:
+    """Commands of up to version 0.9 gave one width per halving: codes at the bottleneck."""
+    assert plan(HIPPOCAMPUS, strides=[2, 2, 2], reconstruction_channels=widths).code_level == level
+
+
 def test_what_follows_from_a_given_value() -> None:
     assert plan(HIPPOCAMPUS, spacing=[2.0, 2.0]).patch_size == [20, 28]
     assert plan(HIPPOCAMPUS, image_size=[96, 96]).strides == [2] * 4
@@ -213,6 +219,7 @@ def test_what_follows_from_a_given_value() -> None:
             {"patch_size": [24, 24], "channels": [8] * 5},
             r"channels \[8, 8, 8, 8, 8\] want 4 strides, .*larger",
         ),
+        ({"strides": [2], "reconstruction_channels": [4, 8]}, r"channels \[4, 8\] are of 2 levels .* \[2\] of 1"),
         (
             {"patch_size": [16, 16], "code_level": 2},
             r"code_level 2 lies below the deepest level of a network with 1 strides",

@@ -39,7 +39,7 @@ def measure_pace(config: Mapping[str, Any], cohort: data.Cohort) -> Pace:
         config: the whole configuration, with values in place of the references to a plan.
         cohort: the opened cohort.
     """
-    few = {name: cases[:_CASES] for name, cases in cohort.splits().items()}
+    few: dict[str, Any] = {name: cases[:_CASES] for name, cases in cohort.splits().items()}
     trial = ConfigParser({**config, "cohort": replace(cohort, **few)})
     trial.update(
         {
