@@ -9,13 +9,20 @@ from scipy import stats
 from support.layer_parts import chi_square_p, draw_each_code, make_codebook, make_generator, neighbor_law
 from torch import Tensor
 
+from vqseg_bundle.common import exact_dtype
 from vqseg_bundle.layers import (
     QuantizedPerturbation,
     VectorQuantizer,
     automatic_temperature,
+    neighbor_sampling,
     perplexity_temperature,
     transition_matrix,
 )
+
+
+def test_apples_devices_have_no_float64():
+    assert [exact_dtype(torch.device(kind)) for kind in ("cpu", "mps")] == [torch.float64, torch.float32]
+
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")
 
@@ -35,7 +42,9 @@ def test_the_chi_square_test_notices_a_temperature_5_percent_off():
     assert chi_square_p(draw_each_code(QuantizedPerturbation(0.7, 1.0), codebook), law) < 1e-6
 
 
-def test_chi_square_with_the_automatic_temperature():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["usual", "as on MPS"])
+def test_chi_square_with_the_automatic_temperature(dtype, monkeypatch):
+    monkeypatch.setattr(neighbor_sampling, "exact_dtype", lambda device: dtype)
     codebook = make_codebook(32)
     scale = automatic_temperature(codebook).item()
     law = neighbor_law(np.arange(32), codebook, scale, "squared_euclidean")

@@ -16,7 +16,15 @@ from vqseg_bundle.common.files import (
 )
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
 from vqseg_bundle.common.seeds import derive_seed
-from vqseg_bundle.common.tensors import FEATURES, SOURCE, NonFiniteError, all_finite, named_tensors, non_finite_names
+from vqseg_bundle.common.tensors import (
+    FEATURES,
+    SOURCE,
+    NonFiniteError,
+    all_finite,
+    exact_dtype,
+    named_tensors,
+    non_finite_names,
+)
 from vqseg_bundle.common.visible_text import VISIBLE_UTF8, print_any_name
 
 __all__ = [
@@ -30,6 +38,7 @@ __all__ = [
     "cache_folder",
     "csv_text",
     "derive_seed",
+    "exact_dtype",
     "gather_objects",
     "import_with_extra",
     "is_disk_full",

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-__all__ = ["FEATURES", "SOURCE", "NonFiniteError", "all_finite", "named_tensors", "non_finite_names"]
+__all__ = ["FEATURES", "SOURCE", "NonFiniteError", "all_finite", "exact_dtype", "named_tensors", "non_finite_names"]
 
 #: foundation-model features of the weak views, ``(B, C_f, *G)``
 FEATURES = "foundation_features"
@@ -18,6 +19,13 @@ SOURCE = "source"
 
 class NonFiniteError(ArithmeticError):
     """A loss, gradient or weight is not finite; the message says which, and what to do."""
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The widest floating-point type of a device: float64, but float32 on Apple's MPS, which has no other."""
+    import torch  # here, so that commands that need none of it start at once
+
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

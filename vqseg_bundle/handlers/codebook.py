@@ -28,7 +28,7 @@ def codebook_perplexity(counts: Tensor) -> float:
     total = counts.sum().item()
     if total == 0:
         return 0.0
-    share = counts.double() / total
+    share = counts.cpu().double() / total
     return torch.special.entr(share).sum().exp().item()
 
 
@@ -74,7 +74,7 @@ class CodebookUsage:
         counts: Any = self.counts
         if process_count() > 1:
             counts = idist.all_reduce(counts.to(idist.device()))
-        engine.state.metrics["codebook_usage"] = (counts > 0).double().mean().item()
+        engine.state.metrics["codebook_usage"] = (counts > 0).sum().item() / len(counts)
         engine.state.metrics["codebook_perplexity"] = codebook_perplexity(counts)
 
     def _abandon(self, engine: Engine, error: Exception) -> None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from vqseg_bundle.common import process_count
+from vqseg_bundle.common import exact_dtype, process_count
 
 __all__ = ["EMACodebook", "MappedCodebook"]
 
@@ -59,8 +59,9 @@ class MappedCodebook(nn.Module):
             codes: ``(M,)``, int64, the codes to move.
             features: ``(M, D)``, where to.
         """
-        inverse = torch.linalg.pinv(self.mapping.weight.double())
-        self.basis[codes] = (features.double() @ inverse.t()).to(self.basis.dtype)
+        dtype = exact_dtype(features.device)
+        inverse = torch.linalg.pinv(self.mapping.weight.to(dtype))
+        self.basis[codes] = (features.to(dtype) @ inverse.t()).to(self.basis.dtype)
 
 
 class EMACodebook(nn.Module):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from vqseg_bundle.common import exact_dtype
 from vqseg_bundle.layers.code_products import MAX_BUFFER_ELEMENTS
 from vqseg_bundle.layers.transition import CodeDistances, neighbor_logits
 
@@ -68,7 +69,7 @@ def _accept_proposals(
     """One proposal per token; writes accepted ones where ``drawn`` is still -1."""
     proposed = torch.randint(len(distances) - 1, tokens.shape, device=tokens.device, generator=generator)
     proposed += proposed >= tokens  # uniform over all codes but the token's own
-    uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=exact_dtype(tokens.device))
     for chunk in _chunks(len(tokens)):
         distance = distances.pairs(tokens[chunk], proposed[chunk])
         accepted = (drawn[chunk] < 0) & (uniform[chunk] < torch.exp(-distance / temperature))
@@ -79,7 +80,7 @@ def _draw_from_rows(
     tokens: Tensor, distances: CodeDistances, temperature: float | Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """One draw per token from the exact rows of the distinct codes."""
-    uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(tokens.shape, device=tokens.device, generator=generator, dtype=exact_dtype(tokens.device))
     codes, row_of_token = tokens.unique(return_inverse=True)
     order = row_of_token.argsort()
     size = len(distances)
@@ -117,18 +118,17 @@ def _invert_running_sum(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tenso
 
     Args:
         weights: ``(N, M)``, non-negative, at least one positive per row.
-        uniform: ``(N,)``, float64 in [0, 1).
+        uniform: ``(N,)``, float64 (see :func:`~vqseg_bundle.common.exact_dtype`) in [0, 1).
 
     Returns:
-        columns ``(N,)``, int64, and the position of ``u`` within its column, ``(N,)``, float64 in [0, 1): uniform
-        again.
+        columns ``(N,)``, int64, and the position of ``u`` within its column, ``(N,)``, in [0, 1): uniform again.
     """
     positive = weights > 0
-    running = weights.double().cumsum(dim=1).masked_fill_(~positive, 0.0)
+    running = weights.to(uniform.dtype).cumsum(dim=1).masked_fill_(~positive, 0.0)
     total = running.amax(dim=1)
     # rounding must not lift the target to the total itself, which no column would exceed
     target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     column = (running > target.unsqueeze(1)).to(torch.uint8).argmax(dim=1, keepdim=True)
-    width = weights.gather(1, column).double()
+    width = weights.gather(1, column).to(uniform.dtype)
     rest = (target.unsqueeze(1) - (running.gather(1, column) - width)) / width
-    return column.squeeze(1), rest.clamp_(0.0, 1.0 - 2.0**-53).squeeze(1)
+    return column.squeeze(1), rest.clamp_(0.0, 1.0 - torch.finfo(rest.dtype).eps / 2).squeeze(1)
