@@ -10,7 +10,6 @@ import torch
 
 from vqseg_bundle.bundle import choose_amp, machine_memory, set_threads, write_run_record
 from vqseg_bundle.bundle import machine as subject
-from vqseg_bundle.bundle.components import check_device
 
 
 @pytest.mark.parametrize(
@@ -98,9 +97,3 @@ def test_the_memory_is_what_a_container_or_job_may_take(
     monkeypatch.setattr(machine_memory, "_GROUPS", tmp_path)
     monkeypatch.setattr(os, "sysconf", lambda name: 10**6)
     assert machine_memory.host_memory_gb() == expected
-
-
-def test_apples_device_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device is 'mps', but PyTorch finds none"):
-        check_device("mps")

@@ -180,10 +180,10 @@ def check_device(device: str) -> None:
     """Check that the device exists.
 
     Args:
-        device: such as "cpu", "cuda", "cuda:1" or "mps".
+        device: such as "cpu", "cuda" or "cuda:1".
 
     Raises:
-        ValueError: the name is unknown to PyTorch, or this machine has no CUDA device (of that index) or no MPS.
+        ValueError: the name is unknown to PyTorch, or this machine has no CUDA device (of that index)
     """
     try:
         chosen = torch.device(device)
@@ -192,8 +192,6 @@ def check_device(device: str) -> None:
     count = torch.cuda.device_count()
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
         raise ValueError(f"device is {device!r}, but PyTorch finds {count} CUDA devices; use 'cpu' or another index.")
-    if chosen.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device is 'mps', but PyTorch finds none (macOS on Apple's processors only); use 'cpu'.")
     try:
         torch.ones(1, device=chosen).item()
     except Exception as error:  # each device type has errors of its own
