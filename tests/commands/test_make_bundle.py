@@ -147,8 +147,10 @@ def test_what_a_run_took_from_its_place_is_taken_back(trained: Trained) -> None:
     run.config["labels_file"] = "/somewhere/labels.json"
     run.config["train"]["handlers"].append({"_target_": "MLFlowHandler", "tracking_uri": "/somewhere/mlruns"})
     run.record["labels"][2] = 'core "@" 2'
-    default, processes = ({"tracking_uri": None}, {"distributed": 1})
+    default, processes = ({"tracking_uri": None, "cache_rate": "$@plan.cache_rate"}, {"distributed": 1})
+    assert run.config["cache_rate"] == 1.0
     config = training_config(run, default, processes)
+    assert config["cache_rate"] == "$@plan.cache_rate"
     assert (config["foundation_weights"], config["dataset_dir"], config["datalist"]) == (None, None, None)
     assert list(find_local_paths(config)) == ["labels_file"]
     assert len(config["train"]["handlers"]) == len(run.config["train"]["handlers"]) - 1

@@ -31,6 +31,8 @@ _PLACES = (
     "foundation_feature_dir",
     "encoder_weights",
 )
+#: planned since 0.10 for the machine and the cohort; earlier runs refer to no plan for them
+_PLANNED_PLACES = ("cache_rate", "cache_on_disk", "time_budget")
 _TRACKING = ("tracking_uri", "experiment_name", "run_name", "execute_config", "save_execute_config")
 _TRACKER = "MLFlowHandler"
 _PREPROCESSING = (
@@ -73,6 +75,8 @@ def training_config(run: FinishedRun, default: Mapping[str, Any], processes: Map
             config.pop(key, None)
         elif key in config:
             config[key] = None
+    if set(_PLANNED_PLACES) <= set(config):
+        config |= {key: default[key] for key in _PLANNED_PLACES if key in default}
     config |= {key: literal(run.record["preprocessing"].get(key)) for key in _PREPROCESSING}
     config |= {key: literal(value) for key, value in run.record["preprocessing"].items() if key in _SINCE_0_9}
     config["labels"] = literal(run.record["labels"])
