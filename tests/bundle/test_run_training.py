@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from ignite.engine import Engine, Events
 from support.bundle_runs import TINY, CohortFolder, as_arguments, command_here
 
@@ -82,6 +83,12 @@ def test_a_full_disk_is_one_line(number: int) -> None:
 
     with pytest.raises(SystemExit, match=r"^No space is left to write to, in iteration 1\..*--resume true\.$"):
         _run(_engine(fill))
+
+
+def test_a_full_memory_is_one_line_with_the_keys_to_lower() -> None:
+    message = r"^The memory is full, in iteration 1\. Lower patch_size, labeled_batch_size or unlabeled_batch_size, or"
+    with pytest.raises(SystemExit, match=message):
+        _run(_engine(lambda engine: torch.empty(10**15)))
 
 
 def test_a_thread_without_space_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from ignite.engine import Engine
 
 from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.run_record import KEPT_SCANS, resume_command
-from vqseg_bundle.common import NonFiniteError, is_disk_full, process_count, process_rank
+from vqseg_bundle.common import NonFiniteError, is_disk_full, is_memory_full, process_count, process_rank
 
 __all__ = ["end_on_signals", "join_processes", "run_together", "run_training"]
 
@@ -86,15 +86,21 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
         lock: lock of its output folder, released at the end; scans that were kept in the folder are removed.
 
     Raises:
-        SystemExit: a loss, gradient or weight is not finite, or no more can be written; the message says which, and
-            what to do. Or a signal has stopped a training: with the shell's code for it, 130 or 143.
+        SystemExit: a loss, gradient or weight is not finite, memory does not suffice, or no more can be written; the
+            message says which, and what to do. Or a signal has stopped a training: with the shell's code for it, 130
+            or 143.
     """
     try:
         with _full_disk_named_once():
             engine.run()
     except NonFiniteError as error:
         raise SystemExit(str(error)) from error
-    except (OSError, RuntimeError) as error:  # torch wraps what it cannot write
+    except (OSError, RuntimeError, MemoryError) as error:  # torch wraps what it cannot write
+        if is_memory_full(error):
+            raise SystemExit(
+                f"The memory is full, in iteration {engine.state.iteration}. Lower patch_size, labeled_batch_size or "
+                "unlabeled_batch_size, or give --activation_checkpointing true; inference_memory_gb limits validation."
+            ) from error
         if not is_disk_full(error):
             raise
         raise SystemExit(

@@ -22,6 +22,7 @@ from vqseg_bundle.common.tensors import (
     NonFiniteError,
     all_finite,
     exact_dtype,
+    is_memory_full,
     named_tensors,
     non_finite_names,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "gather_objects",
     "import_with_extra",
     "is_disk_full",
+    "is_memory_full",
     "json_value",
     "named_tensors",
     "non_finite_names",

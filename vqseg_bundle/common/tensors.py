@@ -9,7 +9,16 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["FEATURES", "SOURCE", "NonFiniteError", "all_finite", "exact_dtype", "named_tensors", "non_finite_names"]
+__all__ = [
+    "FEATURES",
+    "SOURCE",
+    "NonFiniteError",
+    "all_finite",
+    "exact_dtype",
+    "is_memory_full",
+    "named_tensors",
+    "non_finite_names",
+]
 
 #: foundation-model features of the weak views, ``(B, C_f, *G)``
 FEATURES = "foundation_features"
@@ -26,6 +35,14 @@ def exact_dtype(device: torch.device) -> torch.dtype:
     import torch  # here, so that commands that need none of it start at once
 
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def is_memory_full(error: BaseException) -> bool:
+    """Whether an error says that the memory of the device does not suffice."""
+    import torch  # here, so that commands that need none of it start at once
+
+    # PyTorch has no type for it on a CPU
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -15,7 +15,7 @@ from monai.transforms import CutMix
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
-from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, is_disk_full, process_count
+from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, is_disk_full, is_memory_full, process_count
 from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
@@ -292,7 +292,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
 
 
 def _raise_explained(engine: Engine, error: BaseException) -> None:
-    if isinstance(error, NonFiniteError) or is_disk_full(error):
+    if isinstance(error, NonFiniteError) or is_disk_full(error) or is_memory_full(error):
         raise error
 
 

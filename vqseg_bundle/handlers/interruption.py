@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from vqseg_bundle.common import NonFiniteError, is_disk_full, process_count
+from vqseg_bundle.common import NonFiniteError, is_disk_full, is_memory_full, process_count
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint, ends_epoch
 
 __all__ = ["PlainErrors", "StopOnSignal"]
@@ -95,7 +95,8 @@ class StopOnSignal:
 class PlainErrors:
     """Let errors that a message explains pass without the traceback that MONAI's StatsHandler logs.
 
-    These are numbers that are not finite, a full disk, and the end of the process. Attach it before other handlers.
+    These are numbers that are not finite, a full disk or memory, and the end of the process. Attach it before other
+    handlers.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -103,5 +104,9 @@ class PlainErrors:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._pass)
 
     def _pass(self, engine: Engine, error: BaseException) -> None:
-        if isinstance(error, NonFiniteError | KeyboardInterrupt | SystemExit) or is_disk_full(error):
+        if (
+            isinstance(error, NonFiniteError | KeyboardInterrupt | SystemExit)
+            or is_disk_full(error)
+            or is_memory_full(error)
+        ):
             raise error
