@@ -1,4 +1,4 @@
-"""A training of 2,000 steps needs no more memory and no more open files at its end than after its first epochs."""
+"""A training of 2,000 steps needs no more memory and no more open files at its end than in its middle."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from support.processes import CONTEXT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
 STEPS = {**TINY, "max_iterations": 2000, "iterations_per_epoch": 100}
-#: MiB; Python's and PyTorch's allocators do not return all that they have taken
-MOST_GROWTH = 16
+#: MiB from the tenth epoch on; before, allocators and matplotlib take what they keep
+MOST_GROWTH = 4
 
 
 def _measured(settings: dict[str, Any], target: Path) -> None:
@@ -44,5 +44,5 @@ def test_memory_and_open_files_stay(shared_cohort: CohortFolder, tmp_path: Path)
         *(map(float, line.split()) for line in (tmp_path / "measured").read_text().splitlines()), strict=True
     )
     assert len(memory) == 20
-    assert max(memory[10:]) - max(memory[2:6]) <= MOST_GROWTH, memory
-    assert max(files[10:]) <= max(files[2:6]), files
+    assert max(memory[10:]) - memory[9] <= MOST_GROWTH, memory
+    assert max(files) == files[0], files
