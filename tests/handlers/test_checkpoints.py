@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +267,21 @@ def test_a_flipped_byte_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
         else:
             assert torch.equal(found["weights"], weights)
     assert noticed > 100
+
+
+class _Hostile:
+    """Pickle calls what this says when it loads it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_code_in_a_file_of_weights_is_refused_and_not_run(tmp_path: Path, save: Callable[[Any, Path], None]) -> None:
+    save({"weight": torch.zeros(2), "engine": _Hostile(tmp_path / "trace")}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model\.pt: expected weights, found a file of another kind"):
+        read_checkpoint(tmp_path / "model.pt")
+    assert not (tmp_path / "trace").exists()
