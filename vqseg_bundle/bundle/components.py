@@ -183,7 +183,7 @@ def check_device(device: str) -> None:
         device: such as "cpu", "cuda" or "cuda:1".
 
     Raises:
-        ValueError: the name is unknown to PyTorch, or this machine has no CUDA device (of that index)
+        ValueError: the name is unknown to PyTorch, or PyTorch cannot compute on it here.
     """
     try:
         chosen = torch.device(device)
