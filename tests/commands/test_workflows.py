@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import pytest
-from support.bundle_runs import ROOT, command_here
+from support.bundle_runs import ROOT, Trained, command_here, make_volumes
 
 from vqseg_bundle.commands.main import main
+from vqseg_bundle.commands.watch import arrivals
 from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, _may_name_anything, bundle_words
 from vqseg_bundle.common import shell_line
 
@@ -112,3 +115,36 @@ def test_the_command_runs_what_it_prints(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stdout.startswith("runs python -m monai.bundle run inference --config_file ")
     assert "expected" in done.stderr
+
+
+def test_a_watched_folder_is_segmented_as_volumes_arrive(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    words = ["segment", "in", "--watch", "--output_dir", "out", "--checkpoint", str(trained.output_dir / "model.pt")]
+    command = [sys.executable, "-m", "vqseg_bundle", *words, "--device", "cpu"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "watching in; Ctrl-C ends\n"
+        (tmp_path / "in" / "broken.nii").write_bytes(b"no volume")
+        nib.save(make_volumes(9)[0], tmp_path / "in" / "new.nii.gz")
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[0].startswith("in/broken.nii: ")
+        assert lines[1] == f"in/new.nii.gz: {Path('out', 'predictions')}\n"
+        assert (tmp_path / "out" / "predictions" / "new_pred.nii.gz").is_file()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, errors.splitlines()[-1:]) == (130, ["vqseg segment: stopped by SIGINT."])
+        assert "Traceback" not in errors
+    finally:
+        process.kill()
+
+
+def test_a_volume_that_is_still_written_is_left_for_later(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    path.write_bytes(b"1")
+    seen, ready = arrivals(tmp_path, {}, set())
+    assert ready == []
+    path.write_bytes(b"12")
+    seen, ready = arrivals(tmp_path, seen, set())
+    assert ready == []
+    assert arrivals(tmp_path, seen, set())[1] == [path]
+    assert arrivals(tmp_path, seen, {path.resolve()})[1] == []

@@ -15,11 +15,12 @@ import runpy
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vqseg_bundle.commands.main import quick_imports
+from vqseg_bundle.commands.watch import watch
 from vqseg_bundle.common import project_folder, shell_line
 
 __all__ = ["Workflow", "bundle_words", "evaluate", "plan", "segment", "train"]
@@ -101,6 +102,7 @@ _SEGMENT = Workflow(
         "dataset_dir": "volume or folder, the same as FOLDER",
         "output_dir": "folder of a training and of the predictions (default: runs/train)",
         **_CHECKPOINT,
+        "watch": "go on with what arrives in FOLDER, until Ctrl-C; without a value",
         **_DEVICE,
     },
     "runs/inference",
@@ -125,7 +127,18 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 def segment(arguments: Sequence[str]) -> None:
     """``vqseg segment``."""
-    _run(_SEGMENT, arguments)
+    words = [word for word in arguments if word != "--watch"]
+    if len(words) == len(arguments) or {"-h", "--help"} & set(words):
+        _run(_SEGMENT, words)
+        return
+    try:
+        keys = _read_keys(_SEGMENT, words)
+    except ValueError as error:
+        raise SystemExit(f"vqseg segment: error: {error}") from error
+    with quick_imports(whole=any("_target_" in word for word in words)):
+        importlib.import_module("vqseg_bundle.bundle")
+    _quieten()
+    watch({"output_dir": _default_output(_SEGMENT, keys), **keys})
 
 
 def _run(workflow: Workflow, arguments: Sequence[str]) -> None:
@@ -141,14 +154,18 @@ def _run(workflow: Workflow, arguments: Sequence[str]) -> None:
     print(
         "a configuration is a program: run only those you trust (MONAI's security note GHSA-873f-pvrv-4x83)", flush=True
     )
-    warnings.filterwarnings("ignore", message="parsing config_file")
-    for name in ("monai.bundle.scripts", "monai.bundle.workflows"):
-        # MONAI says again what the first line says
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quieten()
     sys.argv[1:] = words
     with quick_imports(whole=_may_name_anything(words)):
         importlib.import_module("vqseg_bundle.bundle")
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def _quieten() -> None:
+    """MONAI says again what the first lines say."""
+    warnings.filterwarnings("ignore", message="parsing config_file")
+    for name in ("monai.bundle.scripts", "monai.bundle.workflows"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _may_name_anything(words: Sequence[str]) -> bool:
@@ -181,9 +198,12 @@ def bundle_words(workflow: Workflow, arguments: Sequence[str]) -> list[str]:
         if workflow is not _SEGMENT and not {"dataset_dir", "datalist"} & set(keys):
             # the package's own folder may not be writable
             keys["cohort#demo_dir"] = str(Path("data") / "demo_cohort")
-    if "output_dir" not in keys:
-        keys["output_dir"] = workflow.output_dir if "checkpoint" in keys else _TRAIN.output_dir
+    keys.setdefault("output_dir", _default_output(workflow, keys))
     return words + [word for key, value in keys.items() for word in (f"--{key}", value)]
+
+
+def _default_output(workflow: Workflow, keys: Mapping[str, str]) -> str:
+    return workflow.output_dir if "checkpoint" in keys else _TRAIN.output_dir
 
 
 def _read_keys(workflow: Workflow, arguments: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,68 @@
+"""``vqseg segment FOLDER --watch``: volumes are segmented as they arrive in a folder, all in one process."""
+
+from __future__ import annotations
+
+import ast
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["arrivals", "watch"]
+
+_SECONDS = 5.0
+
+
+def watch(keys: Mapping[str, str]) -> None:
+    """Segment what lies in the folder, then what arrives, until SIGINT; a volume that cannot be used is named.
+
+    Args:
+        keys: as typed, with "dataset_dir", the folder, and "output_dir".
+
+    Raises:
+        SystemExit: the folder does not exist.
+    """
+    from vqseg_bundle.bundle import segment
+
+    folder, run = Path(keys["dataset_dir"]).expanduser(), Path(keys["output_dir"]).expanduser()
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: --watch expects a folder, found none of this name.")
+    options = {key: _value(text) for key, text in keys.items() if key not in ("dataset_dir", "output_dir")}
+    print(f"watching {folder}; Ctrl-C ends", flush=True)
+    done: set[Path] = set()
+    seen: dict[Path, tuple[float, ...]] = {}
+    while True:
+        seen, ready = arrivals(folder, seen, done | {run.resolve()})
+        for path in ready:
+            done.add(path.resolve())
+            try:
+                print(f"{path}: {segment(path, run, contact_sheet=False, **options)}", flush=True)
+            except ValueError as error:
+                print(f"{path}: {' '.join(str(error).split())}", flush=True)
+        time.sleep(_SECONDS)
+
+
+def arrivals(
+    folder: Path, seen: Mapping[Path, tuple[float, ...]], done: set[Path]
+) -> tuple[dict[Path, tuple[float, ...]], list[Path]]:
+    """Files and folders as they are now, and those of them that are as before, and thus complete, and not done.
+
+    Args:
+        folder: where they arrive.
+        seen: what an earlier call found.
+        done: resolved paths to leave out, with folders that contain them.
+    """
+    now = {}
+    for path in sorted(folder.iterdir()):
+        resolved = path.resolve()
+        if not path.name.startswith(".") and not any(resolved == other or resolved in other.parents for other in done):
+            files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+            now[path] = tuple(number for each in files for number in (each.stat().st_size, each.stat().st_mtime))
+    return now, [path for path, state in now.items() if state and seen.get(path) == state]
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
