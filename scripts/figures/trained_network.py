@@ -120,6 +120,7 @@ def open_trained(checkpoint: Path) -> TrainedNetwork:
     config = ConfigParser.load_config_files([str(_CONFIGS / name) for name in ("train.json", "evaluate.json")])
     config |= {"model_record": record, "network_def": network, "device": "cpu", "amp": False}
     config["label_values"] = f"$dict({list(record['label_values'].items())})"
+    config["label_padding"] = 0
     config["chosen_orientation"] = "@trained_orientation"  # without one, the single volume stays as stored
     config["picture_transforms"] = {
         "_target_": "Compose",

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from support.bundle_runs import TINY, CohortFolder, refused, run_here
+from monai.transforms import Compose
+from support.bundle_runs import CONFIGS, TINY, CohortFolder, refused, run_here
 
-IGNORE = 3
+IGNORE, STORED = 3, 255  # the index, and what files say
 SETTINGS = {**TINY, "max_iterations": 3, "iterations_per_epoch": 3, "device": "cpu", "confidence_threshold": 0.0}
 
 
@@ -23,12 +24,13 @@ SETTINGS = {**TINY, "max_iterations": 3, "iterations_per_epoch": 3, "device": "c
 def sparse(cohort: CohortFolder) -> CohortFolder:
     """Labels of a single slice; the others are ignored."""
     cohort.datalist["labels"] = {**cohort.datalist["labels"], str(IGNORE): "ignore"}
+    cohort.datalist["label_values"] = [0, 1, 2, STORED]
     cohort.save()
     for path in sorted((cohort.root / "labels").glob("*.nii.gz")):
         label = nib.load(path)
         classes = np.asarray(label.dataobj).astype(np.uint8)
         labeled = int(np.argmax((classes > 0).sum(axis=(0, 1))))
-        classes[..., np.arange(classes.shape[2]) != labeled] = IGNORE
+        classes[..., np.arange(classes.shape[2]) != labeled] = STORED
         nib.save(nib.Nifti1Image(classes, label.affine), path)
     return cohort
 
@@ -54,7 +56,23 @@ def test_training_sees_labelled_slices_and_takes_the_rest_as_unlabelled(sparse: 
     assert not any("label" in case for case in unlabeled)
     terms = parser.get_parsed_content("train#trainer").state.output["terms"]
     assert all(math.isfinite(value) for value in terms._asdict().values())
-    assert "ignore" not in json.loads((tmp_path / "out" / "model.json").read_text())["labels"].values()
+    record = json.loads((tmp_path / "out" / "model.json").read_text())
+    assert list(record["labels"].values()) == ["background", "shell", "core"]
+    assert "label_values" not in record  # of classes these are the indices
+
+
+def test_what_pads_a_sparse_label_is_not_background(sparse: CohortFolder) -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(CONFIGS / "train.json"))
+    planned = {"spacing": None, "image_size": None, "intensity_window": None, "intensity_statistics": None}
+    planned |= {"spatial_dims": 2, "normalize_nonzero": False, "patch_size": [48, 40]}
+    parser.update({**planned, "dataset_dir": str(sparse.root), "device": "cpu"})
+    parser.update({"parser": parser, "chosen_orientation": None, "chosen_slice_axis": 2})
+    steps = [Compose(parser.get_parsed_content(key)) for key in ("load_image", "load_label", "volume_transforms")]
+    label = Compose(steps)(parser.get_parsed_content("cohort").training[0])["label"][0]
+    assert label.shape == (48, 40, 4)
+    inside = label[8:40, 4:36]
+    assert int((label == IGNORE).sum()) == label.numel() - 32 * 32
+    assert int((inside != IGNORE).sum()) == 32 * 32
 
 
 def test_an_evaluation_scores_only_the_labelled_slice(sparse: CohortFolder, tmp_path: Path) -> None:
@@ -65,15 +83,15 @@ def test_an_evaluation_scores_only_the_labelled_slice(sparse: CohortFolder, tmp_
         rows = [row for row in csv.DictReader(file) if row["case"] == "case_5"]
     label = np.asarray(nib.load(sparse.root / "labels" / "case_5.nii.gz").dataobj)
     pred = np.asarray(nib.load(tmp_path / "out" / "predictions" / "case_5_pred.nii.gz").dataobj)
-    assert (pred[label == IGNORE] > 0).any()  # or this would prove nothing
+    assert (pred[label == STORED] > 0).any()  # or this would prove nothing
     for row in rows:
-        own, true = (pred == int(row["class_index"])) & (label != IGNORE), label == int(row["class_index"])
+        own, true = (pred == int(row["class_index"])) & (label != STORED), label == int(row["class_index"])
         assert float(row["dice"]) == pytest.approx(2 * (own & true).sum() / (own.sum() + true.sum()))
 
 
 def test_a_label_that_is_ignored_everywhere_is_refused(sparse: CohortFolder, tmp_path: Path) -> None:
     path = sorted((sparse.root / "labels").glob("*.nii.gz"))[0]
     label = nib.load(path)
-    nib.save(nib.Nifti1Image(np.full(label.shape, IGNORE, np.uint8), label.affine), path)
+    nib.save(nib.Nifti1Image(np.full(label.shape, STORED, np.uint8), label.affine), path)
     message = rf'{path.name}: every voxel is "ignore", none is labelled; list the image under "unlabeled"'
     refused(tmp_path / "out", message, "training", "train.json", dataset_dir=str(sparse.root))

@@ -261,7 +261,7 @@ def normalised(image: Path, **changes: Any) -> list[np.ndarray]:
     train, infer = ConfigParser(), ConfigParser()
     train.read_config(str(CONFIGS / "train.json"))
     own = {key: value for key, value in settings.items() if key not in ("orientation", "slice_axis")}
-    train.update({**own, "chosen_orientation": None, "chosen_slice_axis": 2, "device": "cpu"})
+    train.update({**own, "chosen_orientation": None, "chosen_slice_axis": 2, "device": "cpu", "label_padding": 0})
     transforms = [*train.get_parsed_content("load_image"), *train.get_parsed_content("volume_transforms")]
     infer.read_config(str(CONFIGS / "inference.json"))
     infer.update({"model_record": {"preprocessing": settings}, "chosen_orientation": None, "device": "cpu"})

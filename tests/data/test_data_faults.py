@@ -96,8 +96,8 @@ def copied(source: str, target: str) -> Callable[[CohortFolder], None]:
 
 def all_ignored(folder: CohortFolder) -> None:
     names = folder.datalist["labels"]
-    names[str(len(names))] = "ignore"
-    rewrite(folder, LABELS[1], lambda voxels: np.full_like(voxels, len(names) - 1))
+    folder.datalist["labels"] = {**names, str(len(names)): "ignore"}
+    rewrite(folder, LABELS[1], lambda voxels: np.full_like(voxels, len(names)))
     folder.save()
 
 
@@ -315,6 +315,20 @@ def test_a_planted_fault_is_found_in_its_file(
     else:
         assert report.errors == []
         assert finding.message in check_cohort(cohort, 1, progress=False, use_cache=False)
+
+
+def test_ignored_voxels_are_neither_structures_nor_missing_ones(folder: CohortFolder):
+    """Every other slice of a label, and the background of all validation labels; files say 0 for "ignore"."""
+    names = folder.datalist["labels"]
+    folder.datalist |= {"labels": {**names, str(len(names)): "ignore"}, "label_values": [9, *range(1, len(names)), 0]}
+    for name in [*LABELS[:6], *LABELS[10:12]]:
+        rewrite(folder, name, lambda voxels: np.where(voxels == 0, 9, voxels).astype(np.uint8))
+    rewrite(folder, LABELS[1], every_other_slice)
+    for name in LABELS[10:12]:
+        rewrite(folder, name, lambda voxels: np.where(voxels == 9, 9, 0).astype(np.uint8))
+    codes = [finding.code for finding in examine(folder).findings]
+    assert "lone_slices" not in codes
+    assert codes.count("empty_validation") == 1
 
 
 def test_faults_of_every_kind_are_planted():

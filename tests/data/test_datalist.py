@@ -73,6 +73,15 @@ def test_ids_are_unique_even_for_repeated_paths_and_names_that_look_like_numbere
 
 
 @pytest.mark.parametrize(
+    ("values", "of_classes"), [([0, 1, 2], {}), ([0, 1, 255], {}), ([0, 5, 1], {0: 0, 1: 5}), ([1, 2, 0], {0: 1, 1: 2})]
+)
+def test_values_of_classes_are_without_that_of_ignore(tmp_path: Path, values: list[int], of_classes: dict[int, int]):
+    labels = ["background", "organ", "ignore"]
+    cohort = load_datalist(write(tmp_path, labels=labels, label_values=values), tmp_path)
+    assert cohort.class_values == of_classes
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"labels": None}, 'key "labels" is missing; expected'),

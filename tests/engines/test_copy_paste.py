@@ -70,6 +70,8 @@ def test_nothing_is_certain_where_nobody_has_labelled():
     rows = torch.arange(9).view(1, 9, 1).expand_as(pasted)
     assert found.pseudo.confidence[pasted & (rows < 4)].eq(1).all()
     assert found.pseudo.confidence[pasted & (rows >= 4)].eq(0).all()
+    assert found.pseudo.labels[pasted & (rows < 4)].eq(1).all()
+    assert found.pseudo.labels[pasted & (rows >= 4)].eq(3).all()  # no class
     torch.testing.assert_close(found.pseudo.confidence[~pasted], torch.full((int((~pasted).sum()),), 1 / 3))
 
 

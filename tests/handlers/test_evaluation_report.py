@@ -153,6 +153,12 @@ def test_an_image_without_orientation_lies_as_its_axes_say() -> None:
     assert (shown.sides, shown.number, shown.slices) == (("", ""), 1, 1)
 
 
+def test_the_slice_shown_is_one_that_is_labelled(tmp_path: Path) -> None:
+    label = boxes(1, 2)
+    label[..., [0, 1, 3, 4, 5]] = len(LABELS)
+    assert "slice 3 of 6" in evaluate(tmp_path, [case("sparse", boxes(1, 2), label)])
+
+
 def test_volumes_of_another_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="image, label and pred must lie on one grid"):
         cut_slice(torch.zeros(1, 4, 4, 4), volume(torch.zeros(1, 4, 4, 5)), torch.zeros(1, 4, 4, 5), choose_slice_axis)

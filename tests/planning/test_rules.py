@@ -141,6 +141,9 @@ def test_scans_that_memory_does_not_hold_are_kept_on_disk_if_they_fit() -> None:
         found = plan(scans, Machine("cpu", 8.0, scans_gb=memory, disk_gb=disk), patch_size=[100, 100])
         assert (found.cache_rate, found.cache_on_disk) == expected, needed
     assert plan(scans, Machine("cpu", 8.0, disk_gb=1.0), cache_rate=0.0).cache_on_disk is True
+    # 20 of them once more, as unlabelled
+    machine = Machine("cpu", 8.0, scans_gb=0.3)
+    assert plan(replace(scans, sparse=True), machine, patch_size=[100, 100]).cache_rate == 0.49
 
 
 def test_ct_is_clipped_to_the_body_s_intensities() -> None:

@@ -18,7 +18,7 @@ _CT = "CT"
 
 
 def measure_cohort(
-    cases: Sequence[data.CaseFacts], slice_axis: int | str, orientation: str | None, channels: int
+    cases: Sequence[data.CaseFacts], slice_axis: int | str, orientation: str | None, channels: int, sparse: bool = False
 ) -> Fingerprint:
     """The fingerprint of the cases to learn from, labelled and unlabelled, each image once.
 
@@ -27,6 +27,7 @@ def measure_cohort(
         slice_axis: see :func:`vqseg_bundle.data.choose_slice_axis`.
         orientation: to which the volumes are brought; None leaves them as stored.
         channels: of every image.
+        sparse: whether voxels without a label take part as unlabelled.
     """
     learnt = list({case.image: case for case in cases if case.split in _LEARNT_FROM and case.image_header}.values())
     headers = [case.image_header.header for case in learnt if case.image_header]
@@ -42,6 +43,7 @@ def measure_cohort(
         slice_axis=slice_axis,
         without_geometry=sum(not data.has_geometry(header) for header in headers),
         labeled=sum(case.split == "training" for case in learnt),
+        sparse=sparse,
         validation=sum(case.split == "validation" for case in cases),
         channels=channels,
         modality=_CT if is_ct else "",

@@ -50,7 +50,7 @@ def check_continuation(
     record = exit_cleanly(load_model_record, weights)
     exit_cleanly(check_compatible, record, **described)
     if resume:
-        exit_cleanly(check_files_hold, record, cohort.channel_names, None if cohort.listed else cohort.label_values)
+        exit_cleanly(check_files_hold, record, cohort.channel_names, None if cohort.listed else cohort.class_values)
     else:
         # here, not in the engine's first event: the teacher starts as their copy, and mismatches are refused in time
         exit_cleanly(load_weights, network, weights)

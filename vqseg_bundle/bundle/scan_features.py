@@ -80,7 +80,7 @@ class ScanFeatures:
         axis = data.cohort_slice_axis(self.images, settings["slice_axis"], orientation)
         fixed = {"chosen_orientation": orientation, "chosen_slice_axis": axis, "crop_size": [1, 1, 1]}
         # each scan by itself: the features undo a cohort's scale, and a choice comes before its statistics
-        fixed |= {"intensity_statistics": None, "normalize_nonzero": False}
+        fixed |= {"intensity_statistics": None, "normalize_nonzero": False, "label_padding": 0}
         return {**{key: config[key] for key in (*_TRANSFORMS, "pixdim", "resized")}, **settings, **fixed}
 
     @cached_property

@@ -119,7 +119,7 @@ def plan_training(
         headers = {case.image: case.image_header.header for case in report.cases if case.image_header}
         learnt = {case["image"]: headers[case["image"]] for case in [*cohort.training, *cohort.unlabeled]}
         axis = exit_cleanly(data.headers_slice_axis, learnt, slice_axis, orientation)
-        fingerprint = measure_cohort(report.cases, axis, orientation, in_channels)
+        fingerprint = measure_cohort(report.cases, axis, orientation, in_channels, cohort.sparse)
         machine = exit_cleanly(measure_machine, device, parser.get_parsed_content("mixed_precision"), output_dir)
         plan = exit_cleanly(make_plan, fingerprint, machine, given, demo)
         warnings += exit_cleanly(check_prepared_scans, report.cases, fingerprint, plan)

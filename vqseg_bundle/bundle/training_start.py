@@ -199,7 +199,7 @@ def record_training(
     channels = {"channel_names": list(cohort.channel_names)} if cohort.channel_names else {}
     info = {"cohort": cohort.name, **demo, "training_volumes": seen, **channels, **codes}
     # listed labels, MONAI Label's, are class indices, regardless of the existing weights' predictions
-    values = replaced.get("label_values", {}) if cohort.listed else cohort.label_values
+    values = replaced.get("label_values", {}) if cohort.listed else cohort.class_values
     record = model_record(**described, info=info, label_values=values)
     if not in_place:
         write_json(path, record)

@@ -25,8 +25,9 @@ class PseudoLabels(NamedTuple):
 
     @property
     def labels(self) -> Tensor:
-        """``(B, *S)``, int64, the most probable class."""
-        return self.probabilities.max(dim=1).indices
+        """``(B, *S)``, int64, the most probable class; C where none has any probability: pasted from "ignore"."""
+        confidence, classes = self.probabilities.max(dim=1)
+        return classes.where(confidence > 0, self.probabilities.shape[1])
 
     @property
     def confidence(self) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
-from vqseg_bundle.losses.pooled_dice import PooledDiceLoss
+from vqseg_bundle.losses.pooled_dice import PooledDiceLoss, sum_over_processes
 
 __all__ = ["SegmentationLoss"]
 
@@ -15,8 +16,8 @@ class SegmentationLoss(nn.Module):
     r"""Cross-entropy over the voxels that a mask keeps, plus a weighted soft Dice loss over the same voxels.
 
     Cross-entropy is averaged over all labelled voxels, kept or not, as in UniMatch: few confident voxels have little
-    weight. Voxels whose index is no class, "ignore" in sparse labels, take part in neither term.
-    Dice pools the batch of all processes, so a slice without an organ does not count against it.
+    weight. Voxels whose index is no class, "ignore" in sparse labels, take part in neither term. Both pool the batch of
+    all processes, so that neither a slice without an organ nor one with few labels counts against it.
 
     Args:
         lambda_dice: weight of the Dice term; 0 gives the paper's cross-entropy.
@@ -67,8 +68,9 @@ class SegmentationLoss(nn.Module):
         target = target.where(labeled, 0)
         loss = logits.new_zeros(())
         if self.lambda_cross_entropy > 0:
-            cross_entropy = (F.cross_entropy(logits, target, reduction="none") * keep).sum()
-            loss = loss + self.lambda_cross_entropy * cross_entropy / labeled.sum().clamp_min(1)
+            part = (F.cross_entropy(logits, target, reduction="none") * keep).sum()
+            cross_entropy, count = sum_over_processes(torch.stack((part, labeled.sum().to(part.dtype))))
+            loss = loss + self.lambda_cross_entropy * cross_entropy / count.clamp_min(1)
         if self.lambda_dice > 0:
             # one-hot before masking: a masked index would become the background's
             classes = one_hot(target.unsqueeze(1), logits.shape[1])

@@ -26,9 +26,10 @@ def prepared_gb(fingerprint: Fingerprint, shapes: np.ndarray, patch_size: Sequen
         patch_size: to which smaller scans are padded.
     """
     padded = np.maximum(shapes, [*patch_size, *[1] * (3 - len(patch_size))])
-    scans, validation = len(shapes), fingerprint.validation
-    maps = fingerprint.channels * (scans + validation) + fingerprint.labeled + validation
-    return 1e-9 * (_BYTES * float(padded.prod(axis=1).mean()) * maps + _BESIDE * (scans + validation))
+    validation, labeled = fingerprint.validation, fingerprint.labeled
+    scans = len(shapes) + validation + (labeled if fingerprint.sparse else 0)
+    maps = fingerprint.channels * scans + labeled + validation
+    return 1e-9 * (_BYTES * float(padded.prod(axis=1).mean()) * maps + _BESIDE * scans)
 
 
 def choose_cache_rate(needed_gb: float, memory_gb: float) -> Ruled:

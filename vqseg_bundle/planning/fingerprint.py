@@ -39,6 +39,7 @@ class Fingerprint:
         slice_axis: the name of the slices, or the number of the axis across them.
         without_geometry: scans whose affine is the identity, such as pictures: their spacing means nothing.
         labeled: labelled scans.
+        sparse: whether these are prepared a second time, as unlabelled, for what their labels leave out.
         validation: scans to validate on, which are not among the shapes.
         channels: channels of an image.
         modality: "CT" for Hounsfield units, "" for any other or an unknown one.
@@ -52,6 +53,7 @@ class Fingerprint:
     slice_axis: int | str = "axial"
     without_geometry: int = 0
     labeled: int = 0
+    sparse: bool = False
     validation: int = 0
     channels: int = 1
     modality: str = ""

@@ -88,7 +88,7 @@ def examine_cohort(
     found += problems + geometry_outliers(cases)
     if any(case.image_voxels or case.label_voxels for case in cases):
         found += class_findings(cases, cohort.labels, cohort.source) + voxel_outliers(cases, cohort.labels)
-        found += [] if required_split else empty_validation(cases, cohort.source)
+        found += [] if required_split else empty_validation(cases, cohort.labels, cohort.source)
     summary = summarize_cohort(cohort.name, cases, cohort.labels)
     return CheckReport(cohort.source, level, _sorted(found), summary, cases)
 

@@ -165,14 +165,14 @@ def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source
     return found
 
 
-def empty_validation(cases: Sequence[CaseFacts], source: str) -> list[Finding]:
+def empty_validation(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
     """Find validation lists with only background, so that no weights can be selected."""
-    labels = {case.label: case.label_voxels for case in cases if case.split == "validation" and case.label}
-    if not labels or any(facts is None or {value for value, _ in facts.counts} != {0} for facts in labels.values()):
+    files = {case.label: case.label_voxels for case in cases if case.split == "validation" and case.label}
+    counts = [value for facts in files.values() if facts for value, _ in facts.counts]
+    if not files or None in files.values() or any(value in labels and value != 0 for value in counts):
         return []
-    files = tuple(labels)
-    text = f'{source}: no label of "validation" has any structure, only background: {file_list(files)}'
-    return [Finding("empty_validation", files, text, "structures to select weights by", "only background")]
+    text = f'{source}: no label of "validation" has any structure, only background: {file_list([*files])}'
+    return [Finding("empty_validation", tuple(files), text, "structures to select weights by", "only background")]
 
 
 def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:
@@ -232,7 +232,7 @@ def _label_findings(
     elif set(values) - {ignored} == {known[0]}:
         text = f"{path}: the label is empty (only background)"
         yield Finding("empty_label", (path,), text, "foreground", "only background")
-    elif facts.lone_slices:
+    elif facts.lone_slices and ignored not in values:
         found = f"{facts.lone_slices} slices with structures, none beside another"
         yield Finding("lone_slices", (path,), f"{path}: {found}", "structures that go on in the next slice", found)
 

@@ -60,6 +60,12 @@ class Cohort:
         return {**self.labels, len(self.labels): _IGNORE} if self.sparse else self.labels
 
     @property
+    def class_values(self) -> dict[int, int]:
+        """Class index to its value in label files and predictions, without that of "ignore"; empty for indices."""
+        values = {index: value for index, value in self.label_values.items() if index in self.labels}
+        return {} if all(index == value for index, value in values.items()) else values
+
+    @property
     def partly_unlabeled(self) -> list[dict[str, str]]:
         """Images with voxels that have no label: the unlabelled ones, and the training's own if labels are sparse."""
         own = self.training if self.sparse else []

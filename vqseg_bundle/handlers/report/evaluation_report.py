@@ -56,9 +56,10 @@ class EvaluationReport:
 
     It reads the decollated output of a MONAI evaluator after its postprocessing: "image", "pred" and, if present,
     "reconstruction", all inverted to the image's own grid, and "label" as stored. One slice of each case is kept until
-    the end, at most 320 x 320 pixels. Cases without a label are not in the report. The page gives the command, versions
-    and digest from ``evaluation_run.json`` and ``evaluation_config.json`` in the same folder and from the training's
-    ``run.json`` beside the weights, if these exist.
+    the end, at most 320 x 320 pixels. Where a label is "ignore", neither it nor the prediction is shown or counted.
+    Cases without a label are not in the report. The page gives the command, versions and digest from
+    ``evaluation_run.json`` and ``evaluation_config.json`` in the same folder and from the training's ``run.json``
+    beside the weights, if these exist.
 
     Args:
         metrics: the evaluation's metrics; attach it before this handler.
@@ -112,9 +113,10 @@ class EvaluationReport:
             label = found.get(CommonKeys.LABEL)
             if isinstance(label, MetaTensor):
                 name, _ = identify_case(item)
-                image, pred = found[CommonKeys.IMAGE], found[CommonKeys.PRED]
-                self._slices[name] = cut_slice(image, label, pred, self.choose_axis, found.get("reconstruction"))
-                self._volumes[name] = _measure(label, pred, len(self.metrics.labels))
+                classes, image = len(self.metrics.labels), found[CommonKeys.IMAGE]
+                known, pred = _known_maps(label, found[CommonKeys.PRED], classes)
+                self._slices[name] = cut_slice(image, known, pred, self.choose_axis, found.get("reconstruction"))
+                self._volumes[name] = measure_volumes(known, classes), measure_volumes(pred, classes)
 
     def _finish(self, engine: Engine) -> None:
         slices = {name: shown for share in gather_objects(self._slices) for name, shown in share.items()}
@@ -146,12 +148,11 @@ class EvaluationReport:
         logger.info("Report with tables and pictures: %s (open it in a browser)", path)
 
 
-def _measure(label: MetaTensor, pred: torch.Tensor, classes: int) -> tuple[Measured, Measured]:
-    """The volumes of label and prediction, where the label is known, on the label's grid."""
+def _known_maps(label: MetaTensor, pred: torch.Tensor, classes: int) -> tuple[MetaTensor, MetaTensor]:
+    """Label and prediction where the label is known, else background, on the label's grid."""
     plain = pred.as_tensor() if isinstance(pred, MetaTensor) else pred
-    maps = without_ignored(plain, label.as_tensor(), classes)[::-1]
-    label_volumes, pred_volumes = (measure_volumes(MetaTensor(each, affine=label.affine), classes) for each in maps)
-    return label_volumes, pred_volumes
+    pred, known = without_ignored(plain, label.as_tensor(), classes)
+    return MetaTensor(known, affine=label.affine), MetaTensor(pred, affine=label.affine)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
