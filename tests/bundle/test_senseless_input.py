@@ -114,6 +114,7 @@ RIGHT: list[tuple[Keys, str]] = [
     ({"ema_decay": 0}, "the teacher is the student: an ablation"),
     ({"lambda_dice": 0}, "cross-entropy alone: an ablation"),
     ({"perturb_prob": 0}, "no perturbation: an ablation"),
+    ({"perturbation": "none"}, "none of the fused codes: an ablation"),
     ({"device": "cpu:7"}, "PyTorch's other name of the CPU"),
     ({"patch_size": [33, 35]}, "any size is padded to the network's stride"),
     ({"network_def#strides": [1, 1]}, "a network without downsampling"),

@@ -8,7 +8,7 @@ import pytest
 from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS
 
-from vqseg_bundle.bundle.settings import SETTINGS, check_values
+from vqseg_bundle.bundle.settings import SETTINGS, check_kinds, check_values
 
 #: no setting may be any of these
 SENSELESS = ["text", [], {}, [1], float("nan"), float("inf"), -1, 1e30, b"x"]
@@ -47,6 +47,11 @@ def test_a_value_out_of_range_is_refused(key: str, value: Any) -> None:
     assert check_values({key: value}) == [
         f"--{key}: expected {SETTINGS[key].expected}, found {value!r}.",
     ]
+
+
+@pytest.mark.parametrize("value", ["quantized", [True, "quantized"], False])
+def test_skip_connections_may_be_all_that_the_network_takes(value: Any) -> None:
+    assert check_kinds({"network_def::skip_connections": (True, value)}) == []
 
 
 def test_expressions_and_optional_values_pass() -> None:
