@@ -36,7 +36,7 @@ _SLICES = 10
 _CASE = "case"
 _VIEW_TRANSFORMS = (
     "coordinate_transforms",
-    "labeled_crop",
+    "unlabeled_crop",
     "geometric_transforms",
     "feature_transforms",
     "strong_transforms",

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from support.bundle_runs import TINY, make_volumes, run_here
 
+from vqseg_bundle import load
+
 VALUES = [0, 1, 4]
 
 
@@ -125,3 +127,5 @@ def test_inference_does_as_the_evaluation_did(course: tuple[Path, Path], tmp_pat
     assert 4 in right
     assert ((right == 4) & (label == 4)).sum() > 2 * ((exchanged == 4) & (label == 4)).sum()
     assert "lacks_0001.nii.gz: no such file" in (found / "inference.log").read_text()
+    channels = "|".join(str(root / "images" / f"c3_000{channel}.nii.gz") for channel in range(2))
+    np.testing.assert_array_equal(load(out, "cpu")(channels).classes, right)

@@ -28,6 +28,7 @@ from monai.bundle import create_workflow
 from vqseg_bundle.bundle.model_record import load_model_record
 from vqseg_bundle.bundle.training_start import STATS_LOGGERS
 from vqseg_bundle.common import project_folder
+from vqseg_bundle.data import read_header, read_voxels
 
 __all__ = ["Prediction", "Predictor", "load", "segment", "train"]
 
@@ -69,7 +70,8 @@ class Predictor:
         """Segment a volume as ``vqseg segment`` does.
 
         Args:
-            volume: a file or a folder with a DICOM series; or an image of nibabel; or an array ``(X, Y, Z)`` whose
+            volume: a file or a folder with a DICOM series, or a path in a cohort's form
+                (:mod:`vqseg_bundle.data.formats.volume_path`); or an image of nibabel; or an array ``(X, Y, Z)`` whose
                 axes run to the patient's right, front and head, as nibabel's do for RAS.
             spacing: mm along the axes; of arrays only, which need it.
             probabilities: whether to return them, too.
@@ -193,7 +195,12 @@ def _process_kept() -> Iterator[None]:
 def _as_path(volume: Any, spacing: Sequence[float] | None, scratch: Path) -> Path:
     """The volume as a file; arrays and images are written to one, so that all go the same way."""
     if isinstance(volume, str | Path):
-        return Path(volume).expanduser()
+        path = Path(volume).expanduser()
+        if path.exists() or not set("|#") & set(str(volume)):
+            return path
+        # separate channels, or one of several DICOM series: no single file or folder
+        voxels = read_voxels(str(volume)).astype(np.float32)
+        volume = nib.Nifti1Image(voxels, read_header(str(volume)).affine)
     if isinstance(volume, np.ndarray):
         if spacing is None or len(spacing) != 3 or volume.ndim != 3:
             raise ValueError(

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vqseg_bundle import __version__
-from vqseg_bundle.bundle import ScanFeatures, load
+from vqseg_bundle.bundle import Predictor, ScanFeatures, load
 from vqseg_bundle.common import shell_line, write_json, write_text
 from vqseg_bundle.data import (
     Candidates,
@@ -112,6 +112,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _choose(candidates: Candidates, settings: Mapping[str, Any], model: str, options: argparse.Namespace) -> _Choice:
+    predictor = load(options.model, options.device) if options.model else None  # refused before the features' minutes
     scans = {**candidates.scans, **candidates.labeled}
     images = [image for patient in scans for image in scans[patient]]
     _check(images, settings, options)
@@ -125,15 +126,16 @@ def _choose(candidates: Candidates, settings: Mapping[str, Any], model: str, opt
     rows = [np.mean([summaries[image].features for image in scans[patient]], axis=0) for patient in scans]
     standard = standardize(np.stack(rows))
     labeled = list(range(len(candidates.scans), len(scans)))
-    unsure = _uncertainties(candidates.scans, options) if options.model else {}
+    unsure = _uncertainties(predictor, candidates.scans, options) if predictor else {}
     eligible = least_sure(list(unsure.values()), options.count) if unsure else None
     found = choose_rows(standard, options.count, labeled, options.seed, eligible)
     return _Choice(list(scans), scans, standard, summaries, labeled, found, unsure)
 
 
-def _uncertainties(scans: Mapping[str, Sequence[str]], options: argparse.Namespace) -> dict[str, float]:
+def _uncertainties(
+    predictor: Predictor, scans: Mapping[str, Sequence[str]], options: argparse.Namespace
+) -> dict[str, float]:
     """How unsure the model is of each patient, the mean over the patient's scans."""
-    predictor = load(options.model, options.device)
     found = {}
     logging.disable(logging.WARNING)  # each inference would tell its settings
     try:
