@@ -220,10 +220,12 @@ def test_inference_equals_the_evaluation_and_needs_no_datalist(evaluated: Traine
         np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
 
 
-def test_inference_writes_predictions_and_a_log_into_output_dir_alone(inferred: Trained, folder: Path) -> None:
+def test_inference_writes_predictions_sheet_and_log_into_output_dir_alone(inferred: Trained, folder: Path) -> None:
     assert [path.name for path in inferred.output_dir.iterdir()] == ["found"]
     files = sorted(path.name for path in (inferred.output_dir / "found").rglob("*") if path.is_file())
-    assert len([name for name in files if ".nii" in name]) == len(files) - 1 == 2
+    assert [name for name in files if ".nii" not in name] == ["contact_sheet.html", "inference.log"]
+    sheet = (inferred.output_dir / "found" / "predictions" / "contact_sheet.html").read_text(encoding="utf-8")
+    assert sheet.count('<th scope="row">') == len(files) - 2 == 2
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "readme.txt"]
 
 
