@@ -29,7 +29,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any], int]] = {
     "bfloat16": ("", {**STEPS, "amp": True}, 5),
     "supervised": ("supervised.json", STEPS, 1),
     "moving average": ("ema_codebook.yaml", {**STEPS, "codebook_maintenance#patience": 2}, 1),
-    "fused codes": ("", {**STEPS, "network_def#code_level": 1}, 1),
+    "fused codes": ("", {**STEPS, "network_def#code_level": 1, "network_def#reconstruction_channels": [4]}, 1),
     "bottleneck codes": ("bottleneck_codes.json", STEPS, 1),
     **{path.stem: (f"baselines/{path.name}", STEPS, 1) for path in sorted(CONFIGS.glob("baselines/*.json"))},
 }
