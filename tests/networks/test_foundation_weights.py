@@ -191,3 +191,18 @@ def test_unknown_names_are_refused_with_the_known_ones():
 
 def test_none_builds_nothing():
     assert build_foundation_model("none") is None
+
+
+class _Hostile:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.trace,)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    torch.save({"patch_embed.proj.weight": _Hostile(tmp_path / "trace")}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"model\.pth' is damaged or not a checkpoint"):
+        build_foundation_model("dinov2_vits14", str(tmp_path / "model.pth"))
+    assert not (tmp_path / "trace").exists()
