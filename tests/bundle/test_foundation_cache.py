@@ -173,7 +173,7 @@ def test_without_it_nothing_is_written_and_batches_hold_no_features(shared_cohor
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"foundation_features": "cache"}, "foundation_features must be 'cached' or 'exact', got 'cache'"),
+        ({"foundation_features": "cache"}, "--foundation_features: expected exact or cached, found 'cache'"),
         ({"foundation_feature_gb": 0}, "--foundation_feature_gb: expected a positive number, found 0"),
         ({"foundation_feature_gb": 1e-6}, r"foundation_feature_gb is 1e-06, .* 4 cases take 6\.14e-06 GB"),
         ({"foundation_image_size": 518, "patch_size": [8, 8]}, r"needs 148 patches .* 4\.0 times coarser.*'exact'"),
@@ -199,7 +199,9 @@ def test_cached_volumes_survive_an_epoch_bit_for_bit(shared_cohort, tmp_path, bu
     before: list[Any] = []
 
     def remember(parser: ConfigParser) -> None:
-        before.extend(copy.deepcopy(dataset._cache) for dataset in _datasets(parser))
+        for dataset in _datasets(parser):
+            assert all(dataset[index] for index in range(len(dataset)))  # kept once it is drawn
+            before.append(copy.deepcopy(dataset._cache))
 
     overrides = {**settings, **CACHED, "max_iterations": 20, "iterations_per_epoch": 20}
     where = places(shared_cohort, tmp_path)

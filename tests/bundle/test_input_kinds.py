@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from monai.bundle import ConfigParser
-from support.bundle_runs import LABELS, ROOT, TINY, make_volumes, run_here
+from support.bundle_runs import LABELS, ROOT, TINY, CohortFolder, make_volumes, run_here
 from support.data_parts import write_picture, write_volume
 
 from vqseg_bundle.commands.data import main
@@ -160,9 +160,10 @@ def test_an_intensity_window_is_recorded_and_repeated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("window", [[400, -1000], [1], "lung"])
-def test_a_window_that_is_none_is_refused(tmp_path: Path, window: object) -> None:
+def test_a_window_that_is_none_is_refused(shared_cohort: CohortFolder, tmp_path: Path, window: object) -> None:
+    where = {"dataset_dir": str(shared_cohort.root), "output_dir": str(tmp_path / "out")}
     with pytest.raises(SystemExit, match="intensity_window must hold two rising intensities, or be None, got"):
-        run_here("training", "train.json", **keys("", tmp_path / "out"), intensity_window=window, device="cpu")
+        run_here("training", "train.json", **where, intensity_window=window, device="cpu")
 
 
 @pytest.mark.data

@@ -175,7 +175,7 @@ def test_a_plan_is_shown_written_changed_and_given_back(shared_cohort: CohortFol
         ({"network_def#channels": [8, "x"]}, r"network_def#channels must hold a width for each level, got \[8, 'x'\]"),
         ({"network_def#strides": ["2"]}, r"network_def#strides must hold one entry between each two levels"),
         ({"network_def#code_level": 2, "patch_size": [16, 16]}, r"code_level 2 lies below the deepest level"),
-        ({"network_def#reconstruction_channels": [8, 8, 8]}, r"_channels \[8, 8, 8\] are of 3 levels above the codes"),
+        ({"network_def#reconstruction_channels": [8, 8, 8]}, r"reconstruction_channels must hold 2 widths, one per"),
         ({"spatial_dims": 3, "patch_size": [16, 16]}, r"patch_size must hold 3 sizes in voxels"),
         ({"intensity_statistics": [0, 1]}, r"intensity_statistics are of intensities within a window: give intensity_"),
         ({"labeled_batch_size": 0}, r"--labeled_batch_size: expected a whole number from 1 to 100000, found 0"),

@@ -222,7 +222,6 @@ def test_what_follows_from_a_given_value() -> None:
             {"patch_size": [24, 24], "channels": [8] * 5},
             r"channels \[8, 8, 8, 8, 8\] want 4 strides, .*larger",
         ),
-        ({"strides": [2], "reconstruction_channels": [4, 8]}, r"channels \[4, 8\] are of 2 levels .* \[2\] of 1"),
         (
             {"patch_size": [16, 16], "code_level": 2},
             r"code_level 2 lies below the deepest level of a network with 1 strides",

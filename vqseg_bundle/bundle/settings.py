@@ -160,7 +160,7 @@ def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
         if isinstance(usual, bool):
             expected, fits = "true or false", isinstance(value, bool)
         elif isinstance(usual, int | float):
-            expected, fits = "a number", not isinstance(value, str | bool)
+            expected, fits = "a number", not isinstance(value, str)
         elif isinstance(usual, dict) and "_target_" in usual:
             expected, fits = "a component", isinstance(value, dict) and bool({"_target_", "_disabled_"} & value.keys())
         if not fits and key not in SETTINGS and key not in _REFUSED_BY_ITSELF:

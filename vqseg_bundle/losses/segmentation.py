@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
+from vqseg_bundle.common import process_count
 from vqseg_bundle.losses.pooled_dice import PooledDiceLoss, sum_over_processes
 
 __all__ = ["SegmentationLoss"]
@@ -68,9 +68,10 @@ class SegmentationLoss(nn.Module):
         target = target.where(labeled, 0)
         loss = logits.new_zeros(())
         if self.lambda_cross_entropy > 0:
-            part = (F.cross_entropy(logits, target, reduction="none") * keep).sum()
-            cross_entropy, count = sum_over_processes(torch.stack((part, labeled.sum().to(part.dtype))))
-            loss = loss + self.lambda_cross_entropy * cross_entropy / count.clamp_min(1)
+            # each process's share of the mean over all processes' labelled voxels
+            count = sum_over_processes(labeled.sum().to(logits.dtype)).clamp_min(1) / process_count()
+            cross_entropy = (F.cross_entropy(logits, target, reduction="none") * keep).sum() / count
+            loss = loss + self.lambda_cross_entropy * cross_entropy
         if self.lambda_dice > 0:
             # one-hot before masking: a masked index would become the background's
             classes = one_hot(target.unsqueeze(1), logits.shape[1])

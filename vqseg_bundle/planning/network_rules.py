@@ -117,16 +117,11 @@ def choose_channels(device: str, dims: int, levels: int) -> Ruled:
 def choose_code_level(strides: Strides, reconstruction_channels: Sequence[int] | None = None) -> Ruled:
     """Level of the codes: the second halving's, with features fused from all deeper ones, or else the deepest.
 
-    Given widths of the image decoder, one per level above the codes, say where these are.
-
-    PlanError: there are more widths than levels.
+    Given widths of the image decoder, one per level above the codes, say where these are; as many as there are not
+    levels are for the network to refuse, which may be another one.
     """
-    level = len(reconstruction_channels) if reconstruction_channels else min(FUSED_LEVEL, len(strides))
-    if level > len(strides):
-        raise PlanError(
-            f"network_def#reconstruction_channels {reconstruction_channels} are of {level} levels above the codes, "
-            f"network_def#strides {list(strides)} of {len(strides)}: leave reconstruction_channels out, or give fewer."
-        )
+    widths = len(reconstruction_channels or ())
+    level = widths if 0 < widths <= len(strides) else min(FUSED_LEVEL, len(strides))
     why = f"level {level} of {len(strides)}, " + ("fused" if level < len(strides) else "the deepest")
     return Ruled(level, why + (", of reconstruction_channels" if reconstruction_channels else ""))
 
