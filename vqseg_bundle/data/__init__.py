@@ -12,7 +12,7 @@ from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volum
 from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
 from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
 from .cohorts.kept_cases import KeptCases
-from .cohorts.next_scans import foreground_uncertainty, least_sure
+from .cohorts.next_scans import least_sure
 from .cohorts.patient_splits import LabeledFile, SplitRequest, read_labeled_file, read_split_file, split_patients
 from .cohorts.sharing import ReadableDataset, process_share
 from .errors import file_list
@@ -71,6 +71,7 @@ from .layouts.folder_layouts import (
 )
 from .layouts.found_case import case_stem
 from .layouts.volume_folder import list_volumes
+from .output.certainty import MeasureCertaintyd, foreground_uncertainty
 from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg
 from .output.volume_writer import SOURCE_KEY, KeepSourced, NameByCased, VolumeWriter, class_map_dtype
 
@@ -102,6 +103,7 @@ __all__ = [
     "LabelToImaged",
     "LabeledFile",
     "LoadVolumed",
+    "MeasureCertaintyd",
     "NameByCased",
     "OrientVolumed",
     "ReadableDataset",

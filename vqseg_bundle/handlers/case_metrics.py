@@ -23,6 +23,7 @@ from monai.handlers import from_engine
 from monai.utils import CommonKeys
 
 from vqseg_bundle.common import csv_text, gather_objects, process_rank, write_text
+from vqseg_bundle.handlers.calibration import describe_calibration, fill_bins
 from vqseg_bundle.handlers.metrics import METRICS, STATUSES, ClassMetrics, compute_case_metrics, compute_class_dice
 
 __all__ = [
@@ -40,16 +41,21 @@ logger = logging.getLogger(__name__)
 
 
 def write_report(
-    output_dir: str | Path, cases: Mapping[str, Sequence[ClassMetrics]], labels: Mapping[int, str]
+    output_dir: str | Path,
+    cases: Mapping[str, Sequence[ClassMetrics]],
+    labels: Mapping[int, str],
+    calibration: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Write ``metrics.csv`` and ``summary.json``, each atomically, and return the latter's content.
 
     Rows are sorted by case name; an absent structure's numbers are empty. ``cases``: name to the metrics of each
-    foreground class.
+    foreground class; ``calibration``: bins of confidence, see :func:`~vqseg_bundle.handlers.calibration.fill_bins`.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize(cases.values(), labels)
+    if calibration is not None:
+        summary["calibration"] = describe_calibration(calibration)
     write_text(folder / "metrics.csv", _to_csv(cases, labels))
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
@@ -140,6 +146,7 @@ class _Case(NamedTuple):
     name: str
     source: str
     classes: list[ClassMetrics]
+    bins: np.ndarray | None
 
 
 class CaseMetrics:
@@ -147,7 +154,8 @@ class CaseMetrics:
 
     It reads the decollated output of a MONAI evaluator after its postprocessing: the prediction inverted to the image's
     grid and the label as stored, both ``(1, *S)`` MetaTensors of class indices. The case's name is
-    ``engine.state.batch[i]["case"]``, otherwise the image's file name. With several processes, the first one writes the
+    ``engine.state.batch[i]["case"]``, otherwise the image's file name. From the item "confidence", if there is one, the
+    calibration is found. With several processes, the first one writes the
     rows of all; a case given to two processes counts once.
 
     Args:
@@ -158,6 +166,8 @@ class CaseMetrics:
 
     Attributes:
         results: case name to the metrics of its classes in the last evaluation; empty except on the first process.
+        calibration: the voxels of all cases by confidence, see :func:`~vqseg_bundle.handlers.calibration.fill_bins`;
+            None without confidences, and except on the first process.
 
     Raises:
         ValueError: ``labels`` has a gap or no foreground class.
@@ -175,6 +185,7 @@ class CaseMetrics:
         self.labels = dict(labels)
         self.output_transform = output_transform or from_engine([CommonKeys.PRED, CommonKeys.LABEL])
         self.results: dict[str, list[ClassMetrics]] = {}
+        self.calibration: np.ndarray | None = None
         self._cases: dict[str, _Case] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -185,20 +196,23 @@ class CaseMetrics:
 
     def _reset(self, engine: Engine) -> None:
         self._cases = {}
-        self.results = {}
+        self.results, self.calibration = {}, None
 
     def _update(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
         if not isinstance(batch, list):
             raise ValueError(f"CaseMetrics needs the batch as a list of cases (decollate=True), got {type(batch)}.")
         preds, labels = self.output_transform(engine.state.output)
-        for item, pred, label in zip(batch, preds, labels, strict=True):
+        output: Any = engine.state.output
+        for item, pred, label, found in zip(batch, preds, labels, output, strict=True):
             name, source = identify_case(item)
+            confidence = found.get("confidence")
             try:
                 metrics = compute_case_metrics(pred, label, len(self.labels), _spacing(pred, label))
             except ValueError as error:
                 raise ValueError(f"case '{name}': {error}") from error
-            _add(self._cases, _Case(name, source, metrics), repeatable=False)
+            bins = None if confidence is None else fill_bins(confidence, label, len(self.labels))
+            _add(self._cases, _Case(name, source, metrics, bins), repeatable=False)
 
     def _finish(self, engine: Engine) -> None:
         shares = gather_objects(self._cases)
@@ -210,7 +224,9 @@ class CaseMetrics:
                 _add(cases, case, repeatable=True)
         # in one order regardless of their division over processes, so that means are equal to the last digit
         self.results = {name: cases[name].classes for name in sorted(cases)}
-        summary = write_report(self.output_dir, self.results, self.labels)
+        bins = [case.bins for _, case in sorted(cases.items()) if case.bins is not None]
+        self.calibration = np.sum(bins, axis=0) if bins else None
+        summary = write_report(self.output_dir, self.results, self.labels, self.calibration)
         logger.info("Metrics of %d cases, in %s:\n%s", len(cases), self.output_dir, format_table(summary))
 
 

@@ -143,6 +143,7 @@ class EvaluationReport:
             self.examples,
             self.left_out,
             engine.state.metrics,
+            self.metrics.calibration,
         )
         path.write_text(page, encoding="utf-8")
         logger.info("Report with tables and pictures: %s (open it in a browser)", path)

@@ -14,11 +14,19 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from vqseg_bundle.handlers.calibration import calibration_error
 from vqseg_bundle.handlers.case_metrics import summarize
 from vqseg_bundle.handlers.metrics import METRICS, ClassMetrics, Metric
 from vqseg_bundle.handlers.report.case_slice import CaseSlice
 from vqseg_bundle.handlers.report.intervals import RESAMPLES, Interval, bootstrap_intervals
-from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_agreement, draw_case, draw_distribution
+from vqseg_bundle.handlers.report.pictures import (
+    Dot,
+    class_colors,
+    draw_agreement,
+    draw_case,
+    draw_distribution,
+    draw_reliability,
+)
 from vqseg_bundle.handlers.report.volumes import Measured, show_volume, volume_tables
 
 __all__ = ["Records", "choose_examples", "render_page"]
@@ -45,6 +53,7 @@ def render_page(
     examples: int,
     left_out: int = 0,
     scores: Mapping[str, float] | None = None,
+    calibration: np.ndarray | None = None,
 ) -> str:
     """The whole page as HTML.
 
@@ -60,6 +69,7 @@ def render_page(
         examples: number of best, median and worst cases to show, each.
         left_out: number of cases not evaluated for lack of a label.
         scores: mean Dice of other predictions, "dice_other_codes" and "dice_without_skips", if any.
+        calibration: voxels by confidence, see :func:`~vqseg_bundle.handlers.calibration.fill_bins`, if known.
     """
     folder = Path(__file__).parent
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -85,6 +95,7 @@ def render_page(
         sizes=sizes,
         unit=unit,
         agreement=draw_agreement(sizes["pairs"], colors, anchors, unit),
+        calibration=_calibration(calibration),
         groups=_example_groups(results, labels, slices, colors, anchors, examples, in_cases),
         has_reconstruction=any(shown.reconstruction is not None for shown in slices.values()),
         cases=[_case_row(name, results[name], anchors[name], in_cases, sizes) for name in sorted(results)],
@@ -222,6 +233,15 @@ def _case_row(
             text = show_volume(value, sizes["in_ml"])
             cells.append({"text": text, "value": "" if math.isnan(value) else value, "status": row.status})
     return {"name": name, "anchor": anchor, "cells": cells}
+
+
+def _calibration(bins: np.ndarray | None) -> dict[str, Any]:
+    """Error and diagram; empty if no voxel was counted."""
+    if bins is None or not bins.any():
+        return {}
+    confidence, accuracy = bins[:, 1].sum() / bins[:, 0].sum(), bins[:, 2].sum() / bins[:, 0].sum()
+    words = f"confidence {confidence:.3f}, share of correct voxels {accuracy:.3f}"
+    return {"error": f"{calibration_error(bins):.4f}", "words": words, "diagram": draw_reliability(bins)}
 
 
 def _quote(word: str) -> str:

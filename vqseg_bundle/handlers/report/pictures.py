@@ -21,7 +21,16 @@ if TYPE_CHECKING:  # matplotlib takes as long to import as a small volume to seg
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Dot", "Place", "class_colors", "draw_agreement", "draw_case", "draw_distribution", "draw_map"]
+__all__ = [
+    "Dot",
+    "Place",
+    "class_colors",
+    "draw_agreement",
+    "draw_case",
+    "draw_distribution",
+    "draw_map",
+    "draw_reliability",
+]
 
 _COLORS = ("#e4572e", "#2f8fd0", "#f2a900", "#2fae74", "#9467d6", "#e26aa8", "#12a5a5", "#a8622d", "#8fa31e", "#6b7a8f")
 _WIDTH_INCHES = 4.6
@@ -30,7 +39,7 @@ _TITLE_INCHES = 0.22
 _TALLEST = 1.6
 _MOST_ACROSS = 3
 _PNG = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)")
-_INK, _FAINT = "#27313b", "#d5dbe1"
+_INK, _FAINT, _BAR = "#27313b", "#d5dbe1", "#2f8fd0"
 
 
 class Dot(NamedTuple):
@@ -167,6 +176,37 @@ def draw_agreement(
         panel.patch.set_alpha(0)
     for panel in panels[len(pairs) :]:
         panel.set_axis_off()
+    return _to_svg(figure)
+
+
+def draw_reliability(bins: np.ndarray) -> Markup:
+    """Reliability diagram: a bar for the accuracy in each bin of confidence, darker the more voxels the bin has.
+
+    Args:
+        bins: number of voxels, sum of confidences and number of correct voxels of each bin, ``(M, 3)``.
+    """
+    figure = _figure(3.6, 3.2)
+    axes = figure.subplots()
+    figure.subplots_adjust(0.14, 0.14, 0.97, 0.97)
+    full = bins[bins[:, 0] > 0]
+    shares = full[:, 0] / full[:, 0].sum()
+    left = np.flatnonzero(bins[:, 0] > 0) / len(bins)
+    for start, accuracy, share in zip(left, full[:, 2] / full[:, 0], shares, strict=True):
+        shade: dict[str, Any] = {
+            "facecolor": _BAR,
+            "alpha": 0.15 + 0.85 * math.sqrt(share),
+            "edgecolor": "white",
+            "linewidth": 0.8,
+        }
+        axes.bar(start, accuracy, 1 / len(bins), align="edge", zorder=2, **shade)
+    axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.9, linestyle="--", zorder=3)
+    axes.scatter(full[:, 1] / full[:, 0], full[:, 2] / full[:, 0], s=13, c=_INK, linewidths=0, zorder=4)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_xlabel("confidence", fontsize=8, color=_INK)
+    axes.set_ylabel("share of correct voxels", fontsize=8, color=_INK)
+    axes.tick_params(labelsize=7.5, color=_FAINT, labelcolor=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.patch.set_alpha(0)
     return _to_svg(figure)
 
 
