@@ -222,6 +222,8 @@ def test_existing_output_is_kept_without_force(pairs: Path, capsys: pytest.Captu
         (("--tuning-count", "1", "--validation-count", "1"), "makes the validation list, which another option makes"),
         (("--labels", "background"), "--labels: expected two or more different names"),
         (("--labels", "background,a,a"), "--labels: expected two or more different names"),
+        (("--labels", "background,ignore,a"), '--labels: expected "ignore" (voxels without a label) last, after'),
+        (("--labels", "background,ignore"), "two classes at least, found background, ignore; name it last, and if"),
         (("--patient-pattern", "^x"), '--patient-pattern "^x": expected to match every case name, found none in p00'),
         (("--split-file", "gone.json"), "split file gone.json: expected a JSON file, but it cannot be read"),
     ],
@@ -298,6 +300,8 @@ def test_label_values_with_gaps_are_written(pairs: Path, capsys: pytest.CaptureF
     given = run(pairs, "--labels", "a,b,c,d,e", "--label-values", "0,1,2,7,255")
     assert given["label_values"] == [0, 1, 2, 7, 255]
     assert load_datalist(pairs / "datalist.json", pairs).label_values == {0: 0, 1: 1, 2: 2, 3: 7, 4: 255}
+    sparse = run(pairs, "--labels", "a,b,c,ignore", "--label-values", "0,2,255,1")
+    assert sparse["label_values"] == [0, 2, 255, 1]
     options = ("--dataset-dir", str(pairs), "--force", "--labels")
     refused(capsys, "--labels: 3 names, but labels hold 4 values (0, 1, 2, 255); name the class of", *options, "a,b,c")
     refused(

@@ -99,7 +99,7 @@ def test_nnunets_ignore_label_is_kept(tmp_path: Path) -> None:
         ),
         (
             {"background": 0, "ignore": 1, "organ": 2},
-            r'expected "ignore", which marks .* to have the highest number of all classes, found',
+            r'dataset.json: key "labels": expected "ignore" .* last, .* found background, ignore, organ; name it last',
         ),
     ],
 )

@@ -15,6 +15,7 @@ from vqseg_bundle.data import (
     FoundCase,
     FoundClasses,
     SplitRequest,
+    check_ignore_last,
     file_list,
     find_cases,
     find_channel_names,
@@ -128,6 +129,7 @@ def _names(labels: str) -> list[str]:
     names = [name.strip() for name in labels.split(",")]
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise DataError(f'--labels: expected two or more different names, "background,name,...", found "{labels}".')
+    check_ignore_last(names, "--labels")
     return names
 
 

@@ -37,6 +37,7 @@ from .features.volume_statistics import volume_statistics
 from .formats.load_volume import OTHER_AFFINE, LoadVolumed, VolumeReader
 from .formats.volume_io import (
     VolumeHeader,
+    check_ignore_last,
     parse_label_values,
     read_classes,
     read_header,
@@ -122,6 +123,7 @@ __all__ = [
     "case_stem",
     "check_cases",
     "check_cohort",
+    "check_ignore_last",
     "check_orientation",
     "check_segment_codes",
     "choose_rows",

@@ -21,14 +21,13 @@ from vqseg_bundle.common import read_json
 
 from ..errors import DataError
 from ..formats.table import volume_kind
-from ..formats.volume_io import parse_label_values
+from ..formats.volume_io import IGNORE, check_ignore_last, parse_label_values
 from ..formats.volume_path import channel_paths, join_channels, join_volume_path
 from ..layouts.found_case import unique_case_ids
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
 
 DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
-_IGNORE = "ignore"
 _OTHER_LISTS = ("labels", "label_values", "channel_names")
 _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
 
@@ -57,7 +56,7 @@ class Cohort:
     @property
     def indices(self) -> dict[int, str]:
         """Names of all indices in label maps: the classes, and "ignore" where it is used."""
-        return {**self.labels, len(self.labels): _IGNORE} if self.sparse else self.labels
+        return {**self.labels, len(self.labels): IGNORE} if self.sparse else self.labels
 
     @property
     def class_values(self) -> dict[int, int]:
@@ -100,7 +99,7 @@ def load_datalist(
     if accept_uneven:
         _accept_uneven(cases)
     indices = _parse_labels(content.get("labels"), path)
-    labels = {index: name for index, name in indices.items() if name != _IGNORE}
+    labels = {index: name for index, name in indices.items() if name != IGNORE}
     return Cohort(
         name=str(content.get("name") or path.stem),
         labels=labels,
@@ -171,11 +170,7 @@ def _parse_labels(labels: object, path: Path) -> dict[int, str]:
     for index, name in names.items():
         if not isinstance(name, str) or not name.strip():
             raise DataError(f'{path}: key "labels", entry "{index}": expected a name, found {name!r}.')
-    if _IGNORE in list(names.values())[:-1] or (len(names) < 3 and _IGNORE in names.values()):
-        raise DataError(
-            f'{path}: key "labels": expected "ignore" (voxels without a label) last, after two classes at least, '
-            f"found {list(names.values())}."
-        )
+    check_ignore_last(list(names.values()), f'{path}: key "labels"')
     if len(set(names.values())) < len(names):
         raise DataError(f'{path}: key "labels": expected a different name for each, found {list(names.values())}.')
     return names

@@ -24,7 +24,9 @@ from .table import FORMATS, find_format
 from .volume_path import channel_paths, parse_volume_path
 
 __all__ = [
+    "IGNORE",
     "VolumeHeader",
+    "check_ignore_last",
     "classes_of_values",
     "common_class_names",
     "parse_label_values",
@@ -36,6 +38,8 @@ __all__ = [
     "values_of_classes",
 ]
 
+#: name of the class of voxels that nobody has labelled
+IGNORE = "ignore"
 _MOST_SHOWN = 10
 _LEAST_SPACING_MM = 1e-4
 _LEAST_VOLUME = 1e-6  # of a voxel, as a share of a box with the same sides at right angles
@@ -43,6 +47,19 @@ _WHOLE_WITHIN = 1e-4
 _WHITE = 255
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
+
+
+def check_ignore_last(names: Sequence[str], where: str) -> None:
+    """Refuse a class :data:`IGNORE` that is not the last one, which alone the network can leave out.
+
+    DataError: it is not the last, or there are not two classes before it; ``where`` names the key.
+    """
+    if IGNORE in names[:-1] or (len(names) < 3 and IGNORE in names):
+        raise DataError(
+            f'{where}: expected "{IGNORE}" (voxels without a label) last, after two classes at least, found '
+            f"{', '.join(names)}; name it last, and if label files number them otherwise, give their values in the "
+            "order of the names (label_values)."
+        )
 
 
 def parse_label_values(given: object, count: int, where: str) -> dict[int, int]:

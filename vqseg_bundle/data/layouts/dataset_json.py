@@ -18,6 +18,7 @@ from typing import Any
 from vqseg_bundle.common import read_json
 
 from ..errors import DataError, some
+from ..formats.volume_io import check_ignore_last
 from .found_case import FoundCase, case_stem, patient_of
 from .pairs import find_pairs
 
@@ -75,11 +76,7 @@ def read_label_names(root: Path) -> dict[int, str]:
             'background); correct them, or name the classes with --labels "background,name,...".'
         )
     found = dict(sorted(names.items()))
-    if "ignore" in list(found.values())[:-1]:
-        raise DataError(
-            f'{root / _NAME}: expected "ignore", which marks voxels that no one has labelled, to have the highest '
-            f"number of all classes, found {labels}."
-        )
+    check_ignore_last(list(found.values()), f'{root / _NAME}: key "labels"')
     return found
 
 
