@@ -53,7 +53,11 @@ def arrivals(
         done: resolved paths to leave out, with folders that contain them.
     """
     now = {}
+    # a link to them is no arrival
+    done = done | {folder.resolve()}
     for path in sorted(folder.iterdir()):
+        if not path.exists():  # a link that leads nowhere
+            continue
         resolved = path.resolve()
         if not path.name.startswith(".") and not any(resolved == other or resolved in other.parents for other in done):
             files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())

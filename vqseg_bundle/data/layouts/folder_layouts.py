@@ -83,6 +83,12 @@ def _find_known(dataset_dir: Path, patient_pattern: str | None) -> list[FoundCas
     cases = cases or find_acdc(dataset_dir) or find_brats(dataset_dir, patient_pattern)
     for find in (find_split_folders, find_beside, find_patient_folders):
         cases = cases or find(dataset_dir, patient_pattern)
+    for path in (dataset_dir / name for case in cases for name in (case.image, *case.more_channels, case.label)):
+        if path.is_symlink() and not path.exists():
+            raise DataError(
+                f"{path}: expected a file, found a link that leads nowhere ({path.readlink()}); put the file there, "
+                "or take the link out."
+            )
     return cases
 
 

@@ -22,6 +22,7 @@ from ..errors import DataError, some
 from .channel_files import find_brats_channels
 from .found_case import FoundCase, case_stem, patient_of
 from .pairs import find_beside, find_pairs, find_patient_folders, group_channels, pair_folders
+from .volume_folder import leads_up
 
 __all__ = ["find_acdc", "find_brats", "find_split_folders"]
 
@@ -53,7 +54,7 @@ def find_acdc(root: Path) -> list[FoundCase]:
                 continue
             label = path.with_name(path.name.replace(".nii", "_gt.nii"))
             info = _frame_info(_read_info(path.with_name("Info.cfg")), int(frame[1]))
-            label_file = label if label.is_file() else None
+            label_file = label if label.is_file() or label.is_symlink() else None
             cases.append(FoundCase.of(root, [path], label_file, path.parent.name, split=split, info=info))
     return cases
 
@@ -79,7 +80,8 @@ def find_brats(root: Path, patient_pattern: str | None) -> list[FoundCase]:
     folders: dict[Path, dict[str, Path]] = {}
     for below in _FOLDERS:
         for file in sorted(root.glob(f"{below}*.nii*")):
-            if not file.name.startswith("."):
+            inner = file.relative_to(root).parents
+            if not file.name.startswith(".") and not any(leads_up(root / folder) for folder in inner if folder.name):
                 folders.setdefault(file.parent, {})[case_stem(file.name)] = file
     if not any(find_brats_channels(files) for files in folders.values()):
         return []

@@ -16,7 +16,7 @@ from ..formats.dicom_slices import list_series
 from ..formats.table import is_flat, volume_kind
 from .channel_files import find_brats_channels, find_numbered_channels
 from .found_case import FoundCase, case_stem, image_of_label, is_label_name, patient_of
-from .volume_folder import list_series_paths
+from .volume_folder import leads_up, list_series_paths
 
 __all__ = ["find_beside", "find_pairs", "find_patient_folders", "group_channels", "pair_folders"]
 
@@ -144,8 +144,8 @@ def _named_volumes(folder: Path) -> Iterator[tuple[str, Path]]:
         _refuse_loose_series(folder)
     for entry in entries:
         if entry.is_dir():
-            yield from _named_series(entry)
-            yield from _named_below(entry)
+            yield from () if leads_up(entry) else _named_series(entry)
+            yield from () if leads_up(entry) else _named_below(entry)
         elif volume_kind(entry):
             yield case_stem(entry.name), entry
 
@@ -164,7 +164,8 @@ def _named_below(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _named_series(folder: Path) -> Iterator[tuple[str, Path]]:
     """All series below a folder: a single one is named after the folder, several also by what differs."""
-    paths = [path for below in (folder, *sorted(folder.rglob("*/"))) for path in list_series_paths(below)]
+    below = [place for place in sorted(folder.rglob("*/")) if not leads_up(place)]
+    paths = [path for place in (folder, *below) for path in list_series_paths(place)]
     for path in paths:
         inner = Path(path).relative_to(folder.parent).as_posix()
         yield (folder.name if len(paths) == 1 else case_stem(inner.replace("/", "_"))), Path(path)
@@ -207,7 +208,7 @@ def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundC
     DataError: a folder contains several images that are not channels of one, or the pattern does not match.
     """
     cases = []
-    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+    for folder in _folders(root):
         files, series = _files(folder), [Path(path) for path in _series(folder)]
         several = len(files) + len(series) > 1
         labels = [path for name, path in files.items() if _is_label(name, several)]
@@ -237,7 +238,9 @@ def _files(folder: Path) -> dict[str, Path]:
     entries = [
         entry
         for entry in sorted(folder.iterdir())
-        if entry.is_file() and not entry.name.startswith(".") and volume_kind(entry) not in ("", "dicom")
+        if (entry.is_file() or entry.is_symlink())
+        and not entry.name.startswith(".")
+        and volume_kind(entry) not in ("", "dicom")
     ]
     volumes = {case_stem(entry.name): entry for entry in entries if not is_flat(entry)}
     has_image = not all(_is_label(name, several=True) for name in volumes)
@@ -257,5 +260,10 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _series(folder: Path) -> Iterator[str]:
     """DICOM series in a patient's folder or a subfolder."""
-    for place in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
+    for place in (folder, *_folders(folder)):
         yield from list_series_paths(place)
+
+
+def _folders(root: Path) -> list[Path]:
+    entries = sorted(root.iterdir())
+    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".") and not leads_up(entry)]

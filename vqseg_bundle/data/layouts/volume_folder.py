@@ -18,7 +18,7 @@ from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume
 from .channel_files import case_of_channel, gather_channels
 from .found_case import case_stem, image_of_label, is_label_name, naming_paths, unique_case_ids
 
-__all__ = ["list_series_paths", "list_volumes", "walk_volumes"]
+__all__ = ["leads_up", "list_series_paths", "list_volumes", "walk_volumes"]
 
 _RESULT_FOLDER = re.compile(r"predictions?|preds?|previous-.*", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(
@@ -32,6 +32,14 @@ logger = logging.getLogger(__name__)
 _PREDICTION_ENDING = re.compile(r"[_-](pred|prediction|probabilities|entropy)$")
 
 
+def leads_up(entry: Path) -> bool:
+    """Whether this is a link to its own folder or one above, in which every volume would be found again."""
+    if not entry.is_symlink() or not entry.is_dir():
+        return False
+    place, holder = entry.resolve(), entry.parent.resolve()
+    return place == holder or place in holder.parents
+
+
 def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:
     """Absolute paths of the volumes in a folder and its subfolders, except hidden ones; sorted, series before files.
 
@@ -43,8 +51,8 @@ def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:
     seen, links = {place, *place.parents}, list[Path]()
     paths = list(_walk(root.absolute(), seen, links, left_out))
     for link in links:  # grows while links are followed
-        place, holders = link.resolve(), link.parent.resolve()
-        if place in seen or place == holders or place in holders.parents:
+        place = link.resolve()
+        if place in seen or leads_up(link):
             left_out["links to folders above, or to what is read already"].append(str(link))
         elif reason := _reason(place):
             left_out[reason].append(str(link))
