@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import nibabel as nib
@@ -216,6 +217,29 @@ def test_what_is_no_volume_is_named(tmp_path: Path):
     np.save(tmp_path / "b.npy", np.zeros((2, 2), complex))
     with pytest.raises(DataError, match=r"b.npy: expected one array of real numbers, found complex128"):
         read_header(str(tmp_path / "b.npy"))
+
+
+class _Hostile:
+    """Pickle calls what this says when it loads it."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("read", [read_header, read_voxels])
+@pytest.mark.parametrize("array", [True, False])
+def test_a_pickle_named_as_an_array_is_refused_and_not_run(tmp_path: Path, read, array: bool):
+    path, hostile = tmp_path / "a.npy", _Hostile(tmp_path / "trace")
+    if array:
+        np.save(path, np.array([hostile]), allow_pickle=True)
+    else:
+        path.write_bytes(pickle.dumps(hostile))
+    with pytest.raises(DataError, match=r"a.npy: truncated or unreadable"):
+        read(str(path))
+    assert not (tmp_path / "trace").exists()
 
 
 def test_loading_refuses_rather_than_trying_another_reader(tmp_path: Path):

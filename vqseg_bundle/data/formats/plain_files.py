@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import NumpyReader
 from PIL import ExifTags, Image, ImageOps
 
 from ..errors import DataError
@@ -40,9 +39,9 @@ def _read_array_header(path: str) -> VolumeHeader:
 
 def _read_array(path: str) -> np.ndarray:
     """Values in their stored type, in a volume's shape."""
-    reader = NumpyReader()
-    values, _ = reader.get_data(reader.read(path))
-    return np.asarray(values).reshape(_volume_shape(values.shape))
+    # not by NumpyReader, which in older versions of MONAI ran the code in pickles
+    values = np.load(path, allow_pickle=False)
+    return values.reshape(_volume_shape(values.shape))
 
 
 def _volume_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
