@@ -1,7 +1,8 @@
 """Every command in a fenced block of README.md, docs/ and models/README.md runs as it is written there.
 
-A block starts in the folder of the bundle, after the blocks before it. Names for the reader's own data stand for small
-made data (``document_places.GIVEN``), trainings take two steps (``document_fences.SHORT_TRAINING``). A block that
+A block starts in the folder of the bundle, after the blocks before it in its document. ``OUT``, where most of them
+train, holds the first page's training when a document begins. Names for the reader's own data stand for small made data
+(``document_places.GIVEN``), trainings take two steps (``document_fences.SHORT_TRAINING``). A block that
 cannot be run says why on the line before it: ``<!-- not run: REASON -->``. The default tests run the commands in this
 process and leave out ``LONG``; the slow one has a shell run the blocks, whole.
 """
@@ -81,10 +82,20 @@ class Checkout:
         if document in self._done:
             return
         self._done.add(document)
+        self._put_back_training()
         names: dict[str, Any] = {}
         for fence in read_fences(document):
             if fence.reason is None and fence.language in ("sh", "python"):
                 self._run_fence(fence, with_places(fence.text, self.root), names)
+
+    def _put_back_training(self) -> None:
+        """What a document before this one has trained into ``OUT`` is not what this one speaks of."""
+        folder, kept = self.root / "OUT", self.root / ".OUT"
+        if kept.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(kept, folder)
+        elif folder.exists():  # after the first page
+            shutil.copytree(folder, kept)
 
     def _run_fence(self, fence: Fence, text: str, names: dict[str, Any]) -> None:
         with pytest.MonkeyPatch.context() as patch, process_kept():
@@ -175,6 +186,13 @@ def test_nothing_is_kept_for_blocks_that_are_gone() -> None:
 @pytest.mark.parametrize("start", [INSTALL, APP, START])
 def test_monai_label_s_page_has_the_blocks_that_its_tests_run(start: str) -> None:
     assert document_block(start).count("\n") >= 2
+
+
+def test_a_document_finds_the_first_page_s_training(checkout: Checkout, tmp_path: Path) -> None:
+    for name, line in (("first", "shutil.rmtree('OUT')"), ("next", "assert Path('OUT/model.pt').is_file()")):
+        page = tmp_path / f"{name}.md"
+        page.write_text(f"```python\nimport shutil\nfrom pathlib import Path\n{line}\n```\n")
+        checkout.run(page)
 
 
 def test_a_reason_is_the_block_s_own(tmp_path: Path) -> None:
