@@ -54,6 +54,7 @@ from vqseg_bundle.bundle.training_start import (
     open_training_folder,
     record_training,
 )
+from vqseg_bundle.bundle.transform_trial import try_transforms
 
 __all__ = [
     "DeployedWeights",
@@ -115,6 +116,7 @@ __all__ = [
     "training_folder",
     "training_orientation",
     "training_slice_axis",
+    "try_transforms",
     "write_model_record",
     "write_run_record",
 ]

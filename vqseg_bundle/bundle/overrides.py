@@ -19,7 +19,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.processes import end_on_signals
 from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
-from vqseg_bundle.bundle.settings import check_kinds, check_values
+from vqseg_bundle.bundle.settings import NESTED_SETTINGS, check_kinds, check_values
 from vqseg_bundle.common import print_any_name
 
 __all__ = ["adapt_tracking", "exit_cleanly", "prepare_overrides"]
@@ -125,7 +125,10 @@ def prepare_overrides() -> None:
     # only the word none clears a path; true and false are names
     names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
-    refusals = check_values(parser.get()) + check_kinds({id_: (declared.get(id_), parser.get(id_)) for id_ in ids})
+    nested = {key: value for key in NESTED_SETTINGS if (value := parser.get(key)) is not None}
+    refusals = check_values({**parser.get(), **nested}) + check_kinds(
+        {id_: (_usual(id_, declared, parser), parser.get(id_)) for id_ in ids}
+    )
     if refusals:
         raise SystemExit("\n".join(refusals))
     adapt_tracking(parser)
@@ -205,6 +208,15 @@ def _is_known(id_: str, declared: ConfigParser, running: ConfigParser) -> bool:
 
 def _arguments(id_: str, running: ConfigParser) -> list[str] | None:
     """List the arguments of the component above ``id_``: [] if it takes any, None if it is not a component."""
+    parameters = _parameters(id_, running)
+    if parameters is None:
+        return None
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return [] if takes_any else list(parameters)
+
+
+def _parameters(id_: str, running: ConfigParser) -> Mapping[str, inspect.Parameter] | None:
+    """Those of the component above ``id_``: empty if they are unknown, None if it is not a component."""
     parent_id = ReferenceResolver.split_id(id_, last=True)[0]
     config = running.get(parent_id) if parent_id else None
     if config is None or not ConfigComponent.is_instantiable(config):
@@ -212,11 +224,17 @@ def _arguments(id_: str, running: ConfigParser) -> list[str] | None:
     target: Any = ConfigComponent(config, locator=running.locator).resolve_module_name()
     try:
         target = locate(target) if isinstance(target, str) else target
-        parameters = inspect.signature(target).parameters.values()
+        return inspect.signature(target).parameters
     except (TypeError, ValueError, ErrorDuringImport):
-        return []
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    return [] if takes_any else [parameter.name for parameter in parameters]
+        return {}
+
+
+def _usual(id_: str, declared: ConfigParser, running: ConfigParser) -> Any:
+    """The configuration's own value, or, for a text that is given to another argument, that argument's default."""
+    if id_ in declared or not isinstance(running.get(id_), str):
+        return declared.get(id_)
+    parameter = (_parameters(id_, running) or {}).get(ReferenceResolver.split_id(id_)[-1])
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def _refusal(id_: str, declared: ConfigParser, running: ConfigParser) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["SETTINGS", "Setting", "check_kinds", "check_values"]
+__all__ = ["NESTED_SETTINGS", "SETTINGS", "Setting", "check_kinds", "check_values"]
 
 
 class Setting(NamedTuple):
@@ -65,6 +65,10 @@ def _weight() -> Setting:
     return Setting("a number that is not negative", lambda value: _is_number(value) and value >= 0)
 
 
+def _between(least: float, most: float) -> Setting:
+    return Setting(f"a number from {least} to {most}", lambda value: _is_number(value) and least <= value <= most)
+
+
 def _word(*words: str, resume: str = "fixed") -> Setting:
     return Setting(f"{', '.join(words[:-1])} or {words[-1]}", lambda value: value in words, resume=resume)
 
@@ -114,6 +118,7 @@ SETTINGS: Mapping[str, Setting] = {
     "confidence_threshold": _share("1)"),
     **{f"lambda_{name}": _weight() for name in ("u", "reconstruction", "a", "commitment", "entropy", "dice")},
     "foundation_features": _word("exact", "cached"),
+    "foundation_image_size": _whole(1, 10_000)._replace(optional=True),
     "foundation_feature_gb": _positive(resume="free"),
     "dicom_seg": _flag(),
     "code_reliance": _flag(),
@@ -121,6 +126,35 @@ SETTINGS: Mapping[str, Setting] = {
     "federated_rounds": _whole(1, 10**6),
 }
 """Top-level keys of the configurations."""
+
+_LISTS = ("train#", "train#unlabeled_", "validate#")
+NESTED_SETTINGS: Mapping[str, Setting] = {
+    "network_def#dropout": _share("1)"),
+    "network_def#embedding_dim": _whole(1, 100_000),
+    "network_def#quantizer#entropy_tokens": _whole(1)._replace(optional=True),
+    "optimizer#lr": _rate(),
+    "optimizer#weight_decay": _between(0, 10),
+    "lr_scheduler#power": _between(0, 100),
+    "lr_scheduler#total_iters": _whole(1),
+    "codebook_maintenance#patience": _whole(0),
+    "codebook_maintenance#interval": _whole(1),
+    "codebook_maintenance#total_iterations": _whole(1),
+    **{f"{part}dataset#cache_rate": _share() for part in _LISTS},
+    **{f"{part}dataloader#batch_size": _whole(1, 100_000) for part in _LISTS},
+    **{f"{part}dataloader#num_workers": _whole(0, 1024) for part in _LISTS},
+    **{f"train#{part}dataloader#sampler#num_samples": _whole(1) for part in ("", "unlabeled_")},
+    **{f"train#trainer#{name}": _whole(1) for name in ("max_epochs", "epoch_length", "max_iterations")},
+    "train#trainer#max_grad_norm": _positive(optional=True),
+    "train#trainer#ramp_up_share": _share(),
+    "train#trainer#amp": _flag(),
+    "train_handlers#validation#interval": _whole(1),
+    "train_handlers#checkpoint#minutes": _positive(optional=True),
+    "validate#inferer#overlap": _share("1)"),
+    "validate#inferer#batch_size": _whole(1),
+    "validate#key_metric#val_mean_dice#num_classes": _whole(2),
+    "validate#evaluator#amp": _flag(),
+}
+"""Parts of components, most of which refuse a senseless value late or not at all."""
 
 _REFUSED_BY_ITSELF = {"network_def::skip_connections"}  # a flag, a word or a list of both
 
@@ -133,7 +167,7 @@ def check_values(values: Mapping[str, Any]) -> list[str]:
     """
     found = []
     for key, value in values.items():
-        setting = SETTINGS.get(key)
+        setting = SETTINGS.get(key) or NESTED_SETTINGS.get(key)
         if setting is None or (value is None and setting.optional):
             continue
         if isinstance(value, str) and value.startswith(("$", "@")):
@@ -147,23 +181,33 @@ def check_values(values: Mapping[str, Any]) -> list[str]:
 def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """What is wrong with values of another kind than the configuration's own, one sentence each.
 
-    A number may be replaced by a list, and a component by another one; a text never stands for either.
+    A number may be replaced by a list, and a component by another one; a text never stands for either, nor nothing for
+    a list, such as one of transforms.
 
     Args:
         values: by id the value in the configuration files and the one that is used; expressions are skipped.
     """
     found = []
     for key, (usual, value) in values.items():
-        if value is None or usual is None or (isinstance(value, str) and value.startswith(("$", "@"))):
-            continue
-        expected, fits = "", True
-        if isinstance(usual, bool):
-            expected, fits = "true or false", isinstance(value, bool)
-        elif isinstance(usual, int | float):
-            expected, fits = "a number", not isinstance(value, str)
-        elif isinstance(usual, dict) and "_target_" in usual:
-            expected, fits = "a component", isinstance(value, dict) and bool({"_target_", "_disabled_"} & value.keys())
-        if not fits and key not in SETTINGS and key not in _REFUSED_BY_ITSELF:
-            shown = key.replace("::", "#")
+        shown = key.replace("::", "#")
+        expected = _expected_kind(usual, value)
+        if expected and key not in SETTINGS and shown not in NESTED_SETTINGS and key not in _REFUSED_BY_ITSELF:
             found.append(f"--{shown}: expected {expected}, as in the configuration, found {value!r}.")
     return found
+
+
+def _expected_kind(usual: Any, value: Any) -> str:
+    """What a value should be, in words; empty if it may stand for the usual one."""
+    if value is None or (isinstance(value, str) and value.startswith(("$", "@"))):
+        return ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(usual, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(usual, int | float):
+        return "a number" if isinstance(value, str) else ""
+    if isinstance(usual, dict) and "_target_" in usual:
+        fits = isinstance(value, dict) and bool({"_target_", "_disabled_"} & value.keys())
+        return "" if fits else "a component"
+    holds = (isinstance(usual, list | dict) and usual) or (isinstance(usual, str) and usual.startswith("@"))
+    return "at least one entry" if holds and isinstance(value, list | dict) and not value else ""

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from vqseg_bundle import data
 from vqseg_bundle.planning import Pace
 
-__all__ = ["measure_pace"]
+__all__ = ["measure_pace", "random_states_kept"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def measure_pace(config: Mapping[str, Any], cohort: data.Cohort) -> Pace:
         }
     )
     part = trial.get_parsed_content
-    with _random_states_kept(), _engines_silent():
+    with random_states_kept(), _engines_silent():
         scan = _time_reading(part("train#dataset"))
         step = _time_steps(part("train#trainer"), part("device"))
         case = 0.0
@@ -101,7 +101,8 @@ def _finish(device: str) -> None:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def random_states_kept() -> Iterator[None]:
+    """Leave the random states of Python, NumPy and torch as they were."""
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         yield

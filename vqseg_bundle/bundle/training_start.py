@@ -79,7 +79,10 @@ def describe_training(
         labels: class index to class name, background included.
         preprocessing: what inference must repeat.
     """
-    expected = {"out_channels": max(2, len(labels)), "in_channels": preprocessing["in_channels"]}
+    expected = {
+        "out_channels": max(2, len(labels)),
+        **{key: preprocessing[key] for key in ("in_channels", "spatial_dims")},
+    }
     for key, channels in expected.items():
         found = network.arguments.get(key, channels)
         if found != channels or (key == "out_channels" and len(labels) < 2):
