@@ -121,10 +121,12 @@ def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: Coho
 
 def test_copy_paste_shows_the_student_labels_in_unlabelled_images(shared_cohort: CohortFolder, tmp_path: Path) -> None:
     certain: list[float] = []
+    own: list[float] = []
 
     def look(parser: ConfigParser) -> None:
         def keep(engine: Engine) -> None:
-            certain.append(engine.state.output["pseudo_labels"].confidence.eq(1).float().mean().item())
+            for shares, key in ((certain, "unlabeled_targets"), (own, "pseudo_labels")):
+                shares.append(engine.state.output[key].confidence.eq(1).float().mean().item())
 
         parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, keep)
 
@@ -133,6 +135,7 @@ def test_copy_paste_shows_the_student_labels_in_unlabelled_images(shared_cohort:
     # a box of 2/3 of each axis is a share of 0.44 of the image, and 0.56 is left around it
     assert len(certain) == 2
     assert all(0.4 < share < 0.6 for share in certain)
+    assert own == [0.0, 0.0], "the teacher's own are watched, without the labels"
 
 
 def test_the_moving_average_codebook_trains(shared_cohort: CohortFolder, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_all_iteration_events_are_fired_in_order():
     for event in reversed(EVENTS):
         trainer.add_event_handler(event, keep, event.name)
     trainer.run()
-    before_loss = {"image", "label", "pred", "images", "student", "pseudo_labels"}
+    before_loss = {"image", "label", "pred", "images", "student", "pseudo_labels", "unlabeled_targets"}
     once = [
         ("FORWARD_COMPLETED", before_loss),
         ("LOSS_COMPLETED", {*before_loss, "terms", "loss"}),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from support.bundle_runs import Trained
+from support.bundle_runs import TINY, CohortFolder, Trained, run_here
 from torch import Tensor
 
 from vqseg_bundle.engines import PseudoLabels
@@ -27,12 +27,17 @@ def _probabilities(*classes: int) -> torch.Tensor:
 HEALTHY = (_probabilities(0, 1), 0.5, 0.9)
 
 
-def watched(course: list[tuple[torch.Tensor | None, float, float]], epochs: int = 3, **options: Any) -> Engine:
-    """An engine whose n-th iteration has the n-th pseudo-labels, unlabelled loss and (at epoch ends) codebook usage."""
+def watched(
+    course: list[tuple[torch.Tensor | None, float, float]], epochs: int = 3, share: float = 1.0, **options: Any
+) -> Engine:
+    """An engine whose n-th iteration has the n-th pseudo-labels, unlabelled loss and (at epoch ends) codebook usage.
+
+    ``share`` of its pseudo-labels is confident.
+    """
 
     def step(engine: Engine, batch: int) -> dict[str, Any]:
         probabilities, loss, usage = course[min(engine.state.iteration, len(course)) - 1]
-        engine.state.metrics["codebook_usage"] = usage
+        engine.state.metrics |= {"codebook_usage": usage, "pseudo_label_share": share, "pseudo_label_confidence": 0.6}
         pseudo = None if probabilities is None else PseudoLabels(probabilities, torch.zeros(0))
         return {"pseudo_labels": pseudo, "terms": SimpleNamespace(unlabeled_segmentation=torch.tensor(loss))}
 
@@ -64,6 +69,53 @@ def test_each_is_warned_of_once_and_not_in_the_first_epoch(caplog, state, messag
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith(message)
+
+
+def test_pseudo_labels_that_are_never_sure_are_warned_of_once(caplog):
+    watched([HEALTHY], epochs=4, share=0.0099, least_confident=0.01)
+    (record,) = caplog.records
+    message = "epoch 2: 0.99 % of the pseudo-labels are as sure as confidence_threshold asks"
+    assert record.getMessage().startswith(message)
+    assert "towards their mean confidence, now 0.60" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"share": 0.01, "least_confident": 0.01},
+        {"share": 0.0},
+        {"share": 0, "least_confident": 1, "unlabeled_after": 99},
+    ],
+    ids=["enough", "of a loss that takes all", "before its time"],
+)
+def test_enough_that_are_sure_or_a_loss_that_takes_all_is_not_warned_of(caplog, options):
+    watched([HEALTHY], **options)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "overlay, threshold, warned",
+    [("", 0.9999, 1), ("", 0.0, 0), ("baselines/mean_teacher.json", 0.9999, 0)],
+    ids=["unsure", "all are taken", "no threshold in the loss"],
+)
+def test_a_training_whose_pseudo_labels_are_never_sure_warns(
+    shared_cohort: CohortFolder,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    overlay: str,
+    threshold: float,
+    warned: int,
+) -> None:
+    """With the default mixer, which pastes labels, that are certain, into unlabelled images."""
+    configs = ["train.json", *([overlay] if overlay else [])]
+    where = {"dataset_dir": str(shared_cohort.root), "output_dir": str(tmp_path / "out")}
+    changes = {"iterations_per_epoch": 2, "ramp_up_share": 0.0, "confidence_threshold": threshold}
+    run_here("training", *configs, **where, **{**TINY, **changes})
+    found = [
+        text for text in caplog.messages if "of the pseudo-labels are as sure as confidence_threshold asks" in text
+    ]
+    assert len(found) == warned
+    assert all(text.startswith("epoch 2: 0 % of") for text in found)
 
 
 def test_all_three_are_told_apart(caplog):
@@ -126,7 +178,7 @@ def test_a_decoder_that_ignores_its_codes_is_warned_of_once(caplog, reliance, wa
     assert all(text.startswith("epoch 2: with another image's codes, 4.9 % of the prediction") for text in messages)
 
 
-@pytest.mark.parametrize("name", ["least_usage", "least_reliance"])
+@pytest.mark.parametrize("name", ["least_usage", "least_reliance", "least_confident"])
 def test_a_share_outside_its_bounds_is_refused(name):
     with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\], got 2"):
         LearningWatch(**{name: 2})

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, is_disk_full, is_memory_full, process_count
 from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
-from vqseg_bundle.engines.pseudo_labels import PseudoLabeler
+from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
 from vqseg_bundle.engines.step_guard import StepGuard
 from vqseg_bundle.engines.step_seeds import StepSeeds
@@ -35,9 +35,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
     mixes the streams with ``mixed`` (view, pseudo-label and weak view alike); the student sees the labelled batch's
     strong view and all streams in one pass; then the teacher is updated. Without unlabelled data the same loop trains
     supervised. ``engine.state.output`` has MONAI's keys plus "terms" (the named loss terms), "images" (the student's
-    input, labelled images first), "student" (its whole output) and "pseudo_labels" (the targets of the unlabelled
-    streams, None without them). Batches are never decollated, since labelled and unlabelled ones differ in size. A
-    non-finite loss, gradient or weight ends the run in that iteration with a
+    input, labelled images first), "student" (its whole output), "pseudo_labels" (of the weak views, as the labeller
+    gives them) and "unlabeled_targets" (the same of all streams, mixed), both None without unlabelled images. Batches
+    are never decollated, since labelled and unlabelled ones differ in size. A non-finite loss, gradient or weight ends
+    the run in that iteration with a
     :class:`~vqseg_bundle.common.NonFiniteError`, which names it and the files of the batches (their "source").
 
     Arguments in addition to those of :class:`monai.engines.SupervisedTrainer` (whose ``network`` is the training
@@ -195,7 +196,10 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.seeds.begin(self.state.iteration)
         self.guard.begin(self.state.iteration, batchdata, unlabeled)
         with torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs):
-            views = self._arrange_views(unlabeled, batchdata, labels) if unlabeled is not None else None
+            pseudo = views = None
+            if unlabeled is not None:
+                pseudo = self.pseudo_labeler.pseudo_label(unlabeled[Keys.IMAGE], self.generator)
+                views = self._arrange_views(unlabeled, pseudo, batchdata, labels)
             features = self._foundation_features(batchdata, len(labeled), views)
             student = self.inferer(
                 labeled,
@@ -208,7 +212,8 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             )
             images = output["images"] = labeled if views is None else torch.cat((labeled, views.images))
             output[Keys.PRED], output["student"] = student.labeled_logits, student
-            output["pseudo_labels"] = views.pseudo if views is not None else None
+            output["pseudo_labels"] = pseudo
+            output["unlabeled_targets"] = views.pseudo if views is not None else None
             self.fire_event(IterationEvents.FORWARD_COMPLETED)
             output["terms"] = self._loss_terms(student, images, labels, views, features)
             output[Keys.LOSS] = output["terms"].total
@@ -238,8 +243,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         sources = {SOURCE: batch[SOURCE]} if SOURCE in batch else {}
         return {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch} | sources
 
-    def _arrange_views(self, views: dict[str, Any], batch: Mapping[str, Any], labels: Tensor) -> UnlabeledViews:
-        pseudo = self.pseudo_labeler.pseudo_label(views[Keys.IMAGE], self.generator)
+    def _arrange_views(
+        self, views: dict[str, Any], pseudo: PseudoLabels, batch: Mapping[str, Any], labels: Tensor
+    ) -> UnlabeledViews:
         labeled = None
         if isinstance(self.mixer, CopyPaste):  # nothing else needs these copies on the device
             keys = [key for key in (str(Keys.IMAGE), STRONG, FEATURES) if key in batch]
@@ -281,7 +287,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         self.loss_scaler.unscale_(self.optimizer)
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        self.guard.check_gradients(loss, norm, output["terms"], output["pseudo_labels"])
+        self.guard.check_gradients(loss, norm, output["terms"], output["unlabeled_targets"])
         self.loss_scaler.step(self.optimizer)
         self.loss_scaler.update()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -23,8 +24,13 @@ _ONE_CLASS = (
     "ramp_up_share."
 )
 _NO_LOSS = (
-    "epoch %d: the loss on unlabelled images was 0 throughout, so that nothing is learnt from them. Mostly no "
-    "pseudo-label is as sure as confidence_threshold asks (pseudo_label_share in progress.csv): lower it."
+    "epoch %d: the loss on unlabelled images was 0 throughout, so that nothing is learnt from them. See lambda_u, and "
+    "whether the pseudo-labels are sure enough for the loss."
+)
+_UNSURE = (
+    "epoch %d: %.2g %% of the pseudo-labels are as sure as confidence_threshold asks, so that next to nothing is "
+    "learnt from unlabelled images. Lower confidence_threshold towards their mean confidence, now %.2f "
+    "(pseudo_label_confidence in progress.csv); if loss_labeled_segmentation still falls, raise max_iterations."
 )
 _FEW_CODES = (
     "epoch %d: %.1f %% of the codebook were used, so that images are told by few codes. Raise lambda_entropy, lower "
@@ -61,8 +67,8 @@ class PseudoLabelConfidence:
     """Mean confidence of the pseudo-labels of an epoch, and the share of their pixels above a threshold.
 
     At the end of an epoch ``engine.state.metrics`` gets "pseudo_label_confidence" and "pseudo_label_share", means over
-    its iterations and all processes. Read from ``engine.state.output["pseudo_labels"]``, after CutMix: the student's
-    targets.
+    its iterations and all processes. Read from ``engine.state.output["pseudo_labels"]``, before mixing: labels that are
+    pasted into unlabelled images are certain.
 
     Args:
         threshold: confidence threshold, in [0, 1].
@@ -91,22 +97,23 @@ class PseudoLabelConfidence:
 
 
 class LearningWatch:
-    """Warn, at most once each, of four ways in which a training is futile.
+    """Warn, at most once each, of five ways in which a training is futile.
 
     It considers complete epochs that begin after some iterations, never the first: pseudo-labels of a single class in
-    all images of an epoch; an unlabelled loss of exactly 0 over an epoch; too small a share of the codebook in use, by
-    "codebook_usage" of :class:`CodebookUsage`; and predictions that ignore the codes, by "code_reliance" of
-    :class:`CodeRelianceMonitor`. Attach both of these first, and this on every process; the first process warns of what
-    is true for all.
+    all images of an epoch; too few that are confident, by "pseudo_label_share" of :class:`PseudoLabelConfidence`; an
+    unlabelled loss of exactly 0 over an epoch; too small a share of the codebook in use, by "codebook_usage" of
+    :class:`CodebookUsage`; and predictions that ignore the codes, by "code_reliance" of :class:`CodeRelianceMonitor`.
+    Attach these three first, and this on every process; the first process warns of what is true for all.
 
     Args:
         unlabeled_after: iterations before the unlabelled terms are considered, such as those of their ramp-up.
         codebook_after: iterations after which all unused codes can have been revived.
         least_usage: smallest sufficient share of the codebook in use, in [0, 1].
         least_reliance: reliance on the codes, after those iterations, below which they are ignored, in [0, 1].
+        least_confident: smallest sufficient share of confident pseudo-labels, in [0, 1]; 0 where the loss takes all.
 
     Raises:
-        ValueError: ``least_usage`` or ``least_reliance`` outside [0, 1].
+        ValueError: ``least_usage``, ``least_reliance`` or ``least_confident`` outside [0, 1].
     """
 
     def __init__(
@@ -115,14 +122,17 @@ class LearningWatch:
         codebook_after: float = 0,
         least_usage: float = 0.1,
         least_reliance: float = 0.05,
+        least_confident: float = 0.0,
     ) -> None:
-        for name, value in (("least_usage", least_usage), ("least_reliance", least_reliance)):
+        shares = {"least_usage": least_usage, "least_reliance": least_reliance, "least_confident": least_confident}
+        for name, value in shares.items():
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must lie in [0, 1], got {value}.")
         self.unlabeled_after = unlabeled_after
         self.codebook_after = codebook_after
         self.least_usage = least_usage
         self.least_reliance = least_reliance
+        self.least_confident = least_confident
         self._said: set[str] = set()
         self._begun = 0
         self._classes: list[Tensor] = []
@@ -156,12 +166,16 @@ class LearningWatch:
             lowest, highest = self._least(torch.stack(self._classes).amin(dim=0)).tolist()
             if lowest == -highest:
                 self._warn(_ONE_CLASS, epoch, lowest)
-        if self._loss and self._least(-torch.stack(self._loss).abs().amax()).item() == 0:
+        metrics = engine.state.metrics
+        if self._loss and metrics.get("pseudo_label_share", 1.0) < self.least_confident:
+            share, confidence = metrics["pseudo_label_share"], metrics.get("pseudo_label_confidence", math.nan)
+            self._warn(_UNSURE, epoch, 100 * share, confidence)
+        elif self._loss and self._least(-torch.stack(self._loss).abs().amax()).item() == 0:
             self._warn(_NO_LOSS, epoch)
-        usage = engine.state.metrics.get("codebook_usage", 1.0)
+        usage = metrics.get("codebook_usage", 1.0)
         if self._is_due(self.codebook_after) and usage < self.least_usage:
             self._warn(_FEW_CODES, epoch, 100 * usage)
-        reliance = engine.state.metrics.get("code_reliance", 1.0)
+        reliance = metrics.get("code_reliance", 1.0)
         if self._is_due(self.codebook_after) and reliance < self.least_reliance:
             self._warn(_IDLE_CODES, epoch, 100 * reliance)
 
