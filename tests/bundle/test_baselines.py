@@ -247,7 +247,7 @@ def test_unimatch_trains_volumes_too(shared_cohort: CohortFolder, tmp_path: Path
     ("overlay", "change", "message"),
     [
         ("dropout_twin", {"perturb_prob": 1.0}, r"perturbation: perturb_prob \(the dropout rate\) must lie in"),
-        ("dropout_twin", {"unlabeled_streams": "strong"}, "streams: unlabeled_streams must be a list of at least one stream"),
+        ("dropout_twin", {"unlabeled_streams": "strong"}, "streams: unlabeled_streams must be a list of at least one"),
         ("unimatch", {"unlabeled_streams": [{"view": "strong_3"}]}, "streams: view of an unlabelled stream must be"),
         ("unimatch", {"unlabeled_streams": [{"weight": 0.0}]}, "streams: weight of an unlabelled stream must be a"),
         (

@@ -31,6 +31,7 @@ TWO_STEPS_3D = {
     "network_def#reconstruction_channels": [4, 4],
 }
 CROP = {"_target_": "RandSpatialCropd", "keys": ["image", "label"], "roi_size": "@crop_size"}
+TYPED = {"_target_": "EnsureTyped", "keys": "label", "allow_missing_keys": True}
 #: a stand-in that sees 4 x 4 patches in a view of 16 pixels
 CACHED = {"foundation_model": "dinov2_vits14", "foundation_image_size": 56, "foundation_features": "cached"}
 
@@ -178,7 +179,7 @@ def test_without_it_nothing_is_written_and_batches_hold_no_features(shared_cohor
         ({"foundation_feature_gb": 1e-6}, r"foundation_feature_gb is 1e-06, .* 4 cases take 6\.14e-06 GB"),
         ({"foundation_image_size": 518, "patch_size": [8, 8]}, r"needs 148 patches .* 4\.0 times coarser.*'exact'"),
         ({"labeled_crop": [CROP]}, "labeled_crop: the keys of RandSpatialCropd name image without row, c"),
-        ({"geometric_transforms": [{"_target_": "EnsureTyped", "keys": "label"}]}, "geometric_transforms lacks JoinTokenCoordinatesd"),
+        ({"geometric_transforms": [TYPED]}, "geometric_transforms lacks JoinTokenCoordinatesd"),
     ],
 )
 def test_settings_that_cannot_be_right_end_with_a_message(shared_cohort, tmp_path, built, settings, message):
