@@ -59,8 +59,9 @@ def test_true_probabilities_have_no_error_and_millions_of_voxels_are_added_exact
 
 def test_the_confidence_is_the_largest_probability_and_its_class() -> None:
     logits = torch.log(torch.tensor([[0.2, 0.5], [0.7, 0.4], [0.1, 0.1]]))[:, None]
-    found = MeasureCertaintyd("pred")({"pred": logits})["confidence"]
-    torch.testing.assert_close(found, torch.tensor([[[0.7, 0.5]], [[1.0, 0.0]]]))
+    found = MeasureCertaintyd("pred", confidence=True)({"pred": logits})
+    torch.testing.assert_close(found["confidence"], torch.tensor([[[0.7, 0.5]], [[1.0, 0.0]]]))
+    assert MeasureCertaintyd("pred")({"pred": logits}).keys() == {"pred", "uncertainty"}
 
 
 def test_summary_and_report_have_it_if_the_evaluation_has_confidences(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from vqseg_bundle.data import choose_slice_axis
-from vqseg_bundle.handlers import CaseMetrics, EvaluationReport
+from vqseg_bundle.handlers import CaseMetrics, DiceEstimate, EvaluationReport
 from vqseg_bundle.handlers.metrics import METRICS, ClassMetrics
 
 __all__ = ["CASES", "LABELS", "MODEL", "boxes", "case", "class_metrics", "evaluate", "volume"]
@@ -57,12 +57,12 @@ def class_metrics(index: int, status: str, *values: float) -> ClassMetrics:
     return ClassMetrics(index, {**dict.fromkeys(METRICS, nan), **dict(zip(METRICS, values, strict=False))}, status)
 
 
-def evaluate(folder: Path, cases: list[dict[str, Any]]) -> str:
+def evaluate(folder: Path, cases: list[dict[str, Any]], estimate: DiceEstimate | None = None) -> str:
     """Run the two handlers as an evaluator would, and return the page."""
     engine = Engine(lambda _, batch: [{key: value for key, value in item.items() if key != "case"} for item in batch])
     metrics = CaseMetrics(folder, LABELS)
     metrics.attach(engine)
-    EvaluationReport(metrics, "cohort & more", "test", MODEL, choose_slice_axis).attach(engine)
+    EvaluationReport(metrics, "cohort & more", "test", MODEL, choose_slice_axis, estimate=estimate).attach(engine)
     if cases:
         engine.run([[item] for item in cases], max_epochs=1)
     else:

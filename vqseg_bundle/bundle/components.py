@@ -140,11 +140,23 @@ def check_recorded(record: Mapping[str, Any], path: Path) -> None:
             raise ValueError(f"labels must name the classes 0, 1, ... without a gap, two at least, got {list(labels)}.")
         if not isinstance(record.get("info", {}), Mapping) or not isinstance(record.get("postprocessing", {}), Mapping):
             raise ValueError("info and postprocessing must be JSON objects.")
+        _check_quality(record.get("quality", {}))
         for key, count in (("out_channels", len(labels)), ("in_channels", preprocessing["in_channels"])):
             if network.get(key, count) != count:
                 raise ValueError(f"{key} of 'network' must be {count}, got {network[key]!r}.")
     except ValueError as error:
         raise ValueError(f"{path}: {error} Copy the file again or train again.") from error
+
+
+def _check_quality(section: Any) -> None:
+    """Refuse a line that estimates nothing; a section without one says why, and records of 0.9 and earlier lack it."""
+    if not isinstance(section, Mapping):
+        raise ValueError("quality must be a JSON object.")
+    line = {} if not section or "none" in section else section
+    for key in ("slope", "intercept", "correlation", "cases") if line else ():
+        value = line.get(key)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{key} of 'quality' must be a number, got {value!r}.")
 
 
 def check_given(values: Mapping[str, Any]) -> None:

@@ -92,6 +92,11 @@ class AveragedInferer(Inferer):
         subsets = chain.from_iterable(combinations(mirror_axes, count) for count in range(len(mirror_axes) + 1))
         self._flips = [[axis + 2 for axis in subset] for subset in subsets]
 
+    @property
+    def averages(self) -> bool:
+        """Whether there is more than one network or an axis to mirror."""
+        return bool(self.networks) or len(self._flips) > 1
+
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run all networks on all mirrored copies of ``inputs``, one after the other.
 
@@ -101,7 +106,7 @@ class AveragedInferer(Inferer):
             args: further arguments of the inner inferer's call.
             kwargs: further keyword arguments.
         """
-        if not self.networks and len(self._flips) == 1:
+        if not self.averages:
             return self.inferer(inputs, network, *args, **kwargs)
         total = inputs.new_zeros(())
         for member in (network, *self.networks):

@@ -1,6 +1,6 @@
 """Ignite handlers for training and evaluation."""
 
-from vqseg_bundle.handlers.case_metrics import CaseMetrics, MeanCaseDice, compute_case_metrics
+from vqseg_bundle.handlers.case_metrics import CaseMetrics, compute_case_metrics
 from vqseg_bundle.handlers.checkpoints import (
     BestModelState,
     ModelSaver,
@@ -12,7 +12,9 @@ from vqseg_bundle.handlers.code_reliance import CodeRelianceMonitor, DecoderProb
 from vqseg_bundle.handlers.codebook import CodebookMaintenance, CodebookSnapshots, CodebookUsage, codebook_perplexity
 from vqseg_bundle.handlers.interruption import PlainErrors, StopOnSignal
 from vqseg_bundle.handlers.largest_component import LargestComponentChoice, keep_largest_components
+from vqseg_bundle.handlers.mean_case_dice import MeanCaseDice
 from vqseg_bundle.handlers.progress_picture import ProgressPicture
+from vqseg_bundle.handlers.quality_estimate import DiceEstimate, QualityFit
 from vqseg_bundle.handlers.report import ContactSheet, EvaluationReport, Upright, class_colors, find_upright
 from vqseg_bundle.handlers.report.evaluation_report import ImageReconstruction
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint, ResumedSchedule
@@ -34,6 +36,7 @@ __all__ = [
     "CodebookUsage",
     "ContactSheet",
     "DecoderProbe",
+    "DiceEstimate",
     "EvaluationReport",
     "ImageReconstruction",
     "LargestComponentChoice",
@@ -43,6 +46,7 @@ __all__ = [
     "PlainErrors",
     "ProgressPicture",
     "PseudoLabelConfidence",
+    "QualityFit",
     "RestartTeacher",
     "ResumeCheckpoint",
     "ResumedSchedule",

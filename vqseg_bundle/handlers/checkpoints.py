@@ -31,6 +31,8 @@ __all__ = [
 ]
 logger = logging.getLogger(__name__)
 
+Sections = Callable[[], Mapping[str, Any]]
+
 
 def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> None:
     """Write a file atomically, so that a reader sees all of it or nothing, however the process ends.
@@ -153,13 +155,13 @@ class CheckpointWriter(BaseSaveHandler):
         filename: str | None = None,
         keep_former: bool = False,
         record: Mapping[str, Any] | None = None,
-        sections: Callable[[], Mapping[str, Any]] | None = None,
+        sections: Sections | Sequence[Sections] = (),
     ) -> None:
         self.dirname = Path(dirname)
         self.filename = filename
         self.keep_former = keep_former
         self.record = record
-        self.sections = sections
+        self.sections = [sections] if callable(sections) else list(sections or ())
 
     def __call__(self, checkpoint: Mapping, filename: str, metadata: Mapping | None = None) -> None:
         """Write the file, see :func:`write_checkpoint`."""
@@ -170,10 +172,10 @@ class CheckpointWriter(BaseSaveHandler):
 
     def _write_record(self, path: Path) -> None:
         record = self.record
-        if not record and self.sections is not None and path.is_file():
+        if not record and self.sections and path.is_file():
             record = json.loads(path.read_text(encoding="utf-8"))
         if record:
-            write_json(path, {**record, **(self.sections() if self.sections is not None else {})})
+            write_json(path, {**record, **{name: part for each in self.sections for name, part in each().items()}})
 
     def remove(self, filename: str) -> None:
         """Keep a file that will be replaced, and delete one with another name."""
@@ -192,7 +194,7 @@ class ModelSaver(CheckpointSaver):
         save_dict: the objects to save.
         record: what is needed to use the weights, written as JSON beside them with each save; None or empty keeps the
             existing file.
-        sections: called at each save, for sections of that JSON that the training itself finds; None adds none.
+        sections: called at each save, for sections of that JSON that the training itself finds; one or several.
         options: further arguments of :class:`monai.handlers.CheckpointSaver`.
     """
 
@@ -201,7 +203,7 @@ class ModelSaver(CheckpointSaver):
         save_dir: str,
         save_dict: dict[str, Any],
         record: Mapping[str, Any] | None = None,
-        sections: Callable[[], Mapping[str, Any]] | None = None,
+        sections: Sections | Sequence[Sections] = (),
         **options: Any,
     ) -> None:
         super().__init__(save_dir, save_dict, **options)

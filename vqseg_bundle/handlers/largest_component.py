@@ -52,12 +52,17 @@ class LargestComponentChoice:
         num_classes: number of classes, background included.
         output_transform: takes the evaluator's output, returns predictions and labels, lists of class indices
             ``(1, *S)``; None takes "pred" and "label".
+
+    Attributes:
+        dice: of the last validation, case (as :func:`~vqseg_bundle.handlers.case_metrics.identify_case` gives it) to
+            the Dice of each foreground class after what was chosen is removed, NaN if it is in neither.
     """
 
     def __init__(self, num_classes: int, output_transform: Callable[[Any], Any] | None = None) -> None:
         self.num_classes = num_classes
         self.output_transform = output_transform or from_engine([CommonKeys.PRED, CommonKeys.LABEL])
-        self._gains: dict[tuple[str, str], list[float]] = {}
+        self.dice: dict[tuple[str, str], list[float]] = {}
+        self._cases: dict[tuple[str, str], list[tuple[float, float]]] = {}
         self._chosen: dict[int, float] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -72,7 +77,7 @@ class LargestComponentChoice:
         return {"postprocessing": {"largest_component": list(self._chosen), "validation_dice_gain": gains}}
 
     def _reset(self, engine: Engine) -> None:
-        self._gains = {}
+        self._cases = {}
 
     def _update(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -80,13 +85,17 @@ class LargestComponentChoice:
             label = label.to(pred.device)
             raw = compute_class_dice(pred, label, self.num_classes)
             cleaned = compute_class_dice(keep_largest_components(pred, self.num_classes), label, self.num_classes)
-            self._gains[identify_case(item)] = [after - before for before, after in zip(raw, cleaned, strict=True)]
+            self._cases[identify_case(item)] = list(zip(raw, cleaned, strict=True))
 
     def _choose(self, engine: Engine) -> None:
-        cases = {key: gains for share in gather_objects(self._gains) for key, gains in share.items()}
+        cases = {key: pairs for share in gather_objects(self._cases) for key, pairs in share.items()}
         self._chosen = {}
-        for index, gains in enumerate(zip(*cases.values(), strict=True), start=1):
-            found = [gain for gain in gains if not math.isnan(gain)]
+        for index, pairs in enumerate(zip(*cases.values(), strict=True), start=1):
+            found = [after - before for before, after in pairs if not math.isnan(after - before)]
             mean = sum(found) / len(found) if found else 0.0
             if mean > 0:
                 self._chosen[index] = mean
+        self.dice = {
+            key: [pair[index in self._chosen] for index, pair in enumerate(pairs, start=1)]
+            for key, pairs in cases.items()
+        }

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from scipy.ndimage import binary_dilation
 from scipy.special import entr
@@ -46,16 +47,24 @@ def foreground_uncertainty(probabilities: np.ndarray) -> float:
 class MeasureCertaintyd(MapTransform):
     """Measure the certainty of a prediction from its logits ``(C, *S)``, before they become a class map.
 
-    It adds "confidence", the largest probability of each voxel and its class, ``(2, *S)`` float32 on the CPU.
+    It adds "uncertainty", that of the whole (:func:`foreground_uncertainty`), and, if wanted, "confidence", the largest
+    probability of each voxel and its class, ``(2, *S)`` float32 on the CPU.
 
     Args:
         keys: of the logits; one key.
+        confidence: whether to add "confidence".
     """
+
+    def __init__(self, keys: KeysCollection, confidence: bool = False) -> None:
+        super().__init__(keys)
+        self.confidence = confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The item with what was measured."""
         item = dict(data)
         for key in self.key_iterator(item):
             probabilities = torch.as_tensor(item[key]).float().softmax(dim=0)
-            item["confidence"] = torch.stack([each.float() for each in probabilities.max(dim=0)]).cpu()
+            item["uncertainty"] = foreground_uncertainty(probabilities.cpu().numpy())
+            if self.confidence:
+                item["confidence"] = torch.stack([each.float() for each in probabilities.max(dim=0)]).cpu()
         return item

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ import numpy as np
 from ignite.engine import Engine, Events
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
-from monai.data import MetaTensor
 from monai.transforms import Compose
 from monai.utils import CommonKeys
 from PIL import Image
 
 from vqseg_bundle.common import write_text
 from vqseg_bundle.handlers.case_metrics import identify_case
+from vqseg_bundle.handlers.quality_estimate import DiceEstimate
 from vqseg_bundle.handlers.report.case_slice import Thumbnail, spread_slices
 from vqseg_bundle.handlers.report.pictures import class_colors
 from vqseg_bundle.handlers.report.volumes import measure_volumes, show_volume
@@ -41,6 +42,7 @@ class ContactSheet:
         labels: class index to name, background included.
         preprocessing: of the images.
         choose_axis: from the size of a volume's three axes and its affine to the axis along which slices are shown.
+        estimate: estimates each case's Dice from "uncertainty"; None says nothing of it.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class ContactSheet:
         labels: Mapping[int, str],
         preprocessing: Compose,
         choose_axis: Callable[[Sequence[int], np.ndarray], int],
+        estimate: DiceEstimate | None = None,
     ) -> None:
         self.path = Path(path)
         self.names = [labels[index] for index in sorted(labels)[1:]]
         self.preprocessing = preprocessing
         self.choose_axis = choose_axis
+        self.estimate = estimate
         self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -67,13 +71,13 @@ class ContactSheet:
         for item, found in zip(batch, output, strict=True):
             name, _ = identify_case(item)
             try:
-                self._rows.append(self._row(name, found[CommonKeys.IMAGE], found[CommonKeys.PRED]))
+                self._rows.append(self._row(name, found))
             except Exception as error:  # a picture is not worth a run
                 logger.warning("%s is not on the contact sheet: %s", name, error)
 
-    def _row(self, name: str, image: MetaTensor, pred: MetaTensor) -> dict[str, Any]:
-        own = self.preprocessing.inverse({CommonKeys.IMAGE: image.cpu()})[CommonKeys.IMAGE]
-        classes: Any = pred.cpu()
+    def _row(self, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        own = self.preprocessing.inverse({CommonKeys.IMAGE: found[CommonKeys.IMAGE].cpu()})[CommonKeys.IMAGE]
+        classes: Any = found[CommonKeys.PRED].cpu()
         measured = measure_volumes(classes, len(self.names) + 1)
         in_ml = measured.voxel_ml is not None
         volumes = [f"{show_volume(v, in_ml)} {'ml' if in_ml else 'voxels'}" for v in measured.volumes(in_ml)]
@@ -82,7 +86,12 @@ class ContactSheet:
             "name": name,
             "pictures": [_picture(shown, colors) for shown in spread_slices(own, classes, self.choose_axis)],
             "volumes": list(zip(self.names, colors, volumes, strict=True)),
+            "estimate": self._estimated(found.get("uncertainty"), not bool((classes > 0).any())),
         }
+
+    def _estimated(self, uncertainty: float | None, is_empty: bool) -> str:
+        value = math.nan if self.estimate is None else self.estimate(uncertainty, is_empty)
+        return "" if math.isnan(value) else f"{value:.2f}"
 
     def _finish(self, engine: Engine) -> None:
         if not self._rows:
@@ -91,7 +100,7 @@ class ContactSheet:
         templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
         style = Markup((folder / "page.css").read_text(encoding="utf-8"))
         rows = sorted(self._rows, key=lambda row: row["name"])
-        page = templates.get_template("contact_sheet.html.jinja").render(style=style, rows=rows)
+        page = templates.get_template("contact_sheet.html.jinja").render(style=style, rows=rows, estimate=self.estimate)
         write_text(self.path, page)
 
 

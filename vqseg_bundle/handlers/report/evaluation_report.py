@@ -19,7 +19,9 @@ from torch import nn
 from vqseg_bundle.common import gather_objects, process_rank, read_json
 from vqseg_bundle.handlers.case_metrics import CaseMetrics, identify_case
 from vqseg_bundle.handlers.metrics import without_ignored
+from vqseg_bundle.handlers.quality_estimate import DiceEstimate
 from vqseg_bundle.handlers.report.case_slice import CaseSlice, cut_slice
+from vqseg_bundle.handlers.report.certainty import Estimates
 from vqseg_bundle.handlers.report.page import Records, render_page
 from vqseg_bundle.handlers.report.volumes import Measured, measure_volumes
 
@@ -70,6 +72,7 @@ class EvaluationReport:
             shown.
         examples: number of best, median and worst cases to show, each.
         left_out: number of cases of the split not evaluated for lack of a label.
+        estimate: estimates each case's Dice from "uncertainty"; None says nothing of it.
 
     Raises:
         ValueError: ``examples`` is negative.
@@ -84,6 +87,7 @@ class EvaluationReport:
         choose_axis: Callable[[Sequence[int], np.ndarray], int],
         examples: int = 3,
         left_out: int = 0,
+        estimate: DiceEstimate | None = None,
     ) -> None:
         if examples < 0:
             raise ValueError(f"examples must be at least 0, got {examples}.")
@@ -94,8 +98,10 @@ class EvaluationReport:
         self.choose_axis = choose_axis
         self.examples = examples
         self.left_out = left_out
+        self.estimate = estimate
         self._slices: dict[str, CaseSlice] = {}
         self._volumes: dict[str, tuple[Measured, Measured]] = {}
+        self._estimates: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with an evaluator."""
@@ -104,7 +110,7 @@ class EvaluationReport:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
 
     def _reset(self, engine: Engine) -> None:
-        self._slices, self._volumes = {}, {}
+        self._slices, self._volumes, self._estimates = {}, {}, {}
 
     def _update(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -117,10 +123,14 @@ class EvaluationReport:
                 known, pred = _known_maps(label, found[CommonKeys.PRED], classes)
                 self._slices[name] = cut_slice(image, known, pred, self.choose_axis, found.get("reconstruction"))
                 self._volumes[name] = measure_volumes(known, classes), measure_volumes(pred, classes)
+                if self.estimate is not None:
+                    is_empty = not bool((found[CommonKeys.PRED] > 0).any())
+                    self._estimates[name] = self.estimate(found.get("uncertainty"), is_empty)
 
     def _finish(self, engine: Engine) -> None:
         slices = {name: shown for share in gather_objects(self._slices) for name, shown in share.items()}
         volumes = {name: pair for share in gather_objects(self._volumes) for name, pair in share.items()}
+        estimates = {name: value for share in gather_objects(self._estimates) for name, value in share.items()}
         if process_rank() != 0:
             return
         folder = self.metrics.output_dir
@@ -144,6 +154,7 @@ class EvaluationReport:
             self.left_out,
             engine.state.metrics,
             self.metrics.calibration,
+            None if self.estimate is None else Estimates(self.estimate, estimates),
         )
         path.write_text(page, encoding="utf-8")
         logger.info("Report with tables and pictures: %s (open it in a browser)", path)

@@ -14,19 +14,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from vqseg_bundle.handlers.calibration import calibration_error
 from vqseg_bundle.handlers.case_metrics import summarize
 from vqseg_bundle.handlers.metrics import METRICS, ClassMetrics, Metric
 from vqseg_bundle.handlers.report.case_slice import CaseSlice
+from vqseg_bundle.handlers.report.certainty import Estimates, describe_calibration, describe_estimates
 from vqseg_bundle.handlers.report.intervals import RESAMPLES, Interval, bootstrap_intervals
-from vqseg_bundle.handlers.report.pictures import (
-    Dot,
-    class_colors,
-    draw_agreement,
-    draw_case,
-    draw_distribution,
-    draw_reliability,
-)
+from vqseg_bundle.handlers.report.pictures import Dot, class_colors, draw_agreement, draw_case, draw_distribution
 from vqseg_bundle.handlers.report.volumes import Measured, show_volume, volume_tables
 
 __all__ = ["Records", "choose_examples", "render_page"]
@@ -54,6 +47,7 @@ def render_page(
     left_out: int = 0,
     scores: Mapping[str, float] | None = None,
     calibration: np.ndarray | None = None,
+    estimates: Estimates | None = None,
 ) -> str:
     """The whole page as HTML.
 
@@ -70,6 +64,7 @@ def render_page(
         left_out: number of cases not evaluated for lack of a label.
         scores: mean Dice of other predictions, "dice_other_codes" and "dice_without_skips", if any.
         calibration: voxels by confidence, see :func:`~vqseg_bundle.handlers.calibration.fill_bins`, if known.
+        estimates: of Dice without the labels; None leaves them out.
     """
     folder = Path(__file__).parent
     templates = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -87,6 +82,7 @@ def render_page(
         script=Markup((folder / "page.js").read_text(encoding="utf-8")),
         classes=list(zip(names, colors, strict=True)),
         metrics=metrics,
+        estimate=describe_estimates(estimates, {name: _mean_dice(rows) for name, rows in results.items()}),
         case_headings=[*(metric.heading for metric in in_cases), f"label ({unit})", f"prediction ({unit})"],
         resamples=RESAMPLES,
         summary=_summary_rows(results, labels, colors),
@@ -95,10 +91,10 @@ def render_page(
         sizes=sizes,
         unit=unit,
         agreement=draw_agreement(sizes["pairs"], colors, anchors, unit),
-        calibration=_calibration(calibration),
+        calibration=describe_calibration(calibration),
         groups=_example_groups(results, labels, slices, colors, anchors, examples, in_cases),
         has_reconstruction=any(shown.reconstruction is not None for shown in slices.values()),
-        cases=[_case_row(name, results[name], anchors[name], in_cases, sizes) for name in sorted(results)],
+        cases=[_case_row(name, results[name], anchors[name], in_cases, sizes, estimates) for name in sorted(results)],
         facts=_facts(model, len(results), left_out) | _reliance(scores or {}),
         records=records,
         config=json.dumps(records.config, indent=2) if records.config else "",
@@ -219,11 +215,20 @@ def _words(row: ClassMetrics, metrics: Sequence[Metric]) -> str:
 
 
 def _case_row(
-    name: str, rows: Sequence[ClassMetrics], anchor: str, metrics: Sequence[Metric], sizes: Mapping[str, Any]
+    name: str,
+    rows: Sequence[ClassMetrics],
+    anchor: str,
+    metrics: Sequence[Metric],
+    sizes: Mapping[str, Any],
+    estimates: Estimates | None,
 ) -> dict[str, Any]:
     """Texts of a case's row and their sort values; an absent class has none."""
     mean = _mean_dice(rows)
-    cells = [{"text": METRICS["dice"].show(mean), "value": "" if math.isnan(mean) else mean, "status": "ok"}]
+    whole = [mean] if estimates is None or estimates.line.reason else [mean, estimates.cases.get(name, math.nan)]
+    cells = [
+        {"text": METRICS["dice"].show(value), "value": "" if math.isnan(value) else value, "status": "ok"}
+        for value in whole
+    ]
     for row, pairs in zip(rows, sizes["pairs"].values(), strict=True):
         for position, metric in enumerate(metrics):
             value = row.values[metric.name]
@@ -233,15 +238,6 @@ def _case_row(
             text = show_volume(value, sizes["in_ml"])
             cells.append({"text": text, "value": "" if math.isnan(value) else value, "status": row.status})
     return {"name": name, "anchor": anchor, "cells": cells}
-
-
-def _calibration(bins: np.ndarray | None) -> dict[str, Any]:
-    """Error and diagram; empty if no voxel was counted."""
-    if bins is None or not bins.any():
-        return {}
-    confidence, accuracy = bins[:, 1].sum() / bins[:, 0].sum(), bins[:, 2].sum() / bins[:, 0].sum()
-    words = f"confidence {confidence:.3f}, share of correct voxels {accuracy:.3f}"
-    return {"error": f"{calibration_error(bins):.4f}", "words": words, "diagram": draw_reliability(bins)}
 
 
 def _quote(word: str) -> str:
