@@ -14,13 +14,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 from support.bundle_runs import LABELS, TINY, CohortFolder, as_arguments, make_volumes, run_command
-from support.deployment_parts import Client, install_app, labelling_order, serving
+from support.deployment_parts import Client, install_app, serving
 
+from vqseg_bundle import load
 from vqseg_bundle.commands import bundle as make_bundle
+from vqseg_bundle.data import choose_rows, foreground_uncertainty, least_sure, standardize
 
 pytestmark = [pytest.mark.monailabel, pytest.mark.timeout(3600)]
 
 MODEL, LABELED, UNLABELED = "tiny", 3, 5
+STRATEGY = f"uncertainty_{MODEL}"
 #: long enough for every class to be found somewhere
 SHORT = {**TINY, "max_iterations": 60, "iterations_per_epoch": 20}
 
@@ -140,16 +143,39 @@ def test_twenty_infers_at_once_give_one_result(served: Served, tmp_path: Path) -
         np.testing.assert_array_equal(result, results[0])
 
 
-def test_epistemic_scoring_ranks_the_unlabelled_images(served: Served, tmp_path: Path) -> None:
-    succeeded(served.client.score(MODEL, max_workers=1))
+def notes(served: Served) -> dict[str, dict[str, Any]]:
     objects = served.client.datastore()["objects"]
-    scores = {name: entry["image"]["info"].get("epistemic_entropy") for name, entry in objects.items()}
-    assert len(scores) == LABELED + UNLABELED
-    assert all(isinstance(score, float) and np.isfinite(score) for score in scores.values())
-    assert len(set(scores.values())) == len(scores)
-    studies = shutil.copytree(served.studies, tmp_path / "studies")
-    ranked = sorted(scores, key=lambda name: scores[name], reverse=True)
-    assert labelling_order(studies, served.labels) == ranked
+    return {name: entry["image"]["info"][f"vqseg_{MODEL}"] for name, entry in objects.items()}
+
+
+def expected_sample(found: dict[str, dict[str, Any]], taken: list[str]) -> str:
+    """What ``vqseg choose --model --count 1`` takes of these scores and features."""
+    free = [name for name in sorted(found) if name not in taken]
+    features = standardize(np.array([found[name]["features"] for name in [*free, *taken]]))
+    eligible = least_sure([found[name]["uncertainty"] for name in free], 1)
+    return free[choose_rows(features, 1, range(len(free), len(features)), eligible=eligible).chosen[0]]
+
+
+def test_the_scores_are_those_of_our_own_choice(served: Served) -> None:
+    succeeded(served.client.score(MODEL))
+    found, predictor = notes(served), load(served.bundle / "models" / "model.pt", "cpu")
+    assert len(found) == LABELED + UNLABELED
+    for image in ("scan_0", "scan_7"):
+        own = predictor(served.studies / f"{image}.nii.gz", probabilities=True).probabilities
+        assert own is not None
+        assert found[image]["uncertainty"] == pytest.approx(foreground_uncertainty(own), rel=1e-4)
+    assert len({note["uncertainty"] for note in found.values()}) == len(found)
+
+
+def test_next_sample_names_each_image_once_in_the_order_of_our_own_choice(served: Served) -> None:
+    assert next(iter(served.client.info()["strategies"])) == STRATEGY
+    found, named = notes(served), []
+    for _ in found:
+        expected = expected_sample(found, sorted(named))
+        named.append(served.client.next_sample(STRATEGY)["id"])
+        assert named[-1] == expected
+    assert set(named) == set(found)
+    assert served.client.next_sample(STRATEGY)["id"] == named[0], "it begins again"
 
 
 def test_training_takes_all_images_and_infer_then_uses_the_new_model(served: Served, tmp_path: Path) -> None:
@@ -165,6 +191,13 @@ def test_training_takes_all_images_and_infer_then_uses_the_new_model(served: Ser
     after, own = rest_prediction(served, "scan_7", tmp_path), own_prediction(served, "scan_7", tmp_path / "own")
     np.testing.assert_array_equal(after, own)
     assert (after != before).any()
+    # the new weights score anew, and what is labelled is not named
+    scores = notes(served)
+    succeeded(served.client.score(MODEL))
+    again = notes(served)
+    changed = {name for name in again if again[name]["uncertainty"] != scores[name]["uncertainty"]}
+    assert changed == {f"scan_{index}" for index in range(LABELED, LABELED + UNLABELED)}
+    assert served.client.next_sample(STRATEGY)["id"] in changed
 
 
 def test_training_with_a_validation_split_saves_the_best(served: Served) -> None:

@@ -32,7 +32,6 @@ __all__ = [
     "document_block",
     "environment",
     "install_app",
-    "labelling_order",
     "pass_zoo_check",
     "serving",
 ]
@@ -65,16 +64,6 @@ def pass_zoo_check(bundle: Path, mode: str) -> None:
 #: how the blocks of docs/monai-label.md begin that are run
 INSTALL, APP, START = "python3 -m venv", "monailabel apps", "monailabel start_server"
 
-_LABELLING_ORDER = """
-import sys
-from monailabel.datastore.local import LocalDatastore
-from monailabel.tasks.activelearning.epistemic import Epistemic
-datastore = LocalDatastore(sys.argv[1], extensions=("*.nii.gz",))
-while datastore.get_unlabeled_images():
-    image = Epistemic()({"strategy": "epistemic"}, datastore)["id"]
-    print(image)
-    datastore.save_label(image, f"{sys.argv[2]}/{image}.nii.gz", "final", {})
-"""
 _DOCUMENT = ROOT / "docs" / "monai-label.md"
 _START_SECONDS, _TASK_SECONDS = 300, 3600
 
@@ -152,6 +141,10 @@ class Client:
         """Score the unlabelled images and wait for the end."""
         return self._task("scoring", method, {"device": "cpu", **params})
 
+    def next_sample(self, strategy: str) -> dict[str, Any]:
+        """The image to label next."""
+        return json.loads(self._call("POST", f"/activelearning/{strategy}", b"{}", "application/json"))
+
     def datastore(self) -> dict[str, Any]:
         """Images with their labels and scores."""
         return json.loads(self._call("GET", "/datastore/?output=all"))
@@ -172,12 +165,6 @@ class Client:
         headers = {"Content-Type": kind} if kind else {}
         with urlopen(Request(self.address + path, body, headers, method=method), timeout=600) as answer:
             return answer.read()
-
-
-def labelling_order(studies: Path, labels: Path) -> list[str]:
-    """The images in the order in which MONAI Label's own epistemic strategy has them labelled, which is done."""
-    command = [str(environment() / "python"), "-c", _LABELLING_ORDER, str(studies), str(labels)]
-    return subprocess.run(command, env=_variables(), check=True, capture_output=True, text=True).stdout.split()
 
 
 def document_block(start: str) -> str:
