@@ -16,7 +16,7 @@ from support.report_parts import CASES, LABELS, boxes, case, evaluate, volume
 from vqseg_bundle.data import choose_slice_axis
 from vqseg_bundle.handlers import ContactSheet
 from vqseg_bundle.handlers.report.case_slice import spread_slices
-from vqseg_bundle.handlers.report.volumes import compare_volumes, measure_volumes, show_volume
+from vqseg_bundle.handlers.report.volumes import compare_volumes, measure_volumes, show_volume, volume_tables
 
 
 def unknown(data: torch.Tensor) -> MetaTensor:
@@ -28,8 +28,20 @@ def test_a_volume_is_voxels_times_their_size() -> None:
     measured = measure_volumes(volume(boxes(1, 2)), 4)
     assert measured.voxels == (64, 64, 0)
     assert measured.volumes(in_ml=True) == pytest.approx([0.384, 0.384, 0.0])
-    assert measure_volumes(unknown(boxes(1)), 3).voxel_ml is None
-    assert measure_volumes(volume(boxes(1)[..., 2]), 3).voxel_ml is None, "an image has no volume"
+    assert measured.says_size
+    assert not measure_volumes(unknown(boxes(1)), 3).says_size
+    image = measure_volumes(volume(boxes(1)[..., 2]), 3)
+    assert image.voxel_ml is None, "an image has no volume"
+    assert not image.says_size
+
+
+def test_where_most_files_say_a_voxels_size_the_others_are_of_one_mm() -> None:
+    stated, bare = measure_volumes(volume(boxes(1)), 2), measure_volumes(unknown(boxes(1)), 2)
+    cases = {"a": (stated, stated), "b": (stated, stated), "c": (bare, bare)}
+    table = volume_tables(cases, ["structure"], ["red"])
+    assert table["in_ml"]
+    assert table["pairs"]["structure"]["c"] == pytest.approx((0.064, 0.064))
+    assert not volume_tables({name: cases[name] for name in "ac"}, ["structure"], ["red"])["in_ml"]
 
 
 def test_agreement_is_that_of_bland_and_altman() -> None:

@@ -79,7 +79,7 @@ class ContactSheet:
         own = self.preprocessing.inverse({CommonKeys.IMAGE: found[CommonKeys.IMAGE].cpu()})[CommonKeys.IMAGE]
         classes: Any = found[CommonKeys.PRED].cpu()
         measured = measure_volumes(classes, len(self.names) + 1)
-        in_ml = measured.voxel_ml is not None
+        in_ml = measured.says_size
         volumes = [f"{show_volume(v, in_ml)} {'ml' if in_ml else 'voxels'}" for v in measured.volumes(in_ml)]
         colors = class_colors(len(self.names))
         return {

@@ -20,10 +20,17 @@ _MM3_PER_ML = 1000.0
 
 
 class Measured(NamedTuple):
-    """Voxels of each foreground class of a class map, and the size of a voxel in ml, None if it is not known."""
+    """Size of the foreground classes of a class map.
+
+    Attributes:
+        voxels: of each class.
+        voxel_ml: size of a voxel in ml by the affine, None for an image of two axes, which has no volume.
+        says_size: whether the file says how large its voxels are: the identity as affine says nothing.
+    """
 
     voxels: tuple[int, ...]
     voxel_ml: float | None
+    says_size: bool
 
     def volumes(self, in_ml: bool) -> list[float]:
         """One of each class, in ml or in voxels."""
@@ -39,15 +46,13 @@ class Agreement(NamedTuple):
 
 
 def measure_volumes(classes: MetaTensor, num_classes: int) -> Measured:
-    """Count the voxels of each foreground class of a class map ``(1, *S)``.
-
-    The size of a voxel is known if there are three axes and the affine is not the identity, which says nothing.
-    """
+    """Count the voxels of each foreground class of a class map ``(1, *S)``."""
     plain = classes.as_tensor().long().flatten().cpu()
     counts = torch.bincount(plain, minlength=num_classes)[1:num_classes].tolist()
     affine = classes.affine.cpu().numpy().astype(np.float64)
-    known = classes.ndim == 4 and not np.allclose(affine, np.eye(len(affine)))
-    return Measured(tuple(counts), abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML if known else None)
+    is_volume = classes.ndim == 4
+    size = abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML if is_volume else None
+    return Measured(tuple(counts), size, is_volume and not np.allclose(affine, np.eye(len(affine))))
 
 
 def compare_volumes(predicted: Sequence[float], labeled: Sequence[float]) -> Agreement:
@@ -82,7 +87,10 @@ def volume_tables(
     Returns:
         "in_ml"; "pairs": class name to case name to labelled and predicted volume; "rows" of the table.
     """
-    in_ml = all(volume.voxel_ml is not None for pair in measured.values() for volume in pair)
+    volumes = [volume for pair in measured.values() for volume in pair]
+    # a few files without a voxel size among others, as in the Decathlon's hippocampus, are of 1 mm
+    most_say = 2 * sum(volume.says_size for volume in volumes) > len(volumes)
+    in_ml = most_say and all(volume.voxel_ml is not None for volume in volumes)
     pairs: dict[str, dict[str, tuple[float, float]]] = {}
     rows = []
     for position, (name, color) in enumerate(zip(names, colors, strict=True)):
