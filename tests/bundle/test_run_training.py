@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from support.bundle_runs import TINY, CohortFolder, as_arguments, command_here
 
-from vqseg_bundle.bundle import run_training
+from vqseg_bundle.bundle import build_cleanly, run_training
 from vqseg_bundle.commands import main
 from vqseg_bundle.handlers import PlainErrors
 
@@ -108,3 +109,13 @@ def test_a_thread_without_space_prints_no_traceback(capsys: pytest.CaptureFixtur
     finally:
         threading.excepthook = former
     assert capsys.readouterr().err.count("Traceback") == 1
+
+
+def _open_on_a_full_disk() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_is_full_while_the_trainer_is_built_is_said_as_such() -> None:
+    parser = ConfigParser({"writer": {"_target_": f"{__name__}._open_on_a_full_disk"}})
+    with pytest.raises(SystemExit, match=r"^No space is left to write to, before the first step\. Make space"):
+        build_cleanly(["writer"], parser)

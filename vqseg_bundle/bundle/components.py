@@ -15,8 +15,10 @@ from torch.optim import Optimizer
 
 from vqseg_bundle import data
 from vqseg_bundle.bundle.overrides import exit_cleanly
+from vqseg_bundle.bundle.processes import full_disk_named_once
 from vqseg_bundle.bundle.running_workflow import running_parser
 from vqseg_bundle.bundle.settings import check_values
+from vqseg_bundle.common import is_disk_full
 
 __all__ = ["build_cleanly", "check_device", "check_given", "check_preprocessing", "check_recorded", "check_settings"]
 
@@ -68,10 +70,15 @@ def build_cleanly(components: Sequence[str], parser: ConfigParser | None = None)
     parser = running_parser(parser)
     for component in components:
         try:
-            parser.get_parsed_content(component)
+            with full_disk_named_once():
+                parser.get_parsed_content(component)
         except Exception as error:  # MONAI wraps most of them
             if sys.flags.dev_mode:
                 raise
+            if is_disk_full(error):
+                raise SystemExit(
+                    "No space is left to write to, before the first step. Make space, then give the same command again."
+                ) from error
             logger.debug("refused setting", exc_info=True)
             raise SystemExit(f"{component.replace('::', '#')}: {_refusal(error)}") from error
 

@@ -22,7 +22,7 @@ from vqseg_bundle.bundle.folder_lock import FolderLock
 from vqseg_bundle.bundle.run_record import KEPT_SCANS, resume_command
 from vqseg_bundle.common import NonFiniteError, is_disk_full, is_memory_full, process_count, process_rank
 
-__all__ = ["end_on_signals", "join_processes", "run_together", "run_training"]
+__all__ = ["end_on_signals", "full_disk_named_once", "join_processes", "run_together", "run_training"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
             or 143.
     """
     try:
-        with _full_disk_named_once():
+        with full_disk_named_once():
             engine.run()
     except NonFiniteError as error:
         raise SystemExit(str(error)) from error
@@ -124,7 +124,7 @@ def run_training(engine: Engine, lock: FolderLock | None = None) -> None:
 
 
 @contextmanager
-def _full_disk_named_once() -> Iterator[None]:
+def full_disk_named_once() -> Iterator[None]:
     """TensorBoard writes in a thread of its own, which would print a traceback beside the message."""
     former = threading.excepthook
     threading.excepthook = lambda found: None if is_disk_full(found.exc_value) else former(found)
