@@ -90,8 +90,9 @@ def test_it_trains_on_the_list_and_on_the_other_images(
     assert after.keys() == before.keys()
     assert any(not torch.equal(after[key], value) for key, value in before.items())
     written = json.loads((models / "model.json").read_text())
-    assert ("postprocessing" in written) == bool(held)  # a choice for other weights does not stay
-    kept = record.keys() - {"info", "postprocessing"}
+    found = {"postprocessing", "quality"}  # by validation; what was found for other weights does not stay
+    assert written.keys() & found == (found if held else set())
+    kept = record.keys() - {"info", *found}
     assert {key: written[key] for key in kept} == {key: record[key] for key in kept}
     (previous,) = models.glob("previous-*")
     assert all(torch.equal(state(previous)[key], value) for key, value in before.items())
