@@ -15,7 +15,7 @@ from support.processes import CONTEXT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
 STEPS = {**TINY, "max_iterations": 2000, "iterations_per_epoch": 100}
-#: MiB from the tenth epoch on; before, allocators and matplotlib take what they keep
+#: MiB from the fourteenth epoch on; before, allocators and matplotlib take what they keep, on some machines until the 12th
 MOST_GROWTH = 4
 
 
@@ -44,5 +44,5 @@ def test_memory_and_open_files_stay(shared_cohort: CohortFolder, tmp_path: Path)
         *(map(float, line.split()) for line in (tmp_path / "measured").read_text().splitlines()), strict=True
     )
     assert len(memory) == 20
-    assert max(memory[10:]) - memory[9] <= MOST_GROWTH, memory
+    assert max(memory[14:]) - memory[13] <= MOST_GROWTH, memory
     assert max(files) == files[0], files

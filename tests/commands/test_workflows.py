@@ -131,7 +131,7 @@ def test_a_watched_folder_is_segmented_as_volumes_arrive(trained: Trained, tmp_p
         assert lines[1] == f"in/new.nii.gz: {Path('out', 'predictions')}\n"
         assert (tmp_path / "out" / "predictions" / "new_pred.nii.gz").is_file()
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=180)
         assert (process.returncode, errors.splitlines()[-1:]) == (130, ["vqseg segment: stopped by SIGINT."])
         assert "Traceback" not in errors
     finally:

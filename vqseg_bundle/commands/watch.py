@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 __all__ = ["arrivals", "watch"]
@@ -28,10 +30,18 @@ def watch(keys: Mapping[str, str]) -> None:
     if not folder.is_dir():
         raise SystemExit(f"{folder}: --watch expects a folder, found none of this name.")
     options = {key: _value(text) for key, text in keys.items() if key not in ("dataset_dir", "output_dir")}
+    stopped = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Python drops an exception that meets an object's finaliser; then the loop ends by this
+        stopped.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
     print(f"watching {folder}; Ctrl-C ends", flush=True)
     done: set[Path] = set()
     seen: dict[Path, tuple[float, ...]] = {}
-    while True:
+    while not stopped:
         seen, ready = arrivals(folder, seen, done | {run.resolve()})
         for path in ready:
             done.add(path.resolve())
@@ -40,6 +50,7 @@ def watch(keys: Mapping[str, str]) -> None:
             except ValueError as error:
                 print(f"{path}: {' '.join(str(error).split())}", flush=True)
         time.sleep(_SECONDS)
+    raise KeyboardInterrupt
 
 
 def arrivals(
