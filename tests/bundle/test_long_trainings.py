@@ -15,7 +15,7 @@ from support.processes import CONTEXT
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
 STEPS = {**TINY, "max_iterations": 2000, "iterations_per_epoch": 100}
-#: MiB from the fourteenth epoch on; before, allocators and matplotlib take what they keep, on some machines until the 12th
+#: MiB from the fourteenth epoch on; until the twelfth, allocators and matplotlib take what they keep
 MOST_GROWTH = 4
 
 
