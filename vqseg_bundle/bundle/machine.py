@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 
+import psutil
 import torch
 
 from vqseg_bundle.common import process_count, process_rank, read_json
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 #: variables by which a user, torchrun or a queue has already settled the number of threads
 _SETTLED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_WATCHED_SECONDS = 0.5  # a hundredth of a second is the clock of most systems
 
 
 def choose_amp(amp: bool | str, device: str) -> bool:
@@ -61,9 +63,9 @@ def set_threads(threads: int | str, device: str, num_workers: int = 0, resumed_d
     if threads == "auto":
         if torch.device(device).type != "cpu" or process_count() > 1 or any(name in os.environ for name in _SETTLED):
             return torch.get_num_threads()
-        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float(_cores())
-        threads = choose_threads(_cores(), load, num_workers)
-        logger.info("threads: %d of %d cores (threads auto, load %.1f)", threads, _cores(), load)
+        cores, idle = _cores()
+        threads = choose_threads(idle, num_workers)
+        logger.info("threads: %d of %d cores (threads auto, %.1f idle)", threads, cores, idle)
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         raise SystemExit(f"threads: expected auto or a whole number from 1, got {threads!r}.")
     torch.set_num_threads(threads)
@@ -82,23 +84,28 @@ def _recorded_threads(folder: Path) -> int | str:
     return "auto"
 
 
-def choose_threads(cores: int, load: float, num_workers: int = 0) -> int:
+def choose_threads(idle_cores: float, num_workers: int = 0) -> int:
     """As many threads as cores are idle, at least one.
 
     The threads of one operation wait for each other: where two of them share a core with another process, a step takes
     several times as long as with one thread, while a missing thread costs at most its share.
 
     Args:
-        cores: cores that this process may use.
-        load: mean number of running processes, of the last minute.
+        idle_cores: cores that this process may use, less what others take of them.
         num_workers: own processes that will need a core each.
     """
-    # a load of a fourth is the system's own
-    return max(1, cores - int(load + 0.75) - num_workers)
+    # a fourth of a core is the system's own
+    return max(1, int(idle_cores + 0.25) - num_workers)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _cores() -> tuple[int, float]:
+    """Cores that this process may use, and how many of them were idle while it waited.
+
+    The load of the last minute would count what has ended, such as the user's previous command.
+    """
+    busy = psutil.cpu_percent(_WATCHED_SECONDS, percpu=True)
+    own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
+    return len(own), sum(100 - busy[core] for core in own) / 100
 
 
 def _has_native_bfloat16() -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from scipy.stats import linregress
 
 from vqseg_bundle.common import gather_objects
 from vqseg_bundle.handlers.case_metrics import identify_case
@@ -37,6 +36,8 @@ def fit_quality(uncertainties: np.ndarray, dice: np.ndarray) -> dict[str, Any]:
     count = len(dice)
     if count < FEWEST_CASES:
         return {"none": f"{count} validation cases with a prediction, at least {FEWEST_CASES} are needed"}
+    from scipy.stats import linregress  # half a second that only a validation should cost
+
     # a line that may be level by chance estimates nothing, and without a spread there is none
     line = linregress(uncertainties, dice, alternative="less") if np.ptp(uncertainties) > 0 else None
     if line is None or not line.pvalue < _SIGNIFICANT:
