@@ -113,8 +113,8 @@ def _arguments(dataset: Dataset, datalists: Path, dataset_dir: str | None) -> di
 
 def _make_datalist(folder: Path, split: Mapping[str, Any], output: Path) -> None:
     options = {key: str(value) for key, value in split.items()}
-    if "split_file" in options:
-        options["split_file"] = str(folder / Path(expand(options["split_file"])).expanduser())
+    for key in {"split_file", "labeled_file"} & set(options):
+        options[key] = str(folder / Path(expand(options[key])).expanduser())
     words = [f"--{key.replace('_', '-')}={value}" for key, value in options.items()]
     said = io.StringIO()
     try:

@@ -205,6 +205,19 @@ def test_the_plan_makes_the_datalist(cohort, tmp_path):
         open_dataset(plan, plan.datasets["nested 1"], tmp_path / "lists")
 
 
+def test_a_choice_names_the_labelled_patients(cohort, tmp_path, monkeypatch):
+    monkeypatch.setenv("CHOICES", str(cohort.root))
+    last = cohort.datalist["training"][-1]["image"].removeprefix("images/").removesuffix(".nii.gz")
+    (cohort.root / "choice.json").write_text(json.dumps({"chosen": [last]}))
+    split = {"labeled_file": "choice.json", "labels": "background,shell,core"}
+    for number, given in enumerate((split, {**split, "labeled_file": "${CHOICES}/choice.json"})):
+        dataset = {"nested 1": {"dataset_dir": str(cohort.root), "split": {**given, "test_count": 2}}}
+        plan = load_plan(write_plan(tmp_path / f"{number}.yaml", tmp_path, datasets=dataset))
+        open_dataset(plan, plan.datasets["nested 1"], tmp_path / f"lists{number}")
+        made = json.loads((tmp_path / f"lists{number}" / "nested-1.json").read_text())
+        assert [case["patient"] for case in made["training"]] == [last]
+
+
 def test_there_must_be_something_to_evaluate(cohort, tmp_path):
     cohort.datalist["test"] = []
     cohort.save()
