@@ -80,7 +80,7 @@ def test_a_senseless_part_of_a_component_is_refused_by_its_key(key: str, value: 
     ],
 )
 def test_nothing_and_what_is_no_number_never_stand_for_what_is_usual(usual: Any, value: Any, expected: str) -> None:
-    text = f"--a#b: expected {expected}, as in the configuration, found {value!r}."
+    text = f"--a#b: expected {expected}, as in the configuration, found {value!r}. Give one, or leave --a#b out."
     assert check_kinds({"a::b": (usual, value)}) == ([text] if expected else [])
 
 

@@ -18,6 +18,7 @@ from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParse
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.processes import end_on_signals
+from vqseg_bundle.bundle.read_parts import check_parts
 from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
 from vqseg_bundle.bundle.settings import NESTED_SETTINGS, check_kinds, check_values
 from vqseg_bundle.common import print_any_name
@@ -95,7 +96,8 @@ def prepare_overrides() -> None:
 
     Raises:
         SystemExit: an id to override, or the id to run, is unknown or of an earlier version; the message names it and
-            the nearest known ids, or the new one. Or a setting has a value of the wrong type or range.
+            the nearest known ids, or the new one. Or a setting has a value of the wrong type or range, or an id one
+            without parts that the configuration reads.
         RuntimeError: called outside a config expression.
     """
     call = find_call()
@@ -126,9 +128,11 @@ def prepare_overrides() -> None:
     names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
     nested = {key: value for key in NESTED_SETTINGS if (value := parser.get(key)) is not None}
+    given = {id_: parser.get(id_) for id_ in ids}
     refusals = check_values({**parser.get(), **nested}) + check_kinds(
-        {id_: (_usual(id_, declared, parser), parser.get(id_)) for id_ in ids}
+        {id_: (_usual(id_, declared, parser), value) for id_, value in given.items()}
     )
+    refusals = refusals or check_parts(given, parser.get())
     if refusals:
         raise SystemExit("\n".join(refusals))
     adapt_tracking(parser)

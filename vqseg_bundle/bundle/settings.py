@@ -77,6 +77,7 @@ SETTINGS: Mapping[str, Setting] = {
     "resume": _flag(),
     "resume_changed": _flag(),
     "seed": _whole(0, 2**32 - 1),
+    "rank": _whole(0, 2**31 - 1, "free"),
     "amp": Setting("true, false or auto", lambda value: isinstance(value, bool) or value == "auto", resume="asked"),
     "threads": Setting(
         "a whole number of at least 1, or auto",
@@ -192,7 +193,8 @@ def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
         shown = key.replace("::", "#")
         expected = _expected_kind(usual, value)
         if expected and key not in SETTINGS and shown not in NESTED_SETTINGS and key not in _REFUSED_BY_ITSELF:
-            found.append(f"--{shown}: expected {expected}, as in the configuration, found {value!r}.")
+            refusal = f"--{shown}: expected {expected}, as in the configuration, found {value!r}."
+            found.append(f"{refusal} Give one, or leave --{shown} out.")
     return found
 
 
