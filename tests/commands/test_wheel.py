@@ -132,7 +132,9 @@ def test_a_former_name_runs_the_command_and_says_its_new_name(former: str, comma
     assert f"usage: vqseg {command}" in result.stdout
 
 
-@pytest.mark.parametrize("tool", ["comparison", "published", "alignment", "benchmark", "figures", "planning_table"])
+@pytest.mark.parametrize(
+    "tool", ["comparison", "published", "alignment", "benchmark", "figures", "planning_table", "sparse_labels"]
+)
 def test_a_research_tool_says_how_it_is_called(tool: str) -> None:
     result = command_here("--help", module=f"scripts.{tool}")
     assert result.returncode == 0

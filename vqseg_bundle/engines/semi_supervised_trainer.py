@@ -31,15 +31,15 @@ __all__ = ["SemiSupervisedTrainer"]
 class SemiSupervisedTrainer(SupervisedTrainer):
     """Train a student on labels and on pseudo-labels.
 
-    One iteration: the pseudo-labeller, normally the EMA teacher, labels the weak view of the unlabelled batch; the mixer
-    mixes the streams with ``mixed`` (view, pseudo-label and weak view alike); the student sees the labelled batch's
-    strong view and all streams in one pass; then the teacher is updated. Without unlabelled data the same loop trains
-    supervised. ``engine.state.output`` has MONAI's keys plus "terms" (the named loss terms), "images" (the student's
-    input, labelled images first), "student" (its whole output), "pseudo_labels" (of the weak views, as the labeller
-    gives them) and "unlabeled_targets" (the same of all streams, mixed), both None without unlabelled images. Batches
-    are never decollated, since labelled and unlabelled ones differ in size. A non-finite loss, gradient or weight ends
-    the run in that iteration with a :class:`~vqseg_bundle.common.NonFiniteError`, which names it and the files of the
-    batches (their "source").
+    One iteration: the pseudo-labeller, normally the EMA teacher, labels the weak view of the unlabelled batch; the
+    mixer mixes the streams with ``mixed`` (view, pseudo-label and weak view alike); the student sees the labelled
+    batch's strong view and all streams in one pass; then the teacher is updated. Without unlabelled data the same loop
+    trains supervised. ``engine.state.output`` has MONAI's keys plus "terms" (the named loss terms), "images" (the
+    student's input, labelled images first), "student" (its whole output), "pseudo_labels" (of the weak views, as the
+    labeller gives them) and "unlabeled_targets" (the same of all streams, mixed), both None without unlabelled images.
+    Batches are never decollated, since labelled and unlabelled ones differ in size. A non-finite loss, gradient or
+    weight ends the run in that iteration with a :class:`~vqseg_bundle.common.NonFiniteError`, which names it and the
+    files of the batches (their "source").
 
     Arguments in addition to those of :class:`monai.engines.SupervisedTrainer` (whose ``network`` is the training
     module):
