@@ -1,3 +1,5 @@
+"""The check of a cohort: each fault of files, headers, voxels and lists gives its message."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -163,20 +165,6 @@ def test_complex_voxels(cohort: Cohort, tmp_path: Path):
     refused(cohort, "c.npy: expected one array of real numbers, found complex64; save .* the magnitude")
 
 
-def test_a_bare_list_is_parted_into_sound_cases_and_faults(tmp_path: Path):
-    cases = [make_case(tmp_path, name) for name in "abcd"]
-    save(Path(cases[0]["image"]), np.full(SHAPE, np.nan, np.float32))
-    Path(cases[1]["image"]).write_bytes(b"")
-    save(Path(cases[2]["label"]), np.full(SHAPE, 9, np.uint8))
-    checked = check_cases(cases, LABELS, 1)
-    assert checked.sound == cases[3:]
-    assert sorted(error.replace(f"{tmp_path}{os.sep}", "").partition(";")[0] for error in checked.errors) == [
-        f"a.nii.gz: {np.prod(SHAPE)} of {np.prod(SHAPE)} intensities are NaN or infinite",
-        "b.nii.gz: the file is empty",
-        'c_label.nii.gz: values outside "labels" (0, 1): found 9',
-    ]
-
-
 def test_same_case_in_two_splits_even_through_a_link(cohort: Cohort, tmp_path: Path):
     (tmp_path / "link.nii.gz").symlink_to(cohort.training[0]["image"])
     cohort.unlabeled[0]["image"] = str(tmp_path / "link.nii.gz")
@@ -207,15 +195,6 @@ def test_warnings_for_identical_images_empty_label_and_constant_image(cohort: Co
         "identical images, labelled and unlabelled: a.nii.gz, b.nii.gz (in training, unlabeled); leave it out of "
         '"unlabeled".',
     ]
-
-
-def test_up_to_twenty_problems_and_the_number_of_others(tmp_path: Path):
-    cases = [{"image": f"/gone/{i}.nii.gz", "case": str(i), "patient": str(i)} for i in range(25)]
-    with pytest.raises(DataError, match=r"The data have 25 problems:") as caught:
-        check_cases(cases, LABELS, 1)
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 22
-    assert lines[-1] == "... and 5 more."
 
 
 def test_errors_of_lists_and_headers_do_not_hide_those_of_voxels(cohort: Cohort, tmp_path: Path):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import RLELossless
-from support.data_parts import RAS_AFFINE, hounsfield, write_dicom
+from support.data_parts import RAS_AFFINE, compress_dicom, edit_dicom, hounsfield, set_tags, write_dicom
 
 from vqseg_bundle.data import DataError, list_volumes, load_datalist, read_header, read_voxels, source_files
 from vqseg_bundle.data.formats.dicom_slices import list_series
@@ -26,12 +24,6 @@ ROOT = Path(__file__).parents[2]
 def refused(folder: Path | str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_header(str(folder))
-
-
-def edit(file: Path, change: Callable[[pydicom.Dataset], None]) -> None:
-    dataset = pydicom.dcmread(file)
-    change(dataset)
-    dataset.save_as(file)
 
 
 def test_slices_are_sorted_by_position_whatever_their_numbers(tmp_path: Path):
@@ -116,7 +108,7 @@ def test_uneven_gaps_are_named(tmp_path: Path):
     files = write_dicom(tmp_path / "s", hounsfield(SHAPE))
     position = np.array(pydicom.dcmread(files[4]).ImagePositionPatient, dtype=float)
     step = position - np.array(pydicom.dcmread(files[3]).ImagePositionPatient, dtype=float)
-    edit(files[4], lambda dataset: setattr(dataset, "ImagePositionPatient", [float(v) for v in position + 0.4 * step]))
+    edit_dicom(files[4], set_tags(ImagePositionPatient=[float(v) for v in position + 0.4 * step]))
     refused(tmp_path / "s", rf"expected slices 3 mm apart, found 4.2 mm between {files[3].name} and {files[4].name};")
 
 
@@ -143,11 +135,8 @@ def test_slices_that_make_no_volume_are_named(tmp_path: Path, attributes: dict, 
 
 
 def test_broken_files_are_named(tmp_path: Path):
-    def rle(dataset: pydicom.Dataset) -> None:
-        dataset.compress(RLELossless)
-
     files = write_dicom(tmp_path / "s", hounsfield(SHAPE))
-    edit(files[1], rle)
+    compress_dicom(files[1])
     files[1].write_bytes(files[1].read_bytes()[:-20])
     read_header(str(tmp_path / "s"))
     with pytest.raises(DataError, match=rf"{files[1].name}: the pixels cannot be decoded \(.*copy the file again"):

@@ -14,68 +14,10 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd, SaveImaged, Spacingd
-from nibabel.eulerangles import euler2mat
+from support.nifti_parts import OBLIQUE, PLAIN, SHAPE, SHIFTED, image_of, write
 
-from vqseg_bundle.data import (
-    DataError,
-    LabelToImaged,
-    LoadVolumed,
-    NameByCased,
-    check_cases,
-    class_map_dtype,
-    read_header,
-    read_voxels,
-)
-from vqseg_bundle.data.formats.nifti import read_nifti, read_nifti_header
+from vqseg_bundle.data import DataError, LoadVolumed, NameByCased, class_map_dtype
 from vqseg_bundle.data.output.volume_writer import VolumeWriter
-
-SHAPE = (7, 6, 5)
-
-
-PLAIN = np.diag([0.8, 0.9, 3.0, 1.0])
-
-
-OBLIQUE = np.eye(4)
-
-
-OBLIQUE[:3, :3] = euler2mat(0.2, 0.3, -0.25) @ PLAIN[:3, :3]
-
-
-OBLIQUE[:3, 3] = [12.3, -45.6, 78.9]
-
-
-SHIFTED = PLAIN.copy()
-
-
-SHIFTED[:3, 3] = [10.0, -5.0, 3.0]
-
-
-def image_of(
-    shape: tuple[int, ...] = SHAPE,
-    affine: np.ndarray = OBLIQUE,
-    sform: int = 2,
-    qform: int = 1,
-    qform_affine: np.ndarray | None = None,
-    kind: Any = nib.Nifti1Image,
-    unit: str = "unknown",
-    header: Any = None,
-) -> Any:
-    """Voxels that count up; a distinct value tells each from the others."""
-    image = kind(np.arange(np.prod(shape), dtype=np.int16).reshape(shape), affine, header)
-    image.set_sform(affine, sform)
-    image.set_qform(affine if qform_affine is None else qform_affine, qform)
-    image.header.set_xyzt_units(unit)
-    return image
-
-
-def write(path: Path, image: Any) -> Path:
-    """Save under any name: nibabel refuses some."""
-    plain = path.with_name("plain.nii")
-    nib.save(image, plain)
-    content = plain.read_bytes()
-    plain.unlink()
-    path.write_bytes(gzip.compress(content) if path.name.lower().endswith(".gz") else content)
-    return path
 
 
 def predicted(source: Path, folder: Path, spacing: float | None = None) -> Path:
@@ -149,13 +91,7 @@ def test_a_prediction_has_its_nifti_sources_geometry(name: str, tmp_path: Path) 
     assert found.header.get_xyzt_units()[0] == given.header.get_xyzt_units()[0]
     assert found.ndim == min(given.ndim, 3)
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(given.dataobj).reshape(found.shape))
-    if name not in (
-        "NIfTI-2",
-        "sheared",
-        "a channel axis of one",
-        "five axes",
-        "two axes",
-    ):  # ITK reads these otherwise
+    if name not in NOT_ITKS:
         for ours, theirs in zip(itk_geometry(tmp_path / "a b_pred.nii.gz"), itk_geometry(source), strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
@@ -216,78 +152,11 @@ def test_a_prediction_on_another_grid_is_refused(tmp_path: Path) -> None:
         assert not (tmp_path / "a.nii.gz").exists()
 
 
-@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("unknown", 1.0), ("micron", 1e-3), ("meter", 1e3)], ids=str)
-def test_distances_are_in_mm(unit: str, factor: float, tmp_path: Path) -> None:
-    header = read_header(str(write(tmp_path / "x.nii", image_of(unit=unit))))
-    np.testing.assert_allclose(
-        np.linalg.norm(header.affine[:3, :3], axis=0), factor * np.array([0.8, 0.9, 3.0]), rtol=1e-5
-    )
-    np.testing.assert_allclose(header.affine[:3, 3], factor * OBLIQUE[:3, 3], rtol=1e-5)
-
-
-def test_which_form_is_used_is_said_where_it_matters(tmp_path: Path) -> None:
-    def notes(**changes: Any) -> tuple[str, ...]:
-        return read_header(str(write(tmp_path / "x.nii", image_of(**changes)))).notes
-
-    assert notes() == notes(sform=0) == notes(qform=0) == ()
-    slight = OBLIQUE.copy()
-    slight[:3, 3] += 0.04  # along each axis 0.07 mm in all: less than a tenth of 0.8
-    assert notes(qform_affine=slight) == ()
-    slight[:3, 3] += 0.02
-    (note,) = notes(qform_affine=slight)
-    assert note == "has a qform that lies up to 0.1039 mm from its sform; the sform is used"
-    (note,) = notes(sform=0, qform=0)
-    assert note.startswith("has no geometry (codes of qform and sform are 0)")
-
-
-@pytest.mark.parametrize(
-    ("name", "packed"), [("x.NII.GZ", True), ("x.Nii", False), ("x.nii", True), ("x.nii.gz", False)]
-)
-def test_content_and_not_name_says_what_a_file_is(name: str, packed: bool, tmp_path: Path) -> None:
-    nib.save(image_of(), tmp_path / "plain.nii")
-    content = (tmp_path / "plain.nii").read_bytes()
-    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
-    path = str(tmp_path / name)
-    assert read_header(path).shape == SHAPE
-    np.testing.assert_array_equal(read_voxels(path), np.arange(np.prod(SHAPE)).reshape(SHAPE))
-
-
 @pytest.mark.parametrize(
     ("largest", "expected"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (65_536, np.uint32), (-1, np.int16)]
 )
 def test_class_maps_are_saved_in_a_type_that_holds_them(largest: int, expected: type) -> None:
     assert class_map_dtype([0, str(largest)]) == expected
-
-
-def test_a_pair_is_one_volume_and_analyze_is_refused(tmp_path: Path) -> None:
-    nib.save(nib.Nifti1Pair(np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), OBLIQUE), tmp_path / "x.hdr")
-    for name in ("x.hdr", "x.img"):
-        np.testing.assert_allclose(read_nifti_header(str(tmp_path / name)).affine, OBLIQUE, rtol=1e-5)
-        assert read_nifti(str(tmp_path / name)).flat[-1] == np.prod(SHAPE) - 1
-    (tmp_path / "x.img").unlink()
-    with pytest.raises(DataError, match=r"x\.hdr: expected its voxels in x\.img beside it, found none; copy both"):
-        read_nifti_header(str(tmp_path / "x.hdr"))
-    nib.save(nib.AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "y.hdr")
-    with pytest.raises(DataError, match="expected a NIfTI file, found an Analyze file, which does not say where left"):
-        read_nifti_header(str(tmp_path / "y.img"))
-
-
-@pytest.mark.parametrize("flipped", [False, True])
-def test_a_label_may_have_the_affine_that_its_image_is_not_read_by(flipped: bool, tmp_path: Path) -> None:
-    """ITK-SNAP draws on the qform; its label, flipped or not, lies on the image's voxels all the same."""
-    source = write(tmp_path / "x.nii", image_of(affine=SHIFTED, qform_affine=PLAIN))
-    voxels = np.asarray(nib.load(source).dataobj)
-    change = np.diag([-1.0, 1.0, 1.0, 1.0])
-    change[0, 3] = SHAPE[0] - 1
-    label = nib.Nifti1Image(voxels[::-1] if flipped else voxels, PLAIN @ change if flipped else PLAIN)
-    case = {"image": str(source), "label": str(write(tmp_path / "y.nii", label)), "case": "x", "patient": "x"}
-    found = check_cases([case], {index: str(index) for index in range(210)}, 1, use_cache=False)
-    assert found.errors == []
-    assert "x.nii has a qform that lies up to 11.58 mm from its sform; the sform is used" in "".join(found.warnings)
-    load = [LoadVolumed("image"), LoadVolumed("label", is_label=True), EnsureChannelFirstd(["image", "label"])]
-    loaded = Compose([*load, LabelToImaged("label")])(case)
-    assert torch.equal(loaded["label"].as_tensor(), loaded["image"].as_tensor())
-    assert torch.equal(loaded["label"].affine, loaded["image"].affine)
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
+import torch
+from monai.transforms import Compose, EnsureChannelFirstd
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 
-from vqseg_bundle.data import Cohort, DataError, check_cohort
+from vqseg_bundle.data import Cohort, DataError, LoadVolumed, check_cohort
 
-__all__ = ["RAS_AFFINE", "hounsfield", "write_dicom", "write_picture", "write_volume"]
+__all__ = [
+    "RAS_AFFINE",
+    "compress_dicom",
+    "edit_dicom",
+    "hounsfield",
+    "load_channels_first",
+    "set_tags",
+    "write_dicom",
+    "write_picture",
+    "write_volume",
+]
 
 #: Axes lead to the left, to the back and to the head, as an axial CT's do; turned a little about the first one.
 RAS_AFFINE = np.array(
@@ -45,6 +58,11 @@ def write_volume(path: Path, voxels: np.ndarray, affine: np.ndarray = RAS_AFFINE
     else:
         write_dicom(path, voxels, affine)
     return path
+
+
+def load_channels_first(path: Path) -> torch.Tensor:
+    """An image as the bundle's transforms load it."""
+    return Compose([LoadVolumed("x"), EnsureChannelFirstd("x")])({"x": str(path)})["x"]
 
 
 def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> Path:
@@ -99,6 +117,28 @@ def write_dicom(
         files.append(folder / f"IM{names[index]:04d}")
         dataset.save_as(files[-1], enforce_file_format=True)
     return files
+
+
+def edit_dicom(file: Path, change: Callable[[Dataset], object]) -> None:
+    """Change a slice in place."""
+    dataset = pydicom.dcmread(file)
+    change(dataset)
+    dataset.save_as(file)
+
+
+def set_tags(**values: object) -> Callable[[Dataset], None]:
+    """A change for :func:`edit_dicom`: attributes by name."""
+
+    def change(dataset: Dataset) -> None:
+        for name, value in values.items():
+            setattr(dataset, name, value)
+
+    return change
+
+
+def compress_dicom(file: Path) -> None:
+    """Losslessly, by run lengths."""
+    edit_dicom(file, lambda dataset: dataset.compress(RLELossless))
 
 
 def _write_itk(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:

@@ -1,0 +1,90 @@
+"""Intensities of DICOM as scanners write them: padding, inverted greys and rescaling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from support.data_parts import edit_dicom, hounsfield, set_tags, write_dicom
+
+from vqseg_bundle.data import read_voxels
+
+SHAPE = (7, 6, 5)
+
+PADDED = np.zeros(SHAPE, bool)
+PADDED[:2, :, 1:] = True
+
+
+@pytest.mark.parametrize(
+    ("level", "tags"),
+    [
+        (-2000, {0x00280120: -2000}),
+        (3000, {0x00280120: 3000}),
+        (-1500, {0x00280120: -2000, 0x00280121: -1400}),
+        (-1500, {0x00280120: -1400, 0x00280121: -2000}),
+    ],
+)
+def test_padding_becomes_the_smallest_measured_value(tmp_path: Path, level: int, tags: dict):
+    voxels = hounsfield(SHAPE)
+    stored = np.where(PADDED, level, voxels)
+    files = write_dicom(tmp_path / "s", voxels, RescaleIntercept=0, PixelRepresentation=1)
+    for index, file in enumerate(files):
+        dataset = pydicom.dcmread(file)
+        dataset.PixelData = stored[:, :, index].T.astype("<i2").tobytes()
+        for tag, value in tags.items():
+            dataset.add_new(tag, "SS", value)
+        dataset.save_as(file)
+    expected = np.where(PADDED, voxels[~PADDED].min(), voxels)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / "s")), expected)
+
+
+def test_padding_written_as_unsigned_is_understood(tmp_path: Path):
+    voxels = np.where(PADDED, -2000, hounsfield(SHAPE))
+    files = write_dicom(tmp_path / "s", hounsfield(SHAPE), RescaleIntercept=0, PixelRepresentation=1)
+    for index, file in enumerate(files):
+        edit_dicom(file, set_tags(PixelData=voxels[:, :, index].T.astype("<i2").tobytes()))
+        dataset = pydicom.dcmread(file)
+        dataset.add_new(0x00280120, "US", 63536)
+        dataset.save_as(file)
+    assert read_voxels(str(tmp_path / "s")).min() == voxels[~PADDED].min() > -2000
+
+
+def test_a_padding_value_amid_the_others_is_taken_for_a_mistake(tmp_path: Path):
+    voxels = hounsfield(SHAPE)
+    voxels[3, 3] = 0
+    write_dicom(tmp_path / "s", voxels, PixelPaddingValue=1024)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / "s")), voxels)
+
+
+@pytest.mark.parametrize(
+    ("modality", "sign", "expected"),
+    [
+        ("CT", 0, lambda stored: stored - 1024),  # Hounsfield units are what they are, however they are shown
+        ("DX", 0, lambda stored: 4095 - stored - 1024),
+        ("DX", 1, lambda stored: -1 - stored - 1024),
+    ],
+)
+def test_monochrome1_rises_with_brightness_but_for_quantities(
+    tmp_path: Path, modality: str, sign: int, expected: Callable[[np.ndarray], np.ndarray]
+):
+    stored = hounsfield(SHAPE).astype(int) + 1024
+    write_dicom(
+        tmp_path / "s",
+        hounsfield(SHAPE),
+        PhotometricInterpretation="MONOCHROME1",
+        Modality=modality,
+        BitsStored=12,
+        HighBit=11,
+        PixelRepresentation=sign,
+    )
+    if sign:  # 12 bits hold -2048 to 2047
+        stored = np.where(stored > 2047, stored - 4096, stored)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / "s")), expected(stored))
+
+
+def test_a_slope_alone_or_an_empty_one_is_applied(tmp_path: Path):
+    write_dicom(tmp_path / "s", hounsfield(SHAPE), RescaleSlope=None, RescaleIntercept=-24)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / "s")), hounsfield(SHAPE) + 1000.0)

@@ -1,0 +1,84 @@
+"""How the headers of NIfTI files are read: units, the two forms of an affine, pairs and packed files."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose, EnsureChannelFirstd
+from support.nifti_parts import OBLIQUE, PLAIN, SHAPE, SHIFTED, image_of, write
+
+from vqseg_bundle.data import DataError, LabelToImaged, LoadVolumed, check_cases, read_header, read_voxels
+from vqseg_bundle.data.formats.nifti import read_nifti, read_nifti_header
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("unknown", 1.0), ("micron", 1e-3), ("meter", 1e3)], ids=str)
+def test_distances_are_in_mm(unit: str, factor: float, tmp_path: Path) -> None:
+    header = read_header(str(write(tmp_path / "x.nii", image_of(unit=unit))))
+    np.testing.assert_allclose(
+        np.linalg.norm(header.affine[:3, :3], axis=0), factor * np.array([0.8, 0.9, 3.0]), rtol=1e-5
+    )
+    np.testing.assert_allclose(header.affine[:3, 3], factor * OBLIQUE[:3, 3], rtol=1e-5)
+
+
+def test_which_form_is_used_is_said_where_it_matters(tmp_path: Path) -> None:
+    def notes(**changes: Any) -> tuple[str, ...]:
+        return read_header(str(write(tmp_path / "x.nii", image_of(**changes)))).notes
+
+    assert notes() == notes(sform=0) == notes(qform=0) == ()
+    slight = OBLIQUE.copy()
+    slight[:3, 3] += 0.04  # along each axis 0.07 mm in all: less than a tenth of 0.8
+    assert notes(qform_affine=slight) == ()
+    slight[:3, 3] += 0.02
+    (note,) = notes(qform_affine=slight)
+    assert note == "has a qform that lies up to 0.1039 mm from its sform; the sform is used"
+    (note,) = notes(sform=0, qform=0)
+    assert note.startswith("has no geometry (codes of qform and sform are 0)")
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"), [("x.NII.GZ", True), ("x.Nii", False), ("x.nii", True), ("x.nii.gz", False)]
+)
+def test_content_and_not_name_says_what_a_file_is(name: str, packed: bool, tmp_path: Path) -> None:
+    nib.save(image_of(), tmp_path / "plain.nii")
+    content = (tmp_path / "plain.nii").read_bytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    path = str(tmp_path / name)
+    assert read_header(path).shape == SHAPE
+    np.testing.assert_array_equal(read_voxels(path), np.arange(np.prod(SHAPE)).reshape(SHAPE))
+
+
+def test_a_pair_is_one_volume_and_analyze_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), OBLIQUE), tmp_path / "x.hdr")
+    for name in ("x.hdr", "x.img"):
+        np.testing.assert_allclose(read_nifti_header(str(tmp_path / name)).affine, OBLIQUE, rtol=1e-5)
+        assert read_nifti(str(tmp_path / name)).flat[-1] == np.prod(SHAPE) - 1
+    (tmp_path / "x.img").unlink()
+    with pytest.raises(DataError, match=r"x\.hdr: expected its voxels in x\.img beside it, found none; copy both"):
+        read_nifti_header(str(tmp_path / "x.hdr"))
+    nib.save(nib.AnalyzeImage(np.zeros(SHAPE, np.int16), np.eye(4)), tmp_path / "y.hdr")
+    with pytest.raises(DataError, match="expected a NIfTI file, found an Analyze file, which does not say where left"):
+        read_nifti_header(str(tmp_path / "y.img"))
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_label_may_have_the_affine_that_its_image_is_not_read_by(flipped: bool, tmp_path: Path) -> None:
+    """ITK-SNAP draws on the qform; its label, flipped or not, lies on the image's voxels all the same."""
+    source = write(tmp_path / "x.nii", image_of(affine=SHIFTED, qform_affine=PLAIN))
+    voxels = np.asarray(nib.load(source).dataobj)
+    change = np.diag([-1.0, 1.0, 1.0, 1.0])
+    change[0, 3] = SHAPE[0] - 1
+    label = nib.Nifti1Image(voxels[::-1] if flipped else voxels, PLAIN @ change if flipped else PLAIN)
+    case = {"image": str(source), "label": str(write(tmp_path / "y.nii", label)), "case": "x", "patient": "x"}
+    found = check_cases([case], {index: str(index) for index in range(210)}, 1, use_cache=False)
+    assert found.errors == []
+    assert "x.nii has a qform that lies up to 11.58 mm from its sform; the sform is used" in "".join(found.warnings)
+    load = [LoadVolumed("image"), LoadVolumed("label", is_label=True), EnsureChannelFirstd(["image", "label"])]
+    loaded = Compose([*load, LabelToImaged("label")])(case)
+    assert torch.equal(loaded["label"].as_tensor(), loaded["image"].as_tensor())
+    assert torch.equal(loaded["label"].affine, loaded["image"].affine)

@@ -1,0 +1,152 @@
+"""Folders of nnU-Net 1 and 2, and the Decathlon's: what their dataset.json says, or its faults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.folder_parts import fill, found
+
+from vqseg_bundle.commands.data import main
+from vqseg_bundle.data import DataError, find_cases, find_classes, load_datalist
+
+
+def dataset_json(root: Path, **content: Any) -> None:
+    (root / "dataset.json").write_text(json.dumps(content))
+
+
+def test_nnunet_1_lists_names_without_the_channels_number(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/t_0000.nii.gz")
+    listed = [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]
+    dataset_json(tmp_path, training=listed, labels={"0": "background", "1": "liver", "2": "tumor"})
+    assert found(tmp_path) == [
+        ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "a", ""),
+        ("imagesTs/t_0000.nii.gz", "", "t", "unlabeled"),
+    ]
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "liver", "tumor")
+    dataset_json(tmp_path, training=[{**listed[0], "image": "./imagesTr/b.nii.gz"}], labels={"0": "background"})
+    message = (
+        r"dataset\.json: expected the image imagesTr/b\.nii\.gz, found neither it nor b_0000\.nii\.gz; correct the"
+    )
+    with pytest.raises(DataError, match=message):
+        find_cases(tmp_path)
+
+
+def test_nnunet_2_lists_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"imagesTr/{case}_000{channel}.nii.gz" for case in "ab" for channel in (0, 1)))
+    fill(tmp_path, "labelsTr/a.nii.gz", "labelsTr/b.nii.gz", "imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz")
+    fill(tmp_path, "labelsTs/c.nii.gz")
+    names = {"0": "T2", "1": "ADC"}
+    dataset_json(tmp_path, channel_names=names, labels={"background": 0, "zone": 1, "gland": 2}, file_ending=".nii.gz")
+    assert found(tmp_path) == [
+        *((f"imagesTr/{c}_0000.nii.gz", f"imagesTr/{c}_0001.nii.gz", f"labelsTr/{c}.nii.gz", c, "") for c in "ab"),
+        ("imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz", "labelsTs/c.nii.gz", "c", "test"),
+    ]
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "zone", "gland")
+    main(["--dataset-dir", str(tmp_path), "--labeled-count", "1"])
+    assert json.loads((tmp_path / "datalist.json").read_text())["channel_names"] == ["T2", "ADC"]
+    with pytest.raises(DataError, match=r'key "training" is missing; .* vqseg data --dataset-dir'):
+        load_datalist(tmp_path / "dataset.json", tmp_path)
+
+
+def test_nnunet_2_may_name_every_file(tmp_path: Path) -> None:
+    fill(tmp_path, "raw/one.nii.gz", "raw/two.nii.gz", "marks/one.nii.gz")
+    named = {"p1": {"images": ["raw/one.nii.gz", "raw/two.nii.gz"], "label": "marks/one.nii.gz"}}
+    dataset_json(tmp_path, dataset=named, labels={"background": 0, "zone": 1})
+    assert found(tmp_path) == [("raw/one.nii.gz", "raw/two.nii.gz", "marks/one.nii.gz", "p1", "")]
+
+
+def test_nnunets_ignore_label_is_kept(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels={"background": 0, "organ": 1, "ignore": 2}, channel_names={"0": "CT"})
+    main(["--dataset-dir", str(tmp_path), "--labeled-count", "1"])
+    cohort = load_datalist(tmp_path / "datalist.json", tmp_path)
+    assert (cohort.labels, cohort.sparse) == ({0: "background", 1: "organ"}, True)
+    assert cohort.indices == {0: "background", 1: "organ", 2: "ignore"}
+    assert [case["image"] for case in cohort.partly_unlabeled] == [case["image"] for case in cohort.training]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            {"background": 0, "whole": [1, 2], "core": [2]},
+            "whole, core are regions of several classes, which are not supp",
+        ),
+        (
+            {"background": 0, "ignore": 1, "organ": 2},
+            r'dataset.json: key "labels": expected "ignore" .* last, .* found background, ignore, organ; name it last',
+        ),
+    ],
+)
+def test_what_is_not_supported_of_nnunet_is_said(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels=labels, channel_names={"0": "CT"})
+    with pytest.raises(DataError, match=message):
+        find_classes(tmp_path, find_cases(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "a": 1, "b": 1}, "a different number for each name"),
+        ({"0": "background", "1": "a", "2": "a"}, "a different name for each class"),
+        ({"background": 1, "a": 2}, "a different name for each class"),
+    ],
+)
+def test_two_classes_in_one_are_refused(tmp_path: Path, labels: dict[str, Any], expected: str) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels=labels, channel_names={"0": "CT"})
+    with pytest.raises(DataError, match=rf'dataset\.json: expected {expected} .*under "labels", found'):
+        find_classes(tmp_path, find_cases(tmp_path))
+
+
+def test_a_background_that_is_not_listed_is_class_0(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels={"a": 1, "b": 2})
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "a", "b")
+
+
+def test_files_that_a_dataset_json_lists_must_be_there(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "imagesTr/b_0000.nii.gz", "labelsTr/a.nii.gz")
+    listed = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "ab"]
+    dataset_json(tmp_path, training=listed)
+    message = r"dataset\.json: expected the files of every case, found none called labelsTr/b\.nii\.gz; correct"
+    with pytest.raises(DataError, match=message):
+        find_cases(tmp_path)
+    named = {"a": {"images": ["imagesTr/gone.nii.gz"], "label": "labelsTr/a.nii.gz"}}
+    dataset_json(tmp_path, dataset=named)
+    with pytest.raises(DataError, match=r"found none called imagesTr/gone\.nii\.gz"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_case_of_nnunet_that_lacks_a_channel_is_named(tmp_path: Path, listed: bool) -> None:
+    """Where another has it, or where none has but the file says that there is one."""
+    fill(tmp_path, *(f"imagesTr/{name}.nii.gz" for name in ("a_0000", "b_0000")))
+    fill(tmp_path, "labelsTr/a.nii.gz", "labelsTr/b.nii.gz")
+    if listed:
+        fill(tmp_path, "imagesTr/a_0001.nii.gz")
+        dataset_json(
+            tmp_path, training=[{"image": f"imagesTr/{c}.nii.gz", "label": f"labelsTr/{c}.nii.gz"} for c in "ab"]
+        )
+    else:
+        dataset_json(tmp_path, channel_names={"0": "T1", "1": "T2"}, labels={"background": 0, "a": 1})
+    lacking = "b_0001" if listed else "a_0001, b_0001"
+    with pytest.raises(DataError, match=f"expected 2 channels of every case, found none called {lacking}; add"):
+        find_cases(tmp_path)
+
+
+def test_values_of_classes_with_gaps_are_taken_over(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    listed = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    dataset_json(tmp_path, training=listed, labels={"0": "background", "1": "edema", "4": "core"})
+    classes = find_classes(tmp_path, find_cases(tmp_path))
+    assert (classes.names, classes.values) == (("background", "edema", "core"), (0, 1, 4))
+
+
+def test_four_digits_are_a_name_unless_there_are_channels(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{part}/amos_000{number}.nii.gz" for part in ("imagesTr", "labelsTr") for number in (1, 2, 3)))
+    assert [case[-2] for case in found(tmp_path)] == ["amos_0001", "amos_0002", "amos_0003"]

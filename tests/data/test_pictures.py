@@ -1,0 +1,132 @@
+"""Pictures as images and masks: upright, in colour, with alpha or a palette; what is none is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.data_parts import load_channels_first, write_picture
+
+from vqseg_bundle.data import DataError, read_classes, read_header, read_voxels
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.bmp", "a.npy", "a.jpg"])
+def test_a_grey_picture_is_a_volume_of_one_slice(tmp_path: Path, name: str):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9)).astype(np.uint8)
+    path = write_picture(tmp_path / name, pixels)
+    assert read_header(str(path)).shape == (6, 9, 1)
+    np.testing.assert_array_equal(read_header(str(path)).affine, np.eye(4))
+    found = read_voxels(str(path))[:, :, 0]
+    np.testing.assert_array_equal(found, np.asarray(Image.open(path)) if name == "a.jpg" else pixels)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.npy"])
+def test_a_colour_picture_has_three_channels(tmp_path: Path, name: str):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3)).astype(np.uint8)
+    path = write_picture(tmp_path / name, pixels)
+    assert read_header(str(path)).shape == (6, 9, 1, 3)
+    np.testing.assert_array_equal(load_channels_first(path)[..., 0].numpy(), np.moveaxis(pixels, -1, 0))
+
+
+#: by EXIF orientation (CIPA DC-008, tag 274): what stored rows and columns are when the picture is held upright
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: np.rot90(a),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}], ids=["plain", "compressed"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_picture_and_its_mask_are_read_upright(tmp_path: Path, orientation: int, name: str, options: dict[str, str]):
+    stored = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    exif = Image.Exif()
+    exif[274] = orientation
+    path = str(write_picture(tmp_path / name, stored, exif=exif, **(options if name == "a.tif" else {})))
+    expected = UPRIGHT[orientation](stored)
+    assert read_header(path).shape == (*expected.shape, 1)
+    np.testing.assert_array_equal(read_voxels(path)[..., 0], expected)
+    np.testing.assert_array_equal(read_classes(path)[0][..., 0], expected)
+
+
+def test_a_photograph_is_read_upright_in_colour(tmp_path: Path):
+    stored = np.zeros((8, 16, 3), np.uint8)
+    stored[:, 8:, 0] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # held upright it is turned clockwise: what was right is below
+    path = str(write_picture(tmp_path / "a.jpg", stored, exif=exif, quality=100, subsampling=0))
+    assert read_header(path).shape == (16, 8, 1, 3)
+    red = read_voxels(path)[:, :, 0, 0]
+    assert (red[:8] < 10).all()
+    assert (red[8:] > 245).all()
+
+
+def test_sixteen_bits_stay(tmp_path: Path):
+    pixels = np.array([[0, 300], [65535, 256]], np.uint16)
+    np.testing.assert_array_equal(read_voxels(str(write_picture(tmp_path / "a.png", pixels)))[..., 0], pixels)
+
+
+def test_alpha_is_dropped_where_it_is_opaque(tmp_path: Path):
+    pixels = np.full((4, 5, 4), 255, np.uint8)
+    pixels[..., :3] = 7
+    path = str(write_picture(tmp_path / "a.png", pixels))
+    assert read_header(path).channels == 3
+    assert (read_voxels(path) == 7).all()
+    pixels[1, 2, 3] = 9
+    write_picture(tmp_path / "a.png", pixels)
+    with pytest.raises(DataError, match=r"a.png: expected an opaque picture, found an alpha channel down to 9"):
+        read_voxels(path)
+
+
+def test_a_mask_of_0_and_255_is_read_as_0_and_1(tmp_path: Path):
+    pixels = np.zeros((4, 5), np.uint8)
+    pixels[1:3] = 255
+    path = str(write_picture(tmp_path / "a.png", pixels))
+    classes, mapped = read_classes(path)
+    assert mapped
+    np.testing.assert_array_equal(classes[..., 0], pixels // 255)
+    np.testing.assert_array_equal(read_voxels(path, is_label=True), classes)
+    np.testing.assert_array_equal(read_voxels(path)[..., 0], pixels)
+    pixels[0] = 2
+    write_picture(tmp_path / "a.png", pixels)
+    classes, mapped = read_classes(path)
+    assert (classes.max(), mapped) == (255, False)
+
+
+def test_the_indices_of_a_palette_are_classes_but_no_intensities(tmp_path: Path):
+    indices = np.random.default_rng(0).integers(0, 3, (4, 5)).astype(np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    picture.save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_voxels(path, is_label=True)[..., 0], indices)
+    with pytest.raises(DataError, match=r"a.png: expected grey or RGB pixels, found a palette of colours"):
+        read_voxels(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "message"),
+    [
+        ("a.png", 3, r"a.png: expected a mask of class indices .* found a picture in colour"),
+        ("a.jpg", 1, r"a.jpg: expected a lossless mask, found JPEG"),
+    ],
+)
+def test_masks_in_colour_or_jpeg_are_refused(tmp_path: Path, name: str, channels: int, message: str):
+    pixels = np.zeros((8, 8, 3) if channels == 3 else (8, 8), np.uint8)
+    with pytest.raises(DataError, match=message):
+        read_voxels(str(write_picture(tmp_path / name, pixels)), is_label=True)
+
+
+def test_a_picture_of_several_pages_is_refused(tmp_path: Path):
+    pages = [Image.fromarray(np.zeros((4, 4), np.uint8)) for _ in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(DataError, match=r"a.tif: expected one picture, found 3 pages"):
+        read_header(str(tmp_path / "a.tif"))
