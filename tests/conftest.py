@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from support.bundle_runs import TINY, CohortFolder, Trained, as_arguments, command_here, write_cohort
 
 
@@ -16,6 +17,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Torch draws the same in every test."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""The quantiser's forward pass: nearest codes, losses and gradients, eager and scripted."""
+
 from __future__ import annotations
 
 import copy
@@ -7,55 +9,42 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from support.layer_parts import KINDS, SHAPES, make_quantizer, tokens_of
 from torch import Tensor
 
 from vqseg_bundle.layers import VectorQuantizer, code_use_entropy, lookup
 
-KINDS = ("mapped", "ema")
-SHAPES = {2: (2, 6, 5, 7), 3: (2, 6, 3, 4, 5)}
-
-
-def _quantizer(spatial_dims: int = 2, num_embeddings: int = 40, **arguments) -> VectorQuantizer:
-    return VectorQuantizer(spatial_dims, num_embeddings, 6, **arguments)
-
-
-def _tokens(channels_first: Tensor) -> Tensor:
-    return channels_first.movedim(1, -1).flatten(0, -2)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def _nearest(tokens: Tensor, codebook: Tensor) -> Tensor:
     return (tokens.unsqueeze(1).double() - codebook.double()).square().sum(dim=2).argmin(dim=1)
 
 
-@pytest.fixture(autouse=True)
-def _seed():
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_output_is_the_nearest_codeword_to_the_last_bit(spatial_dims, kind):
-    quantizer = _quantizer(spatial_dims, codebook_type=kind)
+    quantizer = make_quantizer(spatial_dims, codebook_type=kind)
     features = torch.randn(SHAPES[spatial_dims])
     codebook = quantizer.project_codebook()
     output = quantizer(features, codebook=codebook)
     assert output.indices.dtype == torch.int64
     assert output.indices.shape == (features.shape[0], *features.shape[2:])
-    assert torch.equal(output.indices.flatten(), _nearest(_tokens(features), codebook))
+    assert torch.equal(output.indices.flatten(), _nearest(tokens_of(features), codebook))
     assert output.quantized.shape == features.shape
-    assert torch.equal(_tokens(output.quantized), codebook[output.indices.flatten()])
+    assert torch.equal(tokens_of(output.quantized), codebook[output.indices.flatten()])
     assert output.indices.unique().numel() > 5
 
 
 def test_lookup_inverts_the_quantization():
-    quantizer = _quantizer()
+    quantizer = make_quantizer()
     output = quantizer(torch.randn(SHAPES[2]))
     assert torch.equal(lookup(output.indices, quantizer.project_codebook()), output.quantized)
     assert torch.equal(quantizer(output.quantized).indices, output.indices)
 
 
 def test_a_codebook_passed_on_gives_what_the_own_one_gives():
-    quantizer, features = _quantizer(), torch.randn(SHAPES[2])
+    quantizer, features = make_quantizer(), torch.randn(SHAPES[2])
     own, passed = quantizer(features), quantizer(features, codebook=quantizer.project_codebook())
     for left, right in zip(own, passed, strict=True):
         assert torch.equal(left, right)
@@ -70,7 +59,7 @@ def test_a_codebook_passed_on_is_searched_as_it_is():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradient_passes_straight_through_to_the_features(kind):
-    quantizer = _quantizer(codebook_type=kind)
+    quantizer = make_quantizer(codebook_type=kind)
     features, weight = torch.randn(SHAPES[2], requires_grad=True), torch.randn(SHAPES[2])
     (quantizer(features).quantized * weight).sum().backward()
     assert torch.equal(features.grad, weight)
@@ -91,7 +80,7 @@ def test_commitment_by_hand(kind, commitment_cost, expected):
 
 
 def test_commitment_gradients_by_hand():
-    quantizer = _quantizer(commitment_cost=0.25)
+    quantizer = make_quantizer(commitment_cost=0.25)
     features = torch.randn(SHAPES[2], requires_grad=True)
     codebook = quantizer.project_codebook()
     output = quantizer(features, codebook=codebook)
@@ -99,14 +88,14 @@ def test_commitment_gradients_by_hand():
     tokens = output.indices.numel()
     residual = features.detach() - output.quantized.detach()
     torch.testing.assert_close(to_features, 0.25 * 2 * residual / tokens)
-    expected = torch.zeros_like(codebook).index_add_(0, output.indices.flatten(), _tokens(residual) * -2 / tokens)
+    expected = torch.zeros_like(codebook).index_add_(0, output.indices.flatten(), tokens_of(residual) * -2 / tokens)
     torch.testing.assert_close(to_codebook, expected)
     output.commitment_loss.backward()
     torch.testing.assert_close(quantizer.codebook.mapping.weight.grad, expected.t() @ quantizer.codebook.basis)
 
 
 def test_commitment_gives_an_ema_codebook_no_gradient():
-    quantizer = _quantizer(codebook_type="ema")
+    quantizer = make_quantizer(codebook_type="ema")
     features = torch.randn(SHAPES[2], requires_grad=True)
     output = quantizer(features)
     output.commitment_loss.backward()
@@ -121,7 +110,7 @@ def test_commitment_gives_an_ema_codebook_no_gradient():
     ("kind", "training", "normalize"), list(itertools.product(KINDS, [True, False], [True, False]))
 )
 def test_forward_changes_no_state(kind, training, normalize):
-    quantizer = _quantizer(codebook_type=kind, normalize=normalize, entropy_temperature=1.0).train(training)
+    quantizer = make_quantizer(codebook_type=kind, normalize=normalize, entropy_temperature=1.0).train(training)
     before = copy.deepcopy(quantizer.state_dict())
     assert len(before) == (2 if kind == "mapped" else 3)
     features = torch.randn(SHAPES[2])
@@ -133,7 +122,7 @@ def test_forward_changes_no_state(kind, training, normalize):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_autocast_changes_no_index_at_16384_codes(kind):
-    quantizer, features = _quantizer(num_embeddings=16_384, codebook_type=kind), torch.randn(2, 6, 12, 12) / 6**0.5
+    quantizer, features = make_quantizer(num_embeddings=16_384, codebook_type=kind), torch.randn(2, 6, 12, 12) / 6**0.5
     plain = quantizer(features)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = quantizer(features)
@@ -142,7 +131,7 @@ def test_autocast_changes_no_index_at_16384_codes(kind):
 
 
 def test_reduced_features_keep_their_type_and_give_a_float32_loss():
-    quantizer = _quantizer(entropy_temperature=1.0)
+    quantizer = make_quantizer(entropy_temperature=1.0)
     output = quantizer(torch.randn(SHAPES[2]).bfloat16().requires_grad_())
     assert output.quantized.dtype == torch.bfloat16
     assert output.commitment_loss.dtype == output.entropy_loss.dtype == torch.float32
@@ -151,19 +140,19 @@ def test_reduced_features_keep_their_type_and_give_a_float32_loss():
 
 
 def test_reduced_features_meet_the_codebook_in_full_precision():
-    quantizer, features = _quantizer(num_embeddings=4096), (torch.randn(2, 6, 16, 16) / 6**0.5).bfloat16()
-    expected = _nearest(_tokens(features), quantizer.project_codebook())
+    quantizer, features = make_quantizer(num_embeddings=4096), (torch.randn(2, 6, 16, 16) / 6**0.5).bfloat16()
+    expected = _nearest(tokens_of(features), quantizer.project_codebook())
     assert torch.equal(quantizer(features).indices.flatten(), expected)
 
 
 def test_float64_runs_in_float64():
-    output = _quantizer(entropy_temperature=1.0).double()(torch.randn(SHAPES[2]).double())
+    output = make_quantizer(entropy_temperature=1.0).double()(torch.randn(SHAPES[2]).double())
     assert {value.dtype for value in output} == {torch.float64, torch.int64}
 
 
 @pytest.mark.parametrize(("kind", "normalize", "spatial_dims"), list(itertools.product(KINDS, [True, False], [2, 3])))
 def test_scripted_equals_eager_also_under_autocast(kind, normalize, spatial_dims):
-    quantizer = _quantizer(spatial_dims, 4096, codebook_type=kind, normalize=normalize).eval()
+    quantizer = make_quantizer(spatial_dims, 4096, codebook_type=kind, normalize=normalize).eval()
     stream = io.BytesIO()
     torch.jit.save(torch.jit.script(quantizer), stream)
     stream.seek(0)
@@ -181,7 +170,7 @@ def test_scripted_equals_eager_also_under_autocast(kind, normalize, spatial_dims
 
 
 def test_scripted_gradient_reaches_encoder_and_mapping():
-    scripted = torch.jit.script(_quantizer())
+    scripted = torch.jit.script(make_quantizer())
     features = torch.randn(SHAPES[2], requires_grad=True)
     output = scripted(features)
     (output.quantized.sum() + output.commitment_loss).backward()
@@ -191,11 +180,11 @@ def test_scripted_gradient_reaches_encoder_and_mapping():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_normalize_makes_a_cosine_search_on_the_unit_sphere(kind):
-    quantizer, features = _quantizer(codebook_type=kind, normalize=True), torch.randn(SHAPES[2])
+    quantizer, features = make_quantizer(codebook_type=kind, normalize=True), torch.randn(SHAPES[2])
     codebook = quantizer.project_codebook()
     torch.testing.assert_close(codebook.norm(dim=1), torch.ones(40))
     output = quantizer(features)
-    cosines = F.cosine_similarity(_tokens(features).unsqueeze(1), codebook, dim=2)
+    cosines = F.cosine_similarity(tokens_of(features).unsqueeze(1), codebook, dim=2)
     assert torch.equal(output.indices.flatten(), cosines.argmax(dim=1))
     assert torch.equal(quantizer(7.0 * features).indices, output.indices)
     torch.testing.assert_close(output.quantized.norm(dim=1), torch.ones(output.indices.shape))
@@ -217,7 +206,7 @@ def test_smallest_and_largest_codebook(size, kind):
 
 
 def test_all_tokens_may_share_one_code():
-    quantizer = _quantizer()
+    quantizer = make_quantizer()
     target = quantizer.project_codebook()[17].detach()
     output = quantizer((target + 1e-3 * torch.randn(30, 6)).t().reshape(1, 6, 5, 6))
     assert output.indices.unique().tolist() == [17]
@@ -226,9 +215,9 @@ def test_all_tokens_may_share_one_code():
 
 def test_entropy_is_asked_for_and_belongs_to_training():
     features = torch.randn(SHAPES[2])
-    assert _quantizer()(features).entropy_loss.item() == 0.0
-    quantizer = _quantizer(entropy_temperature=0.5)
-    expected = code_use_entropy(_tokens(features), quantizer.project_codebook(), 0.5)
+    assert make_quantizer()(features).entropy_loss.item() == 0.0
+    quantizer = make_quantizer(entropy_temperature=0.5)
+    expected = code_use_entropy(tokens_of(features), quantizer.project_codebook(), 0.5)
     assert quantizer(features).entropy_loss.item() == pytest.approx(expected.item(), abs=1e-6)
     assert expected.item() < -0.1
     assert quantizer.eval()(features).entropy_loss.item() == 0.0
@@ -236,73 +225,22 @@ def test_entropy_is_asked_for_and_belongs_to_training():
 
 def test_entropy_of_some_tokens_is_that_of_an_even_choice():
     """Of 30 tokens 7, a step of 29 / 6 apart."""
-    quantizer = _quantizer(entropy_temperature=0.5, entropy_tokens=7)
+    quantizer = make_quantizer(entropy_temperature=0.5, entropy_tokens=7)
     features = torch.randn(1, 6, 5, 6, requires_grad=True)
-    tokens = _tokens(features.detach())[[0, 5, 10, 14, 19, 24, 29]]
+    tokens = tokens_of(features.detach())[[0, 5, 10, 14, 19, 24, 29]]
     loss = quantizer(features).entropy_loss
     assert loss.item() == pytest.approx(code_use_entropy(tokens, quantizer.project_codebook(), 0.5).item(), abs=1e-6)
     loss.backward()
     assert features.grad.abs().sum(dim=1).flatten().nonzero().flatten().tolist() == [0, 5, 10, 14, 19, 24, 29]
     with pytest.raises(ValueError, match="entropy_tokens must be at least 1, or None for all tokens, got 0"):
-        _quantizer(entropy_tokens=0)
+        make_quantizer(entropy_tokens=0)
 
 
 def test_entropy_gradient_reaches_encoder_and_mapping():
-    quantizer, features = _quantizer(entropy_temperature=0.5), torch.randn(SHAPES[2], requires_grad=True)
+    quantizer, features = make_quantizer(entropy_temperature=0.5), torch.randn(SHAPES[2], requires_grad=True)
     quantizer(features).entropy_loss.backward()
     assert (features.grad.abs().amax(dim=1) > 0).all()
     assert quantizer.codebook.mapping.weight.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_ema_update_pairs_each_token_with_its_own_code(spatial_dims, normalize):
-    quantizer = _quantizer(spatial_dims, 5, codebook_type="ema", normalize=normalize, ema_decay=0.0)
-    features = torch.randn(SHAPES[spatial_dims])
-    indices = quantizer(features).indices
-    used = indices.unique()
-    quantizer.update(features, indices)
-    for code in used.tolist():
-        members = torch.stack([features[(b, slice(None), *site)] for b, *site in (indices == code).nonzero().tolist()])
-        members = F.normalize(members, dim=1) if normalize else members
-        torch.testing.assert_close(quantizer.codebook.codewords[code], members.mean(dim=0))
-    assert len(used) > 1
-
-
-def test_ema_updates_bring_the_codewords_to_the_features():
-    quantizer, features = _quantizer(codebook_type="ema", ema_decay=0.5), torch.randn(SHAPES[2]) + 3.0
-    errors = []
-    for _ in range(8):
-        output = quantizer(features)
-        errors.append(output.commitment_loss.item())
-        quantizer.update(features, output.indices)
-    assert errors[-1] < 0.5 * errors[0]
-
-
-def test_update_leaves_a_mapped_codebook_alone():
-    quantizer, features = _quantizer(), torch.randn(SHAPES[2])
-    before = copy.deepcopy(quantizer.state_dict())
-    quantizer.update(features, quantizer(features).indices)
-    torch.testing.assert_close(quantizer.state_dict(), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(("kind", "normalize"), list(itertools.product(KINDS, [False, True])))
-def test_revive_places_codewords_on_features(kind, normalize):
-    quantizer = _quantizer(codebook_type=kind, normalize=normalize)
-    if kind == "mapped":
-        torch.nn.init.normal_(quantizer.codebook.mapping.weight)
-    before = quantizer.project_codebook().detach()
-    codes, places = torch.tensor([39, 4]), 9.0 * torch.randn(2, 6)
-    quantizer.revive(codes, places)
-    after = quantizer.project_codebook().detach()
-    expected = F.normalize(places, dim=1) if normalize else places
-    torch.testing.assert_close(after[codes], expected, rtol=1e-4, atol=1e-4)
-    # before normalization, too: later moving averages add unit tokens
-    torch.testing.assert_close(quantizer.codebook()[codes], expected, rtol=1e-4, atol=1e-4)
-    kept = [code for code in range(40) if code not in codes.tolist()]
-    assert torch.equal(after[kept], before[kept])
-    features = places.t().reshape(1, 6, 1, 2)
-    assert quantizer(features).indices.flatten().tolist() == codes.tolist()
 
 
 @pytest.mark.parametrize(
@@ -326,4 +264,4 @@ def test_constructor_refuses(arguments, message):
 @pytest.mark.parametrize("shape", [(2, 5, 4, 4), (2, 6, 4, 4, 4), (2, 6, 4)])
 def test_forward_refuses_a_wrong_shape(shape):
     with pytest.raises(ValueError, match=r"features must be \(B, 6, \*S\) with 2 spatial dimensions, got shape"):
-        _quantizer()(torch.randn(shape))
+        make_quantizer()(torch.randn(shape))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F  # noqa: N812
-from support.foundation_parts import as_tokens, image, normalized, randomize, relative_difference, saved
+from support.foundation_parts import DINOV2, as_tokens, image, normalized, randomize, relative_difference, saved
 from timm.data import IMAGENET_DEFAULT_MEAN, OPENAI_CLIP_MEAN
 
 from vqseg_bundle.networks.foundation import (
@@ -211,16 +209,8 @@ def test_what_is_known_of_a_model_agrees_with_timm(name):
         assert (cfg.hf_hub_id, cfg.mean, cfg.std) == (spec.hub[0], spec.mean, spec.std)
 
 
-def _real_weights() -> Path:
-    default = Path(__file__).resolve().parents[3] / "shared" / "data"
-    root = Path(os.environ.get("VQSEG_DATA_ROOT", default))
-    return root.parent / "weights" / "dinov2_vits14_pretrain.pth"
-
-
 @pytest.mark.data
-@pytest.mark.skipif(
-    not _real_weights().is_file(), reason="needs ../weights/dinov2_vits14_pretrain.pth at VQSEG_DATA_ROOT"
-)
+@pytest.mark.skipif(not DINOV2.is_file(), reason=f"needs DINOv2's weights at {DINOV2}")
 def test_real_weights_give_the_official_features():
     """Features recorded from the official code (facebookresearch/dinov2, ``x_norm_patchtokens``), same file and image.
 
@@ -228,7 +218,7 @@ def test_real_weights_give_the_official_features():
     """
     rows, columns = torch.meshgrid(torch.linspace(0, 1, 126), torch.linspace(0, 1, 126), indexing="ij")
     pixels = torch.stack([rows * columns, rows, 0.5 + 0.5 * torch.sin(12 * columns)])[None]
-    features = build_foundation_model("dinov2_vits14", str(_real_weights()), image_size=126)(pixels)
+    features = build_foundation_model("dinov2_vits14", str(DINOV2), image_size=126)(pixels)
     recorded = {
         (0, 0, 0): [-2.27697, -0.78402, 1.03077, -4.01286],
         (100, 4, 7): [-0.70086, -1.30148, -0.28615, 2.91127],

@@ -1,46 +1,20 @@
-from __future__ import annotations
+"""VQ-Seg's network: logits of any size, where its codes lie, and what each decoder sees."""
 
-import copy
-from typing import Any
+from __future__ import annotations
 
 import pytest
 import torch
+from support.training_parts import assert_same_tensors, make_network, state_of
 from torch import nn
 
 from vqseg_bundle.layers import lookup
 from vqseg_bundle.networks import VQSegNet
 
-DECODER = "reconstruction_decoder."
-
-
-def _network(**changes: Any) -> VQSegNet:
-    arguments: dict[str, Any] = {
-        "spatial_dims": 2,
-        "in_channels": 1,
-        "out_channels": 3,
-        "channels": (4, 6, 8),
-        "strides": (2, 2),
-        "num_embeddings": 16,
-        "embedding_dim": 5,
-    }
-    torch.manual_seed(0)
-    return VQSegNet(**(arguments | changes))
-
-
-def _state(network: nn.Module) -> dict[str, torch.Tensor]:
-    return copy.deepcopy(network.state_dict())
-
-
-def _assert_same_tensors(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    assert left.keys() == right.keys()
-    for key, value in left.items():
-        assert torch.equal(value, right[key]), key
-
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("size", [(16, 16), (17, 30), (9, 13)])
 def test_forward_gives_one_logits_tensor_of_the_images_size(training, size):
-    logits = _network().train(training)(torch.randn(2, 1, *size))
+    logits = make_network().train(training)(torch.randn(2, 1, *size))
     assert type(logits) is torch.Tensor
     assert logits.shape == (2, 3, *size)
 
@@ -48,7 +22,7 @@ def test_forward_gives_one_logits_tensor_of_the_images_size(training, size):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("size", [(16, 16, 8), (13, 18, 5)])
 def test_forward_takes_volumes_and_anisotropic_strides(training, size):
-    network = _network(spatial_dims=3, in_channels=2, strides=((2, 2, 1), 2)).train(training)
+    network = make_network(spatial_dims=3, in_channels=2, strides=((2, 2, 1), 2)).train(training)
     assert network.stride == [4, 4, 2]
     logits = network(torch.randn(1, 2, *size))
     assert type(logits) is torch.Tensor
@@ -56,13 +30,13 @@ def test_forward_takes_volumes_and_anisotropic_strides(training, size):
 
 
 def test_tokens_cover_the_strides_product():
-    network = _network(strides=((2, 1), (4, 2)))
+    network = make_network(strides=((2, 1), (4, 2)))
     assert network.encode(torch.randn(1, 1, 30, 7)).features.shape == (1, 5, 4, 4)  # 32 / 8 and 8 / 2
     assert network(torch.randn(1, 1, 30, 7)).shape == (1, 3, 30, 7)
 
 
 def test_odd_sizes_are_padded_at_the_far_ends_by_repetition():
-    network = _network().eval()
+    network = make_network().eval()
     image = torch.randn(1, 1, 14, 15)
     padded = torch.cat((image, image[..., -1:]), dim=3)  # 15 -> 16
     padded = torch.cat((padded, padded[:, :, -1:], padded[:, :, -1:]), dim=2)  # 14 -> 16
@@ -83,7 +57,7 @@ def test_odd_sizes_are_padded_at_the_far_ends_by_repetition():
     ],
 )
 def test_scripted_network_equals_the_eager_one(changes):
-    network = _network(**changes).eval()
+    network = make_network(**changes).eval()
     scripted = torch.jit.script(network)
     for size in ((16, 12), (9, 17)):
         image = torch.randn(2, 1, *size)
@@ -92,13 +66,13 @@ def test_scripted_network_equals_the_eager_one(changes):
 
 @pytest.mark.parametrize("code_level", [None, 1])
 def test_scripted_3d_network_equals_the_eager_one(code_level):
-    network = _network(spatial_dims=3, strides=(2, (2, 2, 1)), reconstruction=False, code_level=code_level).eval()
+    network = make_network(spatial_dims=3, strides=(2, (2, 2, 1)), reconstruction=False, code_level=code_level).eval()
     image = torch.randn(1, 1, 9, 12, 7)
     torch.testing.assert_close(torch.jit.script(network)(image), network(image), rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_deployed_path_runs_in_forward():
-    network = _network()
+    network = make_network()
     network.reconstruction_decoder.register_forward_hook(lambda *_: pytest.fail("the image decoder ran"))
     assert network(torch.randn(1, 1, 16, 16)).shape == (1, 3, 16, 16)
 
@@ -114,7 +88,7 @@ def test_only_the_deployed_path_runs_in_forward():
     ],
 )
 def test_skip_connections_are_chosen_level_by_level(skip_connections, seen):
-    network = _network(skip_connections=skip_connections).eval()
+    network = make_network(skip_connections=skip_connections).eval()
     features, skips = network.encode(torch.randn(1, 1, 16, 16))
     logits = network.decode_segmentation(features, skips, [16, 16])
     for level, expected in enumerate(seen):
@@ -123,14 +97,14 @@ def test_skip_connections_are_chosen_level_by_level(skip_connections, seen):
 
 
 def test_without_skip_connections_the_logits_are_a_function_of_the_codes():
-    network = _network(skip_connections=False).eval()
+    network = make_network(skip_connections=False).eval()
     image = torch.randn(1, 1, 16, 16)
     codes = network.quantizer(network.encode(image).features).quantized
     torch.testing.assert_close(network.decode_segmentation(codes, [], [16, 16]), network(image), rtol=0, atol=0)
 
 
 def test_codes_above_the_bottleneck_hold_what_all_deeper_levels_see():
-    network = _network(channels=(4, 6, 8, 10), strides=(2, (4, 2), 2), code_level=2).eval()
+    network = make_network(channels=(4, 6, 8, 10), strides=(2, (4, 2), 2), code_level=2).eval()
     image = torch.randn(2, 1, 30, 27)
     encoding = network.encode(image)
     assert network.stride == [8, 4]
@@ -139,7 +113,7 @@ def test_codes_above_the_bottleneck_hold_what_all_deeper_levels_see():
     assert [skip.shape[1] for skip in encoding.skips] == [4, 6]
     deeper = [*network.encoder.stages[2:], network.fusion]
     for stage in deeper:
-        before = _state(stage)
+        before = state_of(stage)
         for parameter in stage.parameters():
             nn.init.normal_(parameter)
         changed = network.encode(image)
@@ -149,19 +123,19 @@ def test_codes_above_the_bottleneck_hold_what_all_deeper_levels_see():
 
 
 def test_above_the_bottleneck_too_the_logits_hang_on_codes_and_shallow_skip_connections_alone():
-    network = _network(code_level=1).eval()
+    network = make_network(code_level=1).eval()
     image = torch.randn(1, 1, 16, 16)
     features, skips = network.encode(image)
     codes = network.quantizer(features).quantized
     assert torch.equal(network.decode_segmentation(codes, skips, [16, 16]), network(image))
     assert network.decode_image(codes, [16, 16]).shape == (1, 1, 16, 16)
-    closed = _network(code_level=1, skip_connections=False).eval()
+    closed = make_network(code_level=1, skip_connections=False).eval()
     codes = closed.quantizer(closed.encode(image).features).quantized
     assert torch.equal(closed.decode_segmentation(codes, [], [16, 16]), closed(image))
 
 
 def test_a_quantised_bottleneck_lies_below_the_codes():
-    network = _network(code_level=1, quantized_bottleneck=True).eval()
+    network = make_network(code_level=1, quantized_bottleneck=True).eval()
     image = torch.randn(2, 1, 16, 16)
     first, last = network.quantizers()
     assert first is network.quantizer
@@ -173,17 +147,11 @@ def test_a_quantised_bottleneck_lies_below_the_codes():
     rebuilt = VQSegNet(**network.arguments)
     rebuilt.load_state_dict(network.state_dict())
     assert torch.equal(rebuilt.eval()(image), network(image))
-    _assert_same_tensors(_state(_network(quantized_bottleneck=True)), _state(_network()))
-
-
-def test_the_deepest_level_as_code_level_is_the_network_of_before():
-    network = _network(code_level=2)
-    assert "code_level" not in network.arguments
-    _assert_same_tensors(_state(network), _network().state_dict())
+    assert_same_tensors(state_of(make_network(quantized_bottleneck=True)), state_of(make_network()))
 
 
 def test_with_every_skip_connection_quantised_the_logits_are_a_function_of_the_codes():
-    network = _network(skip_connections="quantized").eval()
+    network = make_network(skip_connections="quantized").eval()
     image = torch.randn(1, 1, 16, 16)
     encoding = network.encode(image)
     first, *others = network.quantizers()
@@ -198,7 +166,7 @@ def test_with_every_skip_connection_quantised_the_logits_are_a_function_of_the_c
 
 
 def test_the_image_decoder_sees_the_post_vq_features_alone():
-    network = _network()
+    network = make_network()
     image = torch.randn(2, 1, 15, 18, requires_grad=True)
     encoding = network.encode(image)
     codes = network.quantizer(encoding.features).quantized
@@ -213,7 +181,7 @@ def test_the_image_decoder_sees_the_post_vq_features_alone():
 
 
 def test_image_decoder_widths_and_gradients_are_its_own():
-    network = _network(reconstruction_channels=(2, 3))
+    network = make_network(reconstruction_channels=(2, 3))
     assert network.reconstruction_decoder.head.conv.conv.weight.shape == (1, 2, 1, 1)
     codes = torch.randn(1, 5, 4, 4)
     network.decode_image(codes, [16, 16]).square().sum().backward()
@@ -223,116 +191,15 @@ def test_image_decoder_widths_and_gradients_are_its_own():
 
 def test_decode_image_without_image_decoder_is_refused():
     with pytest.raises(ValueError, match="built with reconstruction=False and has no image decoder"):
-        _network(reconstruction=False).decode_image(torch.randn(1, 5, 4, 4), [16, 16])
-
-
-@pytest.mark.parametrize("codebook_type", ["mapped", "ema"])
-def test_eval_forward_changes_nothing(codebook_type):
-    network = _network(norm="batch", quantizer={"codebook_type": codebook_type, "entropy_temperature": 0.1}).eval()
-    before, attributes = _state(network), dict(network.__dict__)
-    first = network(torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
-    network(torch.randn(3, 1, 20, 16))
-    _assert_same_tensors(before, network.state_dict())
-    assert network.__dict__ == attributes
-    again = network(torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)))
-    assert torch.equal(first, again)
-
-
-def test_without_quantiser_no_level_has_codes():
-    _assert_same_tensors(
-        _state(_network(num_embeddings=None, code_level=1)), _network(num_embeddings=None).state_dict()
-    )
-
-
-def test_the_same_network_without_quantiser_is_a_plain_unet():
-    quantised, plain = _network(), _network(num_embeddings=None)
-    assert plain.quantizer is None
-    extra = ("quantizer.", "code_projection.", "code_expansion.")
-    shapes = {key: value.shape for key, value in quantised.state_dict().items() if not key.startswith(extra)}
-    assert {key: value.shape for key, value in plain.state_dict().items()} == shapes
-    image = torch.randn(1, 1, 16, 16)
-    encoding = plain.encode(image)
-    assert torch.equal(encoding.features, plain.encoder(image)[-1])
-    assert torch.equal(plain(image), plain.segmentation_decoder(encoding.features, encoding.skips))
-
-
-def test_a_network_without_image_decoder_drops_exactly_that_decoders_keys():
-    trained, deployed = _network(), _network(reconstruction=False)
-    nn.init.normal_(trained.code_projection.weight)
-    for parameter in deployed.parameters():
-        nn.init.zeros_(parameter)
-    trained_state = _state(trained)
-    result = deployed.load_state_dict(trained_state)
-    assert result.missing_keys == [] == result.unexpected_keys
-    assert trained_state.keys() - deployed.state_dict().keys() == {
-        key for key in trained_state if key.startswith(DECODER)
-    }
-    _assert_same_tensors(dict(deployed.state_dict()), trained.deployed_state_dict())
-    image = torch.randn(1, 1, 16, 16)
-    assert torch.equal(deployed.eval()(image), trained.eval()(image))
-
-
-@pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("reconstruction", [True, False])
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda state: state.pop("code_projection.bias"), r"1 entries missing \['code_projection.bias'\]"),
-        (lambda state: state.update({"module.head": torch.zeros(1)}), r"1 unexpected \['module.head'\]"),
-        (lambda state: state.update({"code_projection.bias": torch.zeros(7)}), r"1 of another shape \['code_proj"),
-    ],
-)
-def test_any_other_mismatch_is_refused_and_changes_nothing(strict, reconstruction, spoil, message):
-    state = _state(_network())
-    spoil(state)
-    network = _network(reconstruction=reconstruction)
-    before = _state(network)
-    with pytest.raises(RuntimeError, match=f"another VQSegNet: .*{message}.*model.json"):
-        network.load_state_dict(state, strict=strict)
-    _assert_same_tensors(before, network.state_dict())
-
-
-def test_weights_of_another_architecture_are_refused_by_a_lenient_loader():
-    with pytest.raises(RuntimeError, match=r"these weights belong to another VQSegNet: 0 entries missing .* 0 unexpec"):
-        _network().load_state_dict(_network(num_embeddings=32).state_dict(), strict=False)
-    with pytest.raises(RuntimeError, match=r"unexpected \['code_projection"):
-        _network(num_embeddings=None).load_state_dict(_network().state_dict(), strict=False)
-
-
-def test_a_training_network_takes_deployed_weights_only_when_lenient():
-    deployed = {key: torch.randn_like(value) for key, value in _network().deployed_state_dict().items()}
-    network = _network()
-    before = _state(network)
-    with pytest.raises(RuntimeError, match=rf"entries missing \['{DECODER}"):
-        network.load_state_dict(deployed)
-    network.load_state_dict(deployed, strict=False)
-    _assert_same_tensors(network.deployed_state_dict(), deployed)
-    decoder = {key: value for key, value in before.items() if key.startswith(DECODER)}
-    assert len(decoder) > 0
-    _assert_same_tensors({key: network.state_dict()[key] for key in decoder}, decoder)
-
-
-def test_half_an_image_decoder_is_no_deployed_network():
-    state = _state(_network())
-    state.pop(f"{DECODER}head.conv.conv.weight")
-    with pytest.raises(RuntimeError, match=rf"1 entries missing \['{DECODER}head.conv.conv.weight'\]"):
-        _network().load_state_dict(state, strict=False)
+        make_network(reconstruction=False).decode_image(torch.randn(1, 5, 4, 4), [16, 16])
 
 
 def test_dropout_acts_in_training_alone():
     image = torch.randn(1, 1, 16, 16)
-    with_dropout = _network(dropout=0.5)
+    with_dropout = make_network(dropout=0.5)
     assert not torch.equal(with_dropout(image), with_dropout(image))
-    assert torch.equal(with_dropout.eval()(image), _network().eval()(image))
+    assert torch.equal(with_dropout.eval()(image), make_network().eval()(image))
     assert with_dropout.arguments["dropout"] == 0.5
-
-
-def test_recorded_arguments_rebuild_the_network():
-    network = _network(strides=((2, 1), 2), skip_connections=(False, "quantized"), quantizer={"normalize": True})
-    rebuilt = VQSegNet(**network.arguments)
-    rebuilt.load_state_dict(network.state_dict())
-    image = torch.randn(1, 1, 16, 16)
-    assert torch.equal(rebuilt.eval()(image), network.eval()(image))
 
 
 @pytest.mark.parametrize(
@@ -354,4 +221,4 @@ def test_recorded_arguments_rebuild_the_network():
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        _network(**changes)
+        make_network(**changes)

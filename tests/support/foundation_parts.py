@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from support.bundle_runs import ROOT
 from vqseg_bundle.networks import FoundationModel
 from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
+
+#: the real weights, where they are
+DINOV2 = (
+    Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared" / "data").parent
+    / "weights"
+    / "dinov2_vits14_pretrain.pth"
+)
 
 
 class PatchMeans(FoundationModel):

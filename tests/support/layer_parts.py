@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
-from vqseg_bundle.layers import QuantizedPerturbation
+from vqseg_bundle.layers import QuantizedPerturbation, VectorQuantizer
+
+DISTANCES = ("squared_euclidean", "euclidean", "cosine")
+#: of codebooks
+KINDS = ("mapped", "ema")
+#: of features, by spatial dimensions
+SHAPES = {2: (2, 6, 5, 7), 3: (2, 6, 3, 4, 5)}
 
 
 def make_codebook(size: int, width: int = 4, spread: float = 0.7) -> Tensor:
@@ -50,6 +57,14 @@ def chi_square_p(drawn: Tensor, expected: np.ndarray) -> float:
 def draw_each_code(perturbation: QuantizedPerturbation, codebook: Tensor, per_code: int = 20_000) -> Tensor:
     indices = torch.arange(len(codebook)).unsqueeze(1).expand(-1, per_code)
     return perturbation.perturb_indices(indices, codebook, generator=make_generator())
+
+
+def make_quantizer(spatial_dims: int = 2, num_embeddings: int = 40, **arguments: Any) -> VectorQuantizer:
+    return VectorQuantizer(spatial_dims, num_embeddings, 6, **arguments)
+
+
+def tokens_of(channels_first: Tensor) -> Tensor:
+    return channels_first.movedim(1, -1).flatten(0, -2)
 
 
 LOG2 = math.log(2.0)

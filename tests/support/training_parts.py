@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -86,9 +87,8 @@ class Shift(nn.Module):
         return moved.to(features.dtype) + (features - features.detach())
 
 
-def make_module(
-    perturbation: nn.Module | None = None, adapter: bool = False, perturb_skips: bool = False, **changes: Any
-) -> VQSegTrainingModule:
+def make_network(**changes: Any) -> VQSegNet:
+    """The same weights each time."""
     arguments: dict[str, Any] = {
         "spatial_dims": 2,
         "in_channels": 1,
@@ -99,7 +99,24 @@ def make_module(
         "embedding_dim": 5,
     }
     torch.manual_seed(0)
-    network = VQSegNet(**(arguments | changes))
+    return VQSegNet(**(arguments | changes))
+
+
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of its weights."""
+    return copy.deepcopy(network.state_dict())
+
+
+def assert_same_tensors(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        assert torch.equal(value, right[key]), key
+
+
+def make_module(
+    perturbation: nn.Module | None = None, adapter: bool = False, perturb_skips: bool = False, **changes: Any
+) -> VQSegTrainingModule:
+    network = make_network(**changes)
     spatial_dims = network.arguments["spatial_dims"]
     post_vq_adapter = PostVQFeatureAdapter(spatial_dims, 5, 7) if adapter else None
     return VQSegTrainingModule(network, perturbation, post_vq_adapter, perturb_skips)
