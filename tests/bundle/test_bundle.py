@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
-from jsonschema import Draft202012Validator
 from support.bundle_runs import (
     LABELS,
     ROOT,
@@ -23,6 +18,8 @@ from support.bundle_runs import (
     Trained,
     as_arguments,
     command_here,
+    keys_of,
+    read_json,
     run_command,
     run_here,
 )
@@ -31,29 +28,19 @@ from support.resumption import differences, run_killed
 
 from vqseg_bundle.networks import VQSegNet
 
-EVALUATION = ("train.json", "evaluate.json")
-
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def keys(cohort: CohortFolder, output_dir: Path, **overrides: Any) -> dict[str, Any]:
-    return {"dataset_dir": str(cohort.root), "output_dir": str(output_dir), "device": "cpu", **overrides}
 
 
 def test_training_leaves_weights_record_logs_and_curves(trained: Trained) -> None:
     found = {path.name for path in trained.output_dir.iterdir()}
     assert found >= {"model.pt", "model.json", "resume.pt", "config.json", "run.json", "training.log", "tensorboard"}
     assert list((trained.output_dir / "tensorboard").glob("events.out.tfevents.*"))
-    record = read(trained.output_dir / "model.json")
+    record = read_json(trained.output_dir / "model.json")
     assert record["labels"] == LABELS
     assert record["preprocessing"]["patch_size"] == [32, 32]
-    assert read(trained.output_dir / "run.json")["data_digest"]
+    assert read_json(trained.output_dir / "run.json")["data_digest"]
     log = (trained.output_dir / "training.log").read_text()
     assert "cohort nested: 2 labelled, 2 unlabelled, 1 validation, 2 test cases" in log
     assert "adapter (PFA) is off; add configs/pfa.json" in log
@@ -63,14 +50,14 @@ def test_trained_weights_are_a_plain_state_dict_of_the_deployed_network(trained:
     state = weights(trained.output_dir / "model.pt")
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     assert not [key for key in state if "reconstruction_decoder" in key]
-    arguments = read(trained.output_dir / "model.json")["network"]
+    arguments = read_json(trained.output_dir / "model.json")["network"]
     network = VQSegNet(**{**arguments, "reconstruction": False})
     network.load_state_dict(state)
     assert network(torch.zeros(1, 1, 32, 32)).shape == (1, 3, 32, 32)
 
 
 def test_words_on_the_command_line_mean_what_they_say(trained: Trained) -> None:
-    config = read(trained.output_dir / "config.json")
+    config = read_json(trained.output_dir / "config.json")
     assert config["amp"] is False
     assert config["foundation_weights"] is None
     assert config["max_iterations"] == 6
@@ -88,17 +75,17 @@ def test_training_again_puts_the_earlier_run_aside(trained: Trained, tmp_path: P
     output_dir = tmp_path / "out"
     shutil.copytree(trained.output_dir, output_dir)
     (output_dir / "notes.txt").write_text("mine")
-    run_here("training", "train.json", **keys(trained.cohort, output_dir, **{**TINY, "max_iterations": 1}))
+    run_here("training", "train.json", **keys_of(trained.cohort, output_dir, **{**TINY, "max_iterations": 1}))
     (previous,) = output_dir.glob("previous-*")
     for name in ("model.pt", "model.json", "resume.pt", "config.json", "training.log", "progress.csv", "progress.png"):
         assert (previous / name).read_bytes() == (trained.output_dir / name).read_bytes()
     assert (output_dir / "notes.txt").read_text() == "mine"
-    assert read(output_dir / "config.json")["max_iterations"] == 1
+    assert read_json(output_dir / "config.json")["max_iterations"] == 1
 
 
 def test_a_killed_training_ends_as_the_uninterrupted_one(trained: Trained, tmp_path: Path) -> None:
     """Killed as a machine kills, amid its second epoch; it goes on with two workers."""
-    settings = keys(trained.cohort, tmp_path, **TINY)
+    settings = keys_of(trained.cohort, tmp_path, **TINY)
     process = CONTEXT.Process(target=run_killed, args=("train.json", settings, "step", 6))
     process.start()
     process.join(timeout=300)
@@ -118,7 +105,7 @@ def test_other_settings_are_refused_with_a_list_or_accepted(
     """A finished training goes on for longer, at another rate; what is learnt from stays."""
     shutil.copytree(trained.output_dir, tmp_path / "out")
     changed = {**TINY, "max_iterations": 9, "learning_rate": 0.01, "optimizer#weight_decay": 0.1}
-    settings = keys(trained.cohort, tmp_path / "out", **changed, resume=True, num_workers=1)
+    settings = keys_of(trained.cohort, tmp_path / "out", **changed, resume=True, num_workers=1)
     listed = (
         r"training in .*out:\n  max_iterations: 6, now 9\n  learning_rate: 0.001, now 0.01\n  optimizer#weight_decay: "
     )
@@ -135,7 +122,7 @@ def test_other_settings_are_refused_with_a_list_or_accepted(
     assert torch.load(tmp_path / "out" / "resume.pt", weights_only=True)["lr_scheduler"]["total_iters"] == 9
     log = (tmp_path / "out" / "training.log").read_text()
     assert "after iteration 6" in log
-    assert read(tmp_path / "out" / "resumed_config.json")["learning_rate"] == 0.01
+    assert read_json(tmp_path / "out" / "resumed_config.json")["learning_rate"] == 0.01
 
 
 def test_other_data_are_not_resumed(trained: Trained, cohort: CohortFolder, tmp_path: Path) -> None:
@@ -143,14 +130,14 @@ def test_other_data_are_not_resumed(trained: Trained, cohort: CohortFolder, tmp_
     cohort.datalist["unlabeled"].pop()
     cohort.save()
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-    settings = keys(cohort, tmp_path / "out", **TINY, resume=True, resume_changed=True)
+    settings = keys_of(cohort, tmp_path / "out", **TINY, resume=True, resume_changed=True)
     with pytest.raises(SystemExit, match=r"  the data: digest \w{12}, now \w{12} \(cases, splits, labels or files"):
         run_here("training", "train.json", **settings)
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before
 
 
 def test_a_training_ends_by_what_it_made_and_the_next_commands(trained: Trained) -> None:
-    out, record = trained.output_dir, read(trained.output_dir / "run.json")
+    out, record = trained.output_dir, read_json(trained.output_dir / "run.json")
     lines = [line.split(" INFO ")[1] for line in trained.result.stdout.splitlines() if " INFO " in line][-5:]
     best = record["result"]["val_mean_dice"]
     made = rf"trained in \d+ (s|min): {out}/model.pt, best mean Dice on validation {best:.3f}, epoch [12]"
@@ -166,104 +153,10 @@ def test_the_count_of_codes_is_announced(trained: Trained) -> None:
     assert "counting the codes in use on 4 of 4 training images (final_codebook_cases)" in trained.result.stdout
 
 
-def test_an_evaluation_ends_by_its_score_and_the_commands_left(evaluated: Trained) -> None:
-    out = evaluated.output_dir
-    record, summary = read(out / "evaluation_run.json"), read(out / "summary.json")
-    dice = summary["overall"]["dice"]["mean"]
-    assert record["result"]["cases"] == 2
-    assert record["result"]["dice"] == dice
-    assert f"to look at: {out}/report.html" in evaluated.result.stdout
-    assert re.search(rf"evaluated 2 cases in .*: dice {dice:.3f}, jaccard ", evaluated.result.stdout)
-    assert record["next"] == read(out / "run.json")["next"][1:]
-
-
-def test_evaluation_writes_metrics_that_follow_the_schema(evaluated: Trained) -> None:
-    with (evaluated.output_dir / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = ["case", "class_index", "class_name", "dice", "jaccard", "hd95_mm", "asd_mm", "status"]
-    assert list(rows[0]) == columns
-    assert [(row["case"], row["class_index"], row["class_name"]) for row in rows] == [
-        (case, index, LABELS[index]) for case in ("case_5", "turned") for index in ("1", "2")
-    ]
-    summary = read(evaluated.output_dir / "summary.json")
-    assert not list(Draft202012Validator(read(ROOT / "docs" / "summary.schema.json")).iter_errors(summary))
-    assert summary["num_cases"] == 2
-    means = [np.mean([float(row["dice"]) for row in rows if row["class_index"] == index]) for index in ("1", "2")]
-    assert summary["overall"]["dice"]["mean"] == pytest.approx(np.mean(means), abs=1e-5)
-
-
-def test_evaluation_keeps_the_records_of_the_training(evaluated: Trained) -> None:
-    assert read(evaluated.output_dir / "config.json")["max_iterations"] == 6
-    assert "evaluating" in read(evaluated.output_dir / "evaluation_run.json")["command"]
-    assert "Metrics of 2 cases" in (evaluated.output_dir / "evaluation.log").read_text()
-
-
-@pytest.mark.parametrize("case", ["case_5", "turned"])
-def test_predictions_lie_on_the_grid_of_their_image(evaluated: Trained, case: str) -> None:
-    image = nib.load(evaluated.cohort.root / "images" / f"{case}.nii.gz")
-    prediction = nib.load(evaluated.output_dir / "predictions" / f"{case}_pred.nii.gz")
-    assert prediction.shape == image.shape
-    np.testing.assert_allclose(prediction.affine, image.affine, atol=1e-5)
-    assert set(np.unique(np.asanyarray(prediction.dataobj))) <= {0, 1, 2}
-
-
-def test_dice_in_the_table_is_that_of_the_saved_prediction(evaluated: Trained) -> None:
-    with (evaluated.output_dir / "metrics.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["case"] == "turned"]
-    label = np.asanyarray(nib.load(evaluated.cohort.root / "labels" / "turned.nii.gz").dataobj)
-    path = evaluated.output_dir / "predictions" / "turned_pred.nii.gz"
-    prediction = np.asanyarray(nib.load(path).dataobj)
-    for row in rows:
-        ours, theirs = prediction == int(row["class_index"]), label == int(row["class_index"])
-        assert float(row["dice"]) == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()), abs=1e-5)
-
-
-def test_the_validation_split_can_be_evaluated(trained: Trained, tmp_path: Path) -> None:
-    checkpoint = str(trained.output_dir / "model.pt")
-    settings = keys(trained.cohort, tmp_path, evaluation_split="validation", checkpoint=checkpoint)
-    run_here("evaluating", *EVALUATION, **settings)
-    with (tmp_path / "metrics.csv").open(newline="") as file:
-        assert {row["case"] for row in csv.DictReader(file)} == {"case_4"}
-
-
-def test_an_evaluation_tells_what_is_left_with_other_codes(evaluated: Trained, tmp_path: Path) -> None:
-    places = keys(evaluated.cohort, tmp_path / "out", checkpoint=str(evaluated.output_dir / "model.pt"))
-    parser = run_here("evaluating", *EVALUATION, **places, code_reliance=True)
-    metrics = parser.get_parsed_content("validate#evaluator").state.metrics
-    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    for name, title in (("dice_other_codes", "With another case&#39;s codes"), ("dice_without_skips", "Without skip")):
-        assert 0.0 <= metrics[name] <= 1.0
-        assert title in page
-        assert f"mean Dice {metrics[name]:.3f}" in page
-    assert read(tmp_path / "out" / "summary.json") == read(evaluated.output_dir / "summary.json")
-    assert "With another" not in (evaluated.output_dir / "report.html").read_text(encoding="utf-8")
-
-
-def test_a_second_evaluation_and_inference_put_the_first_ones_results_aside(evaluated: Trained, tmp_path: Path) -> None:
-    output_dir = tmp_path / "out"
-    shutil.copytree(evaluated.output_dir, output_dir)
-    first = read(output_dir / "summary.json")
-    run_here("evaluating", *EVALUATION, **keys(evaluated.cohort, output_dir, evaluation_split="validation"))
-    (aside,) = output_dir.glob("previous-*")
-    assert read(aside / "summary.json") == first != read(output_dir / "summary.json")
-    assert list((aside / "predictions").rglob("*.nii.gz"))
-    assert (aside / "report.html").is_file()
-    assert (output_dir / "model.pt").is_file()
-    volumes = {"dataset_dir": str(evaluated.cohort.root / "images"), "output_dir": str(output_dir), "device": "cpu"}
-    evaluations = {path.name: path.read_bytes() for path in (output_dir / "predictions").iterdir()}
-    for _ in range(2):
-        run_here("run", "inference.json", **volumes)
-        assert {path.name: path.read_bytes() for path in (output_dir / "predictions").iterdir()} == evaluations
-        assert (output_dir / "inference" / "predictions" / "case_5_pred.nii.gz").is_file()
-    (later,) = (output_dir / "inference").glob("previous-*")
-    assert (later / "predictions" / "case_5_pred.nii.gz").is_file()
-    assert list(output_dir.glob("previous-*")) == [aside]
-
-
 def test_a_run_with_another_network_is_not_resumed_and_keeps_its_record(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.output_dir, tmp_path / "out")
     record = (tmp_path / "out" / "model.json").read_bytes()
-    settings = keys(trained.cohort, tmp_path / "out", **{**TINY, "network_def#num_embeddings": 64}, resume=True)
+    settings = keys_of(trained.cohort, tmp_path / "out", **{**TINY, "network_def#num_embeddings": 64}, resume=True)
     with pytest.raises(SystemExit, match="num_embeddings"):
         run_here("training", "train.json", **settings)
     assert (tmp_path / "out" / "model.json").read_bytes() == record
@@ -272,14 +165,14 @@ def test_a_run_with_another_network_is_not_resumed_and_keeps_its_record(trained:
 def test_a_checkpoint_is_not_silently_ignored_by_training(trained: Trained, tmp_path: Path) -> None:
     checkpoint = str(trained.output_dir / "model.pt")
     with pytest.raises(SystemExit, match="read by evaluating and inference only"):
-        run_here("training", "train.json", **keys(trained.cohort, tmp_path / "out", **TINY, checkpoint=checkpoint))
+        run_here("training", "train.json", **keys_of(trained.cohort, tmp_path / "out", **TINY, checkpoint=checkpoint))
 
 
 def test_a_client_without_labels_trains_on_its_unlabelled_cases(cohort: CohortFolder, tmp_path: Path) -> None:
     cohort.datalist["unlabeled"] += [{"image": case["image"]} for case in cohort.datalist.pop("training")]
     cohort.datalist["training"] = []
     cohort.save()
-    run_here("training", "train.json", **keys(cohort, tmp_path, **TINY, allow_no_labeled=True, lambda_dice=0.0))
+    run_here("training", "train.json", **keys_of(cohort, tmp_path, **TINY, allow_no_labeled=True, lambda_dice=0.0))
     state = weights(tmp_path / "model.pt")
     assert all(value.isfinite().all() for value in state.values() if value.is_floating_point())
 
@@ -287,7 +180,7 @@ def test_a_client_without_labels_trains_on_its_unlabelled_cases(cohort: CohortFo
 def test_a_training_that_ends_between_two_validations_validates_and_saves_at_its_end(
     trained: Trained, tmp_path: Path
 ) -> None:
-    run_here("training", "train.json", **keys(trained.cohort, tmp_path, **TINY, val_interval=10))
+    run_here("training", "train.json", **keys_of(trained.cohort, tmp_path, **TINY, val_interval=10))
     log = (tmp_path / "training.log").read_text()
     assert log.count("Epoch[2] Metrics -- val_mean_dice") == 1
     saved, teacher = weights(tmp_path / "model.pt"), torch.load(tmp_path / "resume.pt", weights_only=True)["teacher"]
@@ -306,7 +199,9 @@ def test_training_elsewhere_gives_the_same_weights_and_writes_nothing_there(trai
     expected, found = weights(trained.output_dir / "model.pt"), weights(output_dir / "model.pt")
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert [path.name for path in elsewhere.iterdir()] == ["data"]
-    assert read(output_dir / "run.json")["data_digest"] == read(trained.output_dir / "run.json")["data_digest"]
+    assert (
+        read_json(output_dir / "run.json")["data_digest"] == read_json(trained.output_dir / "run.json")["data_digest"]
+    )
 
 
 def test_a_configuration_of_no_bundle_is_refused(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""The overlays of the training configuration, each run for a few steps, and what supervised.json changes."""
+"""The overlays of the training configuration, each run for a few steps."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from support.bundle_runs import CONFIGS, ROOT, TINY, CohortFolder, run_here
+from support.bundle_runs import CONFIGS, TINY, TWO_STEPS, CohortFolder, loss_terms, places_of, run_here
+from support.foundation_parts import DINOV2
 
-WEIGHTS = Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared" / "data").parent / "weights"
-DINOV2 = WEIGHTS / "dinov2_vits14_pretrain.pth"
-TWO_STEPS = {**TINY, "max_iterations": 2, "iterations_per_epoch": 2}
 TINY_3D = {
     **TWO_STEPS,
     "patch_size": [32, 32, 8],
@@ -29,17 +26,8 @@ TINY_3D = {
 }
 
 
-def places(cohort: CohortFolder, output_dir: Path) -> dict[str, str]:
-    return {"dataset_dir": str(cohort.root), "output_dir": str(output_dir)}
-
-
-def terms(parser: ConfigParser) -> dict[str, float]:
-    trainer = parser.get_parsed_content("train#trainer")
-    return {name: value.item() for name, value in trainer.state.output["terms"]._asdict().items()}
-
-
 def test_two_steps_log_every_term(shared_cohort: CohortFolder, tmp_path: Path) -> None:
-    found = terms(run_here("training", "train.json", **places(shared_cohort, tmp_path), **TWO_STEPS))
+    found = loss_terms(run_here("training", "train.json", **places_of(shared_cohort, tmp_path), **TWO_STEPS))
     assert all(math.isfinite(value) for value in found.values())
     assert found["unlabeled_segmentation"] > 0
     assert found["alignment"] == 0
@@ -55,7 +43,7 @@ def assert_logged(found: dict[str, float], table: Path) -> None:
 
 
 def test_the_3d_overlay_trains_evaluates_and_infers(shared_cohort: CohortFolder, tmp_path: Path) -> None:
-    where = places(shared_cohort, tmp_path)
+    where = places_of(shared_cohort, tmp_path)
     parser = run_here("training", "train.json", "train_3d.json", **where, **TINY_3D)
     assert parser.get_parsed_content("network_def").arguments["spatial_dims"] == 3
     assert type(parser.get_parsed_content("validate#inferer").inferer).__name__ == "SlidingWindowInferer"
@@ -80,7 +68,7 @@ def test_codes_of_fused_features_are_perturbed_ever_more(shared_cohort: CohortFo
         trainer = parser.get_parsed_content("train#trainer")
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: strengths.append(perturbation.perturb_prob))
 
-    where = places(shared_cohort, tmp_path)
+    where = places_of(shared_cohort, tmp_path)
     sizes = {**TINY, "network_def#reconstruction_channels": [4], "network_def#code_level": 1, "perturb_end_share": 0.8}
     parser = run_here("training", "train.json", before=watch, **where, **sizes)
     network = parser.get_parsed_content("network_def")
@@ -101,7 +89,7 @@ def test_codes_at_the_bottleneck_are_one_overlay_away(shared_cohort: CohortFolde
         perturbation, trainer = (parser.get_parsed_content(name) for name in ("perturbation", "train#trainer"))
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: strengths.append(perturbation.perturb_prob))
 
-    where = places(shared_cohort, tmp_path)
+    where = places_of(shared_cohort, tmp_path)
     deeper = {"network_def#channels": [4, 8, 8, 16], "network_def#strides": [2, 2, 2]}
     sizes = {**TWO_STEPS, **deeper, "network_def#reconstruction_channels": [4, 4, 8]}
     parser = run_here("training", "train.json", "bottleneck_codes.json", before=watch, **where, **sizes)
@@ -113,7 +101,7 @@ def test_codes_at_the_bottleneck_are_one_overlay_away(shared_cohort: CohortFolde
 
 
 def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: CohortFolder, tmp_path: Path) -> None:
-    where = places(shared_cohort, tmp_path)
+    where = places_of(shared_cohort, tmp_path)
     run_here("training", "train.json", "train_3d.json", **where, **{**TINY_3D, "max_iterations": 1})
     parser = run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
     assert type(parser.get_parsed_content("one_network_inferer").inferer).__name__ == "SlidingWindowInferer"
@@ -130,7 +118,7 @@ def test_copy_paste_shows_the_student_labels_in_unlabelled_images(shared_cohort:
 
         parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, keep)
 
-    where = places(shared_cohort, tmp_path)
+    where = places_of(shared_cohort, tmp_path)
     run_here("training", "train.json", before=look, **where, **TWO_STEPS)
     # a box of 2/3 of each axis is a share of 0.44 of the image, and 0.56 is left around it
     assert len(certain) == 2
@@ -144,7 +132,7 @@ def test_the_moving_average_codebook_trains(shared_cohort: CohortFolder, tmp_pat
     def keep(parser: ConfigParser) -> None:
         first.append(parser.get_parsed_content("network").quantizer.codebook().clone())
 
-    where = places(shared_cohort, tmp_path)
+    where = places_of(shared_cohort, tmp_path)
     parser = run_here("training", "train.json", "ema_codebook.yaml", before=keep, **where, **TWO_STEPS)
     codebook = parser.get_parsed_content("network").quantizer.codebook
     assert not codebook.follows_gradient
@@ -166,9 +154,9 @@ def test_the_foundation_model_aligns_features(
 ) -> None:
     if not DINOV2.is_file():
         pytest.skip(f"needs DINOv2's weights at {DINOV2}")
-    where = {**places(shared_cohort, tmp_path), "foundation_weights": str(DINOV2), "foundation_image_size": 42}
+    where = {**places_of(shared_cohort, tmp_path), "foundation_weights": str(DINOV2), "foundation_image_size": 42}
     parser = run_here("training", "train.json", *overlays, **where, **settings)
-    alignment = terms(parser)["alignment"]
+    alignment = loss_terms(parser)["alignment"]
     assert math.isfinite(alignment)
     assert alignment > 0
     assert not [key for key in torch.load(tmp_path / "resume.pt", weights_only=True)["student"] if "backbone" in key]
@@ -178,7 +166,7 @@ def test_the_foundation_model_aligns_features(
 def test_without_unlabelled_cases_it_says_so_and_trains(cohort: CohortFolder, tmp_path: Path) -> None:
     cohort.datalist["unlabeled"] = []
     cohort.save()
-    found = terms(run_here("training", "train.json", **places(cohort, tmp_path / "out"), **TWO_STEPS))
+    found = loss_terms(run_here("training", "train.json", **places_of(cohort, tmp_path / "out"), **TWO_STEPS))
     assert found["unlabeled_segmentation"] == 0
     log = (tmp_path / "out" / "training.log").read_text()
     assert "no unlabelled cases: training is supervised, on the labelled cases only" in log
@@ -187,7 +175,7 @@ def test_without_unlabelled_cases_it_says_so_and_trains(cohort: CohortFolder, tm
 def test_without_a_validation_list_the_last_teacher_is_saved(cohort: CohortFolder, tmp_path: Path) -> None:
     cohort.datalist["validation"] = []
     cohort.save()
-    parser = run_here("training", "train.json", **places(cohort, tmp_path / "out"), **TWO_STEPS)
+    parser = run_here("training", "train.json", **places_of(cohort, tmp_path / "out"), **TWO_STEPS)
     log = (tmp_path / "out" / "training.log").read_text()
     assert "no validation cases: the last teacher is saved, none is selected" in log
     assert "val_mean_dice" not in log
@@ -198,16 +186,11 @@ def test_without_a_validation_list_the_last_teacher_is_saved(cohort: CohortFolde
 
 def test_overridden_max_epochs_rules(shared_cohort: CohortFolder, tmp_path: Path) -> None:
     settings = {**TINY, "max_iterations": 100, "iterations_per_epoch": 3, "train#trainer#max_epochs": 1}
-    parser = run_here("training", "train.json", **places(shared_cohort, tmp_path), **settings)
+    parser = run_here("training", "train.json", **places_of(shared_cohort, tmp_path), **settings)
     trainer = parser.get_parsed_content("train#trainer")
     assert (trainer.state.epoch, trainer.state.iteration, trainer.total_iterations) == (1, 3, 3)
     assert parser.get_parsed_content("lr_scheduler").total_iters == 3
     assert parser.get_parsed_content("lr_scheduler").get_last_lr() == [0.0]
-
-
-# ---- supervised.json ------------------------------------------------------------------------------------------------
-
-CHANGED = {"lambda_reconstruction": 0.0, "unlabeled_data": [], "network_def#num_embeddings": None}
 
 
 def test_a_resized_label_stays_on_its_structure() -> None:
@@ -224,84 +207,3 @@ def test_a_resized_label_stays_on_its_structure() -> None:
         rows = torch.nonzero(resized[0, :, :, 0])[:, 0].double()
         errors.append(rows.mean().item() - ((start + 10) / 5 - 0.5))
     assert sum(errors) / 5 == pytest.approx(0, abs=1e-6)
-
-
-def test_supervised_changes_the_documented_ids_alone() -> None:
-    files = [str(CONFIGS / name) for name in ("train.json", "supervised.json")]
-    assert ConfigParser.load_config_file(files[1]) == CHANGED
-    merged, default = ConfigParser.load_config_files(files), ConfigParser.load_config_file(files[0])
-    for key, value in CHANGED.items():
-        *parents, last = key.split("#")
-        section = merged
-        for parent in parents:
-            section = section[parent]
-        assert section[last] == value
-        whole = default
-        for parent in parents:
-            whole = whole[parent]
-        section[last] = whole[last]
-    assert merged == default
-
-
-@pytest.fixture(scope="module")
-def pair(shared_cohort: CohortFolder, tmp_path_factory: pytest.TempPathFactory) -> list[ConfigParser]:
-    folder = tmp_path_factory.mktemp("pair")
-    settings = {key: value for key, value in TWO_STEPS.items() if key not in CHANGED}
-    return [
-        run_here("training", *configs, **places(shared_cohort, folder / str(len(configs))), **settings)
-        for configs in (["train.json"], ["train.json", "supervised.json"])
-    ]
-
-
-@pytest.mark.parametrize("part", ["encoder", "segmentation_decoder"])
-def test_the_supervised_baseline_is_the_same_u_net(pair: list[ConfigParser], part: str) -> None:
-    whole, baseline = (getattr(parser.get_parsed_content("network"), part) for parser in pair)
-    assert str(whole) == str(baseline)
-    shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (whole, baseline)]
-    assert shapes[0] == shapes[1]
-
-
-def test_the_supervised_baseline_has_nothing_of_vqseg(pair: list[ConfigParser]) -> None:
-    baseline = pair[1].get_parsed_content("network")
-    assert baseline.quantizer is None
-    assert baseline.reconstruction_decoder is None
-    assert pair[1].get_parsed_content("perturbation") is None
-    assert {key.split(".")[0] for key in baseline.state_dict()} == {"encoder", "segmentation_decoder"}
-    trainer = pair[1].get_parsed_content("train#trainer")
-    assert trainer.unlabeled_data_loader is None
-    found = terms(pair[1])
-    assert found["total"] == pytest.approx(found["labeled_segmentation"])
-
-
-def test_the_supervised_baseline_trains_as_long_and_alike(pair: list[ConfigParser]) -> None:
-    trained = [_training_of(parser) for parser in pair]
-    assert trained[0] == trained[1]
-    assert trained[0]["iterations"] == 2
-
-
-def test_the_supervised_baseline_sees_the_same_augmentation(pair: list[ConfigParser]) -> None:
-    drawn = []
-    for parser in pair:
-        augment = parser.get_parsed_content("train#preprocessing").set_random_state(seed=5)
-        drawn.append([augment(case) for case in parser.get_parsed_content("train#dataset").data * 4])
-    for whole, baseline in zip(*drawn, strict=True):
-        for key in ("image", "strong", "label"):
-            torch.testing.assert_close(baseline[key], whole[key], rtol=0, atol=0)
-    assert not torch.equal(drawn[0][0]["strong"], drawn[0][2]["strong"])
-
-
-def _training_of(parser: ConfigParser) -> dict[str, Any]:
-    trainer = parser.get_parsed_content("train#trainer")
-    optimizer = trainer.optimizer
-    loader = trainer.data_loader
-    return {
-        "iterations": trainer.state.iteration,
-        "seed": parser.get_parsed_content("seed"),
-        "optimizer": (type(optimizer), optimizer.defaults),
-        "schedule": parser.get_parsed_content("lr_scheduler").state_dict()["total_iters"],
-        "max_grad_norm": trainer.max_grad_norm,
-        "decay": trainer.teacher.decay,
-        "data": [case["image"] for case in parser.get_parsed_content("train#dataset").data],
-        "batches": (loader.batch_size, loader.sampler.num_samples),
-        "segmentation_loss": str(trainer.loss_function.segmentation_loss),
-    }

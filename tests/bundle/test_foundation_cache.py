@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,12 @@ import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from support.bundle_runs import CONFIGS, ROOT, TINY, CohortFolder, refused, run_here
-from support.foundation_parts import PatchMeans
+from support.bundle_runs import CONFIGS, TINY, CohortFolder, refused, run_here
+from support.foundation_parts import DINOV2, PatchMeans
 from torch import nn
 
 from vqseg_bundle import data, networks
 
-WEIGHTS = Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared" / "data").parent / "weights"
-DINOV2 = WEIGHTS / "dinov2_vits14_pretrain.pth"
 TWO_STEPS = {**TINY, "max_iterations": 2, "iterations_per_epoch": 2, "patch_size": [16, 16]}
 TWO_STEPS_3D = {
     **TWO_STEPS,

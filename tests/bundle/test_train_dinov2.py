@@ -13,8 +13,8 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
-from support.bundle_runs import CONFIGS, ROOT, CohortFolder, refused, run_here
-from test_configs import DINOV2, places, terms
+from support.bundle_runs import CONFIGS, ROOT, CohortFolder, loss_terms, places_of, refused, run_here
+from support.foundation_parts import DINOV2
 
 from vqseg_bundle.networks import DINOv2DPTNet
 
@@ -52,11 +52,11 @@ def small(shared_cohort: CohortFolder, output_dir: Path) -> ConfigParser:
         state = parser.get_parsed_content("network").state_dict()
         parser["initial"] = {name: value.clone() for name, value in state.items()}
 
-    return run_here("training", *TRAINING, before=keep, **places(shared_cohort, output_dir), **SMALL)
+    return run_here("training", *TRAINING, before=keep, **places_of(shared_cohort, output_dir), **SMALL)
 
 
 def test_it_trains_and_logs_every_term(small: ConfigParser, output_dir: Path) -> None:
-    found = terms(small)
+    found = loss_terms(small)
     assert all(math.isfinite(value) for value in found.values())
     (row,) = csv.DictReader((output_dir / "progress.csv").read_text().splitlines())
     assert {name for name in row if name.startswith("loss_")} == {f"loss_{name}" for name in found}
@@ -85,7 +85,7 @@ def test_the_encoder_learns_at_its_own_rate(small: ConfigParser) -> None:
 def test_it_goes_on_evaluates_infers_and_exports(
     small: ConfigParser, output_dir: Path, shared_cohort: CohortFolder, tmp_path: Path
 ) -> None:
-    where = places(shared_cohort, output_dir)
+    where = places_of(shared_cohort, output_dir)
     checkpoint = str(output_dir / "model.pt")
     run_here("evaluating", "train.json", "evaluate.json", **where, device="cpu")
     assert json.loads((output_dir / "summary.json").read_text())["num_cases"] == 2
@@ -109,7 +109,7 @@ def test_it_goes_on_evaluates_infers_and_exports(
 
 
 def test_an_interrupted_training_needs_no_encoder_weights(shared_cohort: CohortFolder, tmp_path: Path) -> None:
-    settings = {**SMALL, "max_iterations": 4, **places(shared_cohort, tmp_path)}
+    settings = {**SMALL, "max_iterations": 4, **places_of(shared_cohort, tmp_path)}
 
     def interrupt(parser: ConfigParser) -> None:
         trainer = parser.get_parsed_content("train#trainer")
@@ -126,8 +126,8 @@ def test_an_interrupted_training_needs_no_encoder_weights(shared_cohort: CohortF
 @pytest.mark.parametrize("overlay", ["supervised.json", "baselines/unimatch_vq.json", "baselines/ua_mt.json"])
 def test_baselines_train_on_it(shared_cohort: CohortFolder, tmp_path: Path, overlay: str) -> None:
     settings = {**SMALL, "max_iterations": 1}
-    parser = run_here("training", *TRAINING, overlay, **places(shared_cohort, tmp_path), **settings)
-    assert all(math.isfinite(value) for value in terms(parser).values())
+    parser = run_here("training", *TRAINING, overlay, **places_of(shared_cohort, tmp_path), **settings)
+    assert all(math.isfinite(value) for value in loss_terms(parser).values())
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_real_encoder_trains_with_the_adapter(shared_cohort: CohortFolder, t
     if not DINOV2.is_file():
         pytest.skip(f"needs DINOv2's weights at {DINOV2}")
     weights = {"encoder_weights": str(DINOV2), "foundation_weights": str(DINOV2), "foundation_image_size": 42}
-    where = places(shared_cohort, tmp_path)
+    where = places_of(shared_cohort, tmp_path)
     settings = {**STEPS, "network_def#num_embeddings": 64}
     before: dict[str, torch.Tensor] = {}
 
@@ -167,7 +167,7 @@ def test_the_real_encoder_trains_with_the_adapter(shared_cohort: CohortFolder, t
         before.update({k: v.clone() for k, v in parser.get_parsed_content("network").state_dict().items()})
 
     parser = run_here("training", *TRAINING, "pfa.json", **where, **weights, **settings, before=keep)
-    assert terms(parser)["alignment"] > 0
+    assert loss_terms(parser)["alignment"] > 0
     official = torch.load(DINOV2, map_location="cpu", weights_only=True)
     name = "blocks.5.mlp.fc1.weight"
     torch.testing.assert_close(before[f"encoder.{name}"], official[name].float(), rtol=0, atol=0)

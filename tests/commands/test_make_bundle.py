@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from monai.bundle import ConfigParser
-from support.bundle_runs import FORMER_CONFIGS, LABELS, TINY, CohortFolder, Trained, run_here, run_python
+from support.bundle_runs import LABELS, TINY, CohortFolder, Trained, read_json, run_here, run_python
 from support.deployment_parts import SCHEMA, pass_zoo_check
 
 from vqseg_bundle import __version__
 from vqseg_bundle.commands import bundle as make_bundle
 from vqseg_bundle.commands import pack as pack_bundle
-from vqseg_bundle.commands.deploying.bundle_configs import find_local_paths, training_config
-from vqseg_bundle.commands.deploying.run_folder import open_run
 
 _LOAD_AND_RUN = """
 import sys, torch, monai.bundle
@@ -35,10 +30,6 @@ monai.bundle.run(**files, logging_file=False, dataset_dir=volumes, output_dir="o
 import vqseg_bundle
 print("package:", vqseg_bundle.__file__)
 """
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +47,17 @@ def packed(made: Path) -> Path:
 
 
 def test_the_metadata_is_of_the_run(made: Path, evaluated: Trained, tmp_path: Path) -> None:
-    metadata = read(made / "configs" / "metadata.json")
+    metadata = read_json(made / "configs" / "metadata.json")
     image, prediction = (metadata["network_data_format"][key] for key in ("inputs", "outputs"))
     assert image["image"]["spatial_shape"] == prediction["pred"]["spatial_shape"] == [32, 32]
     assert prediction["pred"]["channel_def"] == LABELS
     assert prediction["pred"]["num_channels"] == 3
     assert metadata["version"] == "1.2.0"
     assert metadata["changelog"] == {"1.2.0": f"Trained by vqseg_bundle {__version__}"}
-    digest = read(evaluated.output_dir / "run.json")["data_digest"]
+    digest = read_json(evaluated.output_dir / "run.json")["data_digest"]
     expected = f"cohort nested: 2 labelled, 2 unlabelled, 1 validation, 2 test cases (data digest {digest})"
     assert metadata["data_source"] == expected
-    overall = read(evaluated.output_dir / "summary.json")["overall"]
+    overall = read_json(evaluated.output_dir / "summary.json")["overall"]
     assert metadata["eval_metrics"]["test"]["dice"] == pytest.approx(overall["dice"]["mean"], abs=5e-5)
     assert metadata["eval_metrics"]["test"]["cases"] == 2
     assert 0 <= metadata["eval_metrics"]["validation"]["dice"] <= 1
@@ -125,9 +116,9 @@ def test_it_evaluates_alike_and_trains_on_the_same_labels_alone(made: Path, eval
     data = {"bundle_root": str(made), "dataset_dir": str(evaluated.cohort.root), "device": "cpu"}
     train, evaluate = (made / "configs" / name for name in ("train.json", "evaluate.json"))
     run_here("evaluating", train, evaluate, **data, output_dir=str(tmp_path / "out"))
-    assert read(tmp_path / "out" / "summary.json") == read(evaluated.output_dir / "summary.json")
+    assert read_json(tmp_path / "out" / "summary.json") == read_json(evaluated.output_dir / "summary.json")
     run_here("training", train, **data, max_iterations=1, output_dir=str(tmp_path / "again"))
-    again, record = read(tmp_path / "again" / "model.json"), read(made / "models" / "model.json")
+    again, record = read_json(tmp_path / "again" / "model.json"), read_json(made / "models" / "model.json")
     # chosen on the validation cases, by weights of one step here
     assert {**again, "postprocessing": record["postprocessing"]} == record
 
@@ -139,97 +130,6 @@ def test_another_cohorts_labels_are_refused(made: Path, cohort: CohortFolder, tm
     with pytest.raises(SystemExit, match=r"the cohort has the labels .*'other@place'.*, this bundle is of a model wi"):
         run_here("training", made / "configs" / "train.json", **places, device="cpu")
     assert not (tmp_path / "out").exists()
-
-
-def test_what_a_run_took_from_its_place_is_taken_back(trained: Trained) -> None:
-    run = open_run(trained.output_dir)
-    run.config["foundation_weights"] = "/somewhere/else.pth"
-    run.config["labels_file"] = "/somewhere/labels.json"
-    run.config["train"]["handlers"].append({"_target_": "MLFlowHandler", "tracking_uri": "/somewhere/mlruns"})
-    run.record["labels"][2] = 'core "@" 2'
-    default, processes = ({"tracking_uri": None, "cache_rate": "$@plan.cache_rate"}, {"distributed": 1})
-    assert run.config["cache_rate"] == 1.0
-    config = training_config(run, default, processes)
-    assert config["cache_rate"] == "$@plan.cache_rate"
-    assert (config["foundation_weights"], config["dataset_dir"], config["datalist"]) == (None, None, None)
-    assert list(find_local_paths(config)) == ["labels_file"]
-    assert len(config["train"]["handlers"]) == len(run.config["train"]["handlers"]) - 1
-    assert ConfigParser(config).get_parsed_content("labels") == run.record["labels"]
-
-
-def test_a_run_in_several_processes_becomes_a_bundle_for_one(trained: Trained) -> None:
-    run = open_run(trained.output_dir)
-    default = {"device": "cpu", "train": {"sampler": "plain"}}
-    processes = {"distributed": {}, "device": "$rank", "train#sampler": "shared"}
-    run.config.update(distributed={}, device="cuda:0", trained="$ddp")
-    run.config["train"]["sampler"] = "shared"
-    config = training_config(run, default, processes)
-    assert "distributed" not in config
-    assert (config["device"], config["train"]["sampler"]) == ("cpu", "plain")
-    assert config["trained"] == "$@training_module.to(@device)"  # of a run of 0.7
-
-
-def test_an_evaluation_of_other_weights_or_data_is_no_figure_of_this_model(evaluated: Trained, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    shutil.copytree(evaluated.output_dir, folder)
-    assert "test" in open_run(folder).metrics
-    for name, change in (
-        ("evaluation_config.json", {"checkpoint": "other.pt"}),
-        ("evaluation_run.json", {"data_digest": "other"}),
-    ):
-        before = (folder / name).read_text()
-        (folder / name).write_text(json.dumps({**json.loads(before), **change}))
-        assert list(open_run(folder).metrics) == ["validation"]
-        (folder / name).write_text(before)
-
-
-def _no_weights(folder: Path) -> None:
-    (folder / "model.pt").unlink()
-
-
-def _no_config(folder: Path) -> None:
-    (folder / "config.json").unlink()
-
-
-def _no_record(folder: Path) -> None:
-    (folder / "model.json").unlink()
-
-
-def _other_weights(folder: Path) -> None:
-    torch.save({"weight": torch.zeros(1)}, folder / "model.pt")
-
-
-def _cut_weights(folder: Path) -> None:
-    content = (folder / "model.pt").read_bytes()
-    (folder / "model.pt").write_bytes(content[: len(content) // 2])
-
-
-def _stopped(folder: Path) -> None:
-    state = torch.load(folder / "resume.pt", weights_only=True)
-    state["engine"]["iteration"] = 4
-    torch.save(state, folder / "resume.pt")
-
-
-@pytest.mark.parametrize(
-    "spoil, message",
-    [
-        (_no_weights, "holds no model.pt: name the output_dir of a finished training"),
-        (_no_config, "config.json not found: a training writes it"),
-        (_no_record, "model.json not found: model.pt cannot be used without the record"),
-        (_other_weights, "model.pt: these weights belong to another VQSegNet"),
-        (_cut_weights, "model.pt: "),
-        (_stopped, "stopped after iteration 4 of 6: let it come to its end with the same command and --resume true"),
-    ],
-)
-def test_an_unusable_run_is_refused(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, message: str
-) -> None:
-    shutil.copytree(trained.output_dir, tmp_path / "run")
-    spoil(tmp_path / "run")
-    with pytest.raises(SystemExit, match="2"):
-        make_bundle.main(["--run", str(tmp_path / "run"), "--output", str(tmp_path / "made")])
-    assert message in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_nothing_is_overwritten(made: Path, packed: Path, trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,28 +188,3 @@ def test_a_bundle_of_the_same_settings_has_the_runs_network(made: Path) -> None:
     untrained = ConfigParser({"untrained": default["untrained"]}).get_parsed_content("untrained")
     assert untrained["network"]["num_embeddings"] == TINY["network_def#num_embeddings"]
     assert untrained["labels"] == {int(index): name for index, name in LABELS.items()}
-
-
-def test_a_run_of_version_0_6_is_bundled_and_may_be_told_how_its_volumes_were_oriented(
-    evaluated: Trained, tmp_path: Path
-) -> None:
-    """One of the two test volumes is stored LAS, those of the training RAS."""
-    run, bundle = tmp_path / "run", tmp_path / "old"
-    shutil.copytree(evaluated.output_dir, run)
-    record = read(run / "model.json")
-    del record["preprocessing"]["orientation"], record["info"]["training_volumes"]
-    record["preprocessing"]["slice_axis"] = 2
-    (run / "model.json").write_text(json.dumps(record))
-    shutil.copy(FORMER_CONFIGS["0.6"], run / "config.json")
-    make_bundle.main(["--run", str(run), "--output", str(bundle)])
-    (labels,) = (step for step in read(bundle / "configs" / "train.json")["load_transforms"] if "is_label" in step)
-    assert labels["label_values"] == "@label_values"
-    configs = [bundle / "configs" / name for name in ("train.json", "evaluate.json")]
-    places = {
-        "bundle_root": str(bundle),
-        "dataset_dir": str(evaluated.cohort.root),
-        "output_dir": str(tmp_path / "out"),
-    }
-    weights = str(bundle / "models" / "model.pt")
-    run_here("evaluating", *configs, **places, device="cpu", checkpoint=weights, orientation="RAS")
-    assert (tmp_path / "out" / "metrics.csv").read_text() == (evaluated.output_dir / "metrics.csv").read_text()

@@ -1,32 +1,16 @@
+"""``vqseg data`` splits the patients of a folder and lists them."""
+
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from support.bundle_runs import ROOT, command_here
+from support.bundle_runs import command_here
+from support.datalist_parts import patients, refused, run, save
 
-from vqseg_bundle.commands.data import main
-from vqseg_bundle.data import (
-    DataError,
-    LabeledFile,
-    SplitRequest,
-    check_cohort,
-    find_cases,
-    load_datalist,
-    read_labeled_file,
-    split_patients,
-)
-
-
-def save(path: Path, seed: int, classes: int | None = None, dtype: type = np.uint8) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    voxels = rng.integers(0, classes, (6, 5, 4)).astype(dtype) if classes else rng.integers(0, 999, (6, 5, 4), np.int16)
-    nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 5.0, 1.0])), path)
+from vqseg_bundle.data import DataError, SplitRequest, check_cohort, find_cases, load_datalist, split_patients
 
 
 @pytest.fixture
@@ -37,41 +21,6 @@ def pairs(tmp_path: Path) -> Path:
         if i < 10:
             save(tmp_path / f"labels/p{i:02d}.nii.gz", i, classes=3)
     return tmp_path
-
-
-@pytest.fixture
-def acdc(tmp_path: Path) -> Path:
-    """Ten patients of two frames, a split file of seven, two held out, and one that it does not list."""
-    for i in range(10):
-        for frame in ("01", "12"):
-            stem = tmp_path / f"patient{i:03d}/patient{i:03d}_frame{frame}"
-            save(stem.with_name(f"{stem.name}.nii.gz"), 100 * i + int(frame))
-            save(stem.with_name(f"{stem.name}_gt.nii.gz"), i, classes=4)
-        save(tmp_path / f"patient{i:03d}/patient{i:03d}_4d.nii.gz", i)
-    split = {
-        "source": "text",
-        "training": [f"patient{i:03d}" for i in range(7)],
-        "validation": ["patient008", "patient007"],
-        "labeled_5_percent": ["patient005", "patient001"],
-        "labeled_10_percent": ["patient005", "patient001", "patient003"],
-    }
-    (tmp_path / "split.json").write_text(json.dumps(split))
-    return tmp_path
-
-
-def run(folder: Path, *options: str) -> dict:
-    main(["--dataset-dir", str(folder), "--force", *options])
-    return json.loads((folder / "datalist.json").read_text())
-
-
-def patients(datalist: dict, split: str) -> list[str]:
-    return sorted({entry["patient"] for entry in datalist[split]})
-
-
-def refused(capsys: pytest.CaptureFixture, message: str, *arguments: str) -> None:
-    with pytest.raises(SystemExit, match=r"^2$"):
-        main(arguments)
-    assert message in capsys.readouterr().err
 
 
 def test_pairs_are_split_and_the_rest_is_unlabeled(pairs: Path):
@@ -147,63 +96,6 @@ def test_draws_follow_the_seed_and_nest():
     )
 
 
-def test_split_file_gives_the_first_of_its_labeled_list(acdc: Path):
-    split = str(acdc / "split.json")
-    datalist = run(acdc, "--split-file", split, "--labeled-count", "2")
-    assert patients(datalist, "training") == ["patient001", "patient005"]
-    assert patients(datalist, "unlabeled") == ["patient000", "patient002", "patient003", "patient004", "patient006"]
-    assert patients(datalist, "test") == ["patient007", "patient008"]
-    assert datalist["validation"] == []
-    assert len(datalist["training"]) == 4
-    assert datalist["test"][0] == {
-        "image": "patient007/patient007_frame01.nii.gz",
-        "label": "patient007/patient007_frame01_gt.nii.gz",
-        "patient": "patient007",
-    }
-    assert patients(run(acdc, "--split-file", split, "--labeled-count", "1"), "training") == ["patient005"]
-    three = ["patient001", "patient003", "patient005"]
-    assert patients(run(acdc, "--split-file", split, "--labeled-count", "3"), "training") == three
-    assert patients(run(acdc, "--split-file", split, "--labeled-share", "0.43"), "training") == three
-    four = patients(run(acdc, "--split-file", split, "--labeled-count", "4"), "training")
-    assert len(four) == 4
-    assert set(three) < set(four)
-
-
-def test_split_file_validation_may_stay_validation(acdc: Path):
-    datalist = run(acdc, "--split-file", str(acdc / "split.json"), "--split-file-validation-as", "validation")
-    assert patients(datalist, "validation") == ["patient007", "patient008"]
-    assert datalist["test"] == []
-
-
-def test_tuning_patients_leave_unlabeled_and_become_validation(acdc: Path):
-    options = ("--split-file", str(acdc / "split.json"), "--labeled-count", "2")
-    full, tuned = run(acdc, *options), run(acdc, *options, "--tuning-count", "3", "--seed", "4")
-    assert len(patients(tuned, "validation")) == 3
-    assert set(patients(tuned, "validation")) | set(patients(tuned, "unlabeled")) == set(patients(full, "unlabeled"))
-    assert not set(patients(tuned, "validation")) & set(patients(tuned, "unlabeled"))
-    assert all("label" in entry for entry in tuned["validation"])
-    assert tuned["training"] == full["training"]
-    assert tuned["test"] == full["test"]
-    other = run(acdc, *options, "--tuning-count", "3", "--seed", "5")
-    assert patients(other, "validation") != patients(tuned, "validation")
-
-
-def test_summary_counts_patients_cases_and_what_is_left_out(acdc: Path, capsys: pytest.CaptureFixture):
-    run(acdc, "--split-file", str(acdc / "split.json"), "--labeled-count", "2", "--labels", "background,a,b,c")
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines.pop(6)[:4] == ["cases", "left", "out:", "patient009/patient009_frame01.nii.gz,"]
-    assert lines.pop(6)[:5] == ["files", "of", "no", "case:", "10"]  # the whole cycles, patientNNN_4d
-    assert lines[:7] == [
-        ["split", "patients", "cases"],
-        ["training", "2", "4"],
-        ["unlabeled", "5", "10"],
-        ["validation", "0", "0"],
-        ["test", "2", "4"],
-        ["left", "out", "1", "2"],
-        ["labels:", "background,", "a,", "b,", "c"],
-    ]
-
-
 def test_existing_output_is_kept_without_force(pairs: Path, capsys: pytest.CaptureFixture):
     (pairs / "datalist.json").write_text("precious")
     refused(capsys, "the file exists; give another name, or --force", "--dataset-dir", str(pairs))
@@ -231,36 +123,6 @@ def test_existing_output_is_kept_without_force(pairs: Path, capsys: pytest.Captu
 def test_bad_options_are_refused(pairs: Path, capsys: pytest.CaptureFixture, options: tuple[str, ...], message: str):
     refused(capsys, message, "--dataset-dir", str(pairs), *options)
     assert not (pairs / "datalist.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"training": None}, 'expected lists "training" and "validation", found no "training"'),
-        ({"validation": ["patient000"]}, 'in both "training" and "validation": patient000'),
-        ({"labeled_x": ["patient008"] * 4}, 'labelled patients that are not in "training": patient008'),
-        ({"validation": ["patient077"]}, "lists patients that the folder does not have: patient077; check"),
-    ],
-)
-def test_bad_split_files_are_refused(acdc: Path, capsys: pytest.CaptureFixture, change: dict, message: str):
-    path = acdc / "split.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    refused(capsys, message, "--dataset-dir", str(acdc), "--split-file", str(path))
-
-
-def test_split_file_excludes_drawn_held_out_patients(acdc: Path, capsys: pytest.CaptureFixture):
-    options = ("--dataset-dir", str(acdc), "--split-file", str(acdc / "split.json"))
-    refused(capsys, "expected none of them beside --split-file", *options, "--test-count", "2")
-    refused(
-        capsys, "makes the validation list", *options, "--tuning-count", "1", "--split-file-validation-as", "validation"
-    )
-
-
-def test_labeled_patient_of_the_split_file_needs_a_label(acdc: Path, capsys: pytest.CaptureFixture):
-    for path in acdc.glob("patient005/*_gt.nii.gz"):
-        path.unlink()
-    options = ("--dataset-dir", str(acdc), "--split-file", str(acdc / "split.json"))
-    refused(capsys, "patients of its labelled list that have no label file: patient005", *options)
 
 
 def test_label_without_image_is_refused(pairs: Path):
@@ -326,56 +188,3 @@ def test_help_names_every_option():
     result = command_here("data", "--help", module="vqseg_bundle")
     for option in ("--labeled-share", "--tuning-count", "--split-file-validation-as", "--force", "patientNNN_frameNN"):
         assert option in result.stdout
-
-
-@pytest.mark.data
-@pytest.mark.parametrize(("count", "tuning"), [(3, 0), (7, 10)])
-def test_published_acdc_split(tmp_path: Path, count: int, tuning: int):
-    root = Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared/data") / "acdc"
-    if not root.is_dir():
-        pytest.skip(f"needs the ACDC folder at VQSEG_DATA_ROOT ({root})")
-    output = tmp_path / "datalist.json"
-    main(["--dataset-dir", str(root), "--split-file", str(root / "split.json"), "--labeled-count", str(count),
-          "--tuning-count", str(tuning), "--output", str(output)])  # fmt: skip
-    datalist = json.loads(output.read_text())
-    published = ["patient099", "patient038", "patient050", "patient100", "patient058", "patient021", "patient049"]
-    assert patients(datalist, "training") == sorted(published[:count])
-    assert [len(patients(datalist, split)) for split in ("unlabeled", "validation", "test")] == [
-        70 - count - tuning, tuning, 10
-    ]  # fmt: skip
-    assert len(datalist["test"]) == 20
-    assert len(datalist["labels"]) == 4
-
-
-def test_patients_named_for_labelling_train_and_leave_the_held_out_ones_as_they_were() -> None:
-    names = [f"p{i}" for i in range(10)]
-    drawn = split_patients(names, names, SplitRequest(labeled_count=2, validation_count=2, test_count=3))
-    free = [name for name in names if name not in drawn["validation"] + drawn["test"]]
-    chosen = SplitRequest(labeled_file=LabeledFile("c.json", free[::-1][:2]), validation_count=2, test_count=3)
-    found = split_patients(names, names, chosen)
-    assert found == {**drawn, "training": sorted(free[-2:]), "unlabeled": free[:-2]}
-    held_out = drawn["test"][0]
-    moved = split_patients(names, names, SplitRequest(labeled_file=LabeledFile("c.json", [held_out]), test_count=3))
-    assert moved["training"] == [held_out]
-    assert held_out not in moved["test"]
-    assert len(moved["test"]) == 3
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"chosen": ["p0", "q"]}, r"expected patients of the folder that are not held out, found q; check the folder"),
-        (
-            {"chosen": ["p0"], "labeled": ["p9"]},
-            r"expected a label for each of its 2 patients, found none for p9",
-        ),
-        ({"chosen": []}, r'c\.json: expected the lists of patients "chosen" and "labeled" of vqseg choose'),
-        ({"chosen": [3]}, r'c\.json: expected the lists of patients "chosen" and "labeled" of vqseg choose'),
-    ],
-)
-def test_a_labeled_file_that_does_not_fit_is_refused(tmp_path: Path, content: dict, message: str) -> None:
-    file = tmp_path / "c.json"
-    file.write_text(json.dumps(content))
-    names = [f"p{i}" for i in range(10)]
-    with pytest.raises(DataError, match=rf"--labeled-file .*{message}"):
-        split_patients(names, names[:9], SplitRequest(labeled_file=read_labeled_file(file)))

@@ -33,14 +33,19 @@ __all__ = [
     "LABELS",
     "ROOT",
     "TINY",
+    "TWO_STEPS",
     "CohortFolder",
     "Result",
     "Trained",
     "as_arguments",
     "command_here",
+    "keys_of",
+    "loss_terms",
     "make_volumes",
     "oblique_affine",
+    "places_of",
     "process_kept",
+    "read_json",
     "refused",
     "run_command",
     "run_here",
@@ -71,6 +76,7 @@ TINY = {
     "network_def#num_embeddings": 32,
     "network_def#embedding_dim": 8,
 }
+TWO_STEPS = {**TINY, "max_iterations": 2, "iterations_per_epoch": 2}
 
 Result = subprocess.CompletedProcess[str]
 
@@ -257,6 +263,26 @@ def refused(output_dir: Path, message: str, *command: str, **overrides: Any) -> 
         run_here(*command, **{"output_dir": str(output_dir), "device": "cpu", **overrides})
     assert isinstance(caught.value.code, str)
     assert not list(output_dir.glob("**/*.pt"))
+
+
+def places_of(cohort: CohortFolder, output_dir: Path) -> dict[str, str]:
+    """The keys of the two folders."""
+    return {"dataset_dir": str(cohort.root), "output_dir": str(output_dir)}
+
+
+def keys_of(cohort: CohortFolder, output_dir: Path, **overrides: Any) -> dict[str, Any]:
+    """Those and others, on the CPU."""
+    return {**places_of(cohort, output_dir), "device": "cpu", **overrides}
+
+
+def loss_terms(parser: ConfigParser) -> dict[str, float]:
+    """Of the last step of a training."""
+    output = parser.get_parsed_content("train#trainer").state.output
+    return {name: value.item() for name, value in output["terms"]._asdict().items()}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def as_arguments(overrides: dict[str, Any]) -> list[str]:
