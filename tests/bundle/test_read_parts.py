@@ -10,6 +10,7 @@ import pytest
 from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS, as_arguments, command_here
 
+from vqseg_bundle.bundle import settings
 from vqseg_bundle.bundle.read_parts import check_parts
 
 READING = {
@@ -78,6 +79,8 @@ def _entries(value: Any) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(
     "key, value, expected",
     [
+        ("optimizer", "none", "a value, as in the configuration, found none"),
+        ("train#dataloader", "none", "a value, as in the configuration, found none"),
         ("plan", "{}", r"something with cache_rate, cache_on_disk, spatial_dims, intensity_window and \d+ more"),
         ("plan", "none", "something with cache_rate"),
         ("plan", "5", "something with cache_rate"),
@@ -100,3 +103,9 @@ def test_a_command_ends_in_one_line_with_the_key(tmp_path: Path, key: str, value
     (line,) = result.stderr.splitlines()
     assert re.match(rf"--{key}: expected {expected}", line)
     assert not list(tmp_path.iterdir())
+
+
+def test_no_configuration_replaces_by_none_what_may_not_be_none() -> None:
+    for path in CONFIGS.rglob("*.json"):
+        config = ConfigParser(ConfigParser.load_config_file(str(path)))
+        assert not [id_ for id_ in settings._NEVER_NONE if id_ in config and config[id_] is None], path

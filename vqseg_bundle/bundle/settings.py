@@ -157,6 +157,14 @@ NESTED_SETTINGS: Mapping[str, Setting] = {
 }
 """Parts of components, most of which refuse a senseless value late or not at all."""
 
+_NEVER_NONE = frozenset(
+    (
+        *("mixed_precision", "parser", "ckpt_dir", "preprocessing_record", "streams", "loss", "optimizer"),
+        *("lr_scheduler", "window_batch_size", "lock", "described", "record", "train#dataloader"),
+        *("train#unlabeled_dataloader", "train#codebook_evaluator", "validate#dataloader", "validate#inferer"),
+        *("validate#key_metric", "validate#evaluator"),
+    )
+)  # ids that code reads, which tells only when a training builds or runs
 _REFUSED_BY_ITSELF = {"network_def::skip_connections"}  # a flag, a word or a list of both
 
 
@@ -191,6 +199,9 @@ def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
     found = []
     for key, (usual, value) in values.items():
         shown = key.replace("::", "#")
+        if value is None and shown in _NEVER_NONE:
+            found.append(f"--{shown}: expected a value, as in the configuration, found none. Leave --{shown} out.")
+            continue
         expected = _expected_kind(usual, value)
         if expected and key not in SETTINGS and shown not in NESTED_SETTINGS and key not in _REFUSED_BY_ITSELF:
             refusal = f"--{shown}: expected {expected}, as in the configuration, found {value!r}."
