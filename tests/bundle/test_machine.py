@@ -39,6 +39,9 @@ def test_threads_follow_the_load_unless_they_are_settled(monkeypatch: pytest.Mon
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
     assert set_threads("auto", "cpu") == torch.get_num_threads() == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {40, 41, 42, 43})
+    monkeypatch.setattr(subject.psutil, "cpu_percent", lambda interval, percpu: [0.0, 25.0, 25.0, 50.0])
+    assert set_threads("auto", "cpu") == torch.get_num_threads() == 3
     assert set_threads(3, "cpu") == torch.get_num_threads() == 3
     assert set_threads(2, "cpu") == torch.get_num_threads() == 2
     for wrong in (0, "many", True, 1.5):

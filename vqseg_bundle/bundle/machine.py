@@ -105,7 +105,9 @@ def _cores() -> tuple[int, float]:
     """
     busy = psutil.cpu_percent(_WATCHED_SECONDS, percpu=True)
     own = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(busy))
-    return len(own), sum(100 - busy[core] for core in own) / 100
+    # where cores are switched off, or a container numbers its own, they need not have the same numbers
+    shares = [busy[core] for core in own if core < len(busy)] or busy
+    return len(own), len(own) * (1 - sum(shares) / len(shares) / 100)
 
 
 def _has_native_bfloat16() -> bool:
