@@ -150,7 +150,7 @@ def test_a_training_ends_by_what_it_made_and_the_next_commands(trained: Trained)
 
 
 def test_the_count_of_codes_is_announced(trained: Trained) -> None:
-    assert "counting the codes in use on 4 of 4 training images (final_codebook_cases)" in trained.result.stdout
+    assert "counting the codes in use on 4 training images (final_codebook_cases)" in trained.result.stdout
 
 
 def test_a_run_with_another_network_is_not_resumed_and_keeps_its_record(trained: Trained, tmp_path: Path) -> None:

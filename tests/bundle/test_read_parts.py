@@ -79,8 +79,12 @@ def _entries(value: Any) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(
     "key, value, expected",
     [
-        ("optimizer", "none", "a value, as in the configuration, found none"),
-        ("train#dataloader", "none", "a value, as in the configuration, found none"),
+        ("optimizer", "none", "something of type Optimizer, which PolynomialLR takes as optimizer, found none"),
+        ("pseudo_labeler", "5", "something of type PseudoLabeler or none, which SemiSupervisedTrainer takes as"),
+        ("preprocessing_record", "5", "a mapping, which"),
+        ("train#dataloader", "none", "a list or something of type DataLoader, which SemiSupervisedTrainer takes as"),
+        ("train#handlers", "5", "a list, as in the configuration, found 5"),
+        ("validate#inferer", "none", "a value, as in the configuration, found none"),
         ("plan", "{}", r"something with cache_rate, cache_on_disk, spatial_dims, intensity_window and \d+ more"),
         ("plan", "none", "something with cache_rate"),
         ("plan", "5", "something with cache_rate"),

@@ -153,7 +153,6 @@ RIGHT: list[tuple[Keys, str]] = [
     ({"network_def#norm": ""}, "a network without normalisation"),
     ({"perturb_neighbors": 1000}, "more than there are codes: a moved token may be any of them"),
     ({"train#mixer": None}, "no mixing: an ablation"),
-    ({"codebook_cases": []}, "the final count of codes is left out"),
     ({"codebook_maintenance#patience": 0}, "codes are revived at once"),
     ({"resume_changed": True}, "there is nothing to resume, so nothing has changed"),
 ]

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 
+from vqseg_bundle.bundle.argument_types import check_arguments
 from vqseg_bundle.bundle.processes import end_on_signals
 from vqseg_bundle.bundle.read_parts import check_parts
 from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
@@ -132,7 +133,7 @@ def prepare_overrides() -> None:
     refusals = check_values({**parser.get(), **nested}) + check_kinds(
         {id_: (_usual(id_, declared, parser), value) for id_, value in given.items()}
     )
-    refusals = refusals or check_parts(given, parser.get())
+    refusals = refusals or check_parts(given, parser.get()) or check_arguments(given, parser)
     if refusals:
         raise SystemExit("\n".join(refusals))
     adapt_tracking(parser)

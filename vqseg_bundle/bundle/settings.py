@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["NESTED_SETTINGS", "SETTINGS", "Setting", "check_kinds", "check_values"]
+__all__ = ["NESTED_SETTINGS", "SETTINGS", "Setting", "check_kinds", "check_values", "has_setting"]
 
 
 class Setting(NamedTuple):
@@ -157,14 +157,12 @@ NESTED_SETTINGS: Mapping[str, Setting] = {
 }
 """Parts of components, most of which refuse a senseless value late or not at all."""
 
-_NEVER_NONE = frozenset(
-    (
-        *("mixed_precision", "parser", "ckpt_dir", "preprocessing_record", "streams", "loss", "optimizer"),
-        *("lr_scheduler", "window_batch_size", "lock", "described", "record", "train#dataloader"),
-        *("train#unlabeled_dataloader", "train#codebook_evaluator", "validate#dataloader", "validate#inferer"),
-        *("validate#key_metric", "validate#evaluator"),
-    )
-)  # ids that code reads, which tells only when a training builds or runs
+_NEVER_NONE = {
+    "record",
+    "train#unlabeled_dataloader",
+    "validate#inferer",
+    "validate#key_metric",
+}  # their takers allow it
 _REFUSED_BY_ITSELF = {"network_def::skip_connections"}  # a flag, a word or a list of both
 
 
@@ -187,6 +185,11 @@ def check_values(values: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def has_setting(id_: str) -> bool:
+    """Whether :func:`check_values` knows what an id may be, given with ``::`` between its parts."""
+    return id_ in SETTINGS or id_.replace("::", "#") in NESTED_SETTINGS
+
+
 def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """What is wrong with values of another kind than the configuration's own, one sentence each.
 
@@ -203,7 +206,7 @@ def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
             found.append(f"--{shown}: expected a value, as in the configuration, found none. Leave --{shown} out.")
             continue
         expected = _expected_kind(usual, value)
-        if expected and key not in SETTINGS and shown not in NESTED_SETTINGS and key not in _REFUSED_BY_ITSELF:
+        if expected and not has_setting(key) and key not in _REFUSED_BY_ITSELF:
             refusal = f"--{shown}: expected {expected}, as in the configuration, found {value!r}."
             found.append(f"{refusal} Give one, or leave --{shown} out.")
     return found
@@ -211,7 +214,11 @@ def check_kinds(values: Mapping[str, tuple[Any, Any]]) -> list[str]:
 
 def _expected_kind(usual: Any, value: Any) -> str:
     """What a value should be, in words; empty if it may stand for the usual one."""
-    if value is None or (isinstance(value, str) and value.startswith(("$", "@"))):
+    if isinstance(value, str) and value.startswith(("$", "@")):
+        return ""
+    if isinstance(usual, list) and not usual:  # others are joined to it
+        return "" if isinstance(value, list) else "a list"
+    if value is None:
         return ""
     if isinstance(value, float) and not math.isfinite(value):
         return "a finite number"

@@ -14,7 +14,7 @@ from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
 from .cohorts.kept_cases import KeptCases
 from .cohorts.next_scans import least_sure
 from .cohorts.patient_splits import LabeledFile, SplitRequest, read_labeled_file, read_split_file, split_patients
-from .cohorts.sharing import ReadableDataset, process_share
+from .cohorts.sharing import ReadableDataset, evenly_spread, process_share
 from .errors import file_list
 from .features.scan_summaries import ScanSummary, summarize_scans
 from .features.slice_features import (
@@ -133,6 +133,7 @@ __all__ = [
     "compute_slice_features",
     "content_digest",
     "data_digest",
+    "evenly_spread",
     "examine_cohort",
     "file_list",
     "find_candidates",

@@ -1,8 +1,9 @@
-"""Shares of several processes or workers: cases of a list, readable cases."""
+"""Parts of a list of cases: of several processes or workers, evenly spread, those that can be read."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from torch.utils.data import get_worker_info
 
 from ..errors import DataError
 
-__all__ = ["ReadableDataset", "process_share"]
+__all__ = ["ReadableDataset", "evenly_spread", "process_share"]
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -29,6 +30,12 @@ def process_share(cases: Sequence[T], rank: int, num_processes: int) -> list[T]:
     if len(cases) < num_processes:
         return list(cases)
     return partition_dataset(list(cases), num_partitions=num_processes)[rank]
+
+
+def evenly_spread(cases: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """At most ``count`` cases in equal steps from the first, each image once; one of them for a ``count`` below 1."""
+    images = list({case["image"]: case for case in cases}.values())
+    return images[:: max(1, math.ceil(len(images) / max(1, count)))]
 
 
 class ReadableDataset(IterableDataset):
