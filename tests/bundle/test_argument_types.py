@@ -42,8 +42,8 @@ def refusals(target: str, argument: str, value: Any) -> list[str]:
     component = {"_target_": f"{__name__}.{target}"}
     taken = ConfigParser({"x": value, "component": {**component, argument: "@x"}})
     given = ConfigParser({"component": {**component, argument: value}})
-    found = check_arguments({"x": value}, taken)
-    assert check_arguments({f"component::{argument}": value}, given) == [
+    found = check_arguments({"x": ("@usual", value)}, taken)
+    assert check_arguments({f"component::{argument}": ("@usual", value)}, given) == [
         line.replace("--x", f"--component#{argument}") for line in found
     ]
     return found
@@ -85,29 +85,32 @@ def test_what_suits_or_is_known_only_when_built_is_accepted(target: str, argumen
     if value != "@component":
         assert refusals(target, argument, value) == []
     else:
-        assert check_arguments({"x": value}, ConfigParser({"x": value, "component": {"_target_": "list"}})) == []
+        assert (
+            check_arguments({"x": ("@y", value)}, ConfigParser({"x": value, "component": {"_target_": "list"}})) == []
+        )
 
 
 def test_a_text_for_an_argument_of_this_bundle_must_suit() -> None:
     component = {"_target_": "vqseg_bundle.data.evenly_spread", "cases": "@x", "count": 1}
-    (line,) = check_arguments({"x": "a"}, ConfigParser({"x": "a", "component": component}))
+    (line,) = check_arguments({"x": ("$[]", "a")}, ConfigParser({"x": "a", "component": component}))
     assert line.startswith("--x: expected a list, which evenly_spread takes as cases, found 'a'.")
 
 
-def test_a_setting_with_a_rule_of_its_own_is_left_to_it() -> None:
-    component = {"_target_": f"{__name__}.take", "table": "@device"}
-    assert check_arguments({"device": 5}, ConfigParser({"device": 5, "component": component})) == []
+@pytest.mark.parametrize("id_, usual", [("device", "$'cpu'"), ("x", None), ("x", [1]), ("x", "$@plan.table")])
+def test_a_setting_is_left_to_the_rule_for_it(id_: str, usual: Any) -> None:
+    component = {"_target_": f"{__name__}.take", "table": f"@{id_}"}
+    assert check_arguments({id_: (usual, 5)}, ConfigParser({id_: 5, "component": component})) == []
 
 
 def test_only_a_component_that_takes_the_whole_id_is_asked() -> None:
     component = {"_target_": f"{__name__}.Taker", "size": "$@x + 1", "rate": "@x.rate", "sides": ["@x", "@x"]}
-    assert check_arguments({"x": None}, ConfigParser({"x": None, "component": component})) == []
+    assert check_arguments({"x": ("@y", None)}, ConfigParser({"x": None, "component": component})) == []
 
 
 def test_a_target_that_is_unknown_or_has_no_signature_is_not_asked() -> None:
     for target in ("no.such.thing", "builtins.dict", "vqseg_bundle.nothing"):
         config = {"x": None, "component": {"_target_": target, "size": "@x"}}
-        assert check_arguments({"x": None}, ConfigParser(config)) == []
+        assert check_arguments({"x": ("@y", None)}, ConfigParser(config)) == []
 
 
 @pytest.mark.parametrize(
@@ -117,7 +120,7 @@ def test_every_plain_value_of_the_configurations_suits_its_takers(names: tuple[s
     parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / name) for name in names]))
     parts = dict(_entries(parser.get()))
     assert len(parts) > 200
-    assert check_arguments(parts, parser) == []
+    assert check_arguments({id_: ("@usual", value) for id_, value in parts.items()}, parser) == []
 
 
 def _entries(config: Any, id_: str = "") -> list[tuple[str, Any]]:

@@ -27,19 +27,24 @@ _WORDS: Mapping[Any, str] = {
 }
 
 
-def check_arguments(values: Mapping[str, Any], parser: ConfigParser) -> list[str]:
-    """What is wrong with plain values that components of the configuration take, one sentence each.
+def check_arguments(values: Mapping[str, tuple[Any, Any]], parser: ConfigParser) -> list[str]:
+    """What is wrong with plain values in place of what is built, such as an optimiser, one sentence each.
 
     A component that takes the id as a whole, ``"@id"``, is asked for the annotation of that argument, as is the
-    component of which the id is an argument. Components, expressions and references are skipped: they give what is
-    known only when it is built. So is what has no annotation, or one that cannot be read, and what :mod:`settings`
-    checks. Libraries accept more than they say: None where it is the default, and texts.
+    component of which the id is an argument. What is plain throughout or planned is a setting, and its component says
+    more about it; :mod:`settings` has further ones. Libraries accept more than they say: None where it is the default,
+    and texts.
 
     Args:
-        values: by id.
-        parser: the configuration with these values in it, not yet parsed.
+        values: by id the value in the configuration files and the one that is used, which is skipped unless it is
+            plain: components, expressions and references give what is known only when they are built.
+        parser: the configuration with the latter in it, not yet parsed.
     """
-    plain = {id_: value for id_, value in values.items() if _is_plain(value) and not has_setting(id_)}
+    plain = {
+        id_: value
+        for id_, (usual, value) in values.items()
+        if _is_plain(value) and not (_is_setting(usual) or has_setting(id_))
+    }
     refusals: dict[str, str] = {}
     for component, id_, argument in _takers(parser.get(), plain) if plain else ():
         target = _target(component, parser)
@@ -60,6 +65,13 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, str):
         return not ConfigExpression.is_expression(value) and not value.startswith(ReferenceResolver.ref)
     return not ConfigComponent.is_instantiable(value)
+
+
+def _is_setting(usual: Any) -> bool:
+    """Whether a value is plain throughout, or the plan's."""
+    if isinstance(usual, dict | list):
+        return _is_plain(usual) and all(map(_is_setting, usual.values() if isinstance(usual, dict) else usual))
+    return _is_plain(usual) or usual.startswith(f"{ConfigExpression.prefix}{ReferenceResolver.ref}plan.")
 
 
 def _takers(config: Any, given: Iterable[str], id_: str = "") -> Iterator[tuple[dict[str, Any], str, str]]:

@@ -129,11 +129,10 @@ def prepare_overrides() -> None:
     names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
     nested = {key: value for key in NESTED_SETTINGS if (value := parser.get(key)) is not None}
-    given = {id_: parser.get(id_) for id_ in ids}
-    refusals = check_values({**parser.get(), **nested}) + check_kinds(
-        {id_: (_usual(id_, declared, parser), value) for id_, value in given.items()}
-    )
-    refusals = refusals or check_parts(given, parser.get()) or check_arguments(given, parser)
+    given = {id_: (_usual(id_, declared, parser), parser.get(id_)) for id_ in ids}
+    refusals = check_values({**parser.get(), **nested}) + check_kinds(given)
+    refusals = refusals or check_parts({id_: value for id_, (_, value) in given.items()}, parser.get())
+    refusals = refusals or check_arguments(given, parser)
     if refusals:
         raise SystemExit("\n".join(refusals))
     adapt_tracking(parser)
