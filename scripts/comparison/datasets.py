@@ -59,7 +59,10 @@ def open_dataset(
     try:
         arguments = _arguments(dataset, datalists, dataset_dir)
         cohort = open_cohort(
-            arguments.get("dataset_dir"), arguments.get("datalist"), str(ROOT / "data" / "demo_cohort")
+            arguments.get("dataset_dir"),
+            arguments.get("datalist"),
+            str(ROOT / "data" / "demo_cohort"),
+            allow_outside_files=bool({**plan.overrides, **dataset.overrides}.get("allow_outside_files")),
         )
         _check_cohort(cohort, plan.split)
         return OpenedDataset(

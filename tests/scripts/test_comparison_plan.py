@@ -218,6 +218,23 @@ def test_a_choice_names_the_labelled_patients(cohort, tmp_path, monkeypatch):
         assert [case["patient"] for case in made["training"]] == [last]
 
 
+def test_files_outside_the_folder_are_taken_if_the_settings_say_so(cohort, tmp_path):
+    (folder := tmp_path / "elsewhere").mkdir()
+    dataset = {"nested 1": {"dataset_dir": str(folder), "datalist": str(cohort.root / "datalist.json")}}
+    for split in cohort.datalist.values():
+        for case in split if isinstance(split, list) and split and isinstance(split[0], dict) else []:
+            case.update({key: str(cohort.root / case[key]) for key in ("image", "label") if key in case})
+    cohort.save()
+    for allowed in (False, True):
+        dataset["nested 1"]["overrides"] = {"allow_outside_files": allowed}
+        plan = load_plan(write_plan(tmp_path / f"{allowed}.yaml", tmp_path, datasets=dataset))
+        if allowed:
+            assert open_dataset(plan, plan.datasets["nested 1"], tmp_path).labeled > 0
+        else:
+            with pytest.raises(ValueError, match="expected files in the dataset's folder"):
+                open_dataset(plan, plan.datasets["nested 1"], tmp_path)
+
+
 def test_there_must_be_something_to_evaluate(cohort, tmp_path):
     cohort.datalist["test"] = []
     cohort.save()

@@ -76,6 +76,7 @@ _IDLE_WARNINGS = (
     "NvImgCodecPydicomReader",
     "Using a non-tuple sequence for multidimensional indexing",
     "User provided device_type of 'cuda'",
+    "monai.metrics.utils get_mask_edges:always_return_as_numpy",
     "`?torch.cuda.amp.GradScaler",
 )
 _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
