@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -94,6 +95,18 @@ def test_draws_follow_the_seed_and_nest():
     assert (
         split_patients(names[::-1], names[::-1], SplitRequest(labeled_count=2, test_count=5, validation_count=3)) == few
     )
+
+
+def test_the_command_that_follows_is_printed(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    def printed(*words: str) -> str:
+        run(pairs, "--force", *words)
+        return capsys.readouterr().out.rpartition("next: ")[2].strip()
+
+    assert printed() == f"vqseg train --dataset_dir {pairs}"
+    other = tmp_path / "other.json"
+    assert printed("--output", str(other)) == f"vqseg train --dataset_dir {pairs} --datalist {other}"
+    shutil.rmtree(pairs / "labels")
+    assert printed("--labels", "background,a") == f"vqseg choose {pairs} --count 5"
 
 
 def test_existing_output_is_kept_without_force(pairs: Path, capsys: pytest.CaptureFixture):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle import __version__
-from vqseg_bundle.common import project_folder
+from vqseg_bundle.common import project_folder, shell_line
 
 from .deploying.bundle_configs import (
     COPIED_CONFIGS,
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {output}, a bundle of {run.folder / 'model.pt'}")
     for note in _notes(run, output, license_file is not None):
         print(f"note: {note}")
+    print(f"next: {shell_line(['vqseg', 'pack', '--bundle', str(output), '--output', '.'])}")
 
 
 def make_bundle(run: FinishedRun, output: Path, name: str | None, version: str, license_file: Path | None) -> None:

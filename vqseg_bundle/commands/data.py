@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vqseg_bundle.common import shell_line
 from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
@@ -110,7 +111,14 @@ def _make(options: argparse.Namespace) -> None:
     except OSError as error:
         raise DataError(f"--output {output}: cannot be written ({error.strerror}); give another place.") from error
     print(_summary(datalist, cases, find_unused_files(root, cases)))
-    print(f"wrote {output}")
+    print(f"wrote {output}\nnext: {shell_line(_next_words(datalist, root, output))}")
+
+
+def _next_words(datalist: Mapping[str, Any], root: Path, output: Path) -> list[str]:
+    if not datalist["training"]:
+        return ["vqseg", "choose", str(root), "--count", "5"]
+    listed = [] if output == root / "datalist.json" else ["--datalist", str(output)]
+    return ["vqseg", "train", "--dataset_dir", str(root), *listed]
 
 
 def _classes(root: Path, cases: Sequence[FoundCase], options: argparse.Namespace) -> FoundClasses:

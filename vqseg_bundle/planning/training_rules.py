@@ -75,7 +75,8 @@ def choose_max_iterations(fingerprint: Fingerprint, batch_size: int, demo: bool)
     scans = len(fingerprint.shapes)
     steps = math.ceil(_TIMES_SEEN * scans / batch_size / 100) * 100
     value = min(max(steps, _FEWEST_STEPS), _MOST_STEPS)
-    return Ruled(value, f"{_TIMES_SEEN} views of each of {scans} scans, {batch_size} a step, are {steps} steps")
+    seen = f"{_TIMES_SEEN} views of each of {scans} scans, {batch_size} a step, are {steps} steps"
+    return Ruled(value, f"{seen}; at least {_FEWEST_STEPS}, at most {_MOST_STEPS}")
 
 
 def choose_intensity_statistics(fingerprint: Fingerprint, window_given: bool) -> Ruled:
