@@ -40,12 +40,13 @@ def _dicom(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("given", [_nifti, _nibabel, _array, _dicom])
-def test_a_predictor_gives_what_the_command_writes(given: Any, trained: Trained, tmp_path: Path) -> None:
+def test_a_predictor_gives_what_the_command_writes(given: Any, trained: Trained, tmp_path: Path, caplog: Any) -> None:
     volume, path, options = given(tmp_path)
     state = list(sys.path), list(logging.getLogger().handlers)
     predictor = load(trained.output_dir, device="cpu")
     prediction = predictor(volume, probabilities=given is _array, **options)
     assert (list(sys.path), list(logging.getLogger().handlers)) == state
+    assert [record.name for record in caplog.records if record.name.startswith("monai.")] == []
     out = segment(path, tmp_path / "out", checkpoint=str(trained.output_dir / "model.pt"), device="cpu")
     (written,) = [nib.load(file) for file in out.glob("*_pred.nii.gz")]
     np.testing.assert_array_equal(prediction.classes, np.asarray(written.dataobj))

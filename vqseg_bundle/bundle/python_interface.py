@@ -32,6 +32,9 @@ from vqseg_bundle.data import read_header, read_voxels
 
 __all__ = ["Prediction", "Predictor", "load", "segment", "train"]
 
+#: MONAI's loggers of what a caller knows already, or can do nothing about
+_NOTES = ("bundle.scripts", "bundle.workflows", "data.nvimgcodec_pydicom_plugin")
+
 
 class Prediction(NamedTuple):
     """A segmented volume.
@@ -175,17 +178,20 @@ def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
 @contextmanager
 def _process_kept() -> Iterator[None]:
     """Leave import path and log handlers of the caller's process as they were, and MONAI's notes unsaid."""
-    path, notes = list(sys.path), logging.getLogger("monai.bundle.workflows")
+    path, notes = list(sys.path), [logging.getLogger(f"monai.{name}") for name in _NOTES]
     loggers = [logging.getLogger(name) for name in (None, *STATS_LOGGERS)]
-    handlers, level = [list(logger.handlers) for logger in loggers], notes.level
-    notes.setLevel(logging.ERROR)
+    handlers, levels = [list(logger.handlers) for logger in loggers], [note.level for note in notes]
+    for note in notes:
+        note.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="parsing config_file")
+            for message in ("parsing config_file", "NvImgCodecPydicomReader"):
+                warnings.filterwarnings("ignore", message=message)
             yield
     finally:
         sys.path[:] = path
-        notes.setLevel(level)
+        for note, level in zip(notes, levels, strict=True):
+            note.setLevel(level)
         for logger, before in zip(loggers, handlers, strict=True):
             for handler in set(logger.handlers).difference(before):
                 logger.removeHandler(handler)

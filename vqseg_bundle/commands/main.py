@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -41,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with quick_imports():
             command = getattr(importlib.import_module(f"vqseg_bundle.commands.{module}"), function)
             importlib.import_module("vqseg_bundle.common").print_any_name()
+        # a decoder for GPUs, which MONAI looks for
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
         command(options.arguments)
     except KeyboardInterrupt:
         parser.exit(130, f"vqseg {options.command}: stopped by SIGINT.\n")
