@@ -84,7 +84,25 @@ def test_exit_codes(cohort: CohortFolder, capsys: pytest.CaptureFixture[str]):
     capsys.readouterr()
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert "give --datalist, or --dataset-dir" in capsys.readouterr().err
+    assert "expected a folder with a datalist.json in it, vqseg check DIR" in capsys.readouterr().err
+
+
+def test_a_sound_cohort_is_followed_by_its_training_with_the_same_keys(
+    cohort: CohortFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, expected in (
+        ([], []),
+        (["--intensity-window", "-100", "240.5"], ["--intensity_window", "'[-100,240.5]'"]),
+        (["--allow_outside_files"], ["--allow_outside_files", "true"]),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main([str(cohort.root), "--no-progress", *words])
+        following = capsys.readouterr().out.rpartition("next: ")[2].strip()
+        assert following == " ".join(["vqseg train --dataset_dir", str(cohort.root), *expected])
+    (cohort.root / "images/case_2.nii.gz").unlink()
+    with pytest.raises(SystemExit, match="1"):
+        main([str(cohort.root), "--no-progress"])
+    assert "next:" not in capsys.readouterr().out
 
 
 def test_table_groups_findings_and_names_the_first_files(cohort: CohortFolder, capsys: pytest.CaptureFixture[str]):

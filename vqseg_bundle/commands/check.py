@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vqseg_bundle.common import shell_line
 from vqseg_bundle.data import FINDING_KINDS, CheckReport, DataError, Finding, examine_cohort, open_cohort
 
 __all__ = ["main"]
@@ -20,7 +21,7 @@ _EPILOG = """exit code:
   0 no errors (with --strict: no warnings either), 1 findings, 2 the command or the datalist cannot be used
 
 examples:
-  vqseg check --datalist DIR/datalist.json
+  vqseg check DIR
   vqseg check --datalist lists/acdc.json --dataset-dir ACDC --json acdc_check.json
 """
 _FINDINGS_SHOWN = 3
@@ -30,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the findings and end with the documented exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    options.dataset_dir = options.dataset_dir or options.folder
     if not options.datalist and not options.dataset_dir:
-        parser.error("give --datalist, or --dataset-dir with a datalist.json in it")
+        parser.error("expected a folder with a datalist.json in it, vqseg check DIR, or --datalist FILE")
     try:
         report = _check(options)
     except DataError as error:
@@ -59,7 +61,22 @@ def _check(options: argparse.Namespace) -> CheckReport:
     print("\n".join([*_summary(report.summary), "", findings, "", _verdict(report, time.monotonic() - start)]))
     if output is not None:
         _write(output, report)
+    if not report.errors:
+        print(f"next: {shell_line(_next_words(options))}")
     return report
+
+
+def _next_words(options: argparse.Namespace) -> list[str]:
+    """A training of what was checked, with the keys that the check was given."""
+    words = ["vqseg", "train"]
+    for key in ("dataset_dir", "datalist"):
+        words += [f"--{key}", getattr(options, key)] if getattr(options, key) else []
+    words += ["--in_channels", str(options.in_channels)] if options.in_channels != 1 else []
+    if options.intensity_window:
+        low, high = options.intensity_window
+        words += ["--intensity_window", f"[{low:g},{high:g}]"]
+    flags = ("allow_no_labeled", "allow_outside_files")
+    return words + [word for key in flags if getattr(options, key) for word in (f"--{key}", "true")]
 
 
 def _write(output: Path, report: CheckReport) -> None:
@@ -120,16 +137,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--datalist", metavar="FILE", help="datalist (default: datalist.json or dataset.json in --dataset-dir)")
-    add(
-        "--dataset-dir",
-        "--dataset_dir",
-        metavar="DIR",
-        help="folder to which its paths are relative (default: the datalist's)",
-    )
+    add("folder", nargs="?", metavar="DIR", help="folder to which the datalist's paths are relative (default: its own)")
+    add("--datalist", metavar="FILE", help="datalist (default: datalist.json or dataset.json in DIR)")
+    add("--dataset-dir", "--dataset_dir", metavar="DIR", help="the same as DIR")
     add("--in-channels", "--in_channels", type=int, default=1, metavar="N", help="channels per image (default: 1)")
     add("--level", choices=("full", "headers"), default="full", help="headers: voxels are not read (default: full)")
-    add("--allow-no-labeled", action="store_true", help='accept an empty "training" list')
+    add("--allow-no-labeled", "--allow_no_labeled", action="store_true", help='accept an empty "training" list')
     outside = "accept a datalist that names files outside its folder"
     add("--allow-outside-files", "--allow_outside_files", action="store_true", help=outside)
     window = "as in training: extreme values are clipped (default: percentiles, which such values would distort)"
