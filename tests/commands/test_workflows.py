@@ -117,6 +117,14 @@ def test_the_command_runs_what_it_prints(tmp_path: Path) -> None:
     assert "expected" in done.stderr
 
 
+def test_a_plan_is_followed_by_the_training_that_takes_it(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    result = command_here("plan", "--plan_output", str(plan), "--patch_size", "[32,32]", module="vqseg_bundle")
+    assert result.returncode == 0, result.stderr
+    assert plan.is_file()
+    assert result.stdout.splitlines()[-1] == f"next: vqseg train --plan_file {plan} --patch_size '[32,32]'"
+
+
 def test_a_watched_folder_is_segmented_as_volumes_arrive(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     words = ["segment", "in", "--watch", "--output_dir", "out", "--checkpoint", str(trained.output_dir / "model.pt")]

@@ -116,8 +116,10 @@ def train(arguments: Sequence[str]) -> None:
 
 
 def plan(arguments: Sequence[str]) -> None:
-    """``vqseg plan``."""
+    """``vqseg plan``, and the training by it."""
     _run(_PLAN, arguments)
+    words = [word.replace("--plan_output", "--plan_file") for word in arguments]
+    print(f"next: {shell_line(['vqseg', 'train', *words])}")
 
 
 def evaluate(arguments: Sequence[str]) -> None:
