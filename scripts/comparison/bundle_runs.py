@@ -18,7 +18,7 @@ from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 __all__ = ["Stage", "StagesOf", "bundle_stages", "check_settings", "expanded", "trains_on_unlabeled"]
 
 #: Ids of a training that its evaluation shares; everything else it reads from the record beside the weights.
-_EVALUATION_IDS = ("device", "amp", "num_workers", "data_check")
+_EVALUATION_IDS = ("device", "amp", "num_workers", "data_check", "allow_outside_files", "uneven_slices")
 _EVALUATION_PARTS = ("validate#inferer", "window_batch_size")
 
 

@@ -244,7 +244,8 @@ def test_there_must_be_something_to_evaluate(cohort, tmp_path):
 
 
 def test_the_commands_train_without_validation_and_evaluate_what_was_trained(cohort, tmp_path):
-    plan = load_plan(write_plan(tmp_path / "p.yaml", cohort.root, overrides={"device": "cpu", "lambda_u": 2.0}))
+    read = {"device": "cpu", "allow_outside_files": True}  # an evaluation reads the same cases
+    plan = load_plan(write_plan(tmp_path / "p.yaml", cohort.root, overrides={"lambda_u": 2.0, **read}))
     run = plan.runs()[2]
     dataset = open_dataset(plan, plan.datasets["nested"], tmp_path)
     training, evaluating = bundle_stages(run, dataset, tmp_path / "out" / run.folder)
@@ -256,7 +257,7 @@ def test_the_commands_train_without_validation_and_evaluate_what_was_trained(coh
     shared = {
         f"--output_dir={tmp_path}/out/runs/nested/supervised/seed1",
         f"--dataset_dir={cohort.root}",
-        "--device=cpu",
+        *("--device=cpu", "--allow_outside_files=True"),
     }
     assert shared <= set(training.command)
     assert {*shared, "--evaluation_split=test"} == set(evaluating.command[6:])
