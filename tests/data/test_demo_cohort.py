@@ -6,7 +6,6 @@ import dataclasses
 import json
 import multiprocessing
 import shutil
-from itertools import chain
 from pathlib import Path
 
 import nibabel as nib
@@ -21,7 +20,6 @@ from vqseg_bundle.data import (
     check_cohort,
     make_demo_volume,
     open_cohort,
-    process_share,
 )
 from vqseg_bundle.data.cohorts.demo_cohort import DEMO_COHORT_VERSION, write_demo_cohort
 
@@ -154,20 +152,3 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"demo cohort: cannot write .*file.demo_cohort_v.*give your own data"):
         write_demo_cohort(tmp_path / "file", SMALL)
-
-
-@pytest.mark.parametrize("count, world, sizes", [(7, 3, [3, 2, 2]), (4, 2, [2, 2]), (3, 3, [1, 1, 1]), (5, 1, [5])])
-def test_every_case_belongs_to_one_process(count: int, world: int, sizes: list[int]) -> None:
-    shares = [process_share(list(range(count)), rank, world) for rank in range(world)]
-    assert [len(share) for share in shares] == sizes
-    assert sorted(chain(*shares)) == list(range(count))
-
-
-def test_of_fewer_cases_than_processes_each_gets_all() -> None:
-    assert [process_share([5, 6], rank, 3) for rank in range(3)] == [[5, 6]] * 3
-    assert process_share([], 0, 2) == []
-
-
-def test_a_rank_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rank must lie in \[0, num_processes\), got 3 of 3"):
-        process_share([1], 3, 3)

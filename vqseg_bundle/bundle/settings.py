@@ -157,12 +157,8 @@ NESTED_SETTINGS: Mapping[str, Setting] = {
 }
 """Parts of components, most of which refuse a senseless value late or not at all."""
 
-_NEVER_NONE = {
-    "record",
-    "train#unlabeled_dataloader",
-    "validate#inferer",
-    "validate#key_metric",
-}  # their takers allow it
+#: what takes them would do without, the rest of the configuration would not
+_NEVER_NONE = {"record", "train#unlabeled_dataloader", "validate#inferer", "validate#key_metric"}
 _REFUSED_BY_ITSELF = {"network_def::skip_connections"}  # a flag, a word or a list of both
 
 
