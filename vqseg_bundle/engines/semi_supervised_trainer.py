@@ -23,7 +23,7 @@ from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
 from vqseg_bundle.engines.step_guard import StepGuard
 from vqseg_bundle.engines.step_seeds import StepSeeds
 from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream, parse_streams
-from vqseg_bundle.engines.unlabeled_views import UnlabeledViews, arrange_streams, endless_batches
+from vqseg_bundle.engines.unlabeled_views import UnlabeledViews, arrange_streams, endless_batches, needed_views
 
 __all__ = ["SemiSupervisedTrainer"]
 
@@ -233,15 +233,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         if self._unlabeled_batches is None:
             return None
         batch = next(self._unlabeled_batches)
-        names = dict.fromkeys([str(Keys.IMAGE), *(stream.view for stream in self.streams)])
-        missing = [name for name in names if name not in batch]
-        if missing:
-            raise ValueError(
-                f"the unlabelled batches must hold {', '.join(names)} for unlabeled_streams, {', '.join(missing)} is "
-                f"missing from {', '.join(map(str, batch))}; add the transforms that make it."
-            )
+        names = [*needed_views(batch, self.streams), FEATURES]
         sources = {SOURCE: batch[SOURCE]} if SOURCE in batch else {}
-        return {name: self._to_device(batch[name]) for name in [*names, FEATURES] if name in batch} | sources
+        return {name: self._to_device(batch[name]) for name in names if name in batch} | sources
 
     def _arrange_views(
         self, views: dict[str, Any], pseudo: PseudoLabels, batch: Mapping[str, Any], labels: Tensor

@@ -17,7 +17,23 @@ from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.pseudo_labels import PseudoLabels
 from vqseg_bundle.engines.unlabeled_streams import STRONG, UnlabeledStream
 
-__all__ = ["UnlabeledViews", "arrange_streams", "endless_batches", "mix_features"]
+__all__ = ["UnlabeledViews", "arrange_streams", "endless_batches", "mix_features", "needed_views"]
+
+
+def needed_views(batch: Mapping[str, Any], streams: Sequence[UnlabeledStream]) -> list[str]:
+    """Keys of an unlabelled batch that the streams need: the weak view's and each stream's, once.
+
+    Raises:
+        ValueError: the batch lacks one.
+    """
+    names = list(dict.fromkeys([str(Keys.IMAGE), *(stream.view for stream in streams)]))
+    missing = [name for name in names if name not in batch]
+    if missing:
+        raise ValueError(
+            f"the unlabelled batches must hold {', '.join(names)} for unlabeled_streams, {', '.join(missing)} is "
+            f"missing from {', '.join(map(str, batch))}; add the transforms that make it."
+        )
+    return names
 
 
 def mix_features(mix: Callable[[Tensor], Tensor], features: Tensor, image_size: Sequence[int]) -> Tensor:
