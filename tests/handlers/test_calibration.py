@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.report_parts import boxes, case, evaluate
 
-from vqseg_bundle.data import MeasureCertaintyd
+from vqseg_bundle.data import MeasureCertaintyd, soft_dice_confidence
 from vqseg_bundle.handlers.calibration import calibration_error, fill_bins
 
 SCHEMA = Path(__file__).parents[2] / "docs" / "summary.schema.json"
@@ -61,7 +61,15 @@ def test_the_confidence_is_the_largest_probability_and_its_class() -> None:
     logits = torch.log(torch.tensor([[0.2, 0.5], [0.7, 0.4], [0.1, 0.1]]))[:, None]
     found = MeasureCertaintyd("pred", confidence=True)({"pred": logits})
     torch.testing.assert_close(found["confidence"], torch.tensor([[[0.7, 0.5]], [[1.0, 0.0]]]))
-    assert MeasureCertaintyd("pred")({"pred": logits}).keys() == {"pred", "uncertainty"}
+    assert MeasureCertaintyd("pred")({"pred": logits}).keys() == {"pred", "soft_dice"}
+
+
+def test_the_dice_that_a_prediction_expects_by_hand() -> None:
+    """The mean of 2 x 1.3 / (2 + 1.6) and 2 x 0.8 / (1 + 1.2) for the two classes that are predicted, of three."""
+    probabilities = np.array([[0.0, 0.2, 0.0, 0.7], [0.7, 0.6, 0.2, 0.1], [0.2, 0.1, 0.8, 0.1], [0.1, 0.1, 0.0, 0.1]])
+    found = soft_dice_confidence(probabilities.reshape(4, 2, 2, 1))
+    assert found == pytest.approx((2 * 1.3 / 3.6 + 2 * 0.8 / 2.2) / 2)
+    assert math.isnan(soft_dice_confidence(np.array([0.9, 0.1]).reshape(2, 1, 1, 1)))
 
 
 def test_summary_and_report_have_it_if_the_evaluation_has_confidences(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ from .layouts.folder_layouts import (
 )
 from .layouts.found_case import case_stem
 from .layouts.volume_folder import list_volumes
-from .output.certainty import MeasureCertaintyd, foreground_uncertainty
+from .output.certainty import MeasureCertaintyd, foreground_uncertainty, soft_dice_confidence
 from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg
 from .output.volume_writer import SOURCE_KEY, KeepSourced, NameByCased, VolumeWriter, class_map_dtype
 
@@ -170,6 +170,7 @@ __all__ = [
     "sample_features",
     "slice_features",
     "sliced_geometry",
+    "soft_dice_confidence",
     "source_files",
     "split_patients",
     "standardize",

@@ -1,4 +1,4 @@
-"""A case's Dice without its label: a line from how unsure the model is of it, fitted on validation cases."""
+"""A case's Dice without its label: a line from the Dice that the prediction expects, fitted on validation cases."""
 
 from __future__ import annotations
 
@@ -15,39 +15,46 @@ from vqseg_bundle.handlers.largest_component import LargestComponentChoice
 
 __all__ = ["FEWEST_CASES", "DiceEstimate", "QualityFit", "fit_quality"]
 
-#: below it no line is fitted
-FEWEST_CASES = 5
-_SIGNIFICANT = 0.05  # one-sided: of 5 cases the correlation must be below -0.81, of 10 below -0.55
+#: below it no line is fitted: of five cases, one line of four is off by more than twice what it says
+FEWEST_CASES = 8
 _NO_SECTION = "the training has left none: it had no validation cases, or was of version 0.9 or earlier"
+_FORMER = "the training was of version 0.10.2 or earlier, which fitted it to the entropy, and that told little"
 _AVERAGED = "it is fitted to one model without mirrored copies, and averages are less sure"
 
 
-def fit_quality(uncertainties: np.ndarray, dice: np.ndarray) -> dict[str, Any]:
+def fit_quality(expected: np.ndarray, dice: np.ndarray) -> dict[str, Any]:
     """The section "quality" of ``model.json``: the line of least squares, or why there is none.
 
+    A line is kept if it rises, and if each case, left out of the fit, is on the whole estimated better by the others'
+    line than by their mean. A stricter test would prefer the lines that fit by chance (docs/results.md).
+
     Args:
-        uncertainties: of each case, nats.
+        expected: the Dice that each prediction expects of itself.
         dice: its mean Dice over classes.
 
     Returns:
-        "slope" (Dice per nat), "intercept", "correlation" (Pearson's), "deviation" (of Dice from the line, with n - 2
-        degrees of freedom) and "cases"; or "none", the reason.
+        "slope", "intercept", "correlation" (Pearson's), "error" (root mean square of Dice less the estimate, each case
+        left out of the fit of its own) and "cases"; or "none", the reason.
     """
     count = len(dice)
     if count < FEWEST_CASES:
         return {"none": f"{count} validation cases with a prediction, at least {FEWEST_CASES} are needed"}
-    from scipy.stats import linregress  # half a second that only a validation should cost
-
-    # a line that may be level by chance estimates nothing, and without a spread there is none
-    line = linregress(uncertainties, dice, alternative="less") if np.ptp(uncertainties) > 0 else None
-    if line is None or not line.pvalue < _SIGNIFICANT:
-        return {"none": f"in {count} validation cases Dice does not clearly fall where the model is less sure"}
-    residuals = dice - line.intercept - line.slope * uncertainties
+    reason = {"none": f"in {count} validation cases Dice does not clearly rise where the prediction expects more"}
+    spread = expected - expected.mean()
+    if not (spread**2).sum() > 0:
+        return reason
+    slope = float(spread @ dice / (spread @ spread))
+    # what each case is off by the line, and by the mean, of the others (PRESS, Allen 1974)
+    off_mean = (dice - dice.mean()) / (1 - 1 / count)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of others that all expect the same there is no line
+        off_line = (dice - dice.mean() - slope * spread) / (1 - 1 / count - spread**2 / (spread @ spread))
+    if slope <= 0 or not (off_line**2).sum() < (off_mean**2).sum():
+        return reason
     numbers = {
-        "slope": line.slope,
-        "intercept": line.intercept,
-        "correlation": line.rvalue,
-        "deviation": math.sqrt((residuals**2).sum() / (count - 2)),
+        "slope": slope,
+        "intercept": dice.mean() - slope * expected.mean(),
+        "correlation": np.corrcoef(expected, dice)[0, 1],
+        "error": math.sqrt((off_line**2).mean()),
     }
     return {**{name: round(float(value), 6) for name, value in numbers.items()}, "cases": count}
 
@@ -55,8 +62,8 @@ def fit_quality(uncertainties: np.ndarray, dice: np.ndarray) -> dict[str, Any]:
 class QualityFit:
     """Ignite handler that fits the line anew in each validation, to be saved beside the best weights.
 
-    It reads "uncertainty" and "pred" of the evaluator's decollated output after its postprocessing. Cases in which
-    nothing is predicted are left out: their uncertainty is no measure, and one of them would turn the line.
+    It reads "soft_dice" of the evaluator's decollated output (:class:`~vqseg_bundle.data.MeasureCertaintyd`). Cases in
+    which nothing is predicted have none, and are left out.
 
     Args:
         components: attached before it, gives the Dice of each case as the model will be used.
@@ -64,7 +71,7 @@ class QualityFit:
 
     def __init__(self, components: LargestComponentChoice) -> None:
         self.components = components
-        self._uncertainties: dict[tuple[str, str], float] = {}
+        self._expected: dict[tuple[str, str], float] = {}
         self._section: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -78,20 +85,20 @@ class QualityFit:
         return {"quality": self._section}
 
     def _reset(self, engine: Engine) -> None:
-        self._uncertainties = {}
+        self._expected = {}
 
     def _update(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
         output: Any = engine.state.output
         for item, found in zip(batch, output, strict=True):
-            if "uncertainty" in found and bool((found["pred"] > 0).any()):
-                self._uncertainties[identify_case(item)] = float(found["uncertainty"])
+            if not math.isnan(found.get("soft_dice", math.nan)):
+                self._expected[identify_case(item)] = float(found["soft_dice"])
 
     def _fit(self, engine: Engine) -> None:
-        unsure = {key: value for share in gather_objects(self._uncertainties) for key, value in share.items()}
-        scores = {key: [value for value in self.components.dice[key] if not math.isnan(value)] for key in unsure}
+        expected = {key: value for share in gather_objects(self._expected) for key, value in share.items()}
+        scores = {key: [value for value in self.components.dice[key] if not math.isnan(value)] for key in expected}
         # without a score are predictions that lie wholly where the label is "ignore"
-        pairs = [(unsure[key], float(np.mean(scores[key]))) for key in sorted(unsure) if scores[key]]
+        pairs = [(expected[key], float(np.mean(scores[key]))) for key in sorted(expected) if scores[key]]
         self._section = fit_quality(*np.array(pairs, dtype=np.float64).reshape(-1, 2).T)
 
 
@@ -109,10 +116,17 @@ class DiceEstimate:
 
     def __init__(self, record: Mapping[str, Any], averaged: bool = False) -> None:
         self.section: Mapping[str, Any] = record.get("quality") or {"none": _NO_SECTION}
-        self.reason = str(self.section.get("none", _AVERAGED if averaged else ""))
+        is_former = "slope" in self.section and "error" not in self.section
+        self.reason = str(self.section.get("none", _FORMER if is_former else _AVERAGED if averaged else ""))
 
-    def __call__(self, uncertainty: float | None, is_empty: bool) -> float:
-        """Estimated mean Dice over the classes, 0 to 1; NaN without a line, and where nothing is predicted."""
-        if self.reason or uncertainty is None or is_empty:
+    def __call__(self, expected: float | None) -> float:
+        """Estimated mean Dice over the classes, 0 to 1, from what the prediction expects; NaN without either."""
+        if self.reason or expected is None or math.isnan(expected):
             return math.nan
-        return min(1.0, max(0.0, self.section["intercept"] + self.section["slope"] * float(uncertainty)))
+        return min(1.0, max(0.0, self.section["intercept"] + self.section["slope"] * float(expected)))
+
+    def describe(self) -> str:
+        """What the line rests on, and how far off it was where a case was left out of the fit."""
+        numbers = {name: f"{self.section[name]:.2f}" for name in ("correlation", "error")}
+        cases = f"{self.section['cases']} validation cases, correlation {numbers['correlation']}"
+        return f"{cases}, off by {numbers['error']} for a case left out of the fit"

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 from scipy.ndimage import binary_dilation
 from scipy.special import entr
 
-__all__ = ["MeasureCertaintyd", "foreground_uncertainty"]
+__all__ = ["MeasureCertaintyd", "foreground_uncertainty", "soft_dice_confidence"]
 
 _SHELL = 2  # voxels around a structure that belong to it: where its border is in doubt
 
@@ -44,19 +44,43 @@ def foreground_uncertainty(probabilities: np.ndarray) -> float:
     return float(np.mean(means)) if means else math.log(len(probabilities))
 
 
+def soft_dice_confidence(probabilities: np.ndarray) -> float:
+    r"""The Dice that a prediction expects of itself (Soft Dice Confidence, arXiv 2402.10665), mean over classes.
+
+    .. math:: s = \frac{1}{|P|} \sum_{c \in P} \frac{2 \sum_{v \in R_c} p_{vc}}{|R_c| + \sum_v p_{vc}}
+
+    :math:`R_c` are the voxels whose most probable class is c, P the foreground classes that are predicted at all.
+
+    Args:
+        probabilities: ``(C, X, Y, Z)``.
+
+    Returns:
+        from 0 to 1; NaN if no foreground is predicted.
+    """
+    classes = probabilities.argmax(axis=0)
+    each = []
+    for index in np.unique(classes[classes > 0]):
+        own, region = probabilities[index], classes == index
+        each.append(2 * own[region].sum(dtype=np.float64) / (region.sum() + own.sum(dtype=np.float64)))
+    return float(np.mean(each)) if each else math.nan
+
+
 class MeasureCertaintyd(MapTransform):
     """Measure the certainty of a prediction from its logits ``(C, *S)``, before they become a class map.
 
-    It adds "uncertainty", that of the whole (:func:`foreground_uncertainty`), and, if wanted, "confidence", the largest
+    It adds "soft_dice" (:func:`soft_dice_confidence`), which tells how good a prediction may be, and, if wanted,
+    "uncertainty" (:func:`foreground_uncertainty`), which tells what to label next, and "confidence", the largest
     probability of each voxel and its class, ``(2, *S)`` float32 on the CPU.
 
     Args:
         keys: of the logits; one key.
+        uncertainty: whether to add "uncertainty".
         confidence: whether to add "confidence".
     """
 
-    def __init__(self, keys: KeysCollection, confidence: bool = False) -> None:
+    def __init__(self, keys: KeysCollection, uncertainty: bool = False, confidence: bool = False) -> None:
         super().__init__(keys)
+        self.uncertainty = uncertainty
         self.confidence = confidence
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -64,7 +88,10 @@ class MeasureCertaintyd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             probabilities = torch.as_tensor(item[key]).float().softmax(dim=0)
-            item["uncertainty"] = foreground_uncertainty(probabilities.cpu().numpy())
+            shares = probabilities.cpu().numpy()
+            item["soft_dice"] = soft_dice_confidence(shares)
+            if self.uncertainty:
+                item["uncertainty"] = foreground_uncertainty(shares)
             if self.confidence:
                 item["confidence"] = torch.stack([each.float() for each in probabilities.max(dim=0)]).cpu()
         return item

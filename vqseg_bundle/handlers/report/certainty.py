@@ -30,7 +30,7 @@ def describe_estimates(estimates: Estimates | None, dice: Mapping[str, float]) -
         return {"none": line.reason}
     pairs = np.array([(value, dice[name]) for name, value in estimates.cases.items()]).reshape(-1, 2)
     known = pairs[~np.isnan(pairs).any(axis=1)]
-    fit = f"{line.section['cases']} validation cases, correlation {line.section['correlation']:.2f}"
+    fit = line.describe()
     if not len(known):
         return {"fit": fit, "here": "no case here has both"}
     words = f"of {len(known)} cases here it is off by {np.abs(known[:, 0] - known[:, 1]).mean():.3f} on average"

@@ -42,7 +42,7 @@ class ContactSheet:
         labels: class index to name, background included.
         preprocessing: of the images.
         choose_axis: from the size of a volume's three axes and its affine to the axis along which slices are shown.
-        estimate: estimates each case's Dice from "uncertainty"; None says nothing of it.
+        estimate: estimates each case's Dice from "soft_dice"; None says nothing of it.
     """
 
     def __init__(
@@ -86,12 +86,15 @@ class ContactSheet:
             "name": name,
             "pictures": [_picture(shown, colors) for shown in spread_slices(own, classes, self.choose_axis)],
             "volumes": list(zip(self.names, colors, volumes, strict=True)),
-            "estimate": self._estimated(found.get("uncertainty"), not bool((classes > 0).any())),
+            "estimate": self._estimated(found.get("soft_dice")),
         }
 
-    def _estimated(self, uncertainty: float | None, is_empty: bool) -> str:
-        value = math.nan if self.estimate is None else self.estimate(uncertainty, is_empty)
-        return "" if math.isnan(value) else f"{value:.2f}"
+    def _estimated(self, expected: float | None) -> str:
+        if self.estimate is None or expected is None or math.isnan(expected):
+            return ""
+        if self.estimate.reason:
+            return f"expected Dice: {expected:.3f}"
+        return f"estimated Dice: {self.estimate(expected):.2f} ± {self.estimate.section['error']:.2f}"
 
     def _finish(self, engine: Engine) -> None:
         if not self._rows:

@@ -72,7 +72,7 @@ class EvaluationReport:
             shown.
         examples: number of best, median and worst cases to show, each.
         left_out: number of cases of the split not evaluated for lack of a label.
-        estimate: estimates each case's Dice from "uncertainty"; None says nothing of it.
+        estimate: estimates each case's Dice from "soft_dice"; None says nothing of it.
 
     Raises:
         ValueError: ``examples`` is negative.
@@ -124,8 +124,7 @@ class EvaluationReport:
                 self._slices[name] = cut_slice(image, known, pred, self.choose_axis, found.get("reconstruction"))
                 self._volumes[name] = measure_volumes(known, classes), measure_volumes(pred, classes)
                 if self.estimate is not None:
-                    is_empty = not bool((found[CommonKeys.PRED] > 0).any())
-                    self._estimates[name] = self.estimate(found.get("uncertainty"), is_empty)
+                    self._estimates[name] = self.estimate(found.get("soft_dice"))
 
     def _finish(self, engine: Engine) -> None:
         slices = {name: shown for share in gather_objects(self._slices) for name, shown in share.items()}
