@@ -160,8 +160,8 @@ def _check_quality(section: Any) -> None:
     if not isinstance(section, Mapping):
         raise ValueError("quality must be a JSON object.")
     line = {} if not section or "none" in section else section
-    needed = ("slope", "intercept", "correlation", "cases", *line.keys() & {"error"}) if line else ()
-    for key in needed:  # which records of 0.10.2 and earlier lack
+    # records of 0.10.2 and earlier have no error
+    for key in ("slope", "intercept", "correlation", "cases", *line.keys() & {"error"}) if line else ():
         value = line.get(key)
         if not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{key} of 'quality' must be a number, got {value!r}.")
