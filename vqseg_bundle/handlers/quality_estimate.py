@@ -43,16 +43,16 @@ def fit_quality(expected: np.ndarray, dice: np.ndarray) -> dict[str, Any]:
     spread = expected - expected.mean()
     if not (spread**2).sum() > 0:
         return reason
-    slope = float(spread @ dice / (spread @ spread))
+    slope, intercept = np.polyfit(expected, dice, 1)
     # what each case is off by the line, and by the mean, of the others (PRESS, Allen 1974)
     off_mean = (dice - dice.mean()) / (1 - 1 / count)
     with np.errstate(divide="ignore", invalid="ignore"):  # of others that all expect the same there is no line
-        off_line = (dice - dice.mean() - slope * spread) / (1 - 1 / count - spread**2 / (spread @ spread))
+        off_line = (dice - intercept - slope * expected) / (1 - 1 / count - spread**2 / (spread @ spread))
     if slope <= 0 or not (off_line**2).sum() < (off_mean**2).sum():
         return reason
     numbers = {
         "slope": slope,
-        "intercept": dice.mean() - slope * expected.mean(),
+        "intercept": intercept,
         "correlation": np.corrcoef(expected, dice)[0, 1],
         "error": math.sqrt((off_line**2).mean()),
     }
