@@ -30,16 +30,28 @@ ALLOWED = {
     "commands": {"layers", "networks", "losses", "data", "engines", "handlers", "planning", "bundle"},
 }
 
-#: the rooms of ``data``, each with those below that it may import; ``errors`` is open to all
+#: the rooms of a sub-package, each with those below that it may import
 ROOMS = {
-    "formats": set(),
-    "geometry": {"formats"},
-    "layouts": {"formats"},
-    "cohorts": {"formats", "layouts"},
-    "checking": {"formats", "geometry", "cohorts"},
-    "features": {"formats"},
-    "output": {"formats"},
+    "data": {
+        "formats": set(),
+        "geometry": {"formats"},
+        "layouts": {"formats"},
+        "cohorts": {"formats", "layouts"},
+        "checking": {"formats", "geometry", "cohorts"},
+        "features": {"formats"},
+        "output": {"formats"},
+    },
+    "bundle": {
+        "records": set(),
+        "machine": {"records"},
+        "settings": {"machine"},
+        "cohort": {"records", "machine", "settings"},
+        "training": {"records", "machine", "settings", "cohort"},
+        "deployed": {"records", "settings", "cohort", "training"},
+    },
 }
+#: modules of those sub-packages that are open to all rooms
+OPEN = {"data": {"errors"}, "bundle": set()}
 #: what configurations of earlier versions name, which lie in the folders of runs to be resumed and in made bundles
 NAMED_BY_EARLIER_CONFIGURATIONS = {
     "data": """
@@ -98,11 +110,11 @@ def test_a_module_imports_its_own_layer_and_those_below(path):
         assert _sub_packages(path) <= {"common", _layer(path), *ALLOWED[_layer(path)]}
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "data").glob("*/*.py")), ids=_name)
-def test_a_room_of_data_imports_those_below_alone(path):
-    prefix = f"{PACKAGE.name}.data."
+@pytest.mark.parametrize("path", [path for name in ROOMS for path in sorted(PACKAGE.glob(f"{name}/*/*.py"))], ids=_name)
+def test_a_room_imports_those_below_alone(path):
+    rooms, prefix = ROOMS[_layer(path)], f"{PACKAGE.name}.{_layer(path)}."
     names = {name.removeprefix(prefix).split(".")[0] for name in _imported_modules(path) if name.startswith(prefix)}
-    assert names <= {"errors", path.parent.name, *ROOMS[path.parent.name]}
+    assert names <= {path.parent.name, *rooms[path.parent.name], *OPEN[_layer(path)]}
 
 
 def _circle(imports):

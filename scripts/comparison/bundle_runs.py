@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from scripts.comparison.datasets import OpenedDataset, expand
 from scripts.comparison.plan import Run
 from scripts.comparison.plan_file import CONFIGS
-from vqseg_bundle.bundle.components import check_device, check_preprocessing
+from vqseg_bundle.bundle.settings.components import check_device, check_preprocessing
 from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 
 __all__ = ["Stage", "StagesOf", "bundle_stages", "check_settings", "expanded", "trains_on_unlabeled"]

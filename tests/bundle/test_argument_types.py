@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS
 from torch import nn
 
-from vqseg_bundle.bundle.argument_types import check_arguments
+from vqseg_bundle.bundle.settings.argument_types import check_arguments
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ import pytest
 from support.bundle_runs import CONFIGS, ROOT, Result, Trained, refused, run_command, run_here
 from support.deployment_parts import pass_zoo_check
 
-from vqseg_bundle.bundle.run_record import git_commit
+from vqseg_bundle.bundle.records.run_record import git_commit
 from vqseg_bundle.commands.pack import pack_bundle
 from vqseg_bundle.data import write_demo_cohort
 

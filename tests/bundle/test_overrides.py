@@ -12,8 +12,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from support.bundle_runs import ROOT, TINY, CohortFolder, Result, as_arguments, command_here, run_command
 
 from vqseg_bundle.bundle import exit_cleanly, running_parser
-from vqseg_bundle.bundle.overrides import adapt_tracking
-from vqseg_bundle.bundle.running_workflow import typed_words
+from vqseg_bundle.bundle.settings.overrides import adapt_tracking
+from vqseg_bundle.bundle.settings.running_workflow import typed_words
 
 ADDED = {"_target_": "MLFlowHandler", "tracking_uri": "@tracking_uri", "artifacts": "@save_execute_config"}
 

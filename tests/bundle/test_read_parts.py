@@ -10,8 +10,8 @@ import pytest
 from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS, as_arguments, command_here
 
-from vqseg_bundle.bundle import settings
-from vqseg_bundle.bundle.read_parts import check_parts
+from vqseg_bundle.bundle.settings import setting_table as settings
+from vqseg_bundle.bundle.settings.read_parts import check_parts
 
 READING = {
     "plan": "$@planned.plan",

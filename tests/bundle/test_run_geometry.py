@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS, TINY, Trained, make_volumes, refused, run_here
 
 from vqseg_bundle.bundle import check_compatible, open_model_record, training_orientation
-from vqseg_bundle.bundle.run_geometry import warn_of_geometry
+from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
 from vqseg_bundle.data import VolumeHeader, check_orientation, run_orientation, training_geometry, unlike_training
 
 CUBE = (4, 5, 6)

@@ -52,7 +52,9 @@ def test_stopped_before_the_first_step_it_is_one_line(
     number: int, code: int, shared_cohort: CohortFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in evaluation and inference, whose steps are not saved."""
-    monkeypatch.setattr("vqseg_bundle.bundle.training_plan.measure_cohort", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr(
+        "vqseg_bundle.bundle.training.training_plan.measure_cohort", lambda *_: os.kill(os.getpid(), number)
+    )
     places = {"dataset_dir": shared_cohort.root, "output_dir": tmp_path / "out", **TINY}
     result = command_here("run", "training", "--config_file", "configs/train.json", *as_arguments(places))
     assert result.returncode == code

@@ -9,7 +9,7 @@ import pytest
 from monai.bundle import ConfigParser
 from support.bundle_runs import CONFIGS
 
-from vqseg_bundle.bundle.settings import NESTED_SETTINGS, SETTINGS, check_kinds, check_values
+from vqseg_bundle.bundle.settings.setting_table import NESTED_SETTINGS, SETTINGS, check_kinds, check_values
 
 #: no setting may be any of these
 SENSELESS = ["text", [], {}, [1], float("nan"), float("inf"), -1, 1e30, b"x"]

@@ -16,8 +16,8 @@ from support.bundle_runs import CONFIGS, ROOT, CohortFolder, command_here, refus
 from support.data_parts import hounsfield, write_picture, write_volume
 
 from vqseg_bundle.bundle import machine_memory, step_trial, training_plan
-from vqseg_bundle.bundle.cohort_fingerprint import measure_cohort
-from vqseg_bundle.bundle.training_plan import with_planned_values
+from vqseg_bundle.bundle.cohort.cohort_fingerprint import measure_cohort
+from vqseg_bundle.bundle.training.training_plan import with_planned_values
 from vqseg_bundle.data import examine_cohort, open_listed_cases
 from vqseg_bundle.planning import Fingerprint, Machine, Pace, make_plan
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from vqseg_bundle.bundle.closing import close_evaluation, close_inference, close_training
-from vqseg_bundle.bundle.cohort_source import open_cohort
-from vqseg_bundle.bundle.components import build_cleanly, check_device, check_preprocessing, check_settings
-from vqseg_bundle.bundle.continuation import check_continuation
-from vqseg_bundle.bundle.deployment import (
+from vqseg_bundle.bundle.cohort.cohort_source import open_cohort
+from vqseg_bundle.bundle.cohort.foundation_cache import cache_foundation_features
+from vqseg_bundle.bundle.cohort.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
+from vqseg_bundle.bundle.cohort.scan_features import ScanFeatures
+from vqseg_bundle.bundle.deployed.deployment import (
     build_deployed_network,
     finish_inference,
     list_inference_cases,
@@ -14,26 +14,22 @@ from vqseg_bundle.bundle.deployment import (
     start_evaluation,
     start_inference,
 )
-from vqseg_bundle.bundle.ensemble import load_further_networks
-from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.bundle.former_start import start_training
-from vqseg_bundle.bundle.foundation_cache import cache_foundation_features
-from vqseg_bundle.bundle.largest_components import KeepChosenComponentsd
-from vqseg_bundle.bundle.machine import choose_amp, set_threads
-from vqseg_bundle.bundle.model_record import (
+from vqseg_bundle.bundle.deployed.ensemble import load_further_networks
+from vqseg_bundle.bundle.deployed.largest_components import KeepChosenComponentsd
+from vqseg_bundle.bundle.deployed.reconstruction import open_reconstructor
+from vqseg_bundle.bundle.machine.computing import choose_amp, set_threads
+from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.machine.processes import join_processes, run_together, run_training
+from vqseg_bundle.bundle.python_interface import Prediction, Predictor, load, segment, train
+from vqseg_bundle.bundle.records.closing import close_evaluation, close_inference, close_training
+from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
     find_checkpoint,
     load_model_record,
     load_weights,
     write_model_record,
 )
-from vqseg_bundle.bundle.overrides import exit_cleanly, prepare_overrides
-from vqseg_bundle.bundle.processes import join_processes, run_together, run_training
-from vqseg_bundle.bundle.python_interface import Prediction, Predictor, load, segment, train
-from vqseg_bundle.bundle.reconstruction import open_reconstructor
-from vqseg_bundle.bundle.resumed_settings import check_unchanged
-from vqseg_bundle.bundle.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
-from vqseg_bundle.bundle.run_record import (
+from vqseg_bundle.bundle.records.run_record import (
     check_writable,
     evaluation_folder,
     prediction_folder,
@@ -41,10 +37,14 @@ from vqseg_bundle.bundle.run_record import (
     training_folder,
     write_run_record,
 )
-from vqseg_bundle.bundle.running_workflow import running_parser
-from vqseg_bundle.bundle.scan_features import ScanFeatures
-from vqseg_bundle.bundle.training_plan import plan_training, record_plan, show_plan
-from vqseg_bundle.bundle.training_start import (
+from vqseg_bundle.bundle.settings.components import build_cleanly, check_device, check_preprocessing, check_settings
+from vqseg_bundle.bundle.settings.overrides import exit_cleanly, prepare_overrides
+from vqseg_bundle.bundle.settings.resumed_settings import check_unchanged
+from vqseg_bundle.bundle.settings.running_workflow import running_parser
+from vqseg_bundle.bundle.training.continuation import check_continuation
+from vqseg_bundle.bundle.training.former_start import start_training
+from vqseg_bundle.bundle.training.training_plan import plan_training, record_plan, show_plan
+from vqseg_bundle.bundle.training.training_start import (
     DeployedWeights,
     announce_training,
     build_foundation_model,
@@ -54,7 +54,7 @@ from vqseg_bundle.bundle.training_start import (
     open_training_folder,
     record_training,
 )
-from vqseg_bundle.bundle.transform_trial import try_transforms
+from vqseg_bundle.bundle.training.transform_trial import try_transforms
 
 __all__ = [
     "DeployedWeights",

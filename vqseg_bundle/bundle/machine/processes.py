@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine
 
-from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.bundle.run_record import KEPT_SCANS, resume_command
+from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.run_record import KEPT_SCANS, resume_command
 from vqseg_bundle.common import NonFiniteError, is_disk_full, is_memory_full, process_count, process_rank
 
 __all__ = ["end_on_signals", "full_disk_named_once", "join_processes", "run_together", "run_training"]

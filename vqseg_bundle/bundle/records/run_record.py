@@ -191,7 +191,7 @@ def write_run_record(
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": _readable(command),
         "data_digest": cohort_digest,
-        "git_commit": git_commit(Path(__file__).resolve().parents[2]),
+        "git_commit": git_commit(Path(__file__).resolve().parents[3]),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "versions": {

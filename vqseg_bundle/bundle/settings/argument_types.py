@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type
 from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from vqseg_bundle.bundle.settings import has_setting
+from vqseg_bundle.bundle.settings.setting_table import has_setting
 
 __all__ = ["check_arguments"]
 

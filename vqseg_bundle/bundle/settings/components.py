@@ -14,10 +14,10 @@ from monai.bundle import ConfigParser
 from torch.optim import Optimizer
 
 from vqseg_bundle import data
-from vqseg_bundle.bundle.overrides import exit_cleanly
-from vqseg_bundle.bundle.processes import full_disk_named_once
-from vqseg_bundle.bundle.running_workflow import running_parser
-from vqseg_bundle.bundle.settings import check_values
+from vqseg_bundle.bundle.machine.processes import full_disk_named_once
+from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.running_workflow import running_parser
+from vqseg_bundle.bundle.settings.setting_table import check_values
 from vqseg_bundle.common import is_disk_full
 
 __all__ = ["build_cleanly", "check_device", "check_given", "check_preprocessing", "check_recorded", "check_settings"]

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from monai.bundle import ConfigParser
 
 from vqseg_bundle import data
-from vqseg_bundle.bundle.cohort_fingerprint import measure_cohort
-from vqseg_bundle.bundle.components import check_device, check_given
-from vqseg_bundle.bundle.machine_memory import measure_machine
-from vqseg_bundle.bundle.model_record import load_model_record
-from vqseg_bundle.bundle.overrides import exit_cleanly
-from vqseg_bundle.bundle.prepared_scans import check_prepared_scans
-from vqseg_bundle.bundle.step_trial import measure_pace
+from vqseg_bundle.bundle.cohort.cohort_fingerprint import measure_cohort
+from vqseg_bundle.bundle.cohort.prepared_scans import check_prepared_scans
+from vqseg_bundle.bundle.machine.memory import measure_machine
+from vqseg_bundle.bundle.records.model_record import load_model_record
+from vqseg_bundle.bundle.settings.components import check_device, check_given
+from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.training.step_trial import measure_pace
 from vqseg_bundle.common import gather_objects, process_count, process_rank, read_json, write_json
 from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Pace, Plan, make_plan
 

@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.run_geometry import training_orientation
+from vqseg_bundle.bundle.cohort.run_geometry import training_orientation
 from vqseg_bundle.common import LateModule, cache_folder, project_folder
 from vqseg_bundle.handlers.report import middle_slice
 

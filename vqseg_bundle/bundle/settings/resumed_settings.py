@@ -10,7 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from vqseg_bundle import data
-from vqseg_bundle.bundle.settings import SETTINGS
+from vqseg_bundle.bundle.settings.setting_table import SETTINGS
 from vqseg_bundle.common import process_rank, read_json
 
 __all__ = ["check_unchanged"]
@@ -49,7 +49,7 @@ def check_unchanged(
         output_dir: folder with ``config.json`` and ``run.json`` of the interrupted training.
         resume: whether to resume.
         resume_changed: accept other values of settings that may change, and of arguments of components, see
-            :data:`~vqseg_bundle.bundle.settings.SETTINGS`.
+            :data:`~vqseg_bundle.bundle.settings.setting_table.SETTINGS`.
         cohort: the opened cohort.
         parser: the running configuration's.
 

@@ -17,11 +17,17 @@ from typing import Any, TypeVar
 from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
 
-from vqseg_bundle.bundle.argument_types import check_arguments
-from vqseg_bundle.bundle.processes import end_on_signals
-from vqseg_bundle.bundle.read_parts import check_parts
-from vqseg_bundle.bundle.running_workflow import WorkflowCall, find_call, is_command_line, running_parser, typed_words
-from vqseg_bundle.bundle.settings import NESTED_SETTINGS, check_kinds, check_values
+from vqseg_bundle.bundle.machine.processes import end_on_signals
+from vqseg_bundle.bundle.settings.argument_types import check_arguments
+from vqseg_bundle.bundle.settings.read_parts import check_parts
+from vqseg_bundle.bundle.settings.running_workflow import (
+    WorkflowCall,
+    find_call,
+    is_command_line,
+    running_parser,
+    typed_words,
+)
+from vqseg_bundle.bundle.settings.setting_table import NESTED_SETTINGS, check_kinds, check_values
 from vqseg_bundle.common import print_any_name
 
 __all__ = ["adapt_tracking", "exit_cleanly", "prepare_overrides"]

@@ -9,7 +9,7 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import KeepLargestConnectedComponent, MapTransform
 
-from vqseg_bundle.bundle.model_record import load_model_record
+from vqseg_bundle.bundle.records.model_record import load_model_record
 
 __all__ = ["KeepChosenComponentsd", "chosen_components"]
 

@@ -16,11 +16,11 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.bundle.model_record import load_model_record, model_record
-from vqseg_bundle.bundle.overrides import exit_cleanly
-from vqseg_bundle.bundle.run_record import check_writable, prepare_output_dir, write_run_record
-from vqseg_bundle.bundle.training_plan import with_planned_values
+from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.model_record import load_model_record, model_record
+from vqseg_bundle.bundle.records.run_record import check_writable, prepare_output_dir, write_run_record
+from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.training.training_plan import with_planned_values
 from vqseg_bundle.common import VISIBLE_UTF8, process_rank, remove_partial_files, write_json
 from vqseg_bundle.planning import Plan
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.continuation import check_continuation
-from vqseg_bundle.bundle.folder_lock import FolderLock
-from vqseg_bundle.bundle.model_record import check_compatible, load_model_record
-from vqseg_bundle.bundle.running_workflow import running_parser
-from vqseg_bundle.bundle.training_start import (
+from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.model_record import check_compatible, load_model_record
+from vqseg_bundle.bundle.settings.running_workflow import running_parser
+from vqseg_bundle.bundle.training.continuation import check_continuation
+from vqseg_bundle.bundle.training.training_start import (
     announce_training,
     check_run,
     check_training_data,

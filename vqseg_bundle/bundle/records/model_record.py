@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.bundle.run_record import default_run
+from vqseg_bundle.bundle.records.run_record import default_run
 from vqseg_bundle.common import json_value, read_json, write_json
 from vqseg_bundle.data import check_orientation, name_slice_axis, parse_label_values
 from vqseg_bundle.handlers import read_checkpoint

@@ -11,21 +11,21 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.components import check_device, check_recorded
-from vqseg_bundle.bundle.ensemble import split_checkpoints
-from vqseg_bundle.bundle.largest_components import chosen_components
-from vqseg_bundle.bundle.model_record import (
+from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
+from vqseg_bundle.bundle.deployed.ensemble import split_checkpoints
+from vqseg_bundle.bundle.deployed.largest_components import chosen_components
+from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
     check_files_hold,
     find_checkpoint,
     load_model_record,
     load_weights,
 )
-from vqseg_bundle.bundle.overrides import exit_cleanly
-from vqseg_bundle.bundle.run_geometry import warn_of_geometry
-from vqseg_bundle.bundle.run_record import check_writable, put_aside, write_run_record
-from vqseg_bundle.bundle.running_workflow import running_parser
-from vqseg_bundle.bundle.training_start import log_to_file
+from vqseg_bundle.bundle.records.run_record import check_writable, put_aside, write_run_record
+from vqseg_bundle.bundle.settings.components import check_device, check_recorded
+from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.running_workflow import running_parser
+from vqseg_bundle.bundle.training.training_start import log_to_file
 from vqseg_bundle.common import wait_for_all
 
 __all__ = [
@@ -136,7 +136,7 @@ def start_evaluation(
         record: of the weights.
         network: receives the weights.
         preprocessing: this evaluation's; must be the same as in training.
-        predictions: folder of the predictions, see :func:`~vqseg_bundle.bundle.run_record.prediction_folder`.
+        predictions: folder of the predictions, see :func:`~vqseg_bundle.bundle.records.run_record.prediction_folder`.
         orientation: to which the volumes are brought; None leaves them as stored.
         write: whether this process checks the cohort and writes (rank 0).
         parser: of the running configuration; None looks for it.

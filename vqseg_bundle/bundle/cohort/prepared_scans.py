@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vqseg_bundle import data
-from vqseg_bundle.bundle.machine_memory import host_memory_gb
+from vqseg_bundle.bundle.machine.memory import host_memory_gb
 from vqseg_bundle.planning import Fingerprint, Plan
 
 __all__ = ["check_prepared_scans"]

@@ -11,8 +11,8 @@ from monai.bundle import ConfigParser
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
-from vqseg_bundle.bundle.components import build_cleanly
-from vqseg_bundle.bundle.step_trial import random_states_kept
+from vqseg_bundle.bundle.settings.components import build_cleanly
+from vqseg_bundle.bundle.training.step_trial import random_states_kept
 from vqseg_bundle.common import process_rank
 from vqseg_bundle.data import DataError
 

@@ -1,0 +1,1 @@
+"""The scans of a run: opened, measured, oriented and prepared."""

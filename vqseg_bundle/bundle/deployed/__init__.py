@@ -1,0 +1,1 @@
+"""Using trained weights: for evaluation, inference and ensembles."""

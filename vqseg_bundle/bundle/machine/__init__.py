@@ -1,0 +1,1 @@
+"""The machine: threads, number types, memory, processes, and one process a folder."""
