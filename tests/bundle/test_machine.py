@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqseg_bundle.bundle import choose_amp, machine_memory, set_threads, write_run_record
+from vqseg_bundle.bundle import choose_amp, set_threads, write_run_record
 from vqseg_bundle.bundle import machine as subject
+from vqseg_bundle.bundle.machine import memory as machine_memory
 
 
 @pytest.mark.parametrize(

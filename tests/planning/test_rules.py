@@ -113,6 +113,9 @@ def test_pictures_of_many_sizes_are_resized_as_a_whole() -> None:
     found = plan(pictures)
     assert (found.image_size, found.patch_size, found.spacing) == ([144, 112], [144, 112], None)
     assert plan(pictures, patch_size=[64, 64]).image_size == [64, 64]
+    # 1.46 : 1; 160 x 96 would have more pixels, and stretch every picture by 14 %
+    tall = Fingerprint(((366, 250, 1), (183, 125, 1), (366, 250, 1)), ((1.0, 1.0, 1.0),) * 3, without_geometry=3)
+    assert plan(tall).image_size == [144, 96]
     alike = cohort((100, 100, 1), without_geometry=100)
     assert plan(alike).image_size is None
     assert plan(alike, image_size=[64, 80]).patch_size == [64, 80]
@@ -122,6 +125,10 @@ def test_pictures_of_many_sizes_are_resized_as_a_whole() -> None:
 def test_batches_follow_memory_and_the_cohort() -> None:
     few = cohort((96, 96, 2), count=5)
     assert plan(few).labeled_batch_size == 2  # 5 % of 10 slices
+    # of 40 pictures 5 % are two, however many pixels they have before they are resized
+    resized = Fingerprint(((1200, 900, 1), (600, 450, 1)) * 20, ((1.0, 1.0, 1.0),) * 40, without_geometry=40)
+    assert plan(resized).image_size == [144, 112]
+    assert plan(resized, CUDA).labeled_batch_size == plan(resized).labeled_batch_size == 2
     small = plan(cohort((512, 512, 90)), Machine("cpu", 0.2))
     assert small.memory_gb <= 0.2
     assert small.patch_size[0] * small.patch_size[1] < 128 * 128

@@ -70,11 +70,6 @@ class Fingerprint:
         """Median of each axis, mm, ``(3,)``."""
         return np.median(np.array(self.spacings, dtype=float), axis=0)
 
-    @property
-    def voxels(self) -> int:
-        """Voxels of all scans together."""
-        return int(np.prod(np.array(self.shapes, dtype=np.int64), axis=1).sum())
-
     def resampled(self, spacing: tuple[float, ...] | None, image_size: tuple[int, ...] | None) -> np.ndarray:
         """Shape of each scan after resampling and resizing, in voxels, ``(N, 3)``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 
@@ -111,11 +112,24 @@ def choose_image_size(
         return Ruled(None, f"no voxel sizes, 5 to 95 % of images within {spread:.3g} x of {_by(median)}")
     if patch_size is not None:
         return Ruled([int(side) for side in patch_size[:2]], "no voxel sizes: a slice fills patch_size")
-    scale = min(1.0, math.sqrt(budget / median.prod()))
-    size = [max(_MULTIPLE, int(_MULTIPLE * round(scale * side / _MULTIPLE))) for side in median]
-    if math.prod(size) > budget:
-        size[int(np.argmax(size / median))] -= _MULTIPLE
+    size = _nearest_size(median * min(1.0, math.sqrt(budget / median.prod())), budget)
     return Ruled(size, f"no voxel sizes, images near {_by(median)} (5 to 95 % up to {spread:.3g} x off)")
+
+
+def _nearest_size(ideal: np.ndarray, budget: int) -> list[int]:
+    """The multiples within the budget that are nearest in aspect and pixels.
+
+    Twice as many pixels weigh as much as a side stretched by the square root of two: a stretched picture misleads, a
+    smaller one only shows less.
+    """
+
+    def distance(size: tuple[int, ...]) -> float:
+        logs = np.log(np.array(size) / ideal)
+        return abs(logs[0] - logs[1]) + 0.5 * abs(logs.sum())
+
+    sides = [range(_MULTIPLE, int(side) + 2 * _MULTIPLE, _MULTIPLE) for side in ideal]
+    sizes = [size for size in product(*sides) if math.prod(size) <= budget]
+    return list(min(sizes or [(_MULTIPLE, _MULTIPLE)], key=distance))
 
 
 def _coarsest_is_sparse(fingerprint: Fingerprint, target: np.ndarray) -> bool:

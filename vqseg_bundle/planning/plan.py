@@ -162,7 +162,7 @@ class _Planner:
         return self._decide_training(patch, channels[0])
 
     def _decide_training(self, patch: Sequence[int], width: int) -> Plan:
-        sized = (self.fingerprint, self.machine, patch, width)
+        sized = (float(self._shapes().prod(axis=1).sum()), self.machine, patch, width)
         labeled = self._decide("labeled_batch_size", choose_batch_size, *sized)
         unlabeled = self._decide("unlabeled_batch_size", choose_batch_size, *sized)
         if self.budget is None:

@@ -50,14 +50,20 @@ def most_view_voxels(width: int, machine: Machine) -> int:
     return max(1, int(free / (step_memory_gb(1, width, 2 * _LEAST_BATCH, machine) - _FIXED_GB)))
 
 
-def choose_batch_size(fingerprint: Fingerprint, machine: Machine, patch_size: Sequence[int], width: int) -> Ruled:
+def choose_batch_size(voxels: float, machine: Machine, patch_size: Sequence[int], width: int) -> Ruled:
     """Labelled views a step, and as many unlabelled ones.
 
     As many as the memory holds, at most 5 % of all scans' voxels and at least 2 (nnU-Net's planner); no more than 12
     in 2D and 2 in 3D, nnU-Net's own, on a CPU 4 and 2.
+
+    Args:
+        voxels: of all scans together, after resampling.
+        machine: what the training runs on.
+        patch_size: of a view.
+        width: channels of the network's first level.
     """
     usual = _USUAL_BATCH[machine.device, len(patch_size)]
-    share = int(_LARGEST_SHARE * fingerprint.voxels / math.prod(patch_size))
+    share = int(_LARGEST_SHARE * voxels / math.prod(patch_size))
     fitting = most_view_voxels(width, machine) * _LEAST_BATCH // math.prod(patch_size)
     value = max(_LEAST_BATCH, min(usual, share, fitting))
     memory = f"{fitting} fit {machine.memory_gb:.3g} GB"

@@ -36,7 +36,7 @@ def measure_machine(device: str, amp: bool, output_dir: str) -> Machine:
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     disk, scans = shutil.disk_usage(existing).free / 1e9, _SCANS_SHARE * host / process_count()
     if chosen.type != "cuda":
-        return Machine("cpu", _SHARE["cpu"] * host, scans_gb=scans, disk_gb=disk)
+        return Machine("cpu", _SHARE["cpu"] * host, half=amp, scans_gb=scans, disk_gb=disk)
     total = torch.cuda.get_device_properties(chosen).total_memory
     return Machine("cuda", _SHARE["cuda"] * total / 1e9, half=amp, scans_gb=scans, disk_gb=disk)
 
