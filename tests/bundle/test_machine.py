@@ -10,7 +10,7 @@ import torch
 
 from vqseg_bundle.bundle import choose_amp, set_threads, write_run_record
 from vqseg_bundle.bundle import machine as subject
-from vqseg_bundle.bundle.machine import memory as machine_memory
+from vqseg_bundle.bundle.machine import memory
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_the_memory_is_what_a_container_or_job_may_take(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
     (tmp_path / "own").write_text(groups)
-    monkeypatch.setattr(machine_memory, "_OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(machine_memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
     monkeypatch.setattr(os, "sysconf", lambda name: 10**6)
-    assert machine_memory.host_memory_gb() == expected
+    assert memory.host_memory_gb() == expected

@@ -15,8 +15,9 @@ from monai.transforms import Compose
 from support.bundle_runs import CONFIGS, ROOT, CohortFolder, command_here, refused, run_here
 from support.data_parts import hounsfield, write_picture, write_volume
 
-from vqseg_bundle.bundle import machine_memory, step_trial, training_plan
 from vqseg_bundle.bundle.cohort.cohort_fingerprint import measure_cohort
+from vqseg_bundle.bundle.machine import memory
+from vqseg_bundle.bundle.training import step_trial, training_plan
 from vqseg_bundle.bundle.training.training_plan import with_planned_values
 from vqseg_bundle.data import examine_cohort, open_listed_cases
 from vqseg_bundle.planning import Fingerprint, Machine, Pace, make_plan
@@ -123,7 +124,7 @@ def test_minutes_choose_the_steps_and_the_timed_ones_leave_no_trace(
 def test_too_little_memory_is_said_with_the_keys_to_lower(
     shared_cohort: CohortFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(machine_memory, "host_memory_gb", lambda: 0.3)
+    monkeypatch.setattr(memory, "host_memory_gb", lambda: 0.3)
     where = {"dataset_dir": str(shared_cohort.root), "device": "cpu", "labeled_batch_size": 64}
     run_here("planning", "train.json", "plan.json", **where)
     assert "a training step needs about 0.26 GB, of 0.15 GB for it: lower patch_size, labeled_batch_" in caplog.text
