@@ -37,6 +37,14 @@ def test_the_mean_of_the_probabilities_of_networks_and_flips():
     torch.testing.assert_close(found.exp().sum(1), torch.ones(1, 7, 6))
 
 
+def test_a_class_of_no_probability_has_a_finite_logarithm() -> None:
+    """Resampling mixes neighbours: zero times minus infinity would not be a number, and the class map arbitrary."""
+    sure = AveragedInferer(SimpleInferer(), mirror_axes=[0])
+    logits = sure(torch.tensor([0.0, 1000.0, -1000.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4), torch.nn.Identity())
+    assert torch.isfinite(logits).all()
+    assert (logits.argmax(dim=1) == 1).all()
+
+
 @torch.no_grad()
 def test_a_mirrored_volume_gets_the_mirrored_prediction():
     image, (network,) = torch.rand(1, 1, 8, 6, 4), networks(1, 3)

@@ -197,6 +197,8 @@ def test_what_contradicts_is_refused_by_name(
         ('{"patch_size": [16, 16]}', r'key "patch_size": expected an object with a "value"'),
         ('{"strides": {"value": 1}}', r"found strides"),
         ('{"patch_size": {"value": "$exit()"}}', r"patch_size must hold 2 sizes in voxels"),
+        ('{"normalize_nonzero": {"value": "false"}}', r"plan\.json: normalize_nonzero: expected true or false"),
+        ('{"max_iterations": {"value": 0}}', r"plan\.json: max_iterations: expected a whole number from 1"),
     ],
 )
 def test_a_faulty_plan_file_is_refused(shared_cohort: CohortFolder, tmp_path: Path, content: str, message: str) -> None:
@@ -277,12 +279,17 @@ def test_training_and_inference_standardise_ct_by_the_cohort_s_figures(tmp_path:
         np.testing.assert_allclose(found, (np.clip(voxels, -100, 300) - 40) / 80, atol=1e-4)
 
 
-def test_training_and_inference_leave_zeros_out_of_mean_and_deviation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first, window", [(101, None), (-79, None), (101, [-50, 240])])
+def test_training_and_inference_leave_zeros_out_of_mean_and_deviation(
+    tmp_path: Path, first: int, window: list[int] | None
+) -> None:
+    """Also where zero is not the lowest value, so that scaling to [0, 1] moves it."""
     voxels = np.zeros((12, 12, 5), np.int16)
-    voxels[4:8, 4:8] = np.arange(100, 180).reshape(4, 4, 5)
+    voxels[4:8, 4:8] = np.arange(first, first + 160, 2).reshape(4, 4, 5)
     image = write_volume(tmp_path / "a.nii.gz", voxels, np.diag([1.0, 1.0, 5.0, 1.0]))
-    for found in normalised(image, normalize_nonzero=True):
-        inside = found[voxels > 0]
+    for found in normalised(image, normalize_nonzero=True, intensity_window=window):
+        inside = found[voxels != 0]
         assert (inside.mean(), inside.std()) == pytest.approx((0, 1), abs=1e-4)
+        assert (np.diff(inside) >= 0).all()  # the darkest, which are clipped, too
         assert np.unique(found[voxels == 0]).tolist() == [0]
-    assert abs(normalised(image)[0][voxels > 0].mean()) > 1
+    assert first < 0 or abs(normalised(image, intensity_window=window)[0][voxels != 0].mean()) > 1

@@ -113,7 +113,9 @@ class AveragedInferer(Inferer):
             for axes in self._flips:
                 logits = self.inferer(torch.flip(inputs, axes), member, *args, **kwargs)
                 total = total + torch.flip(logits.float().softmax(dim=1), axes)
-        return (total / (len(self._flips) * (1 + len(self.networks)))).log()
+        mean = total / (len(self._flips) * (1 + len(self.networks)))
+        # resampling the logarithm of zero would make NaN
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
 
 def voxel_entropy(logits: Tensor) -> Tensor:

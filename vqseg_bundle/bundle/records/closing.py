@@ -115,12 +115,15 @@ def _following(parser: ConfigParser, folder: Path, cohort: data.Cohort) -> list[
     """The commands after a training, with its paths."""
     vqseg = _vqseg()
     given = [word for key in ("dataset_dir", "datalist") if parser.get(key) for word in (f"--{key}", str(parser[key]))]
-    output = ["--output_dir", str(folder)]
+    uneven = parser.get("uneven_slices", "refuse")
+    allowed = [] if uneven == "refuse" else ["--uneven_slices", str(uneven)]
+    outside = ["--allow_outside_files", "true"] if parser.get("allow_outside_files") else []
+    output = ["--output_dir", str(folder), *allowed]
     commands = []
     for split in ("test", "validation"):
         if any("label" in case for case in getattr(cohort, split)):
             chosen = [] if split == "test" else ["--evaluation_split", split]
-            commands.append([*vqseg, "evaluate", *given, *output, *chosen])
+            commands.append([*vqseg, "evaluate", *given, *output, *outside, *chosen])
             break
     cases = [*cohort.test, *cohort.unlabeled, *cohort.validation, *cohort.training]
     if cases:
@@ -146,12 +149,13 @@ def _vqseg() -> list[str]:
 
 def _left(run: Path, done: set[str]) -> list[str]:
     """The commands in a training's record that are not done yet; none if the weights are no training's."""
-    path = run / "run.json"
-    try:
-        commands = json.loads(path.read_text(encoding="utf-8")).get("next", [])
-    except (OSError, ValueError):
-        return []
-    return [command for command in commands if not done & set(command.split()[:4])]
+    for name in ("resumed_run.json", "run.json"):  # only that of the process that finished has them
+        try:
+            commands = json.loads((run / name).read_text(encoding="utf-8"))["next"]
+        except (OSError, ValueError, KeyError):
+            continue
+        return [command for command in commands if not done & set(command.split()[:4])]
+    return []
 
 
 def _record(path: Path, result: Mapping[str, Any], following: Sequence[str]) -> str:

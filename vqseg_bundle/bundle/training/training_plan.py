@@ -17,6 +17,7 @@ from vqseg_bundle.bundle.machine.memory import measure_machine
 from vqseg_bundle.bundle.records.model_record import load_model_record
 from vqseg_bundle.bundle.settings.components import check_device, check_given
 from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.setting_table import check_values
 from vqseg_bundle.bundle.training.step_trial import measure_pace
 from vqseg_bundle.common import gather_objects, process_count, process_rank, read_json, write_json
 from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Pace, Plan, make_plan
@@ -247,7 +248,10 @@ def _read_plan_file(path: Path) -> dict[str, Any]:
     lacking = [id_ for id_, entry in content.items() if not isinstance(entry, dict) or "value" not in entry]
     if lacking:
         raise ValueError(f'{path}: key "{lacking[0]}": expected an object with a "value", as a training writes it.')
-    return {id_: entry["value"] for id_, entry in content.items() if id_ != "memory_gb"}
+    values = {id_: entry["value"] for id_, entry in content.items() if id_ != "memory_gb"}
+    if refusals := check_values(values):
+        raise ValueError(f"{path}: {refusals[0].removeprefix('--')}")
+    return values
 
 
 def _of_configuration(plan: Plan, parser: ConfigParser) -> Plan:

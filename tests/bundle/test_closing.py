@@ -1,0 +1,56 @@
+"""The last lines of a command, and what they leave in its record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser
+
+from vqseg_bundle.bundle import close_evaluation, close_training
+from vqseg_bundle.data import Cohort
+
+STARTED = "2026-11-30T12:00:00+00:00"
+CASE = {"image": "/scans/images/a.nii.gz", "label": "/scans/labels/a.nii.gz"}
+
+
+def write(path: Path, **content: Any) -> None:
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "settings, evaluated, segmented",
+    [
+        ({}, "", ""),
+        ({"allow_outside_files": True}, " --allow_outside_files true", ""),
+        ({"uneven_slices": "accept"}, " --uneven_slices accept", " --uneven_slices accept"),
+    ],
+)
+def test_the_next_commands_accept_what_the_training_was_told_to_accept(
+    tmp_path: Path, settings: dict[str, Any], evaluated: str, segmented: str
+) -> None:
+    write(tmp_path / "run.json", started=STARTED)
+    parser = ConfigParser(
+        {"dataset_dir": "/scans", "allow_outside_files": False, "uneven_slices": "refuse", **settings}
+    )
+    close_training(
+        str(tmp_path), Cohort("scans", {0: "background", 1: "organ"}, test=[CASE]), None, False, False, parser
+    )
+    evaluate, segment, _ = json.loads((tmp_path / "run.json").read_text())["next"]
+    assert evaluate.endswith(f"vqseg evaluate --dataset_dir /scans --output_dir {tmp_path}{evaluated}")
+    assert segment.endswith(f"vqseg segment /scans/images/a.nii.gz --output_dir {tmp_path}{segmented}")
+
+
+@pytest.mark.parametrize("finished", ["run.json", "resumed_run.json"])
+def test_an_evaluation_goes_on_with_the_commands_of_the_process_that_finished_the_training(
+    tmp_path: Path, finished: str
+) -> None:
+    write(tmp_path / "run.json", started=STARTED)
+    write(tmp_path / "resumed_run.json", started=STARTED)
+    write(tmp_path / finished, started=STARTED, next=["vqseg evaluate", "vqseg segment A"])
+    write(tmp_path / "evaluation_run.json", started=STARTED)
+    write(tmp_path / "summary.json", num_cases=1, overall={"dice": {"mean": 0.5}})
+    close_evaluation(str(tmp_path), str(tmp_path / "model.pt"))
+    assert json.loads((tmp_path / "evaluation_run.json").read_text())["next"] == ["vqseg segment A"]
