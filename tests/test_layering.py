@@ -47,7 +47,7 @@ ROOMS = {
         "settings": {"machine"},
         "cohort": {"records", "machine", "settings"},
         "training": {"records", "machine", "settings", "cohort"},
-        "deployed": {"records", "settings", "cohort", "training"},
+        "deployed": {"records", "settings", "cohort"},
     },
 }
 #: modules of those sub-packages that are open to all rooms

@@ -25,7 +25,7 @@ import torch
 from monai.bundle import ConfigParser, create_workflow
 from monai.utils import set_determinism
 
-from vqseg_bundle.bundle.training.training_start import STATS_LOGGERS
+from vqseg_bundle.bundle.records.log_file import STATS_LOGGERS
 
 __all__ = [
     "CONFIGS",

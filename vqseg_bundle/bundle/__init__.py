@@ -1,4 +1,4 @@
-"""What the JSON configurations call in ``initialize``; the one sub-package that may join the others."""
+"""What the JSON configurations and the commands call, and the bundle from Python; this sub-package joins the others."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ from vqseg_bundle.bundle.records.run_record import (
     training_folder,
     write_run_record,
 )
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import build_cleanly, check_device, check_preprocessing, check_settings
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly, prepare_overrides
+from vqseg_bundle.bundle.settings.overrides import prepare_overrides
 from vqseg_bundle.bundle.settings.resumed_settings import check_unchanged
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
 from vqseg_bundle.bundle.training.continuation import check_continuation

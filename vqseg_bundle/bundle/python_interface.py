@@ -25,8 +25,8 @@ import nibabel as nib
 import numpy as np
 from monai.bundle import create_workflow
 
+from vqseg_bundle.bundle.records.log_file import STATS_LOGGERS
 from vqseg_bundle.bundle.records.model_record import load_model_record
-from vqseg_bundle.bundle.training.training_start import STATS_LOGGERS
 from vqseg_bundle.common import project_folder
 from vqseg_bundle.data import read_header, read_voxels
 

@@ -11,7 +11,7 @@ from vqseg_bundle.common import import_with_extra
 from vqseg_bundle.networks.decoder_reliance import CodeExchange, CodeReliance, SkipsCut, code_reliance, soft_overlap
 from vqseg_bundle.networks.dpt import DPTDecoder
 from vqseg_bundle.networks.image_reconstructor import ImageReconstructor
-from vqseg_bundle.networks.quantized_skip import QuantizedSkip
+from vqseg_bundle.networks.quantized_stage import QuantizedStage
 from vqseg_bundle.networks.registry import build_network, describe_network
 from vqseg_bundle.networks.training_module import QuantizedMap, VQSegOutput, VQSegTrainingModule
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
@@ -34,7 +34,7 @@ __all__ = [
     "FoundationModel",
     "ImageReconstructor",
     "QuantizedMap",
-    "QuantizedSkip",
+    "QuantizedStage",
     "SkipsCut",
     "UNetDecoder",
     "UNetEncoder",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import Codes, Perturbation, PostVQFeatureAdapter, class_balance
-from vqseg_bundle.networks.quantized_skip import QuantizedSkip
+from vqseg_bundle.networks.quantized_stage import QuantizedStage
 from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 
 __all__ = ["QuantizedMap", "VQSegOutput", "VQSegTrainingModule"]
@@ -188,7 +188,7 @@ class VQSegTrainingModule(nn.Module):
         passed = passed._replace(maps=[], quantized=[])
         for level, skip in enumerate(maps):
             stage = self.network.skip_stages[level] if len(self.network.skip_stages) > 0 else None
-            if isinstance(stage, QuantizedSkip):
+            if isinstance(stage, QuantizedStage):
                 passed = self._pass_stage(stage, skip, self.perturbation, runs, generator, passed)
             else:
                 perturbation = self.perturbation if self.perturb_skips else None
@@ -197,7 +197,7 @@ class VQSegTrainingModule(nn.Module):
 
     def _pass_stage(
         self,
-        stage: QuantizedSkip,
+        stage: QuantizedStage,
         map_: Tensor,
         perturbation: Perturbation | None,
         runs: list[_Run],

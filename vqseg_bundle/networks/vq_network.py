@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import VectorQuantizer
-from vqseg_bundle.networks.quantized_skip import QuantizedSkip
+from vqseg_bundle.networks.quantized_stage import QuantizedStage
 
 __all__ = ["Encoding", "VQNetwork"]
 
@@ -44,9 +44,9 @@ class VQNetwork(nn.Module, ABC):
             needs, the unit of :func:`vqseg_bundle.engines.window_batch_size`; for a U-Net, its first level's width.
 
     Attributes:
-        quantizer: the bottleneck's quantiser, or None.
+        quantizer: of the codes that both decoders read, or None.
         skip_stages: modules between the encoder's maps and the segmentation decoder, one per level, shallow first: a
-            :class:`QuantizedSkip` or an identity; empty if no skip connection is quantised.
+            :class:`QuantizedStage` or an identity; empty if no skip connection is quantised.
         bottleneck_stage: what the deepest map passes through on its way to codes above it, or None.
         reconstruction_decoder: the image decoder, or None.
     """
@@ -61,7 +61,7 @@ class VQNetwork(nn.Module, ABC):
         self.inference_width = inference_width
         self.quantizer: VectorQuantizer | None = None
         self.skip_stages = nn.ModuleList()
-        self.bottleneck_stage: QuantizedSkip | None = None
+        self.bottleneck_stage: QuantizedStage | None = None
         self.reconstruction_decoder: nn.Module | None = None
 
     @abstractmethod
@@ -108,10 +108,10 @@ class VQNetwork(nn.Module, ABC):
                 computes it.
         """
         encoding = self.encode(image)
-        bottleneck = encoding.features
+        features = encoding.features
         if self.quantizer is not None:
-            bottleneck = self.quantizer(bottleneck, codebook).quantized
-        return self.decode_segmentation(bottleneck, self.pass_skips(encoding.skips), list(image.shape[2:]))
+            features = self.quantizer(features, codebook).quantized
+        return self.decode_segmentation(features, self.pass_skips(encoding.skips), list(image.shape[2:]))
 
     def pass_skips(self, maps: list[Tensor]) -> list[Tensor]:
         """What the segmentation decoder sees of the encoder's maps in deployment."""
@@ -121,12 +121,12 @@ class VQNetwork(nn.Module, ABC):
 
     @torch.jit.export
     def project_codebook(self) -> Tensor | None:
-        """The bottleneck's codewords ``(K, D)``; None without a quantiser."""
+        """The codewords ``(K, D)`` that both decoders read; None without a quantiser."""
         return self.quantizer.project_codebook() if self.quantizer is not None else None
 
     def quantizers(self) -> list[VectorQuantizer]:
-        """All quantisers: the bottleneck's, then those of the skip connections, shallow first."""
-        skips = [stage.quantizer for stage in self.skip_stages if isinstance(stage, QuantizedSkip)]
+        """All quantisers: :attr:`quantizer`, those of skip connections, shallow first, that of ``bottleneck_stage``."""
+        skips = [stage.quantizer for stage in self.skip_stages if isinstance(stage, QuantizedStage)]
         bottleneck = [] if self.bottleneck_stage is None else [self.bottleneck_stage.quantizer]
         return skips if self.quantizer is None else [self.quantizer, *skips, *bottleneck]
 

@@ -10,7 +10,7 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from vqseg_bundle.layers import VectorQuantizer, keep_instance_norm_exact
-from vqseg_bundle.networks.quantized_skip import QuantizedSkip
+from vqseg_bundle.networks.quantized_stage import QuantizedStage
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
 from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
 
@@ -42,7 +42,7 @@ class VQSegNet(VQNetwork):
             baseline).
         embedding_dim: width of a codeword, D.
         skip_connections: whether the segmentation decoder sees the encoder's maps: True, False or "quantized" (through
-            a quantiser of that level's own, :class:`~vqseg_bundle.networks.QuantizedSkip`); one for all levels above
+            a quantiser of that level's own, :class:`~vqseg_bundle.networks.QuantizedStage`); one for all levels above
             the codes, or one per level, shallow first.
         reconstruction: build the image decoder. A network built without it loads a training network's state dict.
         reconstruction_channels: channels of the image decoder's levels, one per level above the codes, shallow first;
@@ -130,7 +130,7 @@ class VQSegNet(VQNetwork):
             if level < len(strides):
                 above = channels[level:-1]
                 if quantized_bottleneck:
-                    self.bottleneck_stage = QuantizedSkip(
+                    self.bottleneck_stage = QuantizedStage(
                         spatial_dims, channels[-1], num_embeddings, embedding_dim, quantizer
                     )
                 self.fusion = UNetDecoder(
@@ -142,7 +142,7 @@ class VQSegNet(VQNetwork):
             self.quantizer = VectorQuantizer(spatial_dims, num_embeddings, embedding_dim, **(quantizer or {}))
             if _QUANTIZED in skips:
                 self.skip_stages = nn.ModuleList(
-                    QuantizedSkip(spatial_dims, width, num_embeddings, embedding_dim, quantizer)
+                    QuantizedStage(spatial_dims, width, num_embeddings, embedding_dim, quantizer)
                     if skip == _QUANTIZED
                     else nn.Identity()
                     for width, skip in zip(channels[:level], skips, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -123,13 +124,13 @@ def _nearest_size(ideal: np.ndarray, budget: int) -> list[int]:
     smaller one only shows less.
     """
 
-    def distance(size: tuple[int, ...]) -> float:
+    def distance(size: Sequence[int]) -> float:
         logs = np.log(np.array(size) / ideal)
         return abs(logs[0] - logs[1]) + 0.5 * abs(logs.sum())
 
     sides = [range(_MULTIPLE, int(side) + 2 * _MULTIPLE, _MULTIPLE) for side in ideal]
-    sizes = [size for size in product(*sides) if math.prod(size) <= budget]
-    return list(min(sizes or [(_MULTIPLE, _MULTIPLE)], key=distance))
+    sizes = [list(size) for size in product(*sides) if math.prod(size) <= budget]
+    return min(sizes or [[_MULTIPLE, _MULTIPLE]], key=distance)
 
 
 def _coarsest_is_sparse(fingerprint: Fingerprint, target: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle import data
 from vqseg_bundle.bundle.records.model_record import load_model_record
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
 
 __all__ = ["open_cohort"]

@@ -11,7 +11,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
 from vqseg_bundle.common import process_count, process_rank, wait_for_all
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vqseg_bundle import data
 from vqseg_bundle.bundle.records.model_record import load_model_record
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 
 __all__ = ["choose_run_orientation", "training_orientation", "training_slice_axis", "warn_of_geometry"]
 

@@ -14,6 +14,7 @@ from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.deployed.ensemble import split_checkpoints
 from vqseg_bundle.bundle.deployed.largest_components import chosen_components
+from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
     check_files_hold,
@@ -22,10 +23,9 @@ from vqseg_bundle.bundle.records.model_record import (
     load_weights,
 )
 from vqseg_bundle.bundle.records.run_record import check_writable, put_aside, write_run_record
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device, check_recorded
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
-from vqseg_bundle.bundle.training.training_start import log_to_file
 from vqseg_bundle.common import wait_for_all
 
 __all__ = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.bundle.records.model_record import check_compatible, find_checkpoint, load_model_record, load_weights
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.networks import VQNetwork, build_network
 
 __all__ = ["load_further_networks", "split_checkpoints"]

@@ -32,8 +32,8 @@ def check_arguments(values: Mapping[str, tuple[Any, Any]], parser: ConfigParser)
 
     A component that takes the id as a whole, ``"@id"``, is asked for the annotation of that argument, as is the
     component of which the id is an argument. What is plain throughout or planned is a setting, and its component says
-    more about it; :mod:`settings` has further ones. Libraries accept more than they say: None where it is the default,
-    and texts.
+    more about it; :mod:`setting_table` has further ones. Libraries accept more than they say: None where it is the
+    default, and texts.
 
     Args:
         values: by id the value in the configuration files and the one that is used, which is skipped unless it is

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from vqseg_bundle import data
 from vqseg_bundle.bundle.machine.processes import full_disk_named_once
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
 from vqseg_bundle.bundle.settings.setting_table import check_values
 from vqseg_bundle.common import is_disk_full

@@ -5,14 +5,13 @@ from __future__ import annotations
 import atexit
 import gc
 import inspect
-import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from os import PathLike
 from pydoc import ErrorDuringImport, locate
-from typing import Any, TypeVar
+from typing import Any
 
 from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.reference_resolver import ReferenceResolver
@@ -30,7 +29,7 @@ from vqseg_bundle.bundle.settings.running_workflow import (
 from vqseg_bundle.bundle.settings.setting_table import NESTED_SETTINGS, check_kinds, check_values
 from vqseg_bundle.common import print_any_name
 
-__all__ = ["adapt_tracking", "exit_cleanly", "prepare_overrides"]
+__all__ = ["adapt_tracking", "prepare_overrides"]
 
 _HANDLERS, _SETTINGS, _TARGET = "train#handlers", "tracking_handler", "MLFlowHandler"
 
@@ -57,10 +56,6 @@ def adapt_tracking(parser: ConfigParser) -> None:
             for handler in handlers
         ]
 
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _PATHS = (
     *("bundle_root", "dataset_dir", "datalist", "output_dir", "checkpoint", "encoder_weights", "foundation_weights"),
@@ -89,7 +84,7 @@ _WORDS: dict[str, bool | None] = {"none": None, "true": True, "false": False}
 
 
 def prepare_overrides() -> None:
-    """Check and complete the overrides given to ``monai.bundle`` (see the module's docstring for the call).
+    """Check and complete the overrides given to ``monai.bundle`` (see :mod:`running_workflow` for the call).
 
     An id in no config file is refused, with the nearest known ones. Accepted unchanged are the arguments of the
     workflow itself (``run_id``, ``meta_file``, ``logging_file``, ``tracking``, ...), those of experiment tracking
@@ -174,29 +169,6 @@ def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
                 f"--{key}: expected a path without #, which MONAI would read as ::, found '{value}'. Rename the "
                 "folder, or give a link to it."
             )
-
-
-def exit_cleanly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Run ``function``; if the user's input is at fault, exit with only its message, without a traceback.
-
-    In a config: ``"$vqseg.exit_cleanly(vqseg.check_writable, @output_dir)"``.
-
-    Args:
-        function: the function.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-
-    Returns:
-        The function's result.
-
-    Raises:
-        SystemExit: ``function`` raised a ``ValueError``, or an error about a file or folder.
-    """
-    try:
-        return function(*args, **kwargs)
-    except (ValueError, OSError) as error:
-        logger.debug("refused input", exc_info=True)
-        raise SystemExit(str(error)) from error
 
 
 def _passes(id_: str, workflow_type: type[ConfigWorkflow]) -> bool:

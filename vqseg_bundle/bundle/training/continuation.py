@@ -8,7 +8,7 @@ from typing import Any
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.records.model_record import check_compatible, check_files_hold, load_model_record, load_weights
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.handlers import find_resumable, read_checkpoint
 
 __all__ = ["check_continuation", "check_resume"]

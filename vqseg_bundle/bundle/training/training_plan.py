@@ -15,8 +15,8 @@ from vqseg_bundle.bundle.cohort.cohort_fingerprint import measure_cohort
 from vqseg_bundle.bundle.cohort.prepared_scans import check_prepared_scans
 from vqseg_bundle.bundle.machine.memory import measure_machine
 from vqseg_bundle.bundle.records.model_record import load_model_record
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device, check_given
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
 from vqseg_bundle.bundle.settings.setting_table import check_values
 from vqseg_bundle.bundle.training.step_trial import measure_pace
 from vqseg_bundle.common import gather_objects, process_count, process_rank, read_json, write_json

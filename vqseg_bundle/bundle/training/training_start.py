@@ -17,11 +17,12 @@ from torch import Tensor
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import load_model_record, model_record
 from vqseg_bundle.bundle.records.run_record import check_writable, prepare_output_dir, write_run_record
-from vqseg_bundle.bundle.settings.overrides import exit_cleanly
+from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.training.training_plan import with_planned_values
-from vqseg_bundle.common import VISIBLE_UTF8, process_rank, remove_partial_files, write_json
+from vqseg_bundle.common import process_rank, remove_partial_files, write_json
 from vqseg_bundle.planning import Plan
 
 __all__ = [
@@ -31,15 +32,11 @@ __all__ = [
     "check_run",
     "check_training_data",
     "describe_training",
-    "log_to_file",
     "open_training_folder",
     "record_training",
 ]
 
 logger = logging.getLogger(__name__)
-
-#: names of the StatsHandlers' loggers in the configurations
-STATS_LOGGERS = ("training", "validation", "codebook", "evaluation", "inference")
 
 
 class DeployedWeights:
@@ -236,18 +233,3 @@ def announce_training(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]
             "the foundation-model adapter (PFA) is off; add configs/pfa.json to --config_file and give "
             "--foundation_weights FILE to turn it on"
         )
-
-
-def log_to_file(path: Path) -> None:
-    """Also send the log to a file; only once, even if called repeatedly.
-
-    Args:
-        path: the file, appended to.
-    """
-    handler = logging.FileHandler(path, encoding=VISIBLE_UTF8, errors="backslashreplace", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    # MONAI's StatsHandler detaches its named loggers from the root
-    for logger_ in map(logging.getLogger, (None, *STATS_LOGGERS)):
-        # MONAI's federated client initialises a workflow twice
-        if not any(getattr(other, "baseFilename", None) == handler.baseFilename for other in logger_.handlers):
-            logger_.addHandler(handler)

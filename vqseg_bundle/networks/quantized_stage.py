@@ -1,4 +1,4 @@
-"""A skip connection that is vector-quantised like the bottleneck."""
+"""A map that is vector-quantised on its way: a skip connection, or the bottleneck below the codes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from vqseg_bundle.layers import VectorQuantizer
 
-__all__ = ["QuantizedSkip"]
+__all__ = ["QuantizedStage"]
 
 
-class QuantizedSkip(nn.Module):
+class QuantizedStage(nn.Module):
     """One level's map through its own quantiser: 1x1 convolution, nearest codewords, 1x1 convolution back.
 
     Args:
@@ -27,7 +27,7 @@ class QuantizedSkip(nn.Module):
         - input and output: ``(B, C, *S)``.
 
     Examples:
-        >>> QuantizedSkip(2, channels=12, num_embeddings=16, embedding_dim=8)(torch.randn(1, 12, 4, 4)).shape
+        >>> QuantizedStage(2, channels=12, num_embeddings=16, embedding_dim=8)(torch.randn(1, 12, 4, 4)).shape
         torch.Size([1, 12, 4, 4])
     """
 
@@ -45,6 +45,6 @@ class QuantizedSkip(nn.Module):
         self.quantizer = VectorQuantizer(spatial_dims, num_embeddings, embedding_dim, **(quantizer or {}))
         self.expansion = convolution(embedding_dim, channels, kernel_size=1)
 
-    def forward(self, skip: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """The decoder's input in deployment."""
-        return self.expansion(self.quantizer(self.projection(skip)).quantized)
+        return self.expansion(self.quantizer(self.projection(features)).quantized)
