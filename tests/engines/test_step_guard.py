@@ -72,7 +72,7 @@ def test_a_term_of_the_loss(term, max_grad_norm):
     assert trainer.state.iteration == 2
     assert message.startswith(f"Training stops in iteration 2: the loss is nan (terms: {term} nan). No weight has been")
     assert "Files of the batch: labelled l1_0.nii, l1_1.nii; unlabelled u1_0.nii, u1_1.nii, u1_2.nii." in message
-    assert message.endswith("No epoch was completed, and no weights were saved.")
+    assert message.endswith("No epoch was completed, so there is no model yet.")
     assert unchanged(trainer.student, before["student"])
     assert unchanged(trainer.teacher, before["teacher"])
 
@@ -80,7 +80,7 @@ def test_a_term_of_the_loss(term, max_grad_norm):
 def test_after_a_whole_epoch_it_says_how_to_go_on():
     message, _ = stopped(guarded(loss_function=SpoiltLoss(4, "commitment")))
     assert message.startswith("Training stops in iteration 4: ")
-    assert message.endswith("What was saved after the last whole epoch is kept; --resume true goes on from there.")
+    assert message.endswith("What was saved last is kept; --resume true goes on from there.")
 
 
 @pytest.mark.parametrize("max_grad_norm", [None, 5.0])

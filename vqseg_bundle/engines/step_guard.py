@@ -118,9 +118,9 @@ class StepGuard:
             sentences += [f"Files of the batch: {_list_files(self._batches)}.", "Look at them"]
             sentences[-1] += " (`vqseg check`); if they are sound, lower learning_rate and train anew."
         if self._iteration > self.epoch_length:
-            sentences.append("What was saved after the last whole epoch is kept; --resume true goes on from there.")
+            sentences.append("What was saved last is kept; --resume true goes on from there.")
         else:
-            sentences.append("No epoch was completed, and no weights were saved.")
+            sentences.append("No epoch was completed, so there is no model yet.")
         raise NonFiniteError(" ".join(sentences))
 
     def _spoilt_weights(self) -> list[str]:

@@ -95,7 +95,7 @@ class CodebookMaintenance:
     part of the training nothing is revived, so that the teacher's average converges to the student's final codebook.
 
     Args:
-        quantizers: the student's quantisers, with equal numbers of codes, the network's ``quantizer`` first; an empty list
+        quantizers: the student's quantisers, with equal numbers of codes, that of the codes first; an empty list
             disables the handler.
         total_iterations: length of the training.
         patience: iterations without a token after which a code is dead; 0 disables revival.

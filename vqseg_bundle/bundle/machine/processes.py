@@ -155,8 +155,8 @@ def run_together(engine: Engine, lock: FolderLock | None = None) -> None:
         raise SystemExit(
             f"process {process_rank()} of {process_count()} stops in iteration {engine.state.iteration}: "
             f"another process has ended or has not answered in time ({reason}). Its own error, or how it ended, is in "
-            "the output of torchrun: killed by signal 9 mostly is too little memory. A training goes on after its last "
-            "whole epoch with the same command and --resume true."
+            "the output of torchrun: killed by signal 9 mostly is too little memory. A training goes on from what it "
+            "saved last with the same command and --resume true."
         ) from error
 
 
