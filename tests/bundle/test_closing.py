@@ -50,6 +50,7 @@ def test_an_evaluation_goes_on_with_the_commands_of_the_process_that_finished_th
     write(tmp_path / "run.json", started=STARTED)
     write(tmp_path / "resumed_run.json", started=STARTED)
     write(tmp_path / finished, started=STARTED, next=["vqseg evaluate", "vqseg segment A"])
+    (tmp_path / "model.pt").write_bytes(b"weights")
     write(tmp_path / "evaluation_run.json", started=STARTED)
     write(tmp_path / "summary.json", num_cases=1, overall={"dice": {"mean": 0.5}})
     close_evaluation(str(tmp_path), str(tmp_path / "model.pt"))

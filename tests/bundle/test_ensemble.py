@@ -15,6 +15,7 @@ from monai.inferers import SimpleInferer, SlidingWindowInferer
 from support.bundle_runs import ROOT, Trained, refused, run_here
 from torch import nn
 
+from vqseg_bundle.bundle import load_further_networks, load_model_record
 from vqseg_bundle.engines import AveragedInferer
 
 
@@ -131,3 +132,14 @@ def test_what_cannot_be_averaged_is_named(trained: Trained, other: Path, tmp_pat
     refused(
         tmp_path / "out", missing, "inference", "inference.json", **given, checkpoint=f"{first},{other / 'none.pt'}"
     )
+
+
+def test_models_of_channels_in_another_order_are_not_averaged(other: Path) -> None:
+    path = other / "model.json"
+    record = {**json.loads(path.read_text()), "info": {"channel_names": ["T1", "T2"]}}
+    path.write_text(json.dumps(record))
+    first = {**load_model_record(other / "model.pt"), "info": {"channel_names": ["T2", "T1"]}, "checkpoint": "first.pt"}
+    with pytest.raises(
+        SystemExit, match=r"cannot be averaged with first\.pt\. channel_names: .* T1, T2, here .* T2, T1"
+    ):
+        load_further_networks(f"first.pt,{other / 'model.pt'}", first, "cpu")

@@ -6,8 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support.bundle_runs import TINY, Trained, make_volumes, refused, run_here, write_cohort
+from torch.nn import Module
+
+from vqseg_bundle.bundle import check_continuation
+from vqseg_bundle.data import Cohort
 
 #: no sizes: they follow from the weights' record
 KEYS: dict[str, Any] = {
@@ -46,6 +51,15 @@ def test_weights_that_do_not_fit_are_refused(trained: Trained, tmp_path: Path) -
         *start,
         **{**keys, "initial_weights": "none.pt"},
     )
+
+
+def test_weights_of_channels_in_another_order_are_refused(trained: Trained, tmp_path: Path) -> None:
+    record = json.loads((trained.output_dir / "model.json").read_text())
+    (tmp_path / "model.json").write_text(json.dumps({**record, "info": {"channel_names": ["T1", "T2"]}}))
+    cohort = Cohort("scans", {0: "background"}, channel_names=("T2", "T1"))
+    initial = {"initial_weights": str(tmp_path / "model.pt"), "another_length": False}
+    with pytest.raises(SystemExit, match="trained on channels T1, T2, here they are in the order T2, T1"):
+        check_continuation(str(tmp_path / "out"), False, False, {}, Module(), cohort, (1, 1), **initial)
 
 
 def _with_other_label(cohort: Any, keys: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from support.data_parts import hounsfield, write_dicom
 
 import vqseg_bundle
 from vqseg_bundle import load, segment
+from vqseg_bundle.bundle import prediction_folder
 
 
 def _nifti(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
@@ -48,6 +49,7 @@ def test_a_predictor_gives_what_the_command_writes(given: Any, trained: Trained,
     assert (list(sys.path), list(logging.getLogger().handlers)) == state
     assert [record.name for record in caplog.records if record.name.startswith("monai.")] == []
     out = segment(path, tmp_path / "out", checkpoint=str(trained.output_dir / "model.pt"), device="cpu")
+    assert prediction_folder(tmp_path / "out", "inference") == str(out)  # where the next volume's goes
     (written,) = [nib.load(file) for file in out.glob("*_pred.nii.gz")]
     np.testing.assert_array_equal(prediction.classes, np.asarray(written.dataobj))
     np.testing.assert_array_equal(prediction.affine, written.affine)

@@ -51,12 +51,24 @@ def test_an_evaluation_of_other_weights_or_data_is_no_figure_of_this_model(evalu
     assert "test" in open_run(folder).metrics
     for name, change in (
         ("evaluation_config.json", {"checkpoint": "other.pt"}),
+        ("evaluation_config.json", {"mirror_axes": [0]}),
+        ("evaluation_config.json", {"largest_component": []}),
+        ("evaluation_run.json", {"result": {"weights_sha256": "those before the training went on"}}),
         ("evaluation_run.json", {"data_digest": "other"}),
     ):
         before = (folder / name).read_text()
         (folder / name).write_text(json.dumps({**json.loads(before), **change}))
         assert list(open_run(folder).metrics) == ["validation"]
         (folder / name).write_text(before)
+
+
+def test_a_training_that_went_on_is_described_as_it_ended(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(trained.output_dir, folder)
+    config = {**read_json(folder / "config.json"), "max_iterations": 77, "resume": True, "resume_changed": True}
+    (folder / "resumed_config.json").write_text(json.dumps(config))
+    found = open_run(folder).config
+    assert (found["max_iterations"], found["resume"], found["resume_changed"]) == (77, False, False)
 
 
 def _no_weights(folder: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from support.bundle_runs import ROOT, Trained, command_here, make_volumes
 
 from vqseg_bundle.commands.main import main
-from vqseg_bundle.commands.watch import arrivals
+from vqseg_bundle.commands.watch import Session, arrivals, watch
 from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, _may_name_anything, bundle_words
 from vqseg_bundle.common import shell_line
 
@@ -133,11 +133,14 @@ def test_a_watched_folder_is_segmented_as_volumes_arrive(trained: Trained, tmp_p
     try:
         assert process.stdout.readline() == "watching in; Ctrl-C ends\n"
         (tmp_path / "in" / "broken.nii").write_bytes(b"no volume")
-        nib.save(make_volumes(9)[0], tmp_path / "in" / "new.nii.gz")
-        lines = [process.stdout.readline() for _ in range(2)]
+        (tmp_path / "in" / "other").mkdir()
+        for place in ("new.nii.gz", "other/new.nii.gz"):
+            nib.save(make_volumes(9)[0], tmp_path / "in" / place)
+        lines = [process.stdout.readline() for _ in range(3)]
         assert lines[0].startswith("in/broken.nii: ")
-        assert lines[1] == f"in/new.nii.gz: {Path('out', 'predictions')}\n"
+        assert lines[1:] == ["in/new.nii.gz: out/predictions\n", "in/other: out/predictions/other/predictions\n"]
         assert (tmp_path / "out" / "predictions" / "new_pred.nii.gz").is_file()
+        assert (tmp_path / "out" / "predictions" / "other" / "predictions" / "new_pred.nii.gz").is_file()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=180)
         assert (process.returncode, errors.splitlines()[-1:]) == (130, ["vqseg segment: stopped by SIGINT."])
@@ -156,3 +159,38 @@ def test_a_volume_that_is_still_written_is_left_for_later(tmp_path: Path) -> Non
     assert ready == []
     assert arrivals(tmp_path, seen, set())[1] == [path]
     assert arrivals(tmp_path, seen, {path.resolve()})[1] == []
+
+
+def test_results_in_a_watched_folder_are_no_arrivals(tmp_path: Path) -> None:
+    for name in ("predictions", "previous-20261130-120000", "patient"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.nii").write_bytes(b"1")
+    seen, _ = arrivals(tmp_path, {}, set())
+    assert arrivals(tmp_path, seen, set())[1] == [tmp_path / "patient"]
+
+
+@pytest.mark.parametrize("key", ["config_file", "bundle_root"])
+def test_keys_that_a_watch_cannot_take_are_refused_before_it_begins(tmp_path: Path, key: str) -> None:
+    with pytest.raises(SystemExit, match=rf"--{key} cannot be given with --watch"):
+        watch({"dataset_dir": str(tmp_path), "output_dir": str(tmp_path / "out"), key: "x"})
+
+
+def test_volumes_of_one_name_do_not_replace_each_other_while_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    former = tmp_path / "out" / "predictions"
+    former.mkdir(parents=True)
+    (former / "inference.log").touch()
+    for name in ("p1", "p2"):
+        (tmp_path / name).mkdir()
+        nib.save(make_volumes(9)[0], tmp_path / name / "scan.nii.gz")
+    calls = []
+    monkeypatch.setattr("vqseg_bundle.bundle.segment", lambda *places, **keys: calls.append((*places, keys)))
+    session = Session(tmp_path / "out", {"contact_sheet": True})
+    assert [path.name[:9] for path in (tmp_path / "out").iterdir()] == ["previous-"]
+    for name in ("p1", "p2"):
+        session.segment(tmp_path / name)
+    assert [keys for _, _, keys in calls] == [
+        {"contact_sheet": True},
+        {"contact_sheet": True, "prediction_dir#output_dir": str(former / "p2")},
+    ]

@@ -236,6 +236,18 @@ def test_a_worse_model_after_resuming_does_not_replace_the_best(tmp_path: Path) 
     assert saved_weight(tmp_path) == pytest.approx(0.875)
 
 
+def test_the_best_score_and_its_epoch_outlive_an_interruption(tmp_path: Path) -> None:
+    before, after = BestEvaluation(tmp_path), BestEvaluation(tmp_path)
+    before.report(0.75)
+    before.engine.state.best_metric, before.engine.state.best_metric_epoch = 0.75, 3
+    after.engine.state.best_metric, after.engine.state.best_metric_epoch = -1, -1
+    state = BestModelState([before.saver], before.engine).state_dict()
+    BestModelState([after.saver], after.engine).load_state_dict({"0": state["0"]})  # of version 0.11.0
+    assert after.engine.state.best_metric == -1
+    BestModelState([after.saver], after.engine).load_state_dict(state)
+    assert (after.engine.state.best_metric, after.engine.state.best_metric_epoch) == (0.75, 3)
+
+
 def test_where_no_score_rises_above_zero_the_last_weights_are_kept(tmp_path: Path) -> None:
     before = BestEvaluation(tmp_path)
     for weight in (1.0, 2.0):

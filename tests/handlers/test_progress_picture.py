@@ -175,6 +175,13 @@ def test_a_resumed_training_goes_on_with_the_earlier_curve(tmp_path: Path) -> No
     assert [row["loss_total"] for row in rows] == ["2", "5", "8", "11"]
 
 
+def test_a_row_of_an_epoch_resumed_within_holds_the_mean_of_the_steps_since(tmp_path: Path) -> None:
+    resumed = trainer(ProgressPicture(tmp_path))
+    resumed.load_state_dict({"iteration": 4, "epoch_length": 3, "max_epochs": 2})
+    resumed.run(range(3))
+    assert [row["loss_total"] for row in table_of(tmp_path)] == ["5.5"]
+
+
 def test_a_new_training_starts_a_new_curve(tmp_path: Path) -> None:
     for _ in range(2):
         trainer(ProgressPicture(tmp_path)).run(range(3), max_epochs=2)

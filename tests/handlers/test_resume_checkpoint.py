@@ -252,20 +252,22 @@ def test_a_failed_write_leaves_the_last_file_whole(tmp_path, monkeypatch):
 
 
 def test_a_changed_schedule_goes_on_from_the_saved_step_at_its_own_rates():
-    def schedule(rate: float, steps: int) -> torch.optim.lr_scheduler.PolynomialLR:
-        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+    def schedule(rate: float, steps: int, decay: float = 0.0) -> torch.optim.lr_scheduler.PolynomialLR:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate, weight_decay=decay)
         return torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=steps, power=0.9)
 
-    former, straight, resumed = schedule(0.1, 10), schedule(0.2, 20), schedule(0.2, 20)
+    former, straight, resumed = schedule(0.1, 10), schedule(0.2, 20), schedule(0.2, 20, decay=0.01)
     for _ in range(4):
         former.optimizer.step()
         former.step()
     for _ in range(7):
         straight.optimizer.step()
         straight.step()
+    going_on = ResumedSchedule(resumed, changed=True)
     resumed.optimizer.load_state_dict(former.optimizer.state_dict())
-    ResumedSchedule(resumed, changed=True).load_state_dict(ResumedSchedule(former).state_dict())
+    going_on.load_state_dict(ResumedSchedule(former).state_dict())
     for _ in range(3):
         resumed.optimizer.step()
         resumed.step()
     assert resumed.get_last_lr() == pytest.approx(straight.get_last_lr(), rel=1e-12)
+    assert resumed.optimizer.param_groups[0]["weight_decay"] == 0.01

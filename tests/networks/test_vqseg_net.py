@@ -222,3 +222,9 @@ def test_dropout_acts_in_training_alone():
 def test_sizes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         make_network(**changes)
+
+
+def test_without_codes_the_features_have_the_deepest_level_s_channels():
+    """An adapter (PFA) that is built for ``embedding_dim`` fits them."""
+    network = VQSegNet(2, 1, 3, (4, 6), (2,), num_embeddings=None, embedding_dim=64)
+    assert network.encode(torch.zeros(1, 1, 8, 8)).features.shape[1] == network.embedding_dim == 6

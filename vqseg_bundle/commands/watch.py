@@ -10,9 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-__all__ = ["arrivals", "watch"]
+__all__ = ["Session", "arrivals", "watch"]
 
 _SECONDS = 5.0
+#: keys that a call from Python does not take
+_FIXED = {"bundle_root", "config_file"}
 
 
 def watch(keys: Mapping[str, str]) -> None:
@@ -22,14 +24,15 @@ def watch(keys: Mapping[str, str]) -> None:
         keys: as typed, with "dataset_dir", the folder, and "output_dir".
 
     Raises:
-        SystemExit: the folder does not exist.
+        SystemExit: the folder does not exist, or a key is given that cannot be.
     """
-    from vqseg_bundle.bundle import segment
-
     folder, run = Path(keys["dataset_dir"]).expanduser(), Path(keys["output_dir"]).expanduser()
     if not folder.is_dir():
         raise SystemExit(f"{folder}: --watch expects a folder, found none of this name.")
+    if refused := sorted(_FIXED & set(keys)):
+        raise SystemExit(f"--{refused[0]} cannot be given with --watch; segment the folder without --watch.")
     options = {key: _value(text) for key, text in keys.items() if key not in ("dataset_dir", "output_dir")}
+    session = Session(run, {"contact_sheet": False, **options})
     stopped = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -39,18 +42,46 @@ def watch(keys: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGINT, stop)
     print(f"watching {folder}; Ctrl-C ends", flush=True)
-    done: set[Path] = set()
+    done = {run.resolve(), (run / "inference").resolve()}
     seen: dict[Path, tuple[float, ...]] = {}
     while not stopped:
-        seen, ready = arrivals(folder, seen, done | {run.resolve()})
+        seen, ready = arrivals(folder, seen, done)
         for path in ready:
             done.add(path.resolve())
             try:
-                print(f"{path}: {segment(path, run, contact_sheet=False, **options)}", flush=True)
+                print(f"{path}: {session.segment(path)}", flush=True)
             except ValueError as error:
                 print(f"{path}: {' '.join(str(error).split())}", flush=True)
         time.sleep(_SECONDS)
     raise KeyboardInterrupt
+
+
+class Session:
+    """The predictions since the watch began; those of earlier ones, whose volumes come anew, are moved aside.
+
+    Args:
+        run: the output folder.
+        options: keys of the configuration.
+    """
+
+    def __init__(self, run: Path, options: Mapping[str, Any]) -> None:
+        from vqseg_bundle.bundle import prediction_folder
+        from vqseg_bundle.bundle.records.run_record import put_aside
+
+        self.run, self.options = run, options
+        self.folder = Path(prediction_folder(run, "inference"))
+        self.names: set[str] = set()
+        put_aside(self.folder.parent, (self.folder.name,))
+
+    def segment(self, path: Path) -> Path:
+        """Segment an arrival; where it has a volume named as one before, into a folder of its own name."""
+        from vqseg_bundle.bundle import segment
+        from vqseg_bundle.data import list_volumes
+
+        names = {case["case"] for case in list_volumes(path, self.options.get("uneven_slices", "refuse"))}
+        own = {"prediction_dir#output_dir": str(self.folder / path.name)} if names & self.names else {}
+        self.names |= names
+        return segment(path, self.run, **own, **self.options)
 
 
 def arrivals(
@@ -63,11 +94,13 @@ def arrivals(
         seen: what an earlier call found.
         done: resolved paths to leave out, with folders that contain them.
     """
+    from vqseg_bundle.data import is_result_folder
+
     now = {}
     # a link to them is no arrival
     done = done | {folder.resolve()}
     for path in sorted(folder.iterdir()):
-        if not path.exists():  # a link that leads nowhere
+        if not path.exists() or is_result_folder(path.name):  # a link that leads nowhere, or our own output
             continue
         resolved = path.resolve()
         if not path.name.startswith(".") and not any(resolved == other or resolved in other.parents for other in done):

@@ -4,6 +4,7 @@ from vqseg_bundle.common.extras import LateModule, MissingExtraError, import_wit
 from vqseg_bundle.common.files import (
     cache_folder,
     csv_text,
+    file_digest,
     is_disk_full,
     json_value,
     project_folder,
@@ -40,6 +41,7 @@ __all__ = [
     "csv_text",
     "derive_seed",
     "exact_dtype",
+    "file_digest",
     "gather_objects",
     "import_with_extra",
     "is_disk_full",

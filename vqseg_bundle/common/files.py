@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 __all__ = [
     "cache_folder",
     "csv_text",
+    "file_digest",
     "is_disk_full",
     "json_value",
     "project_folder",
@@ -162,3 +164,8 @@ def project_folder() -> Path:
     """
     resources = _PACKAGE / "resources"
     return resources if resources.is_dir() else _PACKAGE.parent
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file that fits into memory, in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -71,7 +71,7 @@ from .layouts.folder_layouts import (
     find_unused_files,
 )
 from .layouts.found_case import case_stem
-from .layouts.volume_folder import list_volumes
+from .layouts.volume_folder import is_result_folder, list_volumes
 from .output.certainty import MeasureCertaintyd, foreground_uncertainty, soft_dice_confidence
 from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg
 from .output.volume_writer import SOURCE_KEY, KeepSourced, NameByCased, VolumeWriter, class_map_dtype
@@ -147,6 +147,7 @@ __all__ = [
     "has_geometry",
     "headers_slice_axis",
     "in_demo_cohort",
+    "is_result_folder",
     "least_sure",
     "list_volumes",
     "load_datalist",

@@ -218,24 +218,34 @@ class ModelSaver(CheckpointSaver):
         raise e
 
 
-class BestModelState:
-    """The state of the best model's saver, for the resume checkpoint.
+#: of the state of MONAI's evaluators
+_BEST = ("best_metric", "best_metric_epoch")
 
-    Without it the first validation after resuming would replace better weights.
+
+class BestModelState:
+    """The state of the best model's saver and of its evaluator's best score, for the resume checkpoint.
+
+    Without the former the first validation after resuming would replace better weights, without the latter a score that
+    is not theirs would be reported.
 
     Args:
         handlers: an evaluator's handlers, with at most one CheckpointSaver that saves by key metric; None entries
             (disabled handlers) are skipped.
+        validator: MONAI's evaluator, or None.
     """
 
-    def __init__(self, handlers: Sequence[Any]) -> None:
+    def __init__(self, handlers: Sequence[Any], validator: Engine | None = None) -> None:
+        self._validator = validator
         # MONAI can put this state only into the weights' file, which must remain a plain state dict
         savers = [handler for handler in handlers if isinstance(handler, CheckpointSaver)]
         self._checkpoints = [saver._key_metric_checkpoint for saver in savers if saver._key_metric_checkpoint]
 
     def state_dict(self) -> dict[str, Any]:
-        """The saver's list of saved files with their scores; empty without such a saver."""
-        return {str(index): checkpoint.state_dict() for index, checkpoint in enumerate(self._checkpoints)}
+        """The saver's list of saved files with their scores, empty without such a saver; and the best score."""
+        states: dict[str, Any] = {str(index): each.state_dict() for index, each in enumerate(self._checkpoints)}
+        if self._validator is not None:
+            states["best"] = {name: getattr(self._validator.state, name) for name in _BEST}
+        return states
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state from :meth:`state_dict`, unless its weights can no longer be read."""
@@ -243,8 +253,11 @@ class BestModelState:
             reason = _why_unusable(checkpoint)
             if reason:
                 logger.warning("%s Its score is forgotten: the next validation writes it anew.", reason)
-            else:
-                checkpoint.load_state_dict(state[str(index)])
+                return
+            checkpoint.load_state_dict(state[str(index)])
+        if self._validator is not None:
+            for name, value in state.get("best", {}).items():
+                setattr(self._validator.state, name, value)
 
 
 def _why_unusable(checkpoint: Checkpoint) -> str:

@@ -17,7 +17,7 @@ __all__ = ["MeanCaseDice"]
 
 
 class MeanCaseDice:
-    """Key metric of a MONAI evaluator: the overall mean Dice of ``summary.json``, without its distances, of all components.
+    """Key metric of a MONAI evaluator: the overall mean Dice of ``summary.json``, before stray components are removed.
 
     A hallucinated or missed structure counts as 0; one that is in neither prediction nor label does not count (MONAI's
     MeanDice ignores structures missing in the label, so that hallucinations cost nothing). It reads the same output as

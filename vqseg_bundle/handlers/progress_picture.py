@@ -235,6 +235,7 @@ class ProgressPicture:
         self.picture = Path(folder) / "progress.png"
         self.validator = validator
         self._sums: dict[str, Tensor] = {}
+        self._steps = 0  # of these; a resumed epoch has fewer than its length
         self._validation: dict[str, float] = {}
         self._started = self._warned = False
 
@@ -253,10 +254,11 @@ class ProgressPicture:
             # a resumed engine has its iteration only now
             if engine.state.iteration > 0:
                 self._careful(self.table.read, engine.state.iteration)
-        self._sums, self._validation = {}, {}
+        self._sums, self._steps, self._validation = {}, 0, {}
 
     def _add_terms(self, engine: Engine) -> None:
         output: Any = engine.state.output
+        self._steps += 1
         # no .item(): on a GPU each would wait for the end of the step
         for name, value in output["terms"]._asdict().items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
@@ -267,11 +269,10 @@ class ProgressPicture:
 
     def _end_epoch(self, engine: Engine) -> None:
         state: Any = engine.state
-        steps = (state.iteration - 1) % state.epoch_length + 1
         row = {"epoch": float(state.epoch), "iteration": float(state.iteration)}
         row["learning_rate"] = float(engine.optimizer.param_groups[0]["lr"])  # type: ignore[attr-defined]
         row["seconds"] = float(state.times["EPOCH_COMPLETED"])
-        row.update({f"loss_{name}": value.item() / steps for name, value in self._sums.items()})
+        row.update({f"loss_{name}": value.item() / self._steps for name, value in self._sums.items()})
         row.update({name: float(value) for name, value in state.metrics.items()})
         self.table.rows.append(row | self._validation)
         self._validation = {}

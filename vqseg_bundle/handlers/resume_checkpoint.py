@@ -32,12 +32,18 @@ class ResumedSchedule:
 
     Args:
         scheduler: PyTorch's, of which a changed one needs a closed form (``PolynomialLR``, ``CosineAnnealingLR``, ...).
-        changed: on loading, keep this schedule's own length and rates, and only go to the saved step.
+        changed: on loading, keep this schedule's own length and rates, and its optimiser's own options such as
+            ``weight_decay``, and only go to the saved step.
     """
 
     def __init__(self, scheduler: Any, changed: bool = False) -> None:
         self.scheduler = scheduler
         self.changed = changed
+        rates = ("params", "lr", "initial_lr")
+        self._options = [
+            {key: value for key, value in group.items() if key not in rates}
+            for group in scheduler.optimizer.param_groups
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """The scheduler's."""
@@ -50,10 +56,10 @@ class ResumedSchedule:
             return
         self.scheduler.last_epoch = state["last_epoch"]
         rates = self.scheduler._get_closed_form_lr()
-        for group, base, rate in zip(
-            self.scheduler.optimizer.param_groups, self.scheduler.base_lrs, rates, strict=True
-        ):
-            group["initial_lr"], group["lr"] = base, rate
+        groups = self.scheduler.optimizer.param_groups
+        for group, options, base, rate in zip(groups, self._options, self.scheduler.base_lrs, rates, strict=True):
+            # the optimiser's own loading has brought back the options of before
+            group.update(options, initial_lr=base, lr=rate)
         self.scheduler._last_lr = rates
 
 

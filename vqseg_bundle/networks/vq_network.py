@@ -39,7 +39,7 @@ class VQNetwork(nn.Module, ABC):
         arguments: the arguments that the weights depend on, for the record beside them. This and the next three are
             kept as attributes.
         stride: pixels between two tokens, one number per axis.
-        embedding_dim: channels of the post-VQ features, D.
+        embedding_dim: channels of the post-VQ features, D; without codes, of the deepest map.
         inference_width: a twelfth of the number of float32 maps of a window's size that a forward pass without gradient
             needs, the unit of :func:`vqseg_bundle.engines.window_batch_size`; for a U-Net, its first level's width.
 

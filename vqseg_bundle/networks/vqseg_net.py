@@ -112,7 +112,8 @@ class VQSegNet(VQNetwork):
             # left out where it changes nothing, as in the records of early versions
             arguments |= {"code_level": level, "quantized_bottleneck": quantized_bottleneck}
         skips = _checked_skips(level, skip_connections, num_embeddings is not None)
-        super().__init__(arguments, _total_stride(spatial_dims, strides[:level]), embedding_dim, channels[0])
+        width = channels[level] if num_embeddings is None else embedding_dim
+        super().__init__(arguments, _total_stride(spatial_dims, strides[:level]), width, channels[0])
         self.code_level = level
         self.deepest_stride = _total_stride(spatial_dims, strides)
         if activation_checkpointing and "batch" in str(norm).lower():

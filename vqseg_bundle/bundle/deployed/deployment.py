@@ -213,7 +213,10 @@ def start_inference(
     if any(_prediction(output_dir, case).exists() for case in cases):
         put_aside(Path(output_dir).parent, (Path(output_dir).name,))
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    log_to_file(Path(output_dir) / "inference.log")
+    log = Path(output_dir) / "inference.log"
+    log_to_file(log)
+    # in Python there may be nothing to log, but prediction_folder knows inference's folder by this file
+    log.touch()
     for error in checked.errors:
         logger.error("left out: %s", error)
     for warning in checked.warnings:

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.bundle.records.model_record import check_compatible, find_checkpoint, load_model_record, load_weights
+from vqseg_bundle.bundle.records.model_record import (
+    check_compatible,
+    check_files_hold,
+    find_checkpoint,
+    load_model_record,
+    load_weights,
+)
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.networks import VQNetwork, build_network
 
@@ -49,6 +55,7 @@ def _load(checkpoint: str, record: Mapping[str, Any]) -> VQNetwork:
     other = load_model_record(path)
     preprocessing = {"intensity_window": None, **other["preprocessing"]}
     try:
+        check_files_hold(other, record["info"].get("channel_names", []))
         check_compatible({**record, "labels": record["labels"]}, labels=other["labels"], preprocessing=preprocessing)
     except ValueError as error:
         raise ValueError(f"checkpoint: {path} cannot be averaged with {record['checkpoint']}. {error}") from error

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from monai.engines import Evaluator
 
 from vqseg_bundle import data
-from vqseg_bundle.common import process_rank, shell_line, write_json
+from vqseg_bundle.common import file_digest, process_rank, shell_line, write_json
 
 __all__ = ["close_evaluation", "close_inference", "close_training"]
 
@@ -77,6 +77,7 @@ def close_evaluation(output_dir: str, checkpoint: str) -> None:
     result = {
         "cases": summary["num_cases"],
         **means,
+        "weights_sha256": file_digest(Path(checkpoint)),
         "tables": [str(folder / name) for name in ("metrics.csv", "summary.json")],
         "pictures": [str(folder / "report.html")],
     }

@@ -235,8 +235,8 @@ def check_files_hold(
     trained = [str(name) for name in record["info"].get("channel_names", [])]
     if trained != list(channel_names) and sorted(trained) == sorted(channel_names):
         raise ValueError(
-            f"channel_names: the weights were trained on channels {', '.join(trained)}, the datalist has them in the "
-            f"order {', '.join(channel_names)}; list each image's files as the training did."
+            f"channel_names: the weights were trained on channels {', '.join(trained)}, here they are in the order "
+            f"{', '.join(channel_names)}; list each image's files as the training did."
         )
     if label_values is not None and dict(label_values) != record["label_values"]:
         known, given = (list(values.values()) or "class indices" for values in (record["label_values"], label_values))

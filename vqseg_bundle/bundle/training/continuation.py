@@ -52,6 +52,7 @@ def check_continuation(
     if resume:
         exit_cleanly(check_files_hold, record, cohort.channel_names, None if cohort.listed else cohort.class_values)
     else:
+        exit_cleanly(check_files_hold, record, cohort.channel_names)
         # here, not in the engine's first event: the teacher starts as their copy, and mismatches are refused in time
         exit_cleanly(load_weights, network, weights)
 

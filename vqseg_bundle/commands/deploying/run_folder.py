@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from vqseg_bundle.bundle import build_deployed_network, load_model_record, load_weights
+from vqseg_bundle.common import file_digest
 from vqseg_bundle.networks import VQNetwork
 
 __all__ = ["DeploymentError", "FinishedRun", "load_network", "open_run"]
@@ -32,7 +33,7 @@ class FinishedRun(NamedTuple):
     Attributes:
         folder: the folder.
         record: ``model.json``.
-        config: ``config.json``, the configuration as run.
+        config: ``config.json``, or ``resumed_config.json`` of a training that went on: the configuration as run.
         run: ``run.json``.
         cases: number of cases by split; empty if the log does not say.
         metrics: validation Dice and, if the weights were evaluated into the same folder, the evaluation's means.
@@ -61,6 +62,8 @@ def open_run(folder: Path) -> FinishedRun:
     if not (folder / "model.pt").is_file():
         raise DeploymentError(f"--run {folder} holds no model.pt: name the output_dir of a finished training.")
     config, run = (_read_json(folder / name) for name in ("config.json", "run.json"))
+    if (folder / "resumed_config.json").is_file():  # the training went on, perhaps for longer
+        config = {**_read_json(folder / "resumed_config.json"), "resume": False, "resume_changed": False}
     load_network(folder / "model.pt")
     record = load_model_record(folder / "model.pt")
     _check_finished(folder / "resume.pt")
@@ -129,12 +132,17 @@ def _validation(table: Path) -> dict[str, Any]:
 
 
 def _evaluation(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Means of the evaluation beside the weights, if it used these weights and the training's cohort."""
+    """Means of the evaluation beside the weights, if it was of these very weights as they are used, on their cohort."""
     if not (folder / "summary.json").is_file() or not (folder / "evaluation_config.json").is_file():
         return {}
     config, summary = _read_json(folder / "evaluation_config.json"), _read_json(folder / "summary.json")
-    digest = _read_json(folder / "evaluation_run.json").get("data_digest")
-    if config.get("checkpoint") is not None or digest != run.get("data_digest"):
+    record = _read_json(folder / "evaluation_run.json")
+    changed = config.get("checkpoint") or config.get("mirror_axes") or config.get("largest_component") is not None
+    if changed or record.get("data_digest") != run.get("data_digest"):
+        return {}
+    # a training that went on has other weights; evaluations before 0.11.1 do not say theirs
+    weights = record.get("result", {}).get("weights_sha256")
+    if weights is not None and weights != file_digest(folder / "model.pt"):
         return {}
     means = {name: entry["mean"] for name, entry in summary["overall"].items() if entry["mean"] is not None}
     rounded = {name: round(mean, 4) for name, mean in means.items()}

@@ -18,7 +18,7 @@ from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume
 from .channel_files import case_of_channel, gather_channels
 from .found_case import case_stem, image_of_label, is_label_name, naming_paths, unique_case_ids
 
-__all__ = ["leads_up", "list_series_paths", "list_volumes", "walk_volumes"]
+__all__ = ["is_result_folder", "leads_up", "list_series_paths", "list_volumes", "walk_volumes"]
 
 _RESULT_FOLDER = re.compile(r"predictions?|preds?|previous-.*", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(
@@ -113,9 +113,14 @@ def _entries(folder: Path, left_out: dict[str, list[str]]) -> tuple[list[Path], 
     return files, folders
 
 
+def is_result_folder(name: str) -> bool:
+    """Whether a folder of this name has results of earlier runs, such as ``predictions``."""
+    return _RESULT_FOLDER.fullmatch(name) is not None
+
+
 def _reason(folder: Path) -> str:
     """Why a folder with this name has nothing to segment; empty if it may have."""
-    if _RESULT_FOLDER.fullmatch(folder.name):
+    if is_result_folder(folder.name):
         return "results of earlier runs"
     return "labels" if _LABEL_FOLDER.fullmatch(folder.name) else ""
 
