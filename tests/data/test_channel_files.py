@@ -101,6 +101,26 @@ def test_a_prediction_lies_on_the_first_channel(two: list[str], tmp_path: Path):
     assert nib.load(tmp_path / "p.nii.gz").header["qform_code"] == nib.load(two[0]).header["qform_code"]
 
 
+@pytest.mark.parametrize("kind", ["hdr", "mhd", "nhdr"])
+def test_digests_see_voxels_in_a_file_of_their_own(tmp_path: Path, kind: str):
+    header, voxels = tmp_path / f"a.{kind}", tmp_path / ("a.img" if kind == "hdr" else "a.raw")
+    if kind == "hdr":
+        nib.save(nib.Nifti1Pair(np.zeros((4, 3, 2), np.int16), np.eye(4)), header)
+    elif kind == "mhd":
+        fields = "NDims = 3\nDimSize = 4 3 2\nElementType = MET_UCHAR\nElementDataFile = a.raw\n"
+        header.write_text(f"ObjectType = Image\n{fields}")
+    else:
+        header.write_text(
+            "NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 4 3 2\nencoding: raw\ndata file: a.raw\n\n"
+        )
+    found = set()
+    for value in (0, 1):
+        voxels.write_bytes(bytes([value]) * (48 if kind == "hdr" else 24))
+        found.add(content_digest(str(header)))
+    assert source_files(str(header)) == [str(header), str(voxels)]
+    assert len(found) == 2
+
+
 def test_digests_see_every_channel(two: list[str], tmp_path: Path):
     (tmp_path / "d.json").write_text(json.dumps({"labels": ["background", "x"], "unlabeled": [{"image": two}]}))
     cohort = load_datalist(tmp_path / "d.json", tmp_path)

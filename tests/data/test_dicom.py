@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom import Dataset
 from support.data_parts import RAS_AFFINE, compress_dicom, edit_dicom, hounsfield, set_tags, write_dicom
 
 from vqseg_bundle.data import DataError, list_volumes, load_datalist, read_header, read_voxels, source_files
@@ -116,6 +117,10 @@ def test_uneven_gaps_are_named(tmp_path: Path):
     ("attributes", "message"),
     [
         ({"NumberOfFrames": 5}, r"IM000\d: expected a slice a file, found 5 frames in one \(enhanced DICOM\)"),
+        (
+            {"SharedFunctionalGroupsSequence": [Dataset()]},
+            r"IM000\d: .* found one whose geometry lies in groups of frames",
+        ),
         ({"PhotometricInterpretation": "RGB"}, r"IM000\d: expected grey values .* found RGB"),
         (
             {"PixelSpacing": [[1.0, 1.0]] * 4 + [[1.0, 2.0]]},

@@ -52,6 +52,20 @@ def test_padding_written_as_unsigned_is_understood(tmp_path: Path):
     assert read_voxels(str(tmp_path / "s")).min() == voxels[~PADDED].min() > -2000
 
 
+def test_padding_beyond_the_stored_bits_is_the_value_that_decoding_makes_of_it(tmp_path: Path):
+    """Of 12 bits -3024 is 1072, which would be bone."""
+    voxels = np.where(PADDED, -3024, np.clip(hounsfield(SHAPE), -1000, 1000))
+    signed = {"PixelRepresentation": 1, "BitsStored": 12, "HighBit": 11}
+    files = write_dicom(tmp_path / "s", hounsfield(SHAPE), RescaleIntercept=0, **signed)
+    for index, file in enumerate(files):
+        edit_dicom(file, set_tags(PixelData=voxels[:, :, index].T.astype("<i2").tobytes()))
+        dataset = pydicom.dcmread(file)
+        dataset.add_new(0x00280120, "SS", -3024)
+        dataset.save_as(file)
+    expected = np.where(PADDED, voxels[~PADDED].min(), voxels)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / "s")), expected)
+
+
 def test_a_padding_value_amid_the_others_is_taken_for_a_mistake(tmp_path: Path):
     voxels = hounsfield(SHAPE)
     voxels[3, 3] = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,34 @@ def test_a_photograph_is_read_upright_in_colour(tmp_path: Path):
 def test_sixteen_bits_stay(tmp_path: Path):
     pixels = np.array([[0, 300], [65535, 256]], np.uint16)
     np.testing.assert_array_equal(read_voxels(str(write_picture(tmp_path / "a.png", pixels)))[..., 0], pixels)
+
+
+def test_colours_of_16_bits_are_refused(tmp_path: Path):
+    """Pillow would keep 8 of them: of 12-bit data, 16 values."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + np.full((3, 3), 4095, ">u2").tobytes() for _ in range(2))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    with pytest.raises(DataError, match=r"a\.png: expected 8 bits a channel in colour, found 16"):
+        read_voxels(str(tmp_path / "a.png"))
+
+
+def test_inverted_grey_values_of_16_bits_are_refused(tmp_path: Path):
+    pixels = np.array([[0, 300], [65535, 256]], np.uint16)
+    path = write_picture(tmp_path / "a.tif", pixels)
+    np.testing.assert_array_equal(read_voxels(str(path))[..., 0], pixels)
+    content = path.read_bytes()
+    entry = struct.pack("<HHI", 262, 3, 1)
+    assert content.count(entry) == 1
+    place = content.index(entry) + len(entry)
+    path.write_bytes(content[:place] + struct.pack("<H", 0) + content[place + 2 :])
+    with pytest.raises(DataError, match=r"a\.tif: expected bright pixels to have high values, found WhiteIsZero"):
+        read_voxels(str(path))
 
 
 def test_alpha_is_dropped_where_it_is_opaque(tmp_path: Path):

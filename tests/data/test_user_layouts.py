@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from support.bundle_runs import ROOT
+from support.data_parts import write_dicom
 from support.folder_parts import VOXELS, fill, found
 
 from vqseg_bundle.commands.data import main
@@ -120,6 +121,41 @@ def test_segments_of_3d_slicer_are_classes(tmp_path: Path) -> None:
     assert [(case.image, case.label) for case in cases] == [("a.nii.gz", "a.seg.nrrd")]
     classes = find_classes(tmp_path, cases)
     assert (classes.names, classes.values) == (("background", "liver", "tumour"), (0, 1, 3))
+
+
+def test_one_value_with_two_names_is_refused(tmp_path: Path) -> None:
+    """As 3D Slicer writes it after a segment was deleted and drawn again."""
+    fill(tmp_path, "a.nii.gz", "b.nii.gz")
+    header = "NRRD0004\ntype: unsigned char\ndimension: 3\nsizes: 4 3 2\nencoding: raw\n"
+    for name, organs in (("a", ("liver", "spleen")), ("b", ("spleen", "liver"))):
+        names = "".join(f"Segment{i}_LabelValue:={i + 1}\nSegment{i}_Name:={organ}\n" for i, organ in enumerate(organs))
+        (tmp_path / f"{name}.seg.nrrd").write_bytes(f"{header}{names}\n".encode() + VOXELS.astype(np.uint8).T.tobytes())
+    cases = find_cases(tmp_path)
+    for given in ((), ("background", "liver", "spleen")):
+        with pytest.raises(
+            DataError, match=r"b\.seg\.nrrd: expected value 1 to be liver, as in .*a\.seg\.nrrd, found spleen"
+        ):
+            find_classes(tmp_path, cases, given)
+
+
+def test_dots_in_the_names_of_dicom_folders_are_their_own(tmp_path: Path) -> None:
+    for name in ("Mueller.Anna", "Mueller.Hans"):
+        write_dicom(tmp_path / name, np.zeros((4, 3, 2), np.int16))
+    assert [case["case"] for case in list_volumes(tmp_path)] == ["Mueller.Anna", "Mueller.Hans"]
+
+
+def test_a_series_in_two_folders_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = write_dicom(tmp_path / "A", np.zeros((4, 3, 6), np.int16))
+    assert len(list_volumes(tmp_path)) == 1
+    assert not caplog.text
+    (tmp_path / "B").mkdir()
+    for file in files[3:]:
+        file.rename(tmp_path / "B" / file.name)
+    assert len(list_volumes(tmp_path)) == 2
+    assert (
+        f"one DICOM series lies in several folders, each of which is taken for a volume of its own: {tmp_path}"
+        in caplog.text
+    )
 
 
 def test_accents_are_one_in_both_spellings(tmp_path: Path) -> None:

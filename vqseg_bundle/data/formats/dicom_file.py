@@ -25,7 +25,9 @@ else:
 __all__ = ["DicomSlice", "SeriesLabels", "error_reason", "has_preamble", "read_slice"]
 
 _NOT_IMAGES = ("SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "DOC", "FID", "M3D")
+_FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _TAGS = [
+    *_FRAME_GROUPS,
     "SOPClassUID",
     "PatientID",
     "StudyDate",
@@ -89,6 +91,7 @@ class DicomSlice:
     spacing: tuple[float, ...] | None  # of rows, then of columns, mm
     thickness: float | None  # mm
     fault: str  # fault of the pixels; empty if there is none
+    enhanced: bool = False  # whether geometry and rescaling lie in groups of frames
 
 
 def has_preamble(file: Path) -> bool:
@@ -172,6 +175,7 @@ def _slice(file: Path, dataset: Any, stream: BinaryIO) -> DicomSlice:
         spacing=_numbers(dataset, "PixelSpacing", 2) or _numbers(dataset, "ImagerPixelSpacing", 2),
         thickness=_thickness(dataset),
         fault=_fault(dataset, stream, rows * columns),
+        enhanced=any(name in dataset for name in _FRAME_GROUPS),
     )
 
 

@@ -89,8 +89,19 @@ def _padding(stored: np.ndarray, dataset: Any) -> np.ndarray | None:
     limit = dataset.get("PixelPaddingRangeLimit")
     ends = [value, value if limit is None or limit == "" else limit]
     # signed values are often written as unsigned: 63536 is -2000
-    low, high = sorted(np.array([int(end) for end in ends]).astype(stored.dtype))
+    stated = np.array([int(end) for end in ends]).astype(stored.dtype)
+    low, high = sorted(_within_stored_bits(stated, stored, dataset))
     return (stored >= low) & (stored <= high)
+
+
+def _within_stored_bits(values: np.ndarray, stored: np.ndarray, dataset: Any) -> np.ndarray:
+    """The values as pixels have them of which the decoder has kept BitsStored: of 12 bits, -3024 is 1072."""
+    bits, signed = int(dataset.BitsStored), int(dataset.PixelRepresentation) == 1
+    least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    if bits >= 8 * stored.dtype.itemsize or stored.min() < least or stored.max() > most:
+        return values
+    kept = values.astype(np.int64) & ((1 << bits) - 1)
+    return np.where(kept > most, kept - (1 << bits), kept)
 
 
 def _inverted(stored: np.ndarray, dataset: Any) -> np.ndarray:

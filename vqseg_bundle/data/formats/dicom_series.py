@@ -29,6 +29,8 @@ _SPACING = 5e-4  # share of the mean spacing: a quarter of a pixel at the border
 _ORTHONORMAL = 0.05  # tolerance of lengths and right angles: cosines are written with few digits
 _SAME_PLACE = 1e-3  # mm
 _MOST_SHOWN = 3
+_NO_SPACING = "does not state PixelSpacing; pixels of 1 mm are assumed"
+_NO_COSINES = "does not state ImageOrientationPatient; an axial slice is assumed"
 
 
 def _read_header(path: str) -> VolumeHeader:
@@ -73,7 +75,8 @@ def slices_header(slices: Sequence[DicomSlice]) -> VolumeHeader:
         affine[:3, 2] = (np.array(last.position) - origin) / (len(slices) - 1)
     affine[:3, 3] = origin
     shape = (first.columns, first.rows, len(slices))
-    return VolumeHeader(shape, np.asarray(orientation_ras_lps(affine)), modality=first.modality)
+    unsaid = [text for value, text in ((first.spacing, _NO_SPACING), (first.cosines, _NO_COSINES)) if value is None]
+    return VolumeHeader(shape, np.asarray(orientation_ras_lps(affine)), notes=tuple(unsaid), modality=first.modality)
 
 
 def _volume_slices(path: str) -> list[DicomSlice]:
@@ -95,9 +98,10 @@ def _volume_slices(path: str) -> list[DicomSlice]:
 
 
 def _check_readable(item: DicomSlice) -> None:
-    if item.frames > 1:
+    if item.frames > 1 or item.enhanced:
+        found = f"{item.frames} frames in one" if item.frames > 1 else "one whose geometry lies in groups of frames"
         raise DataError(
-            f"{item.file}: expected a slice a file, found {item.frames} frames in one (enhanced DICOM); "
+            f"{item.file}: expected a slice a file, found {found} (enhanced DICOM); "
             "convert it to NIfTI, with dcm2niix for example."
         )
     if item.photometric not in ("MONOCHROME1", "MONOCHROME2"):

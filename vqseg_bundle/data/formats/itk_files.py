@@ -7,6 +7,7 @@ not class indices and are refused as several channels.
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator
@@ -105,6 +106,16 @@ def _data_files(path: str) -> Iterator[str]:
         yield from (line.decode("utf-8", "replace").strip() for line in found[2].splitlines())
 
 
+def _source_files(path: str) -> list[str]:
+    """The header and the files of its voxels."""
+    found = {path: None}
+    for name in _data_files(path):
+        # slice%03d.raw 1 20 1 numbers files
+        pattern = re.sub(r"%0?\d?d", "*", glob.escape(name).split(" ")[0]) if "%" in name else glob.escape(name)
+        found |= dict.fromkeys(str(file) for file in sorted(Path(path).parent.glob(pattern)) if file.is_file())
+    return list(found)
+
+
 def _spatial(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return (*sizes, 1) if len(sizes) == 2 else sizes
 
@@ -146,6 +157,7 @@ ITK = FileFormat(
     suffixes=(".nrrd", ".nhdr", ".mha", ".mhd"),
     read_header=_read_header,
     read_voxels=_read_voxels,
+    source_files=_source_files,
     class_names=_segment_names,
     detached=(".nhdr", ".mhd"),
 )

@@ -175,5 +175,6 @@ NIFTI = FileFormat(
     suffixes=(".nii", ".nii.gz", ".hdr", ".hdr.gz"),  # the last two with .img beside them
     read_header=read_nifti_header,
     read_voxels=read_nifti,
+    source_files=lambda path: list(dict.fromkeys(map(str, _pair_of(path)))),
     detached=(".hdr", ".hdr.gz"),
 )

@@ -24,6 +24,7 @@ _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
 _COLOR = ("RGB", "RGBA")
 _LOSSY = (".jpg", ".jpeg")
 _FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
+_PHOTOMETRIC = 262  # TIFF's tag
 
 
 def _read_array_header(path: str) -> VolumeHeader:
@@ -104,9 +105,21 @@ def _check_mode(path: str, image: Any) -> None:
         raise DataError(f"{path}: expected grey or RGB pixels, found Pillow's mode {image.mode}; convert the picture.")
 
 
+def _check_depth(path: str, image: Any) -> None:
+    """Refuse what Pillow would cut to 8 bits, or not invert."""
+    decoded = " ".join(str(tile) for tile in image.tile)
+    if image.mode in ("L", "LA", "RGB", "RGBA") and ";16" in decoded:
+        raise DataError(
+            f"{path}: expected 8 bits a channel in colour, found 16; save grey values of 16 bits, or NIfTI."
+        )
+    if image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+        raise DataError(f"{path}: expected bright pixels to have high values, found WhiteIsZero; save it inverted.")
+
+
 def _to_plain(path: str, image: Any, is_label: bool) -> Any:
     """The upright picture, without alpha and, for an image, without palette."""
     _check_mode(path, image)
+    _check_depth(path, image)
     image = ImageOps.exif_transpose(image)
     if image.mode in ("LA", "RGBA"):
         lowest = image.getchannel("A").getextrema()[0]

@@ -113,11 +113,14 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
 
     Raises:
         DataError: no case has a label and no name is known; values are negative, not whole, or not as many as the
-            names.
+            names; or one value has different names in 3D Slicer's files.
     """
-    paths = [str(dataset_dir / case.label) for case in cases if case.label]
+    # importing ITK changes the working directory for a moment, in which threads read
+    paths = [str(dataset_dir.absolute() / case.label) for case in cases if case.label]
     named = {} if names else read_label_names(dataset_dir)
-    segments = {} if names or named else common_class_names(paths)
+    segments = common_class_names(paths)
+    if names or named:
+        segments = {}
     named = named or ({0: "background", **dict(sorted(segments.items()))} if segments else {})
     if len(set(named.values())) > 1:
         plain = list(named) == list(range(len(named)))

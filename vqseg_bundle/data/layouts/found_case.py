@@ -18,13 +18,13 @@ from typing import Any
 from ..errors import DataError
 from ..formats.dicom_file import SeriesLabels
 from ..formats.dicom_slices import series_labels
-from ..formats.table import volume_kind
+from ..formats.table import FORMATS, volume_kind
 from ..formats.volume_path import channel_paths, parse_volume_path
 
 __all__ = ["FoundCase", "case_stem", "image_of_label", "is_label_name", "naming_paths", "patient_of", "unique_case_ids"]
 
-# A suffix starts with a letter, so that the dots of a DICOM identifier such as 1.2.840.10008 stay in the name.
-_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}(\.[gG][zZ])?$")
+# of formats alone, so that Mueller.Anna and the dots of a DICOM identifier such as 1.2.840.10008 stay in the name
+_SUFFIX = re.compile("({})$".format("|".join(re.escape(each) for known in FORMATS for each in known.suffixes)), re.I)
 _SEPARATORS = re.compile(r"([_\-. ]+)")
 _LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
@@ -87,7 +87,7 @@ def patient_of(name: str, pattern: str | None) -> str:
 
 
 def case_stem(path: str) -> str:
-    """Return the file name without ``.nii.gz``, ``.nii`` or another suffix."""
+    """Return the file name without ``.nii.gz``, ``.nii`` or another format's suffix; other dots are its own."""
     # FOLDER#UID names one DICOM series of a folder
     name = PurePath(path).name.replace("#", "_").replace("&", "_")
     # accents in one normal form, since macOS uses another; invalid bytes are replaced

@@ -9,9 +9,11 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 from ..errors import DataError, file_list
+from ..formats.dicom_file import read_slice
 from ..formats.dicom_slices import list_series
 from ..formats.table import FORMATS, is_flat, volume_kind
 from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
@@ -173,11 +175,38 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
         raise DataError(_nothing_to_segment(root, said))
     for text in said:
         logger.info("left out as %s", text)
+    _warn_of_split_series(paths)
     named = gather_channels(paths, in_channels)
     names, paths = unique_case_ids(naming_paths(list(named.values()))), list(named)
     if accept:
         paths = [join_volume_path(path, accept_uneven=True) if volume_kind(path) == "dicom" else path for path in paths]
     return [{"image": path, "case": case} for path, case in zip(paths, names, strict=True)]
+
+
+def _warn_of_split_series(paths: list[str]) -> None:
+    """Warn of a DICOM series whose slices lie in several folders: each part would be taken for a volume."""
+    folders = defaultdict(set)
+    for path in paths:
+        place = parse_volume_path(path)
+        if place.file.is_dir() and (uid := place.series_uid or _first_series(place.file)):
+            folders[uid].add(str(place.file))
+    for found in folders.values():
+        if len(found) > 1:
+            logger.warning(
+                "one DICOM series lies in several folders, each of which is taken for a volume of its own: %s; put its "
+                "slices into one folder.",
+                file_list(sorted(found)),
+            )
+
+
+def _first_series(folder: Path) -> str:
+    """SeriesInstanceUID of the first image in a folder; empty without one."""
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and not file.name.startswith("."):
+            with suppress(DataError):
+                if item := read_slice(file):
+                    return item.series_uid
+    return ""
 
 
 def _nothing_to_segment(root: Path, left_out: list[str]) -> str:
