@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -142,6 +143,15 @@ def test_dots_in_the_names_of_dicom_folders_are_their_own(tmp_path: Path) -> Non
     for name in ("Mueller.Anna", "Mueller.Hans"):
         write_dicom(tmp_path / name, np.zeros((4, 3, 2), np.int16))
     assert [case["case"] for case in list_volumes(tmp_path)] == ["Mueller.Anna", "Mueller.Hans"]
+
+
+def test_dicom_images_of_one_patient_id_are_of_one_patient(tmp_path: Path) -> None:
+    for name, patient in (("exam1", "MUELLER"), ("exam2", "MUELLER"), ("exam3", "MEIER"), ("exam4", "")):
+        write_dicom(tmp_path / "images" / name, np.zeros((4, 3, 2), np.int16), PatientID=patient)
+    assert [case.patient for case in find_cases(tmp_path)] == ["exam1", "exam1", "exam3", "exam4"]
+    assert [case.patient for case in find_cases(tmp_path, "exam.")] == ["exam1", "exam2", "exam3", "exam4"]
+    shutil.rmtree(tmp_path / "images" / "exam3")  # then all that have one have the same, which says nothing
+    assert [case.patient for case in find_cases(tmp_path)] == ["exam1", "exam2", "exam4"]
 
 
 def test_a_series_in_two_folders_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

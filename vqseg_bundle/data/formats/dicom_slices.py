@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..errors import DataError, file_list
 from .dicom_file import DicomSlice, SeriesLabels, has_preamble, read_slice
 from .volume_path import VolumePath
 
-__all__ = ["SUFFIXES", "choose_slices", "list_series", "series_labels"]
+__all__ = ["SUFFIXES", "choose_slices", "first_slice", "list_series", "series_labels"]
 
 #: of file names, in lower case; others, or none, are also common
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -50,6 +51,16 @@ def series_labels(folder: str | Path) -> dict[str, SeriesLabels]:
     """Names by which people know each series of a folder, as listed by :func:`list_series`."""
     series = _by_series(_read_folder(Path(folder)).slices)
     return {uid: slices[0].labels for uid, slices in series.items()}
+
+
+def first_slice(place: Path) -> DicomSlice | None:
+    """The first readable slice of a folder by its files' names, or of a file; None without one."""
+    for file in sorted(place.iterdir()) if place.is_dir() else [place]:
+        if file.is_file() and not file.name.startswith("."):
+            with suppress(DataError):
+                if item := read_slice(file):
+                    return item
+    return None
 
 
 def choose_slices(path: VolumePath) -> list[DicomSlice]:

@@ -17,6 +17,7 @@ from ..formats.volume_io import common_class_names, read_label_values
 from ..formats.volume_path import parse_volume_path
 from .channel_files import BRATS_CHANNELS, brats_case
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
+from .dicom_patients import join_dicom_patients
 from .found_case import FoundCase, case_stem, patient_of
 from .named_folders import find_acdc, find_brats, find_split_folders
 from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
@@ -42,7 +43,8 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     Args:
         dataset_dir: folder in one of the layouts; a ``dataset.json`` takes precedence.
         patient_pattern: regular expression that finds the patient (its first matching group, or the whole match) in a
-            case's name; None: each case is one patient, or in ACDC's layout each folder.
+            case's name; None: each case is one patient, in ACDC's layout each folder, and DICOM images of one PatientID
+            are of one.
 
     Raises:
         DataError: the folder has none of the layouts, a label lacks its image, a case lacks a channel, or the pattern
@@ -59,17 +61,17 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
             f"beside it, or a folder a patient with an image and a label; found {names}. Name the folder that holds "
             "them, rename folders so, or write a datalist by hand: docs/README.md."
         )
-    return cases
+    return cases if patient_pattern else join_dicom_patients(dataset_dir, cases)
 
 
 def find_scans(dataset_dir: Path, patient_pattern: str | None = None) -> list[FoundCase]:
     """:func:`find_cases`, or, of a folder in none of the layouts, all volumes, each a patient's without a label."""
-    cases = _find_known(dataset_dir, patient_pattern)
     root = dataset_dir.absolute()
-    return cases or [
+    cases = _find_known(dataset_dir, patient_pattern) or [
         FoundCase(Path(case["image"]).relative_to(root).as_posix(), "", patient_of(case["case"], patient_pattern))
         for case in list_volumes(dataset_dir)
     ]
+    return cases if patient_pattern else join_dicom_patients(dataset_dir, cases)
 
 
 def _find_known(dataset_dir: Path, patient_pattern: str | None) -> list[FoundCase]:

@@ -9,12 +9,10 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path, PurePath
 
 from ..errors import DataError, file_list
-from ..formats.dicom_file import read_slice
-from ..formats.dicom_slices import list_series
+from ..formats.dicom_slices import first_slice, list_series
 from ..formats.table import FORMATS, is_flat, volume_kind
 from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
 from .channel_files import case_of_channel, gather_channels
@@ -185,28 +183,18 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
 
 def _warn_of_split_series(paths: list[str]) -> None:
     """Warn of a DICOM series whose slices lie in several folders: each part would be taken for a volume."""
-    folders = defaultdict(set)
+    folders: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         place = parse_volume_path(path)
-        if place.file.is_dir() and (uid := place.series_uid or _first_series(place.file)):
-            folders[uid].add(str(place.file))
-    for found in folders.values():
-        if len(found) > 1:
+        if place.file.is_dir() and (found := first_slice(place.file)):
+            folders[place.series_uid or found.series_uid].add(str(place.file))
+    for parts in folders.values():
+        if len(parts) > 1:
             logger.warning(
                 "one DICOM series lies in several folders, each of which is taken for a volume of its own: %s; put its "
                 "slices into one folder.",
-                file_list(sorted(found)),
+                file_list(sorted(parts)),
             )
-
-
-def _first_series(folder: Path) -> str:
-    """SeriesInstanceUID of the first image in a folder; empty without one."""
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            with suppress(DataError):
-                if item := read_slice(file):
-                    return item.series_uid
-    return ""
 
 
 def _nothing_to_segment(root: Path, left_out: list[str]) -> str:
