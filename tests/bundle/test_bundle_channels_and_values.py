@@ -69,11 +69,11 @@ def test_the_record_says_what_files_hold(course: tuple[Path, Path]):
             {"label_values": [0, 4, 1]},
             r"settings differ from those of the training.*\n  the data: digest \w+, now \w+ \(cases, splits, labels or",
         ),
-        ("training", {"channel_names": ["b", "a"]}, r"trained on channels a, b, the datalist has .* order b, a; list"),
+        ("training", {"channel_names": ["b", "a"]}, r"trained on channels a, b, here .* order b, a; list"),
         (
             "evaluating",
             {"channel_names": ["b", "a"]},
-            r"trained on channels a, b, the datalist has .* order b, a; list",
+            r"trained on channels a, b, here .* order b, a; list",
         ),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vqseg_bundle.bundle import choose_amp, set_threads, write_run_record
-from vqseg_bundle.bundle import machine as subject
+from vqseg_bundle.bundle.machine import computing as subject
 from vqseg_bundle.bundle.machine import memory
 
 

@@ -125,7 +125,7 @@ def test_too_little_memory_is_said_with_the_keys_to_lower(
     shared_cohort: CohortFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(memory, "host_memory_gb", lambda: 0.3)
-    where = {"dataset_dir": str(shared_cohort.root), "device": "cpu", "labeled_batch_size": 64}
+    where = {"dataset_dir": str(shared_cohort.root), "device": "cpu", "amp": False, "labeled_batch_size": 64}
     run_here("planning", "train.json", "plan.json", **where)
     assert "a training step needs about 0.26 GB, of 0.15 GB for it: lower patch_size, labeled_batch_" in caplog.text
 
