@@ -293,3 +293,22 @@ def test_training_and_inference_leave_zeros_out_of_mean_and_deviation(
         assert (np.diff(inside) >= 0).all()  # the darkest, which are clipped, too
         assert np.unique(found[voxels == 0]).tolist() == [0]
     assert first < 0 or abs(normalised(image, intensity_window=window)[0][voxels != 0].mean()) > 1
+
+
+def test_quarter_turns_turn_image_and_label_alike() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "train.json"))
+    parser.update({"spatial_dims": 2, "patch_size": [4, 4], "foundation_cache": None, "quarter_turns": 1.0})
+    turn = parser.get_parsed_content("geometric_transforms")[-1]
+    turn.set_random_state(0)
+    image = torch.arange(16.0).view(1, 4, 4)
+    found = [turn({"image": image, "label": image}) for _ in range(20)]
+    turned = {tuple(torch.rot90(image, count, (1, 2)).flatten().tolist()) for count in (1, 2, 3)}
+    assert {tuple(each["image"].flatten().tolist()) for each in found} == turned
+    assert all(torch.equal(each["image"], each["label"]) for each in found)
+
+
+def test_views_that_are_not_square_cannot_be_turned(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    where = {"dataset_dir": str(shared_cohort.root), "patch_size": [32, 16], "quarter_turns": 0.5}
+    message = r"quarter_turns 0\.5: expected a view as wide as high, found patch_size \[32, 16\]"
+    refused(tmp_path / "out", message, "training", "train.json", **where)

@@ -43,9 +43,18 @@ def check_settings(
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_preprocessing, preprocessing)
+    exit_cleanly(_check_turns, running_parser(parser).get("quarter_turns"), preprocessing["patch_size"])
     build_cleanly(components, parser)
     if "optimizer" in components:
         exit_cleanly(_check_rates, running_parser(parser).get_parsed_content("optimizer"))
+
+
+def _check_turns(probability: float | None, patch_size: Sequence[int]) -> None:
+    if probability and patch_size[0] != patch_size[1]:
+        raise ValueError(
+            f"quarter_turns {probability}: expected a view as wide as high, found patch_size {list(patch_size)}; give "
+            'such an image_size or patch_size, "[128,128]" for example, or quarter_turns 0.'
+        )
 
 
 def _check_rates(optimizer: Optimizer) -> None:

@@ -111,6 +111,7 @@ SETTINGS: Mapping[str, Setting] = {
     "learning_rate": _rate(),
     "encoder_learning_rate": _rate(),
     "ramp_up_share": _share(),
+    "quarter_turns": _share(),
     "perturb_prob": _share(),
     "perturb_start_share": _share(),
     "perturb_end_share": _share(),
