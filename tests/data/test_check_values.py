@@ -241,3 +241,22 @@ def test_percentiles_are_numpy_s(dtype: type) -> None:
     wanted = [0, 0.25, 50, 99.5, 100]
     np.testing.assert_allclose(percentiles(np.sort(values), *wanted), np.percentile(values, wanted), rtol=1e-6)
     assert percentiles(np.array([7]), 0.5, 99.5).tolist() == [7, 7]
+
+
+def test_images_on_their_side_are_named_where_no_labelled_one_is(tmp_path: Path):
+    def image(name: str, *shape: int) -> str:
+        return save(tmp_path / f"{name}.nii.gz", np.random.default_rng(len(name)).normal(size=shape), np.eye(4))
+
+    def case(name: str, *shape: int) -> dict[str, str]:
+        label = save(tmp_path / f"{name}_label.nii.gz", np.ones(shape, np.uint8), np.eye(4))
+        return {"image": image(name, *shape), "label": label, "case": name, "patient": name}
+
+    cohort = Cohort("scans", {0: "background", 1: "organ"}, training=[case("upright", 30, 20, 5)])
+    others = {"tall": (36, 22, 5), "squarer": (20, 21, 5), "lying": (20, 30, 5)}
+    for name, shape in others.items():
+        cohort.unlabeled.append({"image": image(name, *shape), "case": name, "patient": name})
+    (warning,) = [text for text in check_cohort(cohort, 1, level="headers") if "turned" in text]
+    assert "1 file is turned by a quarter" in warning
+    assert f"{tmp_path / 'lying.nii.gz'}: 20 x 30" in warning
+    cohort.training.append(case("sideways", 20, 30, 5))
+    assert not any("turned" in text for text in check_cohort(cohort, 1, level="headers"))

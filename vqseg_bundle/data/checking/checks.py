@@ -12,7 +12,7 @@ from .facts import CaseFacts, Facts, gather_cases, with_class_indices
 from .file_rules import class_findings, empty_validation, header_findings, voxel_findings
 from .findings import FINDING_KINDS, Finding
 from .list_rules import duplicate_findings, list_findings
-from .outlier_rules import geometry_outliers, voxel_outliers
+from .outlier_rules import geometry_outliers, turned_images, voxel_outliers
 from .report import CheckReport, summarize_cohort
 
 __all__ = ["CHECK_LEVELS", "CheckedCases", "check_cases", "check_cohort", "examine_cohort", "require_sound"]
@@ -85,7 +85,7 @@ def examine_cohort(
     options = (in_channels, level, progress, use_cache, clipped)
     cases, problems = _examine_files(splits, cohort.indices, cohort.label_values, *options)
     cases = with_class_indices(cases, cohort.label_values)
-    found += problems + geometry_outliers(cases)
+    found += problems + geometry_outliers(cases) + turned_images(cases)
     if any(case.image_voxels or case.label_voxels for case in cases):
         found += class_findings(cases, cohort.labels, cohort.source) + voxel_outliers(cases, cohort.labels)
         found += [] if required_split else empty_validation(cases, cohort.labels, cohort.source)

@@ -144,6 +144,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "missing_class": _warning("a class that nearly all labels have is absent", "check the label"),
     "label_share_outlier": _warning("a structure is far larger or smaller than in other labels", "check the label"),
     "shape_outlier": _warning("an image is far larger or smaller than the others", "check that it belongs here"),
+    "turned_images": _warning(
+        "images lie on their side, as no labelled one does",
+        "label one of them, or train with --quarter_turns 0.3 and an image_size as wide as high",
+    ),
     "single_slice": _warning("an image is a single slice, the others have many", "check that it belongs here"),
     "spacing_outlier": _warning(
         "voxels are far larger or smaller than in the other images", "check that the header's unit is mm"

@@ -13,16 +13,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..errors import file_list
+from ..geometry.training_geometry import has_geometry
 from .facts import CaseFacts, HeaderFacts, ImageFacts
 from .findings import Finding
 
-__all__ = ["geometry_outliers", "voxel_outliers"]
+__all__ = ["geometry_outliers", "turned_images", "voxel_outliers"]
 
 _FEWEST = 5  # values needed for a median
 _DEVIATIONS = 6.0
 _LARGEST_RATIO = {"shape": 3.0, "spacing": 3.0, "anisotropy": 4.0, "intensity": 10.0, "share": 10.0}
 _MAJORITY = 0.6
 _AIR_BELOW = -500.0  # HU
+_TURNED = 0.14  # logarithm of 1.15, by which augmentation stretches views in any case
 
 
 def geometry_outliers(cases: Sequence[CaseFacts]) -> list[Finding]:
@@ -48,6 +50,27 @@ def geometry_outliers(cases: Sequence[CaseFacts]) -> list[Finding]:
         "anisotropy_outlier", elongated, "have unusually elongated voxels", expected, _spacings(elongated, headers)
     )
     return found + _orientation_outliers(headers)
+
+
+def turned_images(cases: Sequence[CaseFacts]) -> list[Finding]:
+    """Find images without geometry that lie on their side, if no labelled training image does; cases need headers.
+
+    On their side: wider than high while all labelled ones are higher than wide, or the reverse, by at least 15 %.
+    """
+    headers = {case.image: case.image_header for case in cases if case.image_header}
+    aspects = {
+        file: float(np.log(known.shape[0] / known.shape[1]))
+        for file, known in headers.items()
+        if len(known.shape) > 1 and not has_geometry(known.header)
+    }
+    labeled = [aspects[case.image] for case in cases if case.split == "training" and case.image in aspects]
+    if not labeled or min(labeled) * max(labeled) <= 0:
+        return []
+    side = np.sign(labeled[0])
+    turned = [file for file, aspect in aspects.items() if side * aspect < -_TURNED]
+    expected = f"the longer axis where all {len(labeled)} labelled images have it"
+    shown = {file: _by(headers[file].shape[:2]) for file in turned}
+    return _finding("turned_images", turned, "are turned by a quarter", expected, shown)
 
 
 def voxel_outliers(cases: Sequence[CaseFacts], labels: Mapping[int, str]) -> list[Finding]:
