@@ -85,7 +85,8 @@ def test_ignored_voxels_are_neither_structures_nor_missing_ones(folder: CohortFo
 
 
 def test_faults_of_every_kind_are_planted():
-    elsewhere = {"no_cases", "no_labeled_cases", "evaluation_split", "not_evaluated"}  # tests/data/test_checks.py
+    # tests/data/test_checks.py and, of images without geometry, test_check_values.py
+    elsewhere = {"no_cases", "no_labeled_cases", "evaluation_split", "not_evaluated", "turned_images"}
     assert {fault[2] for fault in FAULTS} | elsewhere == set(FINDING_KINDS)
 
 
