@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import nibabel as nib
 import numpy as np
+from PIL import Image
 
 from support.bundle_runs import CohortFolder
 from support.data_parts import write_picture
@@ -151,6 +152,17 @@ def mask_of_255(folder: CohortFolder) -> None:
     folder.datalist["training"].append({"image": "images/p.png", "label": "labels/p.png"})
 
 
+def other_palette(folder: CohortFolder) -> None:
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]])
+    for i, order in enumerate(([0, 1, 2], [0, 2, 1])):
+        voxels = np.asarray(nib.load(folder.root / IMAGES[i]).dataobj)[:, :, 2]
+        write_picture(folder.root / f"images/p{i}.png", np.clip(voxels + 50, 0, 255).astype(np.uint8))
+        mask = Image.fromarray(np.digitize(voxels, (20, 50)).astype(np.uint8))
+        mask.putpalette(colors[order].ravel().tolist())
+        mask.save(folder.root / f"labels/p{i}.png")
+        folder.datalist["training"].append({"image": f"images/p{i}.png", "label": f"labels/p{i}.png"})
+
+
 def without_class(folder: CohortFolder) -> None:
     rewrite(folder, LABELS[4], lambda voxels: np.minimum(voxels, 1))
 
@@ -242,6 +254,7 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("ignored everywhere", all_ignored, "nothing_labeled", LABELS[1]),
     ("every other slice", reshaped(LABELS[1], every_other_slice), "lone_slices", LABELS[1]),
     ("mask of 255", mask_of_255, "mask_of_255", "labels/p.png"),
+    ("palettes", other_palette, "palettes_differ", "labels/p1.png"),
     ("unused class", unused_class, "unused_class", "datalist.json"),
     ("absent class", without_class, "missing_class", LABELS[4]),
     ("small structure", small_structure, "label_share_outlier", LABELS[4]),

@@ -46,12 +46,14 @@ class HeaderFacts:
     other_affine: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     modality: str = ""
+    colors: tuple[str, ...] = ()
 
     @cached_property
     def header(self) -> VolumeHeader:
         """The same in the reader's own type, for its rules about axes."""
         other = np.array(self.other_affine).reshape(4, 4) if self.other_affine else None
-        return VolumeHeader(self.shape, np.array(self.affine).reshape(4, 4), other, self.notes, self.modality)
+        affine = np.array(self.affine).reshape(4, 4)
+        return VolumeHeader(self.shape, affine, other, self.notes, self.modality, self.colors)
 
     @cached_property
     def spacing(self) -> tuple[float, ...]:
@@ -109,7 +111,7 @@ def read_facts(path: str, kind: str) -> Facts:
         header = read_header(path)
         other = () if header.other_affine is None else _row_by_row(header.other_affine)
         shape = tuple(map(int, header.shape))
-        return HeaderFacts(shape, _row_by_row(header.affine), other, header.notes, header.modality)
+        return HeaderFacts(shape, _row_by_row(header.affine), other, header.notes, header.modality, header.colors)
     readers = {"image": read_voxels, "values": read_label_values}
     voxels, mapped = read_classes(path) if kind == "label" else (readers[kind](path), False)
     for channel in channel_paths(path):
@@ -125,7 +127,7 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
 def facts_from_json(kind: str, content: Mapping[str, Any]) -> Facts:
     """The inverse of :func:`facts_to_json`; TypeError or ValueError for other content."""
     values = dict(content)
-    for key in ("shape", "affine", "other_affine", "notes", "body"):
+    for key in ("shape", "affine", "other_affine", "notes", "colors", "body"):
         if key in values:
             values[key] = tuple(values[key])
     if "counts" in values:

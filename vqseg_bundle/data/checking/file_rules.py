@@ -142,7 +142,7 @@ def voxel_findings(
     for case in cases:
         for finding in _case_findings(case, values, key, ignored, clipped):
             found[finding.code, finding.files[0]] = finding
-    return [*found.values(), *_mapped_masks(cases)]
+    return [*found.values(), *_palettes(cases), *_mapped_masks(cases)]
 
 
 def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
@@ -173,6 +173,27 @@ def empty_validation(cases: Sequence[CaseFacts], labels: Mapping[int, str], sour
         return []
     text = f'{source}: no label of "validation" has any structure, only background: {file_list([*files])}'
     return [Finding("empty_validation", tuple(files), text, "structures to select weights by", "only background")]
+
+
+def _palettes(cases: Sequence[CaseFacts]) -> list[Finding]:
+    """Per mask, the first colour that an earlier mask has at another value; only values that occur count."""
+    known: dict[str, tuple[float, str]] = {}
+    found = []
+    for case in cases:
+        header, voxels = case.label_header, case.label_voxels
+        if case.label is None or header is None or voxels is None or voxels.mapped:
+            continue
+        used = [(header.colors[int(v)], v) for v, _ in voxels.counts if v is not None and 0 <= v < len(header.colors)]
+        if len(dict(used)) < len(used):
+            continue  # colours that do not tell its own classes apart
+        for color, value in used:
+            other, file = known.setdefault(color, (value, case.label))
+            if other != value:
+                what = f"{color} is value {value:g}"
+                text = f"{case.label}: {what}, but value {other:g} in {file}"
+                found.append(Finding("palettes_differ", (case.label, file), text, f"value {other:g}", what))
+                break
+    return found
 
 
 def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:

@@ -95,6 +95,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "a label has values that are not whole numbers",
         "resample labels with nearest neighbours, and correct the file",
     ),
+    "palettes_differ": _error(
+        "masks with palettes give one colour different values, which are the classes",
+        "save all masks with one palette, or as class indices without one",
+    ),
     "nothing_labeled": _error(
         'a label is "ignore" everywhere', 'list the image under "unlabeled", or label some of its slices'
     ),

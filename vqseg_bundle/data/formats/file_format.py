@@ -20,6 +20,7 @@ class VolumeHeader:
         other_affine: a second affine in the file, which is not used (NIfTI's qform beside its sform), or None.
         notes: assumptions of the reader, phrased to follow the file's name, such as "has no geometry; ...".
         modality: by the file, such as "CT" or "MR"; empty if it does not say.
+        colors: of a picture with a palette, such as "#ff0000", by stored value; otherwise empty.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +28,7 @@ class VolumeHeader:
     other_affine: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     modality: str = ""
+    colors: tuple[str, ...] = ()
 
     @property
     def spatial_shape(self) -> tuple[int, ...]:

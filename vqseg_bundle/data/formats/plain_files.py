@@ -58,10 +58,11 @@ def _read_picture_header(path: str) -> VolumeHeader:
     with _opened(path) as image:
         _check_mode(path, image)
         channels = [3] if image.mode in _COLOR else []
+        colors = tuple("#{:02x}{:02x}{:02x}".format(*color) for color in _palette(image))
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _FIRST_TURNED
         width, height = ImageOps.exif_transpose(image).size if turned else image.size
     shape = (height, width, 1, *channels)
-    return VolumeHeader(shape, np.eye(4))
+    return VolumeHeader(shape, np.eye(4), colors=colors)
 
 
 def _read_picture(path: str) -> np.ndarray:
@@ -93,6 +94,11 @@ def _opened(path: str) -> Iterator[Image.Image]:
     # not by its name: Pillow 13 would map an uncompressed TIFF into memory with the size of the rotated picture
     with Path(path).open("rb") as file, Image.open(file) as image:
         yield image
+
+
+def _palette(image: Any) -> np.ndarray:
+    """Colours by stored value, ``(values, 3)``; of a picture without palette none."""
+    return np.asarray(image.getpalette("RGB") or [], int).reshape(-1, 3)
 
 
 def _check_mode(path: str, image: Any) -> None:
@@ -129,7 +135,7 @@ def _to_plain(path: str, image: Any, is_label: bool) -> Any:
             )
         return image.convert("L" if image.mode == "LA" else "RGB")
     if image.mode == "P" and not is_label:
-        colors = np.asarray(image.getpalette("RGB")).reshape(-1, 3)
+        colors = _palette(image)
         if (colors != colors[:, :1]).any():
             raise DataError(f"{path}: expected grey or RGB pixels, found a palette of colours; convert the picture.")
         return image.convert("L")
