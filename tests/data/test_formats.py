@@ -48,6 +48,20 @@ def test_channels_come_last_in_a_file_and_first_when_loaded(tmp_path: Path, name
     np.testing.assert_array_equal(load_channels_first(tmp_path / name).numpy(), np.moveaxis(voxels, -1, 0))
 
 
+@pytest.mark.parametrize("spacing", ["", "spacings: 2 2 3\n"])
+def test_a_header_without_a_voxel_size_says_so(tmp_path: Path, spacing: str):
+    header = f"NRRD0004\ntype: short\ndimension: 3\nsizes: 7 6 5\n{spacing}endian: little\nencoding: raw\n\n"
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + hounsfield(SHAPE).T.astype("<i2").tobytes())
+    write_volume(tmp_path / "a.mha", hounsfield(SHAPE))
+    content = (tmp_path / "a.mha").read_bytes()
+    assert content.count(b"ElementSpacing = ") == 1
+    if not spacing:
+        (tmp_path / "a.mha").write_bytes(content.replace(b"ElementSpacing = ", b"Comment = "))
+    for name in ("a.nrrd", "a.mha"):
+        notes = read_header(str(tmp_path / name)).notes
+        assert ["names no voxel size" in note for note in notes] == ([] if spacing else [True])
+
+
 def test_a_flat_nifti_is_a_volume_of_one_slice(tmp_path: Path):
     pixels = hounsfield((9, 7))
     path = str(tmp_path / "flat.nii.gz")

@@ -166,7 +166,7 @@ FINDING_KINDS: dict[str, FindingKind] = {
     ),
     "uncertain_geometry": _warning(
         "a file does not say, or says in two ways, where its voxels lie",
-        "write one affine into both qform and sform if another one is meant",
+        "write the geometry into the header if another one is meant, of NIfTI one affine into both qform and sform",
     ),
     "anisotropy_outlier": _warning(
         "voxels are far more, or less, elongated than in the other images", "set spacing, or leave the case out"

@@ -34,6 +34,9 @@ _FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
 _DATA_FILE = re.compile(
     rb"(?:^|[\r\n])\s*(?:ElementDataFile\s*[=:]|data ?file:)([^\r\n]*)(.*)", re.IGNORECASE | re.DOTALL
 )
+_VOXEL_SIZE = re.compile(
+    rb"(?:^|[\r\n])\s*(?:Element(?:Spacing|Size)\s*[=:]|space ?directions:|spacings:)", re.IGNORECASE
+)
 _END_OF_NRRD = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NUMBERED = re.compile(r"[^%]*(%0?\d?d[^%]*)?")
 _LONGEST_HEADER = 2**20
@@ -48,7 +51,7 @@ def _read_header(path: str) -> VolumeHeader:
     sizes = [int(image_io.GetDimensions(axis)) for axis in range(dims)]
     components = int(image_io.GetNumberOfComponents())
     shape = (*_spatial(tuple(sizes)), *([components] if components > 1 else []))
-    return VolumeHeader(shape, _affine(image_io, dims))
+    return VolumeHeader(shape, _affine(image_io, dims), notes=_notes(path))
 
 
 def _read_voxels(path: str) -> np.ndarray:
@@ -74,6 +77,16 @@ def _open(path: str) -> Any:
     image_io.SetFileName(path)
     image_io.ReadImageInformation()
     return image_io
+
+
+def _notes(path: str) -> tuple[str, ...]:
+    """pynrrd's files have no voxel size unless their writer gave one; ITK takes 1 without a word."""
+    with Path(path).open("rb") as file:
+        head = file.read(_LONGEST_HEADER)
+    end = _DATA_FILE.search(head) if not head.startswith(b"NRRD") else _END_OF_NRRD.search(head)
+    if _VOXEL_SIZE.search(head[: end.start() if end else None]):
+        return ()
+    return ("names no voxel size; 1 x 1 x 1 mm is assumed, and axes that run to the left, back and head",)
 
 
 def _refuse_data_elsewhere(path: str) -> None:
