@@ -62,7 +62,7 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path: Path):
     for file in write_dicom(tmp_path / "t", other, uid="1.2.4"):
         file.rename(folder / f"t{file.name}")
     assert list_series(folder) == {"1.2.3": 5, "1.2.4": 3}
-    refused(folder, r's: expected one DICOM series, found 2: 1.2.3 \(CT, "thick", 5 slices\); 1.2.4 \(CT, 3 slices\)')
+    refused(folder, r's: expected one DICOM series, found 2: 1.2.3 \(CT, "thick", 5 slices\), 1.2.4 \(CT, 3 slices\)')
     refused(f"{folder}#9.9", r"s: no DICOM series 9.9; found 1.2.3")
     np.testing.assert_array_equal(read_voxels(f"{folder}#1.2.4"), other)
     cases = list_volumes(tmp_path)

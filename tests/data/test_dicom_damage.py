@@ -66,6 +66,23 @@ def test_a_broken_slice_is_missed_wherever_it_lies(
         read_header(list_volumes(tmp_path, uneven_slices="accept")[0]["image"])
 
 
+@pytest.mark.parametrize("place", [0, 2, -1])
+@pytest.mark.parametrize(
+    ("tag", "kept"),
+    [(b"\x08\x00\x16\x00UI", 17), (b"\x20\x00\x0e\x00UI", 0), (b"\x20\x00\x0e\x00UI", 3)],
+    ids=["class", "no series", "part of a series"],
+)
+def test_a_slice_cut_within_a_uid_is_missed(tmp_path: Path, tag: bytes, kept: int, place: int):
+    """The beginning of a UID is neither a report's class nor a series of its own."""
+    files = write_dicom(tmp_path / "s", hounsfield(SHAPE), uid="1.2.345.6")
+    content = files[place].read_bytes()
+    start = content.index(tag) + 8
+    files[place].write_bytes(content[: start - 2] + kept.to_bytes(2, "little") + content[start : start + kept])
+    (case,) = list_volumes(tmp_path)
+    with pytest.raises(DataError, match=rf"s: 1 slice is missing: {files[place].name} ends before"):
+        read_header(case["image"])
+
+
 def test_broken_slices_alone_are_a_volume_that_is_refused(tmp_path: Path):
     (tmp_path / "s").mkdir()
     for index in range(5):

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from support.data_parts import edit_dicom, hounsfield, set_tags, write_dicom
 
-from vqseg_bundle.data import read_voxels
+from vqseg_bundle.data import DataError, read_header, read_voxels
 
 SHAPE = (7, 6, 5)
 
@@ -97,6 +97,15 @@ def test_monochrome1_rises_with_brightness_but_for_quantities(
     if sign:  # 12 bits hold -2048 to 2047
         stored = np.where(stored > 2047, stored - 4096, stored)
     np.testing.assert_array_equal(read_voxels(str(tmp_path / "s")), expected(stored))
+
+
+@pytest.mark.parametrize("name", ["RescaleIntercept", "RescaleSlope"])
+def test_a_slice_without_the_rescaling_of_the_others_is_named(tmp_path: Path, name: str):
+    """In CT it would be off by 1024 HU."""
+    files = write_dicom(tmp_path / "s", hounsfield(SHAPE))
+    edit_dicom(files[3], lambda dataset: delattr(dataset, name))
+    with pytest.raises(DataError, match=rf"{files[3].name}: expected {name} as in other slices of its series, found"):
+        read_header(str(tmp_path / "s"))
 
 
 def test_a_slope_alone_or_an_empty_one_is_applied(tmp_path: Path):

@@ -98,6 +98,19 @@ def test_predictions_are_written_with_the_files_values(values: dict, dtype: type
     np.testing.assert_array_equal(np.asarray(found.dataobj).ravel(), [0, 1, 2, values[3]])
 
 
+@pytest.mark.parametrize("axes", ["RAS", "PSR", "LSA", "IRP"])
+def test_values_are_written_whatever_the_axes_of_the_volume(axes: str, tmp_path: Path):
+    classes = np.arange(24).reshape(2, 3, 4) % 4
+    affine = nib.orientations.inv_ornt_aff(nib.orientations.axcodes2ornt(axes), classes.shape)
+    writer = VolumeWriter(output_dtype=np.uint8, label_values=BRATS)
+    writer.set_data_array(MetaTensor(torch.as_tensor(classes[None]).float(), affine=torch.as_tensor(affine)))
+    writer.set_metadata({"affine": affine, "original_affine": affine}, resample=False)
+    writer.write(tmp_path / "p.nii.gz")
+    found = nib.load(tmp_path / "p.nii.gz")
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.array([0, 1, 2, 4])[classes])
+    np.testing.assert_allclose(found.affine, affine)
+
+
 def test_the_check_counts_classes_and_names_values(folder: Path):
     cohort = load_datalist(folder / "datalist.json", folder)
     assert cohort.label_values == BRATS

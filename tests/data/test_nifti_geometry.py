@@ -66,6 +66,20 @@ def test_a_pair_is_one_volume_and_analyze_is_refused(tmp_path: Path) -> None:
         read_nifti_header(str(tmp_path / "y.img"))
 
 
+def test_a_label_that_has_one_of_two_mirrored_affines_is_not_mirrored(tmp_path: Path) -> None:
+    """About a centred origin, sform and qform that mirror each other cover the same voxels."""
+    centred = np.diag([0.8, 0.9, 3.0, 1.0])
+    centred[:3, 3] = -centred[:3, :3] @ (np.array(SHAPE) - 1) / 2
+    mirrored = np.diag([-1.0, 1.0, 1.0, 1.0]) @ centred
+    source = write(tmp_path / "x.nii", image_of(affine=centred, qform_affine=mirrored))
+    voxels = np.asarray(nib.load(source).dataobj)
+    load = [LoadVolumed("image"), LoadVolumed("label", is_label=True), EnsureChannelFirstd(["image", "label"])]
+    for affine in (centred, mirrored):
+        label = write(tmp_path / "y.nii", nib.Nifti1Image(voxels, affine))
+        loaded = Compose([*load, LabelToImaged("label")])({"image": str(source), "label": str(label)})
+        assert torch.equal(loaded["label"].as_tensor(), loaded["image"].as_tensor())
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 def test_a_label_may_have_the_affine_that_its_image_is_not_read_by(flipped: bool, tmp_path: Path) -> None:
     """ITK-SNAP draws on the qform; its label, flipped or not, lies on the image's voxels all the same."""

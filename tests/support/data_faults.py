@@ -152,6 +152,15 @@ def mask_of_255(folder: CohortFolder) -> None:
     folder.datalist["training"].append({"image": "images/p.png", "label": "labels/p.png"})
 
 
+def white_first(folder: CohortFolder) -> None:
+    mask_of_255(folder)
+    inverted = Image.fromarray((np.asarray(Image.open(folder.root / "labels/p.png")) == 0).astype(np.uint8))
+    inverted.putpalette([255, 255, 255, 0, 0, 0])
+    inverted.save(folder.root / "labels/q.png")
+    shutil.copy(folder.root / "images/p.png", folder.root / "images/q.png")
+    folder.datalist["training"].append({"image": "images/q.png", "label": "labels/q.png"})
+
+
 def other_palette(folder: CohortFolder) -> None:
     colors = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]])
     for i, order in enumerate(([0, 1, 2], [0, 2, 1])):
@@ -254,6 +263,7 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("ignored everywhere", all_ignored, "nothing_labeled", LABELS[1]),
     ("every other slice", reshaped(LABELS[1], every_other_slice), "lone_slices", LABELS[1]),
     ("mask of 255", mask_of_255, "mask_of_255", "labels/p.png"),
+    ("palette and greys", white_first, "palettes_differ", "labels/q.png"),
     ("palettes", other_palette, "palettes_differ", "labels/p1.png"),
     ("unused class", unused_class, "unused_class", "datalist.json"),
     ("absent class", without_class, "missing_class", LABELS[4]),

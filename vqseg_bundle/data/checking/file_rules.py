@@ -176,14 +176,23 @@ def empty_validation(cases: Sequence[CaseFacts], labels: Mapping[int, str], sour
 
 
 def _palettes(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """Per mask, the first colour that an earlier mask has at another value; only values that occur count."""
+    """Per mask, the first colour that an earlier mask has at another value; only values that occur count.
+
+    A mask without a palette shows its values as greys, 255 as white.
+    """
+    if not any(case.label_header and case.label_header.colors for case in cases):
+        return []
     known: dict[str, tuple[float, str]] = {}
     found = []
     for case in cases:
         header, voxels = case.label_header, case.label_voxels
-        if case.label is None or header is None or voxels is None or voxels.mapped:
+        if case.label is None or header is None or voxels is None:
             continue
-        used = [(header.colors[int(v)], v) for v, _ in voxels.counts if v is not None and 0 <= v < len(header.colors)]
+        stored = {1.0: 255.0} if voxels.mapped else {}
+        colors = dict[float | None, str](
+            enumerate(header.colors or (f"#{grey:02x}{grey:02x}{grey:02x}" for grey in range(256)))
+        )
+        used = [(colors[stored.get(v, v)], v) for v, _ in voxels.counts if stored.get(v, v) in colors]
         if len(dict(used)) < len(used):
             continue  # colours that do not tell its own classes apart
         for color, value in used:

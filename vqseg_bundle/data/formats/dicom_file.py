@@ -25,6 +25,7 @@ else:
 __all__ = ["DicomSlice", "SeriesLabels", "error_reason", "has_preamble", "read_slice"]
 
 _NOT_IMAGES = ("SEG", "SR", "PR", "KO", "REG", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "DOC", "FID", "M3D")
+_RESCALING = ("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence")
 _FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _TAGS = [
     *_FRAME_GROUPS,
@@ -47,7 +48,9 @@ _TAGS = [
     "BitsAllocated",
     "PhotometricInterpretation",
     "NumberOfFrames",
+    *_RESCALING,
 ]
+_DICOM_ROOT = "1.2.840.10008."
 _DICM = slice(128, 132)
 # Group 0002 or 0008, with which a file without preamble starts; the second in either byte order.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
@@ -90,6 +93,7 @@ class DicomSlice:
     cosines: tuple[float, ...] | None  # along a row, then down a column, LPS
     spacing: tuple[float, ...] | None  # of rows, then of columns, mm
     thickness: float | None  # mm
+    rescaling: tuple[str, ...]  # which attributes of the conversion to the modality's unit it states
     fault: str  # fault of the pixels; empty if there is none
     enhanced: bool = False  # whether geometry and rescaling lie in groups of frames
 
@@ -108,7 +112,7 @@ def read_slice(file: Path) -> DicomSlice | None:
             dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=_TAGS)
             if _holds_image(dataset):
                 return _slice(file, dataset, stream)
-            if _class_name(dataset):
+            if _tells_its_class(dataset):
                 return None
     except DataError:
         raise
@@ -140,16 +144,23 @@ def _starts_with_element(start: bytes) -> bool:
     return explicit or start[6:8] == b"\0\0"
 
 
-def _class_name(dataset: Any) -> str:
-    uid = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
-    return str(pydicom.uid.UID(str(uid)).name)
+def _class_uid(dataset: Any) -> Any:
+    return pydicom.uid.UID(str(dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""))
+
+
+def _tells_its_class(dataset: Any) -> bool:
+    """Whether the class is one of DICOM's, or a vendor's that the file goes on after; not the beginning of a UID."""
+    uid = _class_uid(dataset)
+    if uid.startswith(_DICOM_ROOT):
+        return str(uid.name) != str(uid)
+    return bool(uid and dataset.get("SeriesInstanceUID"))
 
 
 def _holds_image(dataset: Any) -> bool:
     """By its class, so that a file truncated before Rows is not taken for a report; if that is unknown, by Rows."""
     if dataset.get("Modality") in _NOT_IMAGES:
         return False
-    return "Image Storage" in _class_name(dataset) or bool(dataset.get("Rows") and dataset.get("Columns"))
+    return "Image Storage" in str(_class_uid(dataset).name) or bool(dataset.get("Rows") and dataset.get("Columns"))
 
 
 def _slice(file: Path, dataset: Any, stream: BinaryIO) -> DicomSlice:
@@ -174,6 +185,7 @@ def _slice(file: Path, dataset: Any, stream: BinaryIO) -> DicomSlice:
         cosines=_numbers(dataset, "ImageOrientationPatient", 6),
         spacing=_numbers(dataset, "PixelSpacing", 2) or _numbers(dataset, "ImagerPixelSpacing", 2),
         thickness=_thickness(dataset),
+        rescaling=tuple(name for name in _RESCALING if dataset.get(name) not in (None, "")),
         fault=_fault(dataset, stream, rows * columns),
         enhanced=any(name in dataset for name in _FRAME_GROUPS),
     )

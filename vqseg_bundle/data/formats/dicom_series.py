@@ -133,11 +133,23 @@ def _check_alike(folder: Path, slices: Sequence[DicomSlice]) -> None:
         for name, value in given.items():
             if value is None:
                 raise DataError(f"{item.file}: expected {name} in each of several slices, found none; leave it out.")
+    _check_rescaling(slices)
     _check_one(folder, slices, "Rows", np.array([[item.rows] for item in slices]), 0.0)
     _check_one(folder, slices, "Columns", np.array([[item.columns] for item in slices]), 0.0)
     spacings = np.array([item.spacing for item in slices])
     _check_one(folder, slices, "PixelSpacing", spacings, _SPACING * float(np.abs(spacings.mean(axis=0)).min()))
     _check_one(folder, slices, "ImageOrientationPatient", np.array([item.cosines for item in slices]), _ANGLE)
+
+
+def _check_rescaling(slices: Sequence[DicomSlice]) -> None:
+    """A slice that lacks what the others state would be off by it, in CT mostly by 1024 HU."""
+    stated = {name for item in slices for name in item.rescaling}
+    for item in slices:
+        if missing := sorted(stated - set(item.rescaling)):
+            raise DataError(
+                f"{item.file}: expected {' and '.join(missing)} as in other slices of its series, found none; export "
+                "the series again."
+            )
 
 
 def _check_one(folder: Path, slices: Sequence[DicomSlice], name: str, values: np.ndarray, tolerance: float) -> None:

@@ -1,8 +1,8 @@
 """The image slices of a DICOM folder, by series; files that are not DICOM or not images are ignored.
 
 An empty, truncated or damaged file that should be a slice is never ignored, since the volume would silently lack a
-slice. It counts against its own series if it still says which; otherwise against the series of the files before and
-after it by name, or, if the names of series are mixed, against every series of the folder.
+slice. It counts against its own series if it says which before it ends; otherwise against the series of the files
+before and after it by name, or, if the names of series are mixed, against every series of the folder.
 """
 
 from __future__ import annotations
@@ -121,8 +121,17 @@ def _read_folder(folder: Path) -> _Content:
         patterns.add(_pattern(file))
         if item is not None:
             found[file] = item
+    for file in _cut_off_headers(found):
+        broken[file] = f"{file.name} {found.pop(file).fault}"
     unreadable = [(fault, _owners(file, found)) for file, fault in broken.items() if _should_be_slice(file, patterns)]
     return _Content(list(found.values()), unreadable)
+
+
+def _cut_off_headers(found: Mapping[Path, DicomSlice]) -> list[Path]:
+    """Files that end in their header, of a series that no whole file is of: the UID may be the beginning of one."""
+    whole = {item.series_uid for item in found.values() if not item.fault}
+    cut = {file: item for file, item in found.items() if item.fault and not (item.rows and item.columns)}
+    return [file for file, item in cut.items() if whole and item.series_uid not in whole]
 
 
 def _owners(file: Path, found: Mapping[Path, DicomSlice]) -> set[str]:
@@ -167,4 +176,4 @@ def _describe(series: dict[str, list[DicomSlice]]) -> str:
         first = slices[0]
         name = f'"{first.labels.description}", ' if first.labels.description else ""
         texts.append(f"{uid} ({first.modality or 'unknown modality'}, {name}{len(slices)} slices)")
-    return "; ".join(texts) or "none"
+    return ", ".join(texts) or "none"

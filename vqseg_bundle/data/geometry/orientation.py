@@ -39,6 +39,7 @@ __all__ = [
 AXIS_ENDS = ("RL", "AP", "SI")
 _USUAL = "RAS"
 _DIGITS = 4  # of direction cosines considered different
+_UNCHANGED = [[0, 1], [1, 1], [2, 1]]  # nibabel's orientation of axes as they are
 _TOLERANCE = 1e-3  # share of a voxel's smallest side
 
 
@@ -174,7 +175,8 @@ class LabelToImaged(MapTransform):
     """Flip and permute labels that have their image's grid with axes in another order or direction.
 
     The grid is the one on which the image was read, regardless of later transforms. Voxels are moved, not resampled. If
-    an image has two affines (NIfTI's sform and qform), the label may have either. Other labels are left unchanged; the
+    an image has two affines (NIfTI's sform and qform), the label may have either, and stays as it is if it has one of
+    them exactly. Other labels are left unchanged; the
     data check refuses them.
 
     Args:
@@ -218,9 +220,11 @@ def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
     shape = tuple(image.meta.get(MetaKeys.SPATIAL_SHAPE, image.shape[1:]))
     affines = [np.asarray(affine, dtype=np.float64) for affine in (read, image.meta.get(OTHER_AFFINE, read))]
     changes = [axis_change(label.affine.cpu().numpy(), label.shape[1:], of, shape) for of in affines]
-    change = next((found for found in changes if found is not None), None)
-    if change is None:
+    found = [change for change in changes if change is not None]
+    if not found:
         return label
+    # where the two affines mirror each other, the label lies on both grids, on one of them as it is stored
+    change = next((each for each in found if np.array_equal(each, _UNCHANGED)), found[0])
     voxels = nib.orientations.apply_orientation(label.as_tensor().movedim(0, -1).numpy(), change)
     # copied: NumPy considers a reversed axis of one slice contiguous, PyTorch does not
     moved = torch.from_numpy(np.moveaxis(voxels, -1, 0).copy())

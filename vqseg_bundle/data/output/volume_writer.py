@@ -119,12 +119,16 @@ class VolumeWriter(NibabelWriter):
         super().set_data_array(data_array, channel_dim, squeeze_end_dims=False, **kwargs)
         if squeeze_end_dims and self.data_obj.ndim > 3 and self.data_obj.shape[-1] == 1:
             self.data_obj = self.data_obj[..., 0]
-        if self.label_values:
-            self.data_obj = values_of_classes(np.asarray(self.data_obj), self.label_values)
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
-        """Set the affine and the path of the source."""
-        super().set_metadata(meta_dict, resample, **options)
+        """Set the affine and the path of the source; classes become their values here, by the volume's own axes."""
+        if resample:
+            super().set_metadata(meta_dict, resample, **options)
+        else:  # MONAI 1.6 takes three axes for two here, and fails where the third is not from feet to head
+            affine = self.get_meta_info(meta_dict)[1]
+            self.affine = np.eye(4) if affine is None else np.asarray(affine, dtype=np.float64)
+        if self.label_values:
+            self.data_obj = values_of_classes(np.asarray(self.data_obj), self.label_values)
         meta = meta_dict or {}
         self.source = channel_paths(meta.get(SOURCE_KEY) or meta.get(ImageMetaKey.FILENAME_OR_OBJ) or "")[0]
         original = meta.get("original_affine")
