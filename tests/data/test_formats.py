@@ -11,7 +11,15 @@ import torch
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, SaveImaged
 from support.data_parts import RAS_AFFINE, hounsfield, load_channels_first, write_picture, write_volume
 
-from vqseg_bundle.data import DataError, LoadVolumed, VolumeReader, read_header, read_voxels, source_files
+from vqseg_bundle.data import (
+    DataError,
+    LoadVolumed,
+    VolumeReader,
+    has_geometry,
+    read_header,
+    read_voxels,
+    source_files,
+)
 from vqseg_bundle.data.formats.table import volume_kind
 from vqseg_bundle.data.formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
 
@@ -60,6 +68,7 @@ def test_a_header_without_a_voxel_size_says_so(tmp_path: Path, spacing: str):
     for name in ("a.nrrd", "a.mha"):
         notes = read_header(str(tmp_path / name)).notes
         assert ["names no voxel size" in note for note in notes] == ([] if spacing else [True])
+    assert has_geometry(read_header(str(tmp_path / "a.nrrd"))) == bool(spacing)
 
 
 def test_a_flat_nifti_is_a_volume_of_one_slice(tmp_path: Path):

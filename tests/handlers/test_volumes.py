@@ -30,6 +30,7 @@ def test_a_volume_is_voxels_times_their_size() -> None:
     assert measured.volumes(in_ml=True) == pytest.approx([0.384, 0.384, 0.0])
     assert measured.says_size
     assert not measure_volumes(unknown(boxes(1)), 3).says_size
+    assert not measure_volumes(MetaTensor(boxes(1), affine=torch.diag(torch.tensor([-1.0, -1, 1, 1]))), 3).says_size
     image = measure_volumes(volume(boxes(1)[..., 2]), 3)
     assert image.voxel_ml is None, "an image has no volume"
     assert not image.says_size

@@ -63,8 +63,8 @@ def unlike_training(header: VolumeHeader, trained: Mapping[str, Any], slice_axis
 
 
 def has_geometry(header: VolumeHeader) -> bool:
-    """Whether a volume has a geometry; the identity stands for none, as in pictures and NPY arrays."""
-    return not np.allclose(header.affine, np.eye(4))
+    """Whether a volume has a geometry; the identity stands for none (pictures, NPY arrays), also ITK's, in LPS."""
+    return not np.allclose(np.abs(header.affine), np.eye(4))
 
 
 def _spacing(header: VolumeHeader) -> np.ndarray:

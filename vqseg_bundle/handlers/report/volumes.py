@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     Attributes:
         voxels: of each class.
         voxel_ml: size of a voxel in ml by the affine, None for an image of two axes, which has no volume.
-        says_size: whether the file says how large its voxels are: the identity as affine says nothing.
+        says_size: whether the file says how large its voxels are: the identity as affine says nothing, nor does ITK's.
     """
 
     voxels: tuple[int, ...]
@@ -52,7 +52,7 @@ def measure_volumes(classes: MetaTensor, num_classes: int) -> Measured:
     affine = classes.affine.cpu().numpy().astype(np.float64)
     is_volume = classes.ndim == 4
     size = abs(float(np.linalg.det(affine[:3, :3]))) / _MM3_PER_ML if is_volume else None
-    return Measured(tuple(counts), size, is_volume and not np.allclose(affine, np.eye(len(affine))))
+    return Measured(tuple(counts), size, is_volume and not np.allclose(np.abs(affine), np.eye(len(affine))))
 
 
 def compare_volumes(predicted: Sequence[float], labeled: Sequence[float]) -> Agreement:
