@@ -67,6 +67,22 @@ def test_equal_names_get_as_many_folders_as_tell_them_apart():
     assert unique_case_ids(paths) == ["a_x_im", "b_x_im", "y_im", "other"]
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["/m/r/c.nii", "/m/r/c.nii.gz"], ["c_nii", "c_nii_gz"]),
+        (["/m/r/c", "/m/r/c.nii.gz", "/m/r/c.NRRD"], ["c", "c_nii_gz", "c_NRRD"]),
+        (["/m/r/c.nii", "/m/r/c.nii.gz", "/m/s/c.nii"], ["c_nii", "c_nii_gz", "c"]),
+        (["/m/r/c.nii", "/m/r/c.nii.gz", "/m/s/c.nii", "/m/s/c.mha"], ["r_c_nii", "c_nii_gz", "s_c_nii", "c_mha"]),
+        (["/m/r/c.nii", "/m/r/c.nii.gz", "/m/r/c_nii.mha"], ["c_nii", "c_nii_gz", "c_nii_2"]),
+        (["/m/r/x_0000.nii|/m/r/x_0001.nii", "/m/r/x.nii.gz"], ["x_nii", "x_nii_gz"]),
+    ],
+)
+def test_files_of_one_name_in_one_folder_are_told_apart_by_their_endings(paths: list[str], names: list[str]):
+    """Not by parents, which are the same: names would tell where the folder lies on this machine."""
+    assert unique_case_ids(paths) == names
+
+
 def test_ids_are_unique_even_for_repeated_paths_and_names_that_look_like_numbered_ones():
     ids = unique_case_ids(["/r/x.nii", "/r/x.nii", "/r/x_2.nii", "/r/x.nii"])
     assert ids == ["x", "x_3", "x_2", "x_4"]

@@ -108,8 +108,9 @@ def is_label_name(name: str) -> bool:
 def unique_case_ids(paths: Sequence[str]) -> list[str]:
     """Name each image by its stem, preceded by as many parent folders as needed to tell images apart.
 
-    Channels in separate files are named by the common beginning of their names, ``x`` for ``x_0000`` and ``x_0001``, or
-    by their folder. A path that occurs twice (a mistake that the checks report) gets a number.
+    Parents do not tell files of one folder apart: ``c.nii`` and ``c.nii.gz`` are ``c_nii`` and ``c_nii_gz``. Channels
+    in separate files are named by the common beginning of their names, ``x`` for ``x_0000`` and ``x_0001``, or by their
+    folder. A path that occurs twice (a mistake that the checks report) gets a number.
     """
     distinct = list(dict.fromkeys(paths))
     names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
@@ -117,8 +118,9 @@ def unique_case_ids(paths: Sequence[str]) -> list[str]:
 
 
 def _names_with_parents(paths: list[str]) -> list[str]:
-    parts = [_parts(path) for path in paths]
-    depths = [1] * len(paths)
+    places = _with_endings(paths)
+    parts = list(dict.fromkeys(places))  # what no parent tells apart must not get all of them
+    depths = [1] * len(parts)
     while True:
         names = ["_".join(part[-depth:]) for part, depth in zip(parts, depths, strict=True)]
         counts = Counter(names)
@@ -126,8 +128,24 @@ def _names_with_parents(paths: list[str]) -> list[str]:
             counts[name] > 1 and depth < len(part) for name, depth, part in zip(names, depths, parts, strict=True)
         ]
         if not any(deeper):
-            return names
+            found = dict(zip(parts, names, strict=True))
+            return [found[place] for place in places]
         depths = [depth + more for depth, more in zip(depths, deeper, strict=True)]
+
+
+def _with_endings(paths: list[str]) -> list[tuple[str, ...]]:
+    """The parts of each path; where others have the same ones, the name is with its format's suffix."""
+    parts = [_parts(path) for path in paths]
+    counts = Counter(map(tuple, parts))
+    return [
+        (*part[:-1], part[-1] + _ending(path)) if counts[tuple(part)] > 1 else tuple(part)
+        for path, part in zip(paths, parts, strict=True)
+    ]
+
+
+def _ending(path: str) -> str:
+    suffix = _SUFFIX.search(channel_paths(path)[0])
+    return suffix[0].replace(".", "_") if suffix else ""
 
 
 def _parts(path: str) -> list[str]:
