@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from support.folder_parts import fill, found
 
 from vqseg_bundle.commands.data import main
-from vqseg_bundle.data import DataError, find_cases, find_classes, load_datalist
+from vqseg_bundle.data import DataError, find_cases, find_classes, find_unused_files, load_datalist
 
 
 def dataset_json(root: Path, **content: Any) -> None:
@@ -92,6 +93,7 @@ def test_what_is_not_supported_of_nnunet_is_said(tmp_path: Path, labels: dict[st
     ("labels", "expected"),
     [
         ({"background": 0, "a": 1, "b": 1}, "a different number for each name"),
+        ({"0": "background", "1": "a", "01": "b"}, "a different number for each name"),
         ({"0": "background", "1": "a", "2": "a"}, "a different name for each class"),
         ({"background": 1, "a": 2}, "a different name for each class"),
     ],
@@ -99,8 +101,40 @@ def test_what_is_not_supported_of_nnunet_is_said(tmp_path: Path, labels: dict[st
 def test_two_classes_in_one_are_refused(tmp_path: Path, labels: dict[str, Any], expected: str) -> None:
     fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     dataset_json(tmp_path, labels=labels, channel_names={"0": "CT"})
-    with pytest.raises(DataError, match=rf'dataset\.json: expected {expected} .*under "labels", found'):
+    message = rf'dataset\.json: expected {expected} .*under "labels", found .*; correct them, or name the .* --labels'
+    with pytest.raises(DataError, match=message):
         find_classes(tmp_path, find_cases(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [
+        ({"background": 0, "a": 1.5, "b": 2}, "1.5 for a"),
+        ({"background": 0, "a": True, "b": 2}, "true for a"),
+        ({"background": 0, "a": 1, "void": -1}, "-1 for void"),
+        ({"background": 0, "a": 1, "b": None}, "null for b"),
+        ({"background": "0", "a": "1.0"}, '"1.0" for a'),
+        ({"0": "background", "1": "a", "\u00b2": "b"}, '"\u00b2" for b'),
+        ({"0": "background", "1": "a", "-1": "void"}, '"-1" for void'),
+    ],
+)
+def test_values_of_classes_that_are_no_whole_numbers_are_refused(
+    tmp_path: Path, labels: dict[str, Any], wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels=labels, channel_names={"0": "CT"})
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["--dataset-dir", str(tmp_path)])
+    message = f'expected a whole number from 0 on for each class under "labels", found {wrong}; correct them, or name'
+    assert f"{tmp_path / 'dataset.json'}: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "datalist.json").exists()
+
+
+@pytest.mark.parametrize("labels", [{"background": "0", "a": "1", "b": 2.0}, {"0": "background", "1": "a", "02": "b"}])
+def test_values_of_classes_in_other_spellings_are_taken(tmp_path: Path, labels: dict[str, Any]) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    dataset_json(tmp_path, labels=labels)
+    assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "a", "b")
 
 
 def test_a_background_that_is_not_listed_is_class_0(tmp_path: Path) -> None:
@@ -120,6 +154,70 @@ def test_files_that_a_dataset_json_lists_must_be_there(tmp_path: Path) -> None:
     dataset_json(tmp_path, dataset=named)
     with pytest.raises(DataError, match=r"found none called imagesTr/gone\.nii\.gz"):
         find_cases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "a JSON file, but it cannot be read: .*; correct it, or take it out"),
+        ("[]", "a JSON object, found list; correct it, or take it out"),
+        ('{"training": [{"image": "a.nii.gz", "label": ""}]}', '.* under "training", found {.*}; correct the list'),
+        ('{"dataset": {"a": {"images": []}}}', '.* for a under "dataset", found {.*}; correct the list'),
+    ],
+)
+def test_a_file_of_another_form_is_refused_with_what_to_do(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(DataError, match=rf"dataset\.json: expected {message}"):
+        find_cases(tmp_path)
+
+
+def test_test_images_of_the_list_are_cases_wherever_they_lie(tmp_path: Path) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/t_0000.nii.gz", "imagesTs/u_0000.nii.gz")
+    fill(tmp_path, "testing/d_0000.nii.gz", "testing/e.nii.gz", "marks/e.nii.gz", "marks/u.nii.gz")
+    listed: list[Any] = ["./testing/d.nii.gz", {"image": "testing/e.nii.gz", "label": "./marks/e.nii.gz"}]
+    listed += ["imagesTr/../imagesTs/t.nii.gz", {"image": "./imagesTs/u.nii.gz", "label": "marks/u.nii.gz"}]
+    dataset_json(tmp_path, training=[{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}], test=listed)
+    assert found(tmp_path) == [
+        ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "a", ""),
+        ("testing/d_0000.nii.gz", "", "d", "unlabeled"),
+        ("testing/e.nii.gz", "marks/e.nii.gz", "e", "test"),
+        ("imagesTs/t_0000.nii.gz", "", "t", "unlabeled"),
+        ("imagesTs/u_0000.nii.gz", "marks/u.nii.gz", "u", "test"),
+    ]
+    assert find_unused_files(tmp_path, find_cases(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("./imagesTs/d1.nii.gz", r"the image imagesTs/d1\.nii\.gz, found neither it nor d1_0000\.nii\.gz; correct the"),
+        ("./else/d2.nii.gz", r"the image else/d2\.nii\.gz, found neither it nor d2_0000\.nii\.gz; correct the list or"),
+        (
+            {"image": "imagesTs/b.nii.gz", "label": "gone.nii.gz"},
+            r"the files of every case, found none called gone\.nii\.gz; correct the list or add the files",
+        ),
+        (
+            {"label": "labelsTr/a.nii.gz"},
+            r'a path, or \{"image": path\}, for each image under "test", found .*; correct',
+        ),
+        (
+            "imagesTr/a.nii.gz",
+            r"each image in one list, found imagesTr/a_0000\.nii\.gz in that for .*; take them out of",
+        ),
+        (7, r'a path, or \{"image": path\}, for each image under "test", found 7; correct the list'),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_test_images_that_are_not_there_or_trained_on_are_refused(
+    tmp_path: Path, entry: Any, message: str, training: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b_0000.nii.gz")
+    listed = [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    dataset_json(tmp_path, test=[entry], **({"training": listed} if training else {}))
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["--dataset-dir", str(tmp_path)])
+    assert re.search(rf"dataset\.json: expected {message}", capsys.readouterr().err)
+    assert not (tmp_path / "datalist.json").exists()
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -5,11 +5,14 @@
 - nnU-Net 2 lists nothing, so that the cases are those of ``imagesTr/`` and ``labelsTr/``, or names every file under
   ``dataset``. Its ``labels`` map names to indices, the others' indices to names.
 
-Images of ``imagesTs/`` are unlabelled cases, or test cases if ``labelsTs/`` has their labels.
+Images of ``imagesTs/``, and others listed under ``test``, are unlabelled cases, or test cases if ``labelsTs/`` or the
+list has their labels.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +30,8 @@ __all__ = ["find_dataset_json", "read_channel_names", "read_label_names"]
 _NAME = "dataset.json"
 _FIRST = "_0000"  # nnU-Net's suffix of a case's first channel
 _TEST_IMAGES, _TEST_LABELS = "imagesTs", "labelsTs"
+_DECIMAL = re.compile("[0-9]{1,18}")  # str.isdigit takes superscripts, too
+_NAME_THEM = 'or name the classes with --labels "background,name,..."'
 
 
 def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase]:
@@ -42,7 +47,7 @@ def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase
         cases = find_pairs(root, "imagesTr", "labelsTr", patient_pattern)
     else:
         return []
-    cases += _test_cases(root, {case.image for case in cases}, patient_pattern)
+    cases += _test_cases(root, content.get("test") or [], {case.image for case in cases}, patient_pattern)
     _refuse_missing(root, cases)
     return cases
 
@@ -59,21 +64,17 @@ def read_channel_names(root: Path) -> list[str]:
 def read_label_names(root: Path) -> dict[int, str]:
     """Class names by label value; empty if ``dataset.json`` gives none.
 
-    DataError: nnU-Net's regions (one name for several indices); two classes with one name or index; a class "ignore"
-    that is not the last.
+    DataError: nnU-Net's regions (one name for several indices); an index that is no whole number from 0 on; two classes
+    with one name or index; a class "ignore" that is not the last.
     """
     labels = _read(root).get("labels")
     if not isinstance(labels, dict) or not labels:
         return {}
-    if all(str(key).isdigit() for key in labels):
-        names = {int(index): str(name) for index, name in labels.items()}
-    else:
-        names = _by_index(root, labels)
-    names = {0: "background", **names}
+    names = {0: "background", **_by_index(root, labels)}
     if len(set(names.values())) < len(names):
         raise DataError(
             f'{root / _NAME}: expected a different name for each class under "labels", found {labels} (0 is the '
-            'background); correct them, or name the classes with --labels "background,name,...".'
+            f"background); correct them, {_NAME_THEM}."
         )
     found = dict(sorted(names.items()))
     check_ignore_last(list(found.values()), f'{root / _NAME}: key "labels"')
@@ -81,34 +82,60 @@ def read_label_names(root: Path) -> dict[int, str]:
 
 
 def _by_index(root: Path, labels: Mapping[str, Any]) -> dict[int, str]:
+    """Names by index, whichever of the two the keys are."""
     regions = [name for name, index in labels.items() if isinstance(index, list)]
     if regions:
         raise DataError(
             f"{root / _NAME}: {', '.join(regions)} are regions of several classes, which are not supported; name the "
             'classes themselves with --labels "background,name,...".'
         )
-    try:
-        names = {int(index): str(name) for name, index in labels.items()}
-    except (TypeError, ValueError) as error:
+    pairs = [(key, str(value)) if _is_by_index(labels) else (value, key) for key, value in labels.items()]
+    wrong = [f"{json.dumps(index, ensure_ascii=False)} for {name}" for index, name in pairs if _number(index) is None]
+    if wrong:
         raise DataError(
-            f'{root / _NAME}: expected a whole number for each name under "labels", found {labels}.'
-        ) from error
+            f'{root / _NAME}: expected a whole number from 0 on for each class under "labels", found {some(wrong)}; '
+            f"correct them, {_NAME_THEM}."
+        )
+    names = {number: name for index, name in pairs if (number := _number(index)) is not None}
     if len(names) < len(labels):
-        raise DataError(f'{root / _NAME}: expected a different number for each name under "labels", found {labels}.')
+        raise DataError(
+            f'{root / _NAME}: expected a different number for each name under "labels", found {labels}; correct them, '
+            f"{_NAME_THEM}."
+        )
     return names
+
+
+def _is_by_index(labels: Mapping[str, Any]) -> bool:
+    """Whether the keys are the indices: all are numbers, or no value is one."""
+    values = any(isinstance(value, int | float) or _number(value) is not None for value in labels.values())
+    return not values or all(_number(key) is not None for key in labels)
+
+
+def _number(index: object) -> int | None:
+    """A whole number from 0 on, possibly in decimal digits; None for anything else, such as 1.5, true and -1."""
+    if isinstance(index, str):
+        return int(index) if _DECIMAL.fullmatch(index) else None
+    if isinstance(index, bool) or not isinstance(index, int | float) or index < 0:
+        return None
+    return int(index) if isinstance(index, int) or index.is_integer() else None
 
 
 def _listed_cases(root: Path, entries: Any, pattern: str | None) -> list[FoundCase]:
     cases = []
     for entry in entries if isinstance(entries, list) else [entries]:
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+        if not isinstance(entry, dict) or not all(_is_path(entry.get(key)) for key in ("image", "label")):
             raise DataError(
-                f'{root / _NAME}: expected {{"image": path, "label": path}} under "training", found {entry!r}.'
+                f'{root / _NAME}: expected {{"image": path, "label": path}} under "training", found {entry!r}; correct '
+                "the list."
             )
         image, label = (Path(entry[key]).as_posix() for key in ("image", "label"))
         channels = _channels(root, image)
         cases.append(_case(channels, label, patient_of(case_stem(image), pattern)))
     return cases
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _channels(root: Path, image: str) -> list[str]:
@@ -140,7 +167,7 @@ def _named_cases(root: Path, named: Mapping[str, Any], pattern: str | None) -> l
         if not isinstance(images, list) or not images or not all(isinstance(path, str) for path in images):
             raise DataError(
                 f'{root / _NAME}: expected {{"images": [path, ...], "label": path}} for {name} under "dataset", found '
-                f"{entry!r}."
+                f"{entry!r}; correct the list."
             )
         label = str(entry.get("label") or "")
         channels = [Path(path).as_posix() for path in images]
@@ -148,11 +175,37 @@ def _named_cases(root: Path, named: Mapping[str, Any], pattern: str | None) -> l
     return cases
 
 
-def _test_cases(root: Path, known: set[str], pattern: str | None) -> list[FoundCase]:
-    if not (root / _TEST_IMAGES).is_dir() or not any((root / _TEST_IMAGES).iterdir()):
-        return []
-    found = find_pairs(root, _TEST_IMAGES, _TEST_LABELS, pattern)
-    return [replace(case, split="test" if case.label else "unlabeled") for case in found if case.image not in known]
+def _test_cases(root: Path, entries: Any, known: set[str], pattern: str | None) -> list[FoundCase]:
+    """Cases of the list, then the folder's others; ``known`` are the images of the training cases."""
+    there: list[FoundCase] = []
+    if (root / _TEST_IMAGES).is_dir() and any((root / _TEST_IMAGES).iterdir()):
+        there = find_pairs(root, _TEST_IMAGES, _TEST_LABELS, pattern)
+    by_file = {(root / file).resolve(): case for case in there for file in (case.image, *case.more_channels)}
+    found: dict[str, FoundCase] = {}
+    for entry in entries if isinstance(entries, list) else [entries]:
+        image, label = _test_entry(root, entry)
+        channels = _channels(root, image)
+        case = by_file.get((root / channels[0]).resolve()) or _case(channels, "", patient_of(case_stem(image), pattern))
+        found[case.image] = replace(case, label=label or case.label)
+    if twice := sorted(known & found.keys()):
+        raise DataError(
+            f"{root / _NAME}: expected each image in one list, found {some(twice)} in that for training and under "
+            '"test"; take them out of one.'
+        )
+    cases = [*found.values(), *(case for case in there if case.image not in found)]
+    return [replace(case, split="test" if case.label else "unlabeled") for case in cases if case.image not in known]
+
+
+def _test_entry(root: Path, entry: Any) -> tuple[str, str]:
+    """Paths of an image and its label, which may be empty."""
+    paths = entry if isinstance(entry, dict) else {"image": entry}
+    image, label = paths.get("image"), paths.get("label") or ""
+    if not isinstance(image, str) or not image or not isinstance(label, str):
+        raise DataError(
+            f'{root / _NAME}: expected a path, or {{"image": path}}, for each image under "test", found {entry!r}; '
+            "correct the list."
+        )
+    return Path(image).as_posix(), Path(label).as_posix() if label else ""
 
 
 def _refuse_missing(root: Path, cases: list[FoundCase]) -> None:
@@ -188,7 +241,9 @@ def _read(root: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: expected a JSON file, but it cannot be read: {error}.") from error
+        raise DataError(
+            f"{path}: expected a JSON file, but it cannot be read: {error}; correct it, or take it out."
+        ) from error
     if not isinstance(content, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+        raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}; correct it, or take it out.")
     return content
