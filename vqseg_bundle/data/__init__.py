@@ -62,6 +62,7 @@ from .geometry.slice_axis import (
     sliced_geometry,
 )
 from .geometry.training_geometry import has_geometry, training_geometry, unlike_training
+from .layouts.file_roles import is_result_folder
 from .layouts.folder_layouts import (
     FoundCase,
     FoundClasses,
@@ -71,7 +72,7 @@ from .layouts.folder_layouts import (
     find_unused_files,
 )
 from .layouts.found_case import case_stem
-from .layouts.volume_folder import is_result_folder, list_volumes
+from .layouts.volume_folder import list_volumes
 from .output.certainty import MeasureCertaintyd, foreground_uncertainty, soft_dice_confidence
 from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg
 from .output.volume_writer import SOURCE_KEY, KeepSourced, NameByCased, VolumeWriter, class_map_dtype

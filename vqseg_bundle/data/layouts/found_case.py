@@ -21,13 +21,11 @@ from ..formats.dicom_slices import series_labels
 from ..formats.table import FORMATS, volume_kind
 from ..formats.volume_path import channel_paths, parse_volume_path
 
-__all__ = ["FoundCase", "case_stem", "image_of_label", "is_label_name", "naming_paths", "patient_of", "unique_case_ids"]
+__all__ = ["FoundCase", "case_stem", "naming_paths", "patient_of", "unique_case_ids"]
 
 # of formats alone, so that Mueller.Anna and the dots of a DICOM identifier such as 1.2.840.10008 stay in the name
 _SUFFIX = re.compile("({})$".format("|".join(re.escape(each) for known in FORMATS for each in known.suffixes)), re.I)
 _SEPARATORS = re.compile(r"([_\-. ]+)")
-_LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
-_LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # bytes of a name that are not UTF-8
 _TELLS_NOTHING = re.compile(
     r"([a-z]{2,3}[._-])?\d+(\.\d+){3,}"  # a UID
@@ -93,16 +91,6 @@ def case_stem(path: str) -> str:
     # accents in one normal form, since macOS uses another; invalid bytes are replaced
     name = _SURROGATE.sub("_", unicodedata.normalize("NFC", name))
     return _SUFFIX.sub("", name) or name
-
-
-def image_of_label(name: str) -> str:
-    """The name of a label's image, without ``_seg``, ``_mask``, ``_gt`` ...; a hyphen or dot may replace ``_``."""
-    return _LABEL_ENDING.sub("", name)
-
-
-def is_label_name(name: str) -> bool:
-    """Whether a file's whole stem marks it as a label, like ``segmentation`` beside ``imaging``."""
-    return _LABEL_NAME.match(name) is not None
 
 
 def unique_case_ids(paths: Sequence[str]) -> list[str]:

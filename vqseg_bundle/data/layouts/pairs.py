@@ -15,7 +15,8 @@ from ..errors import DataError, some
 from ..formats.dicom_slices import list_series
 from ..formats.table import is_flat, volume_kind
 from .channel_files import find_brats_channels, find_numbered_channels
-from .found_case import FoundCase, case_stem, image_of_label, is_label_name, patient_of
+from .file_roles import image_of_label, is_label_name
+from .found_case import FoundCase, case_stem, patient_of
 from .volume_folder import leads_up, list_series_paths
 
 __all__ = ["find_beside", "find_pairs", "find_patient_folders", "group_channels", "pair_folders"]

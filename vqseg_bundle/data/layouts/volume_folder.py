@@ -6,30 +6,21 @@ Circular links are not followed, and unreadable files do not hide others.
 from __future__ import annotations
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from ..errors import DataError, file_list
 from ..formats.dicom_slices import first_slice, list_series
-from ..formats.table import FORMATS, is_flat, volume_kind
+from ..formats.table import FORMATS, volume_kind
 from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
-from .channel_files import case_of_channel, gather_channels
-from .found_case import case_stem, image_of_label, is_label_name, naming_paths, unique_case_ids
+from .channel_files import gather_channels
+from .file_roles import RESULTS, folder_reason, image_reasons, is_training_result
+from .found_case import naming_paths, unique_case_ids
 
-__all__ = ["is_result_folder", "leads_up", "list_series_paths", "list_volumes", "walk_volumes"]
+__all__ = ["leads_up", "list_series_paths", "list_volumes", "walk_volumes"]
 
-_RESULT_FOLDER = re.compile(r"predictions?|preds?|previous-.*", re.IGNORECASE)
-_LABEL_FOLDER = re.compile(
-    r"(label|mask|seg|segmentation|annotation|gt|ground[-_ ]?truth)s?([-_ ]?(tr|ts|va|val|train|test|training|testing|"
-    r"validation))?",
-    re.IGNORECASE,
-)
-#: files in a training's output folder, beside its run.json, that could be taken for images
-_TRAINING_RESULTS = ("progress.png",)
 logger = logging.getLogger(__name__)
-_PREDICTION_ENDING = re.compile(r"[_-](pred|prediction|probabilities|entropy)$")
 
 
 def leads_up(entry: Path) -> bool:
@@ -54,7 +45,7 @@ def walk_volumes(root: Path, left_out: dict[str, list[str]]) -> list[str]:
         place = link.resolve()
         if place in seen or leads_up(link):
             left_out["links to folders above, or to what is read already"].append(str(link))
-        elif reason := _reason(place):
+        elif reason := folder_reason(place.name):
             left_out[reason].append(str(link))
         else:
             seen.add(place)
@@ -74,14 +65,13 @@ def _walk(folder: Path, seen: set[Path], links: list[Path], left_out: dict[str, 
     files, folders = _entries(folder, left_out)
     if any(volume_kind(file) in ("", "dicom") for file in files):
         yield from list_series_paths(folder)
-    of_training = any(file.name == "run.json" for file in files)
     for file in files:
-        if of_training and file.name in _TRAINING_RESULTS:
-            left_out["results of earlier runs"].append(str(file))
+        if is_training_result(file):
+            left_out[RESULTS].append(str(file))
         elif volume_kind(file) not in ("", "dicom"):
             yield str(file)
     for below in folders:
-        if reason := _reason(below):
+        if reason := folder_reason(below.name):
             left_out[reason].append(str(below))
         elif below.is_symlink():
             links.append(below)
@@ -111,18 +101,6 @@ def _entries(folder: Path, left_out: dict[str, list[str]]) -> tuple[list[Path], 
         elif entry.is_symlink():
             left_out["links that lead nowhere"].append(str(entry))
     return files, folders
-
-
-def is_result_folder(name: str) -> bool:
-    """Whether a folder of this name has results of earlier runs, such as ``predictions``."""
-    return _RESULT_FOLDER.fullmatch(name) is not None
-
-
-def _reason(folder: Path) -> str:
-    """Why a folder with this name has nothing to segment; empty if it may have."""
-    if is_result_folder(folder.name):
-        return "results of earlier runs"
-    return "labels" if _LABEL_FOLDER.fullmatch(folder.name) else ""
 
 
 def _without_links(paths: list[str], left_out: dict[str, list[str]]) -> list[str]:
@@ -163,7 +141,7 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
     accept, root = accepts_uneven(uneven_slices), Path(dataset_dir)
     left_out: dict[str, list[str]] = defaultdict(list)
     if root.is_dir():
-        paths = _without_labels(_without_previews(walk_volumes(root, left_out), left_out), left_out)
+        paths = _images_alone(walk_volumes(root, left_out), left_out)
     elif root.is_file():
         paths = [str(root.absolute())] if volume_kind(root) else []
     else:
@@ -214,46 +192,8 @@ def _nothing_to_segment(root: Path, left_out: list[str]) -> str:
     )
 
 
-def _without_previews(paths: list[str], left_out: dict[str, list[str]]) -> list[str]:
-    volumes = [path for path in paths if not is_flat(path)]
-    if volumes and len(volumes) < len(paths):
-        left_out["previews of the volumes beside them"] += [path for path in paths if is_flat(path)]
-    return volumes or paths
-
-
-def _without_labels(paths: list[str], left_out: dict[str, list[str]]) -> list[str]:
-    places = {(PurePath(path).parent, case_stem(path)) for path in paths}
-    places |= {(folder, case_of_channel(name)) for folder, name in places}
-    names = {name for _, name in places}
-    beside = _images_by_folder(paths)
-    kept = []
-    for path in paths:
-        name = case_stem(path)
-        image, segmented = image_of_label(name), _PREDICTION_ENDING.sub("", name)
-        folder = PurePath(path).parent
-        others = beside[folder]
-        by_ending = image != name and ((folder, image) in places or any(_is_of(image, other) for other in others))
-        if by_ending or (others and is_label_name(name)):
-            left_out["labels of files beside them, by their names"].append(path)
-        elif segmented != name and segmented in names:
-            left_out["predictions of other files, by their names"].append(path)
-        else:
-            kept.append(path)
-    return kept
-
-
-def _images_by_folder(paths: list[str]) -> dict[PurePath, list[str]]:
-    """Names that are not a label's; a DICOM series counts as its folder."""
-    found: dict[PurePath, list[str]] = defaultdict(list)
-    for path in paths:
-        name = case_stem(path)
-        if volume_kind(path) == "dicom":
-            found[PurePath(parse_volume_path(path).file)].append(name)
-        if not is_label_name(name) and image_of_label(name) == name:
-            found[PurePath(path).parent].append(name)
-    return found
-
-
-def _is_of(stem: str, name: str) -> bool:
-    """Whether a name continues the stem of a label: p1_ct beside p1_seg, but not p10."""
-    return name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()
+def _images_alone(paths: list[str], left_out: dict[str, list[str]]) -> list[str]:
+    reasons = image_reasons(paths)
+    for path, reason in reasons.items():
+        left_out[reason].append(path)
+    return [path for path in paths if path not in reasons]

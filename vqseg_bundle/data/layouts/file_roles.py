@@ -1,0 +1,123 @@
+"""What files and folders are by their names: labels, results of earlier runs, predictions, or previews, and no images.
+
+Reasons are worded to follow "left out as".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+from ..formats.table import is_flat, volume_kind
+from ..formats.volume_path import parse_volume_path
+from .channel_files import case_of_channel
+from .found_case import case_stem
+
+__all__ = [
+    "LABELS_BESIDE",
+    "PREDICTIONS",
+    "PREVIEWS",
+    "RESULTS",
+    "folder_reason",
+    "image_of_label",
+    "image_reasons",
+    "is_label_name",
+    "is_result_folder",
+    "is_training_result",
+    "name_reasons",
+]
+
+RESULTS = "results of earlier runs"
+LABELS_BESIDE = "labels of files beside them, by their names"
+PREDICTIONS = "predictions of other files, by their names"
+PREVIEWS = "previews of the volumes beside them"
+
+_RESULT_FOLDER = re.compile(r"predictions?|preds?|previous-.*", re.IGNORECASE)
+_LABEL_FOLDER = re.compile(
+    r"(label|mask|seg|segmentation|annotation|gt|ground[-_ ]?truth)s?([-_ ]?(tr|ts|va|val|train|test|training|testing|"
+    r"validation))?",
+    re.IGNORECASE,
+)
+#: files in a training's output folder, beside its run.json, that could be taken for images
+_TRAINING_RESULTS = ("progress.png",)
+_PREDICTION_ENDING = re.compile(r"[_-](pred|prediction|probabilities|entropy)$")
+_LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
+
+
+def image_of_label(name: str) -> str:
+    """The name of a label's image, without ``_seg``, ``_mask``, ``_gt`` ...; a hyphen or dot may replace ``_``."""
+    return _LABEL_ENDING.sub("", name)
+
+
+def is_label_name(name: str) -> bool:
+    """Whether a file's whole stem marks it as a label, like ``segmentation`` beside ``imaging``."""
+    return _LABEL_NAME.match(name) is not None
+
+
+def is_result_folder(name: str) -> bool:
+    """Whether a folder of this name has results of earlier runs, such as ``predictions``."""
+    return _RESULT_FOLDER.fullmatch(name) is not None
+
+
+def is_training_result(file: Path) -> bool:
+    """Whether this is a picture of a training, in its output folder."""
+    return file.name in _TRAINING_RESULTS and file.with_name("run.json").is_file()
+
+
+def folder_reason(name: str) -> str:
+    """Why a folder with this name has no images; empty if it may have."""
+    if is_result_folder(name):
+        return RESULTS
+    return "labels" if _LABEL_FOLDER.fullmatch(name) else ""
+
+
+def image_reasons(paths: Sequence[str]) -> dict[str, str]:
+    """Why some of the files are no images: pictures and arrays if there are volumes, and :func:`name_reasons`."""
+    flat = [path for path in paths if is_flat(path)]
+    if len(flat) == len(paths):
+        return name_reasons(paths)
+    return {**dict.fromkeys(flat, PREVIEWS), **name_reasons([path for path in paths if not is_flat(path)])}
+
+
+def name_reasons(paths: Sequence[str]) -> dict[str, str]:
+    """Why some of the volumes are no images by their names among the others.
+
+    A label is beside its image, or beside any if ``label`` and the like is its whole name; the image of a prediction
+    may be in another folder.
+    """
+    places = {(PurePath(path).parent, case_stem(path)) for path in paths}
+    places |= {(folder, case_of_channel(name)) for folder, name in places}
+    names = {name for _, name in places}
+    beside = _images_by_folder(paths)
+    found = {}
+    for path in paths:
+        name = case_stem(path)
+        image, segmented = image_of_label(name), _PREDICTION_ENDING.sub("", name)
+        folder = PurePath(path).parent
+        others = beside[folder]
+        by_ending = image != name and ((folder, image) in places or any(_is_of(image, other) for other in others))
+        if by_ending or (others and is_label_name(name)):
+            found[path] = LABELS_BESIDE
+        elif segmented != name and segmented in names:
+            found[path] = PREDICTIONS
+    return found
+
+
+def _images_by_folder(paths: Sequence[str]) -> dict[PurePath, list[str]]:
+    """Names that are not a label's; a DICOM series counts as its folder."""
+    found: dict[PurePath, list[str]] = defaultdict(list)
+    for path in paths:
+        name = case_stem(path)
+        if volume_kind(path) == "dicom":
+            found[PurePath(parse_volume_path(path).file)].append(name)
+        if not is_label_name(name) and image_of_label(name) == name:
+            found[PurePath(path).parent].append(name)
+    return found
+
+
+def _is_of(stem: str, name: str) -> bool:
+    """Whether a name continues the stem of a label: p1_ct beside p1_seg, but not p10."""
+    return name.startswith(stem) and not name[len(stem) : len(stem) + 1].isalnum()
