@@ -184,7 +184,7 @@ def test_test_images_of_the_list_are_cases_wherever_they_lie(tmp_path: Path) -> 
         ("imagesTs/t_0000.nii.gz", "", "t", "unlabeled"),
         ("imagesTs/u_0000.nii.gz", "marks/u.nii.gz", "u", "test"),
     ]
-    assert find_unused_files(tmp_path, find_cases(tmp_path)) == []
+    assert find_unused_files(tmp_path, find_cases(tmp_path)) == {}
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_a_name_that_is_no_utf_8_is_a_name(tmp_path: Path) -> None:
 def test_what_is_left_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fill(tmp_path, "images/p1_a.nii.gz", "images/p1_b.nii.gz", "labels/p1_a.nii.gz", "old/x.nii.gz", ".hidden/y.nii.gz")
     cases = find_cases(tmp_path)
-    assert find_unused_files(tmp_path, cases) == ["old/x.nii.gz"]
+    assert find_unused_files(tmp_path, cases) == {"": ["old/x.nii.gz"]}
     main(["--dataset-dir", str(tmp_path), "--patient-pattern", "^p\\d"])
     printed = capsys.readouterr().out
     assert "left out             1       1\n" in printed

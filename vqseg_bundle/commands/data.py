@@ -175,7 +175,7 @@ def _entry(case: FoundCase, with_label: bool) -> dict[str, Any]:
     return {"image": image, **label, "patient": case.patient, **case.info}
 
 
-def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase], unused: Sequence[str]) -> str:
+def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase], unused: Mapping[str, Sequence[str]]) -> str:
     lines = [f"{'split':<12}{'patients':>10}{'cases':>8}"]
     used: set[str] = set()
     for split in DATALIST_SPLITS:
@@ -187,8 +187,9 @@ def _summary(datalist: dict[str, Any], cases: Sequence[FoundCase], unused: Seque
         lines.append(f"{'left out':<12}{len({case.patient for case in left}):>10}{len(left):>8}")
     if left:
         lines.append(f"cases left out: {file_list([case.image for case in left])}")
-    if unused:
-        lines.append(f"files of no case: {len(unused)} ({file_list(unused)})")
+    lines += [f"left out as {reason}: {file_list(files)}" for reason, files in unused.items() if reason]
+    if others := unused.get(""):
+        lines.append(f"files of no case: {len(others)} ({file_list(others)})")
     lines.append(f"labels: {', '.join(datalist['labels'].values())}")
     if "label_values" in datalist:
         lines.append(f"label values: {', '.join(map(str, datalist['label_values']))}")

@@ -69,9 +69,9 @@ from .layouts.folder_layouts import (
     find_cases,
     find_channel_names,
     find_classes,
-    find_unused_files,
 )
 from .layouts.found_case import case_stem
+from .layouts.unused_files import find_unused_files
 from .layouts.volume_folder import list_volumes
 from .output.certainty import MeasureCertaintyd, foreground_uncertainty, soft_dice_confidence
 from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg

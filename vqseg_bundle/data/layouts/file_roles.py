@@ -1,6 +1,6 @@
 """What files and folders are by their names: labels, results of earlier runs, predictions, or previews, and no images.
 
-Reasons are worded to follow "left out as".
+Inference and the layouts leave them out by the same rules. Reasons are worded to follow "left out as".
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ __all__ = [
     "is_label_name",
     "is_result_folder",
     "is_training_result",
+    "left_out_folders",
     "name_reasons",
+    "reasons_below",
 ]
 
 RESULTS = "results of earlier runs"
@@ -72,6 +74,27 @@ def folder_reason(name: str) -> str:
     if is_result_folder(name):
         return RESULTS
     return "labels" if _LABEL_FOLDER.fullmatch(name) else ""
+
+
+def left_out_folders(place: Path, root: Path) -> list[Path]:
+    """The folders of labels or results, by their names, on the way from ``root`` to a file or folder, uppermost first.
+
+    ``root`` is not among them; ``place`` is, if it is a folder.
+    """
+    way = [folder for folder in (place, *place.parents) if root in folder.parents]
+    folders = way if place.is_dir() else way[1:]
+    return [folder for folder in reversed(folders) if folder_reason(folder.name)]
+
+
+def reasons_below(root: Path, paths: Sequence[str]) -> dict[str, str]:
+    """Why some of the volumes below a folder are no images, by the names of their folders or their own."""
+    found = {}
+    for path in paths:
+        place = parse_volume_path(path).file
+        folders = left_out_folders(place, root)
+        if folders or is_training_result(place):
+            found[path] = folder_reason(folders[0].name) if folders else RESULTS
+    return {**found, **image_reasons([path for path in paths if path not in found])}
 
 
 def image_reasons(paths: Sequence[str]) -> dict[str, str]:

@@ -12,15 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError, some
-from ..formats.table import find_format, volume_kind
+from ..formats.table import find_format
 from ..formats.volume_io import common_class_names, read_label_values
-from ..formats.volume_path import parse_volume_path
+from .beside import find_beside, find_patient_folders
 from .channel_files import BRATS_CHANNELS, brats_case
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
 from .dicom_patients import join_dicom_patients
 from .found_case import FoundCase, case_stem, patient_of
 from .named_folders import find_acdc, find_brats, find_split_folders
-from .pairs import find_beside, find_pairs, find_patient_folders, pair_folders
+from .pairs import find_pairs, pair_folders
 from .volume_folder import list_volumes
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "find_channel_names",
     "find_classes",
     "find_scans",
-    "find_unused_files",
 ]
 
 _MOST_VALUES = 256  # of labels with gaps; an image has more
@@ -149,24 +148,6 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
         )
     ordered = tuple(sorted(int(value) for value in values))
     return FoundClasses(tuple(names or ["background", *(f"label_{value}" for value in ordered[1:])]), ordered)
-
-
-def find_unused_files(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
-    """Volumes in the folder that belong to no case, by their relative paths; hidden ones are ignored.
-
-    Args:
-        dataset_dir: the folder.
-        cases: the cases found in it.
-    """
-    paths = [path for case in cases for path in (case.image, *case.more_channels, case.label) if path]
-    used = {parse_volume_path(dataset_dir / path).file for path in paths}
-    unused = []
-    for file in sorted(dataset_dir.rglob("*")):
-        inner = file.relative_to(dataset_dir)
-        hidden = any(part.startswith(".") for part in inner.parts)
-        if not hidden and file.is_file() and volume_kind(file) and not used & {file, *file.parents}:
-            unused.append(inner.as_posix())
-    return unused
 
 
 def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:

@@ -19,9 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError, some
+from .beside import find_beside, find_patient_folders
 from .channel_files import find_brats_channels
 from .found_case import FoundCase, case_stem, patient_of
-from .pairs import find_beside, find_pairs, find_patient_folders, group_channels, pair_folders
+from .pairs import find_pairs, group_channels, pair_folders
 from .volume_folder import leads_up
 
 __all__ = ["find_acdc", "find_brats", "find_split_folders"]

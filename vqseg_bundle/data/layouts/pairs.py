@@ -1,25 +1,20 @@
-"""Images and labels matched by name: in two folders, side by side in one, or in a folder per patient.
-
-Side by side, a label is named ``label``, ``seg``, ``segmentation`` or the like, or like its image with such an ending,
-``x_seg``, ``x-label``, ``x.seg``. Such names identify the layout: without any, nothing is found.
-"""
+"""Images and labels in two folders, matched by name, and their channels."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DataError, some
 from ..formats.dicom_slices import list_series
-from ..formats.table import is_flat, volume_kind
+from ..formats.table import volume_kind
 from .channel_files import find_brats_channels, find_numbered_channels
-from .file_roles import image_of_label, is_label_name
+from .file_roles import LABELS_BESIDE, image_of_label, reasons_below
 from .found_case import FoundCase, case_stem, patient_of
 from .volume_folder import leads_up, list_series_paths
 
-__all__ = ["find_beside", "find_pairs", "find_patient_folders", "group_channels", "pair_folders"]
+__all__ = ["find_pairs", "group_channels", "pair_folders"]
 
 _LABEL_FOLDERS = (
     *("labels", "masks", "label", "mask", "segmentations", "segmentation", "segs", "seg"),
@@ -53,16 +48,25 @@ def find_pairs(root: Path, images: str, labels: str, patient_pattern: str | None
     :mod:`vqseg_bundle.data.layouts.channel_files`. An image may be named ``x_image`` or ``x_img``, a label ``x_seg``,
     ``x_mask``, ``x_label``, ``x_gt`` or ``x_segmentation``.
 
+    Left out are files that are no images by the names of their folders, such as ``predictions/``, or by their own, see
+    :mod:`vqseg_bundle.data.layouts.file_roles`. One with a label of its name is an image all the same.
+
     DataError: a folder is empty, two files share a name, a label is among the images or lacks its image, a case lacks a
     channel that others have, or the pattern does not match.
     """
-    label_by_name = _volumes(root / labels) if (root / labels).is_dir() else {}
-    image_by_name = _rename_images(group_channels(_volumes(root / images), label_by_name))
+    label_by_name = _by_name(_named_volumes(root / labels)) if (root / labels).is_dir() else {}
+    volumes = list(_named_volumes(root / images))
+    reasons = _reasons(root / images, volumes, label_by_name)
+    # a label beside its image is wanted somewhere, so that it is refused, not left out
+    candidates = [(name, path) for name, path in volumes if reasons.get(path, LABELS_BESIDE) == LABELS_BESIDE]
+    image_by_name = _rename_images(group_channels(_by_name(candidates), label_by_name))
+    _refuse_labels_among(image_by_name)
+    image_by_name = {name: paths for name, paths in image_by_name.items() if paths[0] not in reasons}
     if not image_by_name:
         raise DataError(
-            f"{root / images}: expected volumes, pictures or folders of DICOM slices, found none; put the images there."
+            f"{root / images}: expected volumes, pictures or folders of DICOM slices, found "
+            f"{_only(root, reasons)}; put the images there."
         )
-    _refuse_labels_among(image_by_name)
     label_by_name = _rename_labels(label_by_name, image_by_name)
     orphans = sorted(set(label_by_name) - set(image_by_name))
     if orphans:
@@ -129,10 +133,27 @@ def _refuse_labels_among(images: dict[str, tuple[Path, ...]]) -> None:
             )
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
-    """Paths by name."""
+def _reasons(folder: Path, volumes: Sequence[tuple[str, Path]], labels: Collection[str]) -> dict[Path, str]:
+    """Why some of the volumes are no images; one with a label is, unless another has its name."""
+    found = reasons_below(folder, [str(path) for _, path in volumes])
+    images = {name for name, path in volumes if str(path) not in found}
+    labelled = {name for label in labels for name in (label, image_of_label(label))} - images
+    return {
+        path: found[str(path)]
+        for name, path in volumes
+        if str(path) in found and labelled.isdisjoint((name, _IMAGE_ENDING.sub("", name)))
+    }
+
+
+def _only(root: Path, reasons: Mapping[Path, str]) -> str:
+    """What there is in place of images."""
+    files = [path.relative_to(root).as_posix() for path in reasons]
+    return f"only {' and '.join(dict.fromkeys(reasons.values()))}: {some(files)}" if files else "none"
+
+
+def _by_name(volumes: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for name, path in _named_volumes(folder):
+    for name, path in volumes:
         if name in found:
             raise DataError(f"{path}: expected one file a name, found {found[name].name} besides; rename one of them.")
         found[name] = path
@@ -177,94 +198,3 @@ def _refuse_loose_series(folder: Path) -> None:
     longest = max(list_series(folder).values(), default=0)
     if longest > 1:
         raise DataError(f"{folder}: expected each DICOM series in a folder of its own, found {longest} slices of one.")
-
-
-def find_beside(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases of one folder, by name; DataError: a label without an image, two labels, a repeated name, or no match."""
-    files = {name: path for name, path in _files(root).items() if not is_label_name(name)}
-    labels: dict[str, list[Path]] = defaultdict(list)
-    for name, path in files.items():
-        if image_of_label(name) != name:
-            labels[image_of_label(name)].append(path)
-    images = group_channels({name: path for name, path in files.items() if image_of_label(name) == name}, ())
-    if not images.keys() & labels.keys():
-        return []
-    for image, those in labels.items():
-        if image not in images:
-            raise DataError(
-                f"{those[0]}: expected each label beside its image, found none called {image}; rename them alike, or "
-                "take the label out."
-            )
-        if len(those) > 1:
-            raise DataError(f"{those[1]}: expected one label an image, found {those[0].name} for {image}, too.")
-    return [
-        FoundCase.of(root, paths, labels[name][0] if name in labels else None, patient_of(name, patient_pattern))
-        for name, paths in sorted(images.items())
-    ]
-
-
-def find_patient_folders(root: Path, patient_pattern: str | None) -> list[FoundCase]:
-    """Cases of a folder per patient, each with one image and at most one label; the folder's name is the patient.
-
-    DataError: a folder contains several images that are not channels of one, or the pattern does not match.
-    """
-    cases = []
-    for folder in _folders(root):
-        files, series = _files(folder), [Path(path) for path in _series(folder)]
-        several = len(files) + len(series) > 1
-        labels = [path for name, path in files.items() if _is_label(name, several)]
-        images = group_channels({name: path for name, path in files.items() if path not in labels}, ())
-        found = [*images.values(), *((path,) for path in series)]
-        if not found:
-            continue
-        if len(found) > 1 or len(labels) > 1:
-            what = "image" if len(found) > 1 else "label"
-            names = some([paths[0].name for paths in found] if len(found) > 1 else [path.name for path in labels])
-            raise DataError(
-                f"{folder}: expected one image and one label at most in a patient's folder, found {what}s {names}; "
-                "give channels one name with _0000, _0001, ... behind it, take the others out, or list them by hand."
-            )
-        label = labels[0] if labels else None
-        cases.append(FoundCase.of(root, found[0], label, patient_of(folder.name, patient_pattern)))
-    return cases if any(case.label for case in cases) else []
-
-
-def _is_label(name: str, several: bool) -> bool:
-    """Whether a file is a label by its whole name, or by its ending if there is an image for it."""
-    return is_label_name(name) or (image_of_label(name) != name and several)
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Paths by name; beside a volume, a picture or array is a preview unless it is named as a label."""
-    entries = [
-        entry
-        for entry in sorted(folder.iterdir())
-        if (entry.is_file() or entry.is_symlink())
-        and not entry.name.startswith(".")
-        and volume_kind(entry) not in ("", "dicom")
-    ]
-    volumes = {case_stem(entry.name): entry for entry in entries if not is_flat(entry)}
-    has_image = not all(_is_label(name, several=True) for name in volumes)
-    found: dict[str, Path] = {}
-    for entry in entries:
-        name = case_stem(entry.name)
-        preview = name in volumes or (has_image and not _is_label(name, several=True))
-        if preview and is_flat(entry):
-            continue
-        if name in found:
-            raise DataError(
-                f"{entry}: expected one file a name, found {found[name].name} besides; take one of them out."
-            )
-        found[name] = entry
-    return found
-
-
-def _series(folder: Path) -> Iterator[str]:
-    """DICOM series in a patient's folder or a subfolder."""
-    for place in (folder, *_folders(folder)):
-        yield from list_series_paths(place)
-
-
-def _folders(root: Path) -> list[Path]:
-    entries = sorted(root.iterdir())
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".") and not leads_up(entry)]
