@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-from support.bundle_runs import TINY, make_volumes, run_here
+from monai.bundle import ConfigParser
+from support.bundle_runs import ROOT, TINY, make_volumes, run_here
 
 from vqseg_bundle import load
 
@@ -129,3 +131,28 @@ def test_inference_does_as_the_evaluation_did(course: tuple[Path, Path], tmp_pat
     assert "lacks_0001.nii.gz: no such file" in (found / "inference.log").read_text()
     channels = "|".join(str(root / "images" / f"c3_000{channel}.nii.gz") for channel in range(2))
     np.testing.assert_array_equal(load(out, "cpu")(channels).classes, right)
+    # a model of named sequences knows files by BraTS's names in any order
+    record = json.loads((out / "model.json").read_text())
+    record["info"]["channel_names"] = ["T1w", "T2w"]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    (tmp_path / "model.pt").symlink_to(out / "model.pt")
+    for channel, ending in enumerate(("t1", "t2")):
+        (tmp_path / f"c3_{ending}.nii.gz").symlink_to(root / "images" / f"c3_000{channel}.nii.gz")
+    for order in (("t1", "t2"), ("t2", "t1")):
+        named = "|".join(str(tmp_path / f"c3_{ending}.nii.gz") for ending in order)
+        np.testing.assert_array_equal(load(tmp_path, "cpu")(named).classes, right)
+
+
+def test_the_model_says_in_which_order_inference_stacks_files(course: tuple[Path, Path], tmp_path: Path):
+    record = json.loads((course[1] / "model.json").read_text())
+    for section in ("network", "preprocessing"):
+        record[section]["in_channels"] = 4
+    record["info"]["channel_names"] = ["T1", "T1ce", "T2", "FLAIR"]
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    (tmp_path / "model.pt").touch()
+    for ending in ("flair", "t1", "t1ce", "t2"):
+        shutil.copy(course[0] / "images" / "c3_0000.nii.gz", tmp_path / f"q_{ending}.nii.gz")
+    places = {"dataset_dir": str(tmp_path), "checkpoint": str(tmp_path / "model.pt")}
+    parser = ConfigParser({**ConfigParser.load_config_file(ROOT / "configs" / "inference.json"), **places})
+    (case,) = parser.get_parsed_content("cases")
+    assert case["image"] == "|".join(f"{tmp_path}/q_{name}.nii.gz" for name in ("t1", "t1ce", "t2", "flair"))

@@ -21,6 +21,7 @@ from vqseg_bundle.bundle import (
     write_model_record,
     write_run_record,
 )
+from vqseg_bundle.bundle.records.model_record import check_files_hold
 
 NETWORK: dict[str, Any] = {"spatial_dims": 2, "in_channels": 1, "out_channels": 3, "channels": (16, 32)}
 LABELS = {0: "background", 10: "apex", 2: "rim"}
@@ -106,6 +107,40 @@ def test_a_fitting_pair_is_accepted_and_a_wrong_one_named_key_by_key(tmp_path: P
     ]
     with pytest.raises(ValueError, match="section must be one of network, labels, preprocessing, info, got 'net'"):
         check_compatible(record, net={})
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "refusal"),
+    [
+        ("T1,T1ce,T2,FLAIR", "FLAIR,T1,T1 with contrast,T2", "T1, T1ce, T2, FLAIR, here they are in the order FLAIR"),
+        ("T1,T1ce", "T1,T2", "trained on channels T1, T1ce, here they are T1, T2; list the same files of each image"),
+        ("T1,ADC", "FLAIR,DWI", "trained on channels T1, ADC, here they are FLAIR, DWI; list the same files"),
+        ("a,b", "b,a", "trained on channels a, b, here they are in the order b, a; list"),
+        ("FLAIR,T1w,t1gd,T2w", "FLAIR,T1,T1 with contrast,T2", ""),
+        ("T1", "FLAIR", ""),
+        ("T1,T2", "", ""),
+        ("", "T1,T2", ""),
+    ],
+)
+def test_channels_are_compared_by_what_their_names_mean(
+    trained: str, given: str, refusal: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = {"info": {"channel_names": trained.split(",")} if trained else {}}
+    names = given.split(",") if given else []
+    if refusal:
+        with pytest.raises(ValueError, match=refusal):
+            check_files_hold(record, names)
+    else:
+        check_files_hold(record, names)
+    assert caplog.messages == []
+
+
+def test_channels_of_unknown_names_are_accepted_and_both_lists_logged(caplog: pytest.LogCaptureFixture) -> None:
+    check_files_hold({"info": {"channel_names": ["T1", "ADC"]}}, ["t1n", "T2"])
+    assert caplog.messages == [
+        "channel_names: the weights were trained on channels T1, ADC, here they are called t1n, T2; see that each is "
+        "the same."
+    ]
 
 
 def test_the_checkpoint_is_the_named_one_then_the_runs_then_the_bundles(

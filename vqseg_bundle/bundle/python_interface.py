@@ -28,7 +28,7 @@ from monai.bundle import create_workflow
 from vqseg_bundle.bundle.records.log_file import STATS_LOGGERS
 from vqseg_bundle.bundle.records.model_record import load_model_record
 from vqseg_bundle.common import project_folder
-from vqseg_bundle.data import read_header, read_voxels
+from vqseg_bundle.data import in_model_order, read_header, read_voxels
 
 __all__ = ["Prediction", "Predictor", "load", "segment", "train"]
 
@@ -61,7 +61,9 @@ class Predictor:
 
     def __init__(self, checkpoint: Path, device: str | None = None) -> None:
         self.checkpoint = checkpoint
-        self.labels: dict[int, str] = load_model_record(checkpoint)["labels"]
+        record = load_model_record(checkpoint)
+        self.labels: dict[int, str] = record["labels"]
+        self._channel_names = record["info"].get("channel_names", [])
         self._keys = {} if device is None else {"device": device}
 
     def __call__(
@@ -83,7 +85,7 @@ class Predictor:
             ValueError: the volume cannot be used, or an array is given without spacing; the message says why.
         """
         with tempfile.TemporaryDirectory(prefix="vqseg-") as scratch:
-            source = _as_path(volume, spacing, Path(scratch))
+            source = _as_path(volume, spacing, Path(scratch), self._channel_names)
             keys = {**self._keys, "dicom_seg": False, "contact_sheet": False, "save_probabilities": probabilities}
             out = _infer(source, Path(scratch) / "out", checkpoint=str(self.checkpoint), **keys)
             found: list[Any] = [nib.load(path) for path in sorted(out.glob("*_pred.nii.gz"))]
@@ -198,15 +200,15 @@ def _process_kept() -> Iterator[None]:
                 handler.close()
 
 
-def _as_path(volume: Any, spacing: Sequence[float] | None, scratch: Path) -> Path:
+def _as_path(volume: Any, spacing: Sequence[float] | None, scratch: Path, channel_names: Sequence[str]) -> Path:
     """The volume as a file; arrays and images are written to one, so that all go the same way."""
     if isinstance(volume, str | Path):
         path = Path(volume).expanduser()
         if path.exists() or not set("|#") & set(str(volume)):
             return path
         # separate channels, or one of several DICOM series: no single file or folder
-        voxels = read_voxels(str(volume)).astype(np.float32)
-        volume = nib.Nifti1Image(voxels, read_header(str(volume)).affine)
+        ordered = in_model_order(str(volume), channel_names)
+        volume = nib.Nifti1Image(read_voxels(ordered).astype(np.float32), read_header(ordered).affine)
     if isinstance(volume, np.ndarray):
         if spacing is None or len(spacing) != 3 or volume.ndim != 3:
             raise ValueError(

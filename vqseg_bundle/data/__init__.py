@@ -62,6 +62,8 @@ from .geometry.slice_axis import (
     sliced_geometry,
 )
 from .geometry.training_geometry import has_geometry, training_geometry, unlike_training
+from .layouts.channel_files import in_model_order
+from .layouts.channel_names import channel_key, channels_differ
 from .layouts.file_roles import is_result_folder
 from .layouts.folder_layouts import (
     FoundCase,
@@ -122,6 +124,8 @@ __all__ = [
     "VolumeReader",
     "VolumeWriter",
     "case_stem",
+    "channel_key",
+    "channels_differ",
     "check_cases",
     "check_cohort",
     "check_ignore_last",
@@ -148,6 +152,7 @@ __all__ = [
     "has_geometry",
     "headers_slice_axis",
     "in_demo_cohort",
+    "in_model_order",
     "is_result_folder",
     "least_sure",
     "list_volumes",

@@ -252,10 +252,11 @@ def _prediction(output_dir: str, case: Mapping[str, str]) -> Path:
 
 
 def list_inference_cases(
-    dataset_dir: str | None, uneven_slices: str = "refuse", in_channels: int = 1
+    dataset_dir: str | None, uneven_slices: str = "refuse", in_channels: int = 1, channel_names: Sequence[str] = ()
 ) -> list[dict[str, str]]:
     """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
-    return exit_cleanly(data.list_volumes, dataset_dir, uneven_slices, in_channels) if dataset_dir else []
+    asked = (dataset_dir, uneven_slices, in_channels, channel_names)
+    return exit_cleanly(data.list_volumes, *asked) if dataset_dir else []
 
 
 def _settle_orientation(recorded: str | None, asked: str | None, path: Path) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vqseg_bundle.bundle.records.run_record import default_run
 from vqseg_bundle.common import json_value, read_json, write_json
-from vqseg_bundle.data import check_orientation, name_slice_axis, parse_label_values
+from vqseg_bundle.data import channel_key, channels_differ, check_orientation, name_slice_axis, parse_label_values
 from vqseg_bundle.handlers import read_checkpoint
 from vqseg_bundle.networks import VQNetwork
 
@@ -221,29 +221,40 @@ def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -
 def check_files_hold(
     record: Mapping[str, Any], channel_names: Sequence[str], label_values: Mapping[int, int] | None = None
 ) -> None:
-    """Refuse a cohort whose files have the same channels or classes in another order than the weights'.
+    """Refuse a cohort whose files have other channels than the weights', or channels or classes in another order.
 
     Args:
         record: from :func:`load_model_record`.
-        channel_names: of the cohort's images; considered only if they equal the record's except for their order.
+        channel_names: of the cohort's images, empty if unknown; of one channel they are not considered. Names of a
+            sequence of MRI are equal if they mean the same; others that differ are only logged.
         label_values: class index to its value in the cohort's labels, empty for class indices; None ignores them, as in
             an evaluation, whose classes do not depend on them.
 
     Raises:
         ValueError: they differ.
     """
-    trained = [str(name) for name in record["info"].get("channel_names", [])]
-    if trained != list(channel_names) and sorted(trained) == sorted(channel_names):
-        raise ValueError(
-            f"channel_names: the weights were trained on channels {', '.join(trained)}, here they are in the order "
-            f"{', '.join(channel_names)}; list each image's files as the training did."
-        )
+    _check_channels([str(name) for name in record["info"].get("channel_names", [])], channel_names)
     if label_values is not None and dict(label_values) != record["label_values"]:
         known, given = (list(values.values()) or "class indices" for values in (record["label_values"], label_values))
         raise ValueError(
             f"label_values: the training had {known}, the datalist says {given}; resume with the datalist of the "
             "interrupted training, or train anew."
         )
+
+
+def _check_channels(trained: Sequence[str], given: Sequence[str]) -> None:
+    keys = [[channel_key(name) for name in names] for names in (trained, given)]
+    if len(trained) < 2 or not given or keys[0] == keys[1]:
+        return
+    found = f"channel_names: the weights were trained on channels {', '.join(trained)}, here they are"
+    if sorted(keys[0]) == sorted(keys[1]):
+        raise ValueError(f"{found} in the order {', '.join(given)}; list each image's files as the training did.")
+    if channels_differ(trained, given):
+        raise ValueError(
+            f"{found} {', '.join(given)}; list the same files of each image as the training did, or use weights of "
+            "these channels."
+        )
+    logger.warning("%s called %s; see that each is the same.", found, ", ".join(given))
 
 
 def _comparable(section: str, values: Mapping[Any, Any]) -> dict[str, Any]:

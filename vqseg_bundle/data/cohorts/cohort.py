@@ -17,7 +17,7 @@ from typing import Any
 from ..formats.table import volume_kind
 from ..formats.volume_io import source_files
 from ..formats.volume_path import accepts_uneven, channel_paths, parse_volume_path
-from ..layouts.channel_files import gather_channels
+from ..layouts.channel_files import gather_channels, sequences_of_files
 from ..layouts.volume_folder import list_series_paths
 from .datalist import Cohort, DataError, cohort_of_lists, load_datalist
 from .demo_cohort import write_demo_cohort
@@ -110,8 +110,10 @@ def find_other_images(cases: Sequence[Mapping[str, str]]) -> list[str]:
     taken = _resolved([*labels, *(_file(path) for case in cases for path in channel_paths(case["image"]))])
     found = [path for folder, those in kinds.items() for path in _volumes(folder, those)]
     others = [path for path in dict.fromkeys(found) if _file(path).resolve() not in taken]
-    count = max((len(channel_paths(case["image"])) for case in cases), default=1)
-    return list(gather_channels(others, count)) if count > 1 else others
+    volumes = [channel_paths(case["image"]) for case in cases]
+    count = max(map(len, volumes), default=1)
+    names = next(filter(None, map(sequences_of_files, volumes)), ())
+    return list(gather_channels(others, count, names)) if count > 1 else others
 
 
 def _study_folder(case: Mapping[str, str]) -> Path:

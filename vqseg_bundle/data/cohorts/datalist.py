@@ -5,7 +5,8 @@
 ``patient``; its own files, whose ``test`` entries are plain strings, are also read. ``series`` beside an image chooses
 one of several DICOM series of a folder by its SeriesInstanceUID. An ``image`` may be a list of paths: its channels in
 separate files, in order. ``label_values`` are the classes' values in label files, in order; ``channel_names`` are the
-names of the channels. A last class named "ignore", as in nnU-Net, is of the voxels that nobody has labelled.
+names of the channels, for which BraTS's endings of their files stand in. A last class named "ignore", as in nnU-Net, is
+of the voxels that nobody has labelled.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..errors import DataError
 from ..formats.table import volume_kind
 from ..formats.volume_io import IGNORE, check_ignore_last, parse_label_values
 from ..formats.volume_path import channel_paths, join_channels, join_volume_path
+from ..layouts.channel_files import agreed_channel_names
 from ..layouts.found_case import unique_case_ids
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
@@ -107,7 +109,9 @@ def load_datalist(
         source=str(path),
         listed=False,
         label_values=parse_label_values(content.get("label_values"), len(indices), f'{path}: key "label_values"'),
-        channel_names=_parse_channel_names(content.get("channel_names"), path),
+        channel_names=agreed_channel_names(
+            _parse_channel_names(content.get("channel_names"), path), _images(cases), str(path)
+        ),
         **cases,
     )
 
@@ -120,9 +124,21 @@ def cohort_of_lists(
     Paths may be relative to the working directory; messages name ``source``. DataError: an entry is not a case.
     """
     cases = _parse_splits(lists, source, Path.cwd())
+    channel_names = agreed_channel_names((), _images(cases), source)
     return Cohort(
-        name, dict(labels), **cases, source=source, listed=True, label_values={}, channel_names=(), sparse=False
+        name,
+        dict(labels),
+        **cases,
+        source=source,
+        listed=True,
+        label_values={},
+        channel_names=channel_names,
+        sparse=False,
     )
+
+
+def _images(cases: Mapping[str, Sequence[Mapping[str, str]]]) -> list[str]:
+    return [case["image"] for split in cases.values() for case in split]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

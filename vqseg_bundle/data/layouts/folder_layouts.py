@@ -15,10 +15,10 @@ from ..errors import DataError, some
 from ..formats.table import find_format
 from ..formats.volume_io import common_class_names, read_label_values
 from .beside import find_beside, find_patient_folders
-from .channel_files import BRATS_CHANNELS, brats_case
+from .channel_files import sequences_of_files
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
 from .dicom_patients import join_dicom_patients
-from .found_case import FoundCase, case_stem, patient_of
+from .found_case import FoundCase, patient_of
 from .named_folders import find_acdc, find_brats, find_split_folders
 from .pairs import find_pairs, pair_folders
 from .volume_folder import list_volumes
@@ -152,9 +152,10 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
 
 def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
     """Names of channels in separate files: BraTS's, or those in ``dataset.json``; empty if unknown."""
-    several = [case for case in cases if case.more_channels]
-    if several and all(brats_case(case_stem(case.image)) for case in several):
-        return list(BRATS_CHANNELS)
+    several = [(case.image, *case.more_channels) for case in cases if case.more_channels]
+    found = set(map(sequences_of_files, several))
+    if len(found) == 1 and found != {()}:
+        return list(found.pop())
     return read_channel_names(dataset_dir) if several else []
 
 

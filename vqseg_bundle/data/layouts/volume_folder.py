@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DataError, file_list
@@ -115,7 +115,9 @@ def _without_links(paths: list[str], left_out: dict[str, list[str]]) -> list[str
     return kept
 
 
-def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_channels: int = 1) -> list[dict[str, str]]:
+def list_volumes(
+    dataset_dir: str | Path, uneven_slices: str = "refuse", in_channels: int = 1, channel_names: Sequence[str] = ()
+) -> list[dict[str, str]]:
     """Every volume to segment in a folder and its subfolders.
 
     Left out, and logged: subfolders named like those of labels or earlier results (``labels``, ``masks``,
@@ -130,12 +132,13 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
         uneven_slices: "refuse" or "accept" DICOM series whose slices are not evenly spaced.
         in_channels: the model's channels, to group separate channel files, see
             :func:`~vqseg_bundle.data.layouts.channel_files.gather_channels`.
+        channel_names: of the model's channels, in order; empty if unknown.
 
     Returns:
         cases with "image" (absolute path) and "case" (a unique name), sorted by path.
 
     Raises:
-        DataError: the folder does not exist, or has no volume to segment.
+        DataError: the folder does not exist, has no volume to segment, or files of other channels than the model's.
         ValueError: ``uneven_slices`` is neither of the two.
     """
     accept, root = accepts_uneven(uneven_slices), Path(dataset_dir)
@@ -152,7 +155,7 @@ def list_volumes(dataset_dir: str | Path, uneven_slices: str = "refuse", in_chan
     for text in said:
         logger.info("left out as %s", text)
     _warn_of_split_series(paths)
-    named = gather_channels(paths, in_channels)
+    named = gather_channels(paths, in_channels, channel_names)
     names, paths = unique_case_ids(naming_paths(list(named.values()))), list(named)
     if accept:
         paths = [join_volume_path(path, accept_uneven=True) if volume_kind(path) == "dicom" else path for path in paths]
