@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from support.bundle_runs import CohortFolder
-from support.data_parts import write_picture
+from support.data_parts import write_picture, write_segments
 
 SPLITS = {"training": 6, "unlabeled": 4, "validation": 2, "test": 2}
 SIZES = ((16, 16, 6), (18, 15, 7), (16, 20, 5))
@@ -172,6 +172,13 @@ def other_palette(folder: CohortFolder) -> None:
         folder.datalist["training"].append({"image": f"images/p{i}.png", "label": f"labels/p{i}.png"})
 
 
+def other_segment_names(folder: CohortFolder) -> None:
+    label = nib.load(folder.root / LABELS[1])
+    names = {1: "core", 2: "shell"}
+    write_segments(folder.root / "labels/case_01.seg.nrrd", np.asarray(label.dataobj), label.affine, names)
+    folder.datalist["training"][1] = {"image": IMAGES[1], "label": "labels/case_01.seg.nrrd"}
+
+
 def without_class(folder: CohortFolder) -> None:
     rewrite(folder, LABELS[4], lambda voxels: np.minimum(voxels, 1))
 
@@ -265,6 +272,7 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("mask of 255", mask_of_255, "mask_of_255", "labels/p.png"),
     ("palette and greys", white_first, "palettes_differ", "labels/q.png"),
     ("palettes", other_palette, "palettes_differ", "labels/p1.png"),
+    ("segment names", other_segment_names, "segment_names", "labels/case_01.seg.nrrd"),
     ("unused class", unused_class, "unused_class", "datalist.json"),
     ("absent class", without_class, "missing_class", LABELS[4]),
     ("small structure", small_structure, "label_share_outlier", LABELS[4]),

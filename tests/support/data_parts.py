@@ -27,6 +27,7 @@ __all__ = [
     "set_tags",
     "write_dicom",
     "write_picture",
+    "write_segments",
     "write_volume",
 ]
 
@@ -72,6 +73,29 @@ def write_picture(path: Path, pixels: np.ndarray, **options: Any) -> Path:
         np.save(path, pixels)
     else:
         Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def write_segments(path: Path, classes: np.ndarray, affine: np.ndarray, names: dict[int, str]) -> Path:
+    """Write a segmentation as 3D Slicer does, ``.seg.nrrd``, whose header names its values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    vectors = [f"({','.join(map(str, column[:3]))})" for column in lps.T]
+    fields = {
+        "type": "uint8",
+        "dimension": 3,
+        "space": "left-posterior-superior",
+        "sizes": " ".join(map(str, classes.shape)),
+        "space directions": " ".join(vectors[:3]),
+        "encoding": "raw",
+        "space origin": vectors[3],
+    }
+    segments = [
+        f"Segment{number}_Name:={name}\nSegment{number}_LabelValue:={value}\n"
+        for number, (value, name) in enumerate(names.items())
+    ]
+    header = "".join(["NRRD0004\n", *(f"{key}: {value}\n" for key, value in fields.items()), *segments, "\n"])
+    path.write_bytes(header.encode() + classes.astype(np.uint8).tobytes(order="F"))
     return path
 
 

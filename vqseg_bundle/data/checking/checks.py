@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..cohorts.datalist import Cohort, DataError
+from .class_rules import class_findings, empty_validation, name_findings, palette_findings
 from .collect import FactsCache, cache_path, collect_facts
 from .facts import CaseFacts, Facts, gather_cases, with_class_indices
-from .file_rules import class_findings, empty_validation, header_findings, voxel_findings
+from .file_rules import header_findings, voxel_findings
 from .findings import FINDING_KINDS, Finding
 from .list_rules import duplicate_findings, list_findings
 from .outlier_rules import geometry_outliers, turned_images, voxel_outliers
@@ -155,9 +156,10 @@ def _examine_files(
         facts.update(voxels)
         found += problems
     cases = gather_cases(splits, facts)
-    found += header_findings(cases, in_channels)
+    found += header_findings(cases, in_channels) + name_findings(cases, labels, label_values)
     if level == "full":
-        found += voxel_findings(cases, labels, clipped, label_values) + duplicate_findings(cases)
+        found += voxel_findings(cases, labels, clipped, label_values) + palette_findings(cases)
+        found += duplicate_findings(cases)
     cache.save()
     return cases, found
 

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from ..cohorts.datalist import DataError
+from ..formats.class_names import read_class_names
 from ..formats.nifti import is_packed
 from ..formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels
 from ..formats.volume_path import channel_paths, parse_volume_path
@@ -47,6 +48,7 @@ class HeaderFacts:
     notes: tuple[str, ...] = ()
     modality: str = ""
     colors: tuple[str, ...] = ()
+    class_names: tuple[tuple[int, str], ...] = ()  # of a label's values, as the file states them
 
     @cached_property
     def header(self) -> VolumeHeader:
@@ -111,7 +113,8 @@ def read_facts(path: str, kind: str) -> Facts:
         header = read_header(path)
         other = () if header.other_affine is None else _row_by_row(header.other_affine)
         shape = tuple(map(int, header.shape))
-        return HeaderFacts(shape, _row_by_row(header.affine), other, header.notes, header.modality, header.colors)
+        more = (header.notes, header.modality, header.colors, tuple(read_class_names(path).items()))
+        return HeaderFacts(shape, _row_by_row(header.affine), other, *more)
     readers = {"image": read_voxels, "values": read_label_values}
     voxels, mapped = read_classes(path) if kind == "label" else (readers[kind](path), False)
     for channel in channel_paths(path):
@@ -130,6 +133,8 @@ def facts_from_json(kind: str, content: Mapping[str, Any]) -> Facts:
     for key in ("shape", "affine", "other_affine", "notes", "colors", "body"):
         if key in values:
             values[key] = tuple(values[key])
+    if "class_names" in values:
+        values["class_names"] = tuple((int(value), str(name)) for value, name in values["class_names"])
     if "counts" in values:
         values["counts"] = tuple((value, int(count)) for value, count in values["counts"])
     return _TYPES[kind](**values)

@@ -1,4 +1,4 @@
-"""Rules about a case's files (channels, grid and voxels) and about classes that labels should have."""
+"""Rules about a case's files: channels, grid and voxels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from ..geometry.orientation import axis_change
 from .facts import CaseFacts, ImageFacts, LabelFacts
 from .findings import Finding
 
-__all__ = ["class_findings", "empty_validation", "header_findings", "voxel_findings"]
+__all__ = ["header_findings", "voxel_findings"]
 
 _AFFINE_TOLERANCE = 1e-3  # share of a voxel's smallest side
 _USUAL_SPACING_MM = (0.01, 100.0)  # of a voxel's longest side
 _MOST_TILT_DEGREES = 1.0
 _MOST_VALUES_SHOWN = 10
-_FEWEST_LABELS = 10  # with fewer, an absent class means nothing
-_NEARLY_ALL = 0.9
 _LARGEST_OF_8_BITS = 255
 _NEARLY = 0.01
 _NO_CLASS = "give these voxels a class, 0 for the background"
@@ -142,67 +140,7 @@ def voxel_findings(
     for case in cases:
         for finding in _case_findings(case, values, key, ignored, clipped):
             found[finding.code, finding.files[0]] = finding
-    return [*found.values(), *_palettes(cases), *_mapped_masks(cases)]
-
-
-def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
-    """Find classes that no label has, and labels without a class that nearly all others have."""
-    files = {case.label: case.label_voxels for case in cases if case.label and case.label_voxels}
-    present = {file: {value for value, _ in facts.counts if value in labels} for file, facts in files.items()}
-    foreground = {file: values for file, values in present.items() if values != {0}}
-    found = []
-    for index, name in labels.items():
-        holders = sum(index in values for values in foreground.values())
-        shown = f'{index} ("{name}")'
-        if index and foreground and not holders:
-            text = f"{source}: class {shown} is in none of {len(files)} labels"
-            found.append(Finding("unused_class", (source,), text, "a label that has it", "none"))
-        if index and len(foreground) >= _FEWEST_LABELS and _NEARLY_ALL * len(foreground) <= holders:
-            for file, values in foreground.items():
-                if index not in values:
-                    text = f"{file}: class {shown} is absent, {holders} of {len(foreground)} labels have it"
-                    found.append(Finding("missing_class", (file,), text, f"class {shown}", "none of it"))
-    return found
-
-
-def empty_validation(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
-    """Find validation lists with only background, so that no weights can be selected."""
-    files = {case.label: case.label_voxels for case in cases if case.split == "validation" and case.label}
-    counts = [value for facts in files.values() if facts for value, _ in facts.counts]
-    if not files or None in files.values() or any(value in labels and value != 0 for value in counts):
-        return []
-    text = f'{source}: no label of "validation" has any structure, only background: {file_list([*files])}'
-    return [Finding("empty_validation", tuple(files), text, "structures to select weights by", "only background")]
-
-
-def _palettes(cases: Sequence[CaseFacts]) -> list[Finding]:
-    """Per mask, the first colour that an earlier mask has at another value; only values that occur count.
-
-    A mask without a palette shows its values as greys, 255 as white.
-    """
-    if not any(case.label_header and case.label_header.colors for case in cases):
-        return []
-    known: dict[str, tuple[float, str]] = {}
-    found = []
-    for case in cases:
-        header, voxels = case.label_header, case.label_voxels
-        if case.label is None or header is None or voxels is None:
-            continue
-        stored = {1.0: 255.0} if voxels.mapped else {}
-        colors = dict[float | None, str](
-            enumerate(header.colors or (f"#{grey:02x}{grey:02x}{grey:02x}" for grey in range(256)))
-        )
-        used = [(colors[stored.get(v, v)], v) for v, _ in voxels.counts if stored.get(v, v) in colors]
-        if len(dict(used)) < len(used):
-            continue  # colours that do not tell its own classes apart
-        for color, value in used:
-            other, file = known.setdefault(color, (value, case.label))
-            if other != value:
-                what = f"{color} is value {value:g}"
-                text = f"{case.label}: {what}, but value {other:g} in {file}"
-                found.append(Finding("palettes_differ", (case.label, file), text, f"value {other:g}", what))
-                break
-    return found
+    return [*found.values(), *_mapped_masks(cases)]
 
 
 def _mapped_masks(cases: Sequence[CaseFacts]) -> list[Finding]:

@@ -99,6 +99,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "masks with palettes give one colour different values, which are the classes",
         "save all masks with one palette, or as class indices without one",
     ),
+    "segment_names": _error(
+        "a label's own names, as of 3D Slicer's segments, give a class another value than the datalist",
+        'save the file with the values of the others, or correct "labels" or "label_values"',
+    ),
     "nothing_labeled": _error(
         'a label is "ignore" everywhere', 'list the image under "unlabeled", or label some of its slices'
     ),

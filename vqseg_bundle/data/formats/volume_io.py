@@ -28,7 +28,6 @@ __all__ = [
     "VolumeHeader",
     "check_ignore_last",
     "classes_of_values",
-    "common_class_names",
     "parse_label_values",
     "read_classes",
     "read_header",
@@ -171,25 +170,6 @@ def read_label_values(path: str) -> np.ndarray:
     with _readable(path):
         _existing_format(path)
         return _nearly_whole(found.read_label(path))
-
-
-def common_class_names(paths: Sequence[str]) -> dict[int, str]:
-    """Label value to name, if all labels (by path) agree on the names of their classes; otherwise empty.
-
-    Raises:
-        DataError: one value has different names, so that it is no class of its own.
-    """
-    found = [known.class_names(path) if (known := find_format(path)) and known.class_names else {} for path in paths]
-    first: dict[int, tuple[str, str]] = {}
-    for path, names in zip(paths, found, strict=True):
-        for value, name in names.items():
-            other, known_name = first.setdefault(value, (path, name))
-            if name != known_name:
-                raise DataError(
-                    f"{path}: expected value {value} to be {known_name}, as in {other}, found {name}; give each "
-                    "segment the same value in all files."
-                )
-    return found[0] if found and all(names == found[0] for names in found) else {}
 
 
 def source_files(path: str) -> list[str]:

@@ -12,8 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError, some
+from ..formats.class_names import common_class_names
 from ..formats.table import find_format
-from ..formats.volume_io import common_class_names, read_label_values
+from ..formats.volume_io import read_label_values
 from .beside import find_beside, find_patient_folders
 from .channel_files import sequences_of_files
 from .dataset_json import find_dataset_json, read_channel_names, read_label_names
