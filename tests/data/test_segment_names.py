@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support.data_parts import write_segments, write_volume
 
+from vqseg_bundle.commands.data import main
 from vqseg_bundle.data import DataError, check_cohort, load_datalist
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -82,3 +83,35 @@ def test_names_that_cannot_be_read_are_a_fault_of_their_file(tmp_path: Path):
     path.write_bytes(path.read_bytes().replace(b"LabelValue:=1", "LabelValue:=\u00b2".encode()))
     with pytest.raises(DataError, match=r"labels/c0\.seg\.nrrd: names of its values that cannot be read .*; save"):
         check(tmp_path, labels=["background", "liver", "tumour"])
+
+
+@pytest.mark.parametrize("values", [[], ["--label-values", "0,1,2"]])
+def test_given_names_that_the_files_contradict_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: list[str]
+):
+    write_cohort(tmp_path, NAMES, NAMES)
+    main(["--dataset-dir", str(tmp_path), "--labels", "background,tumour,liver", *values])
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        'warning: --labels contradicts the names of labels/c0.seg.nrrd and of 1 more: by --labels "liver" is '
+        'value 2, in the file 1, "tumour" is value 1, in the file 2. A training refuses that: name the classes as the '
+        "files do, or correct the files."
+    )
+    assert json.loads((tmp_path / "datalist.json").read_text())["labels"]["1"] == "tumour"
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--labels", "background,liver,tumour"], ["--labels", "a,b,c"], ["--label-values", "0,2,1"]]
+)
+def test_other_names_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]):
+    write_cohort(tmp_path, NAMES)
+    main(["--dataset-dir", str(tmp_path), *options])
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_dataset_json_that_the_files_contradict_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_cohort(tmp_path, NAMES)
+    entries = [{"image": "images/c0.nii.gz", "label": "labels/c0.seg.nrrd"}]
+    labels = {"0": "background", "1": "tumour", "2": "liver"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "training": entries}))
+    main(["--dataset-dir", str(tmp_path)])
+    assert "warning: dataset.json contradicts the names of labels/c0.seg.nrrd: by" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from vqseg_bundle.data import (
     find_cases,
     find_channel_names,
     find_classes,
+    find_misplaced_names,
     find_unused_files,
     parse_label_values,
     read_labeled_file,
@@ -97,6 +99,7 @@ def _make(options: argparse.Namespace) -> None:
         patients = sorted({case.patient for case in free})
         splits = split_patients(patients, [case.patient for case in free if case.label], request)
     classes = _classes(root, cases, options)
+    _warn_of_names(root, cases, classes, options)
     channels = find_channel_names(root, cases)
     datalist = {
         "name": options.name or root.resolve().name,
@@ -131,6 +134,22 @@ def _classes(root: Path, cases: Sequence[FoundCase], options: argparse.Namespace
     names = names or ["background", *(f"label_{part.strip()}" for part in parts[1:])]
     values = parse_label_values([int(part) for part in parts], len(names), "--label-values")
     return FoundClasses(tuple(names), tuple(values.values()))
+
+
+def _warn_of_names(root: Path, cases: Sequence[FoundCase], classes: FoundClasses, options: argparse.Namespace) -> None:
+    """Name the first file with another order of classes; the datalist is written, its check is what refuses it."""
+    found = find_misplaced_names(root, cases, classes)
+    if not found:
+        return
+    label, names = next(iter(found.items()))
+    what = ", ".join(f'"{name}" is value {here}, in the file {there}' for name, (here, there) in names.items())
+    more = f" and of {len(found) - 1} more" if len(found) > 1 else ""
+    source = "--labels" if options.labels else "dataset.json"
+    print(
+        f"warning: {source} contradicts the names of {label}{more}: by {source} {what}. A training refuses that: name "
+        "the classes as the files do, or correct the files.",
+        file=sys.stderr,
+    )
 
 
 def _names(labels: str) -> list[str]:

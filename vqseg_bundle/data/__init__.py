@@ -71,6 +71,7 @@ from .layouts.folder_layouts import (
     find_cases,
     find_channel_names,
     find_classes,
+    find_misplaced_names,
 )
 from .layouts.found_case import case_stem
 from .layouts.unused_files import find_unused_files
@@ -145,6 +146,7 @@ __all__ = [
     "find_cases",
     "find_channel_names",
     "find_classes",
+    "find_misplaced_names",
     "find_orientation",
     "find_other_images",
     "find_unused_files",

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..errors import DataError, some
-from ..formats.class_names import common_class_names
+from ..formats.class_names import common_class_names, misplaced_names, read_class_names
 from ..formats.table import find_format
 from ..formats.volume_io import read_label_values
 from .beside import find_beside, find_patient_folders
@@ -30,6 +30,7 @@ __all__ = [
     "find_cases",
     "find_channel_names",
     "find_classes",
+    "find_misplaced_names",
     "find_scans",
 ]
 
@@ -149,6 +150,22 @@ def find_classes(dataset_dir: Path, cases: Sequence[FoundCase], names: Sequence[
         )
     ordered = tuple(sorted(int(value) for value in values))
     return FoundClasses(tuple(names or ["background", *(f"label_{value}" for value in ordered[1:])]), ordered)
+
+
+def find_misplaced_names(
+    dataset_dir: Path, cases: Sequence[FoundCase], classes: FoundClasses
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Labels, by their relative paths, whose own names give a class another value: name to its value here and there.
+
+    Args:
+        dataset_dir: the folder.
+        cases: the cases found in it.
+        classes: what their labels are taken for.
+    """
+    expected = dict(zip(classes.values or range(len(classes.names)), classes.names, strict=True))
+    labels = sorted({case.label for case in cases if case.label})
+    found = {label: misplaced_names(read_class_names(str(dataset_dir / label)), expected) for label in labels}
+    return {label: names for label, names in found.items() if names}
 
 
 def find_channel_names(dataset_dir: Path, cases: Sequence[FoundCase]) -> list[str]:
