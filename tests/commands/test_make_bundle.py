@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import zipfile
@@ -65,6 +66,24 @@ def test_the_metadata_is_of_the_run(made: Path, evaluated: Trained, tmp_path: Pa
         pytest.skip(f"needs MONAI's metadata schema at {SCHEMA}")
     local = shutil.copy(SCHEMA, tmp_path / "schema.json")
     monai.bundle.verify_metadata(meta_file=str(made / "configs" / "metadata.json"), filepath=str(local))
+
+
+def test_the_documents_tell_classes_from_the_values_in_files(trained: Trained, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained.output_dir, run)
+    record = read_json(run / "model.json")
+    (run / "model.json").write_text(json.dumps({**record, "label_values": {"0": 0, "1": 2, "2": 7}}))
+    make_bundle.main(["--run", str(run), "--output", str(tmp_path / "made")])
+    readme = (tmp_path / "made" / "docs" / "README.md").read_text()
+    table = "| class index | value in files | structure |\n| --- | --- | --- |\n"
+    assert table + "| 0 | 0 | background |\n| 1 | 2 | shell |\n| 2 | 7 | core |\n" in readme
+    assert 'saved\nas NIfTI with the "value in files" of each class' in readme
+    metadata = read_json(tmp_path / "made" / "configs" / "metadata.json")
+    assert metadata["label_classes"] == "values in label files: 0 background, 2 shell, 7 core"
+    channels, saved = metadata["pred_classes"].split(";")
+    assert channels == "logits, with the channels 0 background, 1 shell, 2 core"
+    assert saved.endswith("saved with the values 0 background, 2 shell, 7 core")
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == LABELS
 
 
 @pytest.mark.parametrize("config", ["train.json", "inference.json"])

@@ -28,6 +28,7 @@ def bundle_metadata(run: FinishedRun, default: Mapping[str, Any], name: str, ver
     image = {"num_channels": channels, "channel_def": _image_channels(channels), "spatial_shape": patch_size}
     # the logits' channels count up, regardless of the labels' numbers
     classes = {str(channel): labels[index] for channel, index in enumerate(sorted(labels))}
+    values = {value: labels[index] for index, value in _file_values(run.record).items()}
     prediction = {"num_channels": len(labels), "channel_def": classes, "spatial_shape": patch_size}
     formats = default["network_data_format"]
     return _as_text(
@@ -40,7 +41,9 @@ def bundle_metadata(run: FinishedRun, default: Mapping[str, Any], name: str, ver
             "description": f"A network that segments {', '.join(foreground)}, trained from few labels by VQ-Seg",
             "data_source": describe_cohort(run),
             "image_classes": f"volume of {channels} channel{'s' if channels > 1 else ''}, normalised per volume",
-            "label_classes": ", ".join(f"{index} {label}" for index, label in sorted(labels.items())),
+            "label_classes": f"values in label files: {_named(values)}",
+            "pred_classes": f"logits, with the channels {_named(classes)}; after postprocessing, a class map on the "
+            f"image's own grid, saved with the values {_named(values)}",
             "eval_metrics": run.metrics,
             "intended_use": "research; not a medical device",
             "network_data_format": {
@@ -56,6 +59,15 @@ def describe_cohort(run: FinishedRun) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in run.cases.items())
     cohort, digest = run.record["info"].get("cohort", "of no name"), run.run.get("data_digest")
     return f"cohort {cohort}" + (f": {counts} cases" if counts else "") + (f" (data digest {digest})" if digest else "")
+
+
+def _file_values(record: Mapping[str, Any]) -> dict[int, int]:
+    """Class index to its value in label files and saved class maps."""
+    return {index: record["label_values"].get(index, index) for index in sorted(record["labels"])}
+
+
+def _named(classes: Mapping[Any, str]) -> str:
+    return ", ".join(f"{number} {name}" for number, name in classes.items())
 
 
 def _as_text(content: Any) -> Any:
@@ -86,8 +98,8 @@ _README = """# Model overview
 Trained on {cohort}.
 Terms of use: [data_license.txt](data_license.txt).
 
-| label | structure |
-| --- | --- |
+| class index | value in files | structure |
+| --- | --- | --- |
 {labels}
 
 ## Training configuration
@@ -104,7 +116,8 @@ Terms of use: [data_license.txt](data_license.txt).
 Input: volumes with {channels} channel(s), as NIfTI, NRRD, MHA, DICOM series, pictures or NPY. Intensities:
 {normalization}.
 
-Output: logits of each class; after postprocessing, class indices on the image's own grid, saved as NIfTI, for DICOM
+Output: logits, whose channels are the class indices; after postprocessing, a class map on the image's own grid, saved
+as NIfTI with the "value in files" of each class (by an evaluation with the values of its own label files), for DICOM
 series also as DICOM SEG.
 
 ## Performance
@@ -167,7 +180,10 @@ def model_readme(run: FinishedRun, metadata: Mapping[str, Any]) -> str:
         architecture=f"{network['spatial_dims']}D {network.get('architecture', 'U-Net')}",
         bottleneck=f"its bottleneck quantised by {codes:,} codewords" if codes else "without quantisation",
         cohort=describe_cohort(run),
-        labels="\n".join(f"| {index} | {label} |" for index, label in sorted(run.record["labels"].items())),
+        labels="\n".join(
+            f"| {index} | {value} | {run.record['labels'][index]} |"
+            for index, value in _file_values(run.record).items()
+        ),
         iterations=_iterations(run),
         patch_size=" x ".join(map(str, preprocessing["patch_size"])),
         channels=network["in_channels"],
