@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,24 @@ def test_a_record_that_chooses_no_class_of_its_own_is_refused(trained: Trained, 
     message = r"model\.json: key 'largest_component' of 'postprocessing' must list foreground classes.*got \[0, 7\]"
     given = {"dataset_dir": str(trained.cohort.root), "checkpoint": str(checkpoint), "device": "cpu"}
     refused(tmp_path / "out", message, "inference", "inference.json", **given)
+
+
+@pytest.mark.parametrize("command", [("inference", "inference.json"), ("evaluating", "train.json", "evaluate.json")])
+def test_a_key_that_names_no_class_of_the_model_is_refused_before_anything_is_written(
+    trained: Trained, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    out = tmp_path / "out"
+    (out / "predictions").mkdir(parents=True)
+    (out / "metrics.csv").touch()
+    data = trained.cohort.root / "images" if command[0] == "inference" else trained.cohort.root
+    given = {"dataset_dir": str(data), "checkpoint": str(trained.output_dir / "model.pt")}
+    for classes in ([9], [0], [1, -1], 1, "shell", ["shell"], [True]):
+        message = (
+            r"--largest_component: expected a list of the model's foreground classes, out of 1 \(shell\), 2 \(core\), "
+            rf'found {re.escape(repr(classes))}\. Name them by index, such as "\[1\]"; "\[\]" keeps every component'
+        )
+        refused(out, message, *command, **given, largest_component=classes)
+    assert sorted(path.name for path in out.rglob("*")) == ["metrics.csv", "predictions"]
 
 
 def test_a_choice_that_a_later_training_changes_is_followed_without_a_new_start(cleaned: Path) -> None:

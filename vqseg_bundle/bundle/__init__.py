@@ -15,7 +15,7 @@ from vqseg_bundle.bundle.deployed.deployment import (
     start_inference,
 )
 from vqseg_bundle.bundle.deployed.ensemble import load_further_networks
-from vqseg_bundle.bundle.deployed.largest_components import KeepChosenComponentsd
+from vqseg_bundle.bundle.deployed.largest_components import KeepChosenComponentsd, check_largest_component
 from vqseg_bundle.bundle.deployed.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.machine.computing import choose_amp, set_threads
 from vqseg_bundle.bundle.machine.folder_lock import FolderLock
@@ -72,6 +72,7 @@ __all__ = [
     "check_compatible",
     "check_continuation",
     "check_device",
+    "check_largest_component",
     "check_preprocessing",
     "check_run",
     "check_settings",

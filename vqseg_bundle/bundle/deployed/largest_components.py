@@ -11,7 +11,7 @@ from monai.transforms import KeepLargestConnectedComponent, MapTransform
 
 from vqseg_bundle.bundle.records.model_record import load_model_record
 
-__all__ = ["KeepChosenComponentsd", "chosen_components"]
+__all__ = ["KeepChosenComponentsd", "check_largest_component", "chosen_components"]
 
 
 class KeepChosenComponentsd(MapTransform):
@@ -77,3 +77,27 @@ def chosen_components(record: Mapping[str, Any], path: Path) -> list[int]:
             f"out of {foreground}, got {chosen!r}."
         )
     return chosen
+
+
+def check_largest_component(classes: Any, record: Mapping[str, Any]) -> None:
+    """Refuse a user's choice that names what is no foreground class of the model, before anything is written.
+
+    Args:
+        classes: the key ``largest_component``: class indices, or None for the model's own choice.
+        record: see :func:`~vqseg_bundle.bundle.open_model_record`.
+
+    Raises:
+        SystemExit: it is no list, or names other classes.
+    """
+    foreground = {index: name for index, name in sorted(record["labels"].items()) if index > 0}
+    # True is the number 1, to Python
+    if classes is None or (
+        isinstance(classes, list | tuple) and all(type(index) is int and index in foreground for index in classes)
+    ):
+        return
+    allowed = ", ".join(f"{index} ({name})" for index, name in foreground.items())
+    raise SystemExit(
+        f"--largest_component: expected a list of the model's foreground classes, out of {allowed}, found {classes!r}. "
+        f'Name them by index, such as "[{next(iter(foreground))}]"; "[]" keeps every component, and without the key '
+        "the training's own choice is taken."
+    )
