@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from support.bundle_runs import LABELS, ROOT, Trained, keys_of, read_json, run_here
+from support.bundle_runs import LABELS, ROOT, TINY, Trained, keys_of, read_json, run_here
 
 EVALUATION = ("train.json", "evaluate.json")
 
@@ -108,3 +108,27 @@ def test_a_second_evaluation_and_inference_put_the_first_ones_results_aside(eval
     (later,) = (output_dir / "inference").glob("previous-*")
     assert (later / "predictions" / "case_5_pred.nii.gz").is_file()
     assert list(output_dir.glob("previous-*")) == [aside]
+
+
+def test_an_evaluation_moves_aside_when_a_resumed_training_replaces_its_weights(
+    evaluated: Trained, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(evaluated.output_dir, out)
+    (out / "inference" / "predictions").mkdir(parents=True)
+    written = {"metrics.csv", "summary.json", "report.html", "predictions"}
+    written |= {f"evaluation{part}" for part in (".log", "_config.json", "_run.json")}
+    assert written <= {path.name for path in out.iterdir()}
+    settings = keys_of(evaluated.cohort, out, **TINY, resume=True)
+    run_here("training", "train.json", **settings)  # at its end already
+    longer = {**settings, "max_iterations": 7}
+    with pytest.raises(SystemExit, match=r"max_iterations: 6, now 7\n.*accept these by --resume_changed true\.$"):
+        run_here("training", "train.json", **longer)
+    assert written <= {path.name for path in out.iterdir()}
+    run_here("training", "train.json", **longer, resume_changed=True)
+    (aside,) = out.glob("previous-*")
+    assert {path.name for path in aside.iterdir()} == written
+    assert not written & {path.name for path in out.iterdir()}
+    assert (out / "inference" / "predictions").is_dir()
+    log = (out / "training.log").read_text()
+    assert f"{aside} has an evaluation of the weights before this training goes on" in log

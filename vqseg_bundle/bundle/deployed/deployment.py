@@ -22,7 +22,7 @@ from vqseg_bundle.bundle.records.model_record import (
     load_model_record,
     load_weights,
 )
-from vqseg_bundle.bundle.records.run_record import check_writable, put_aside, write_run_record
+from vqseg_bundle.bundle.records.run_record import EVALUATION_OUTPUTS, check_writable, put_aside, write_run_record
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device, check_recorded
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
@@ -40,8 +40,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _MOST_SHOWN = 10
-#: patterns of an evaluation's files in its output folder, besides its predictions
-EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "evaluation*")
 
 
 def open_model_record(

@@ -20,6 +20,7 @@ from vqseg_bundle import __version__
 from vqseg_bundle.common import process_rank, wait_for_all, write_json
 
 __all__ = [
+    "EVALUATION_OUTPUTS",
     "KEPT_SCANS",
     "RUN_OUTPUTS",
     "check_writable",
@@ -27,6 +28,7 @@ __all__ = [
     "evaluation_folder",
     "prediction_folder",
     "prepare_output_dir",
+    "put_aside",
     "resume_command",
     "training_folder",
     "write_run_record",
@@ -56,6 +58,10 @@ RUN_OUTPUTS = (
     "inference",
 )
 """Patterns of a run's files in its output folder; all other files are the user's and are kept."""
+
+
+EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "evaluation*")
+"""Those of an evaluation, besides its predictions."""
 
 
 KEPT_SCANS = ".kept_scans"

@@ -74,7 +74,7 @@ def start_training(
     clipped = bool(preprocessing["intensity_window"])
     warnings = check_training_data(cohort, in_channels, data_check, allow_no_labeled, clipped)
     stays = in_place and _fits(Path(output_dir) / "model.pt", described)
-    open_training_folder(output_dir, lock, resume, stays, warnings)
+    open_training_folder(output_dir, lock, resume, stays, warnings, total_iterations)
     record = record_training(output_dir, described, cohort, unlabeled, resume, stays, running_parser())
     if write and record:
         write_json(Path(output_dir) / "model.json", record)

@@ -19,10 +19,18 @@ from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.machine.folder_lock import FolderLock
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import load_model_record, model_record
-from vqseg_bundle.bundle.records.run_record import check_writable, prepare_output_dir, write_run_record
+from vqseg_bundle.bundle.records.run_record import (
+    EVALUATION_OUTPUTS,
+    check_writable,
+    prediction_folder,
+    prepare_output_dir,
+    put_aside,
+    write_run_record,
+)
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.training.training_plan import with_planned_values
 from vqseg_bundle.common import process_rank, remove_partial_files, write_json
+from vqseg_bundle.handlers import find_resumable
 from vqseg_bundle.planning import Plan
 
 __all__ = [
@@ -128,9 +136,16 @@ def check_training_data(
 
 
 def open_training_folder(
-    output_dir: str, lock: FolderLock, resume: bool, in_place: bool, warnings: Sequence[str]
+    output_dir: str,
+    lock: FolderLock,
+    resume: bool,
+    in_place: bool,
+    warnings: Sequence[str],
+    total_iterations: int | None = None,
 ) -> None:
     """Take the output folder, move an earlier run's files aside, remove a killed one's unfinished files, and log there.
+
+    A resumed training keeps the earlier one's files, but an evaluation of the weights that it will replace moves aside.
 
     Args:
         output_dir: the folder.
@@ -138,6 +153,7 @@ def open_training_folder(
         resume: whether this run resumes the earlier one.
         in_place: whether its weights are kept until new ones replace them.
         warnings: warnings about the data, for the log.
+        total_iterations: length of the training; one that has come to it already replaces no weights.
 
     Raises:
         SystemExit: another process holds the folder.
@@ -154,6 +170,23 @@ def open_training_folder(
             logger.info("removed what killed saves have left in %s: %s", output_dir, ", ".join(sorted(left)))
         for warning in warnings:
             logger.warning(warning)
+        if resume:
+            _put_evaluation_aside(folder, total_iterations)
+
+
+def _put_evaluation_aside(folder: Path, total_iterations: int | None) -> None:
+    predictions = Path(prediction_folder(folder, "evaluation"))
+    patterns = (*EVALUATION_OUTPUTS, *((predictions.name,) if predictions.parent == folder else ()))
+    if not any(path for pattern in patterns for path in folder.glob(pattern)) or _has_ended(folder, total_iterations):
+        return
+    moved = put_aside(folder, patterns)
+    logger.info("%s has an evaluation of the weights before this training goes on; evaluate again when it ends", moved)
+
+
+def _has_ended(folder: Path, total_iterations: int | None) -> bool:
+    if total_iterations is None:
+        return False
+    return find_resumable(folder / "resume.pt")[1]["engine"]["iteration"] >= total_iterations
 
 
 def record_training(
