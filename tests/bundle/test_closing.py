@@ -43,6 +43,28 @@ def test_the_next_commands_accept_what_the_training_was_told_to_accept(
     assert segment.endswith(f"vqseg segment /scans/images/a.nii.gz --output_dir {tmp_path}{segmented}")
 
 
+@pytest.mark.parametrize(
+    "images, place",
+    [
+        (["/scans/p/x_flair.nii|/scans/p/x_t1.nii|/scans/p/x_t1ce.nii|/scans/p/x_t2.nii"], "/scans/p"),
+        (["/scans/images/a_0000.nii.gz|/scans/images/a_0001.nii.gz"], "/scans/images"),
+        # inference would not stack these as the training did
+        (["/scans/a_0001.nii.gz|/scans/a_0000.nii.gz", "/scans/t1/a.nii|/scans/t2/a.nii"], ""),
+        (["/scans/t1/a.nii|/scans/t2/a.nii", "/scans/b_0000.nii|/scans/b_0001.nii"], "/scans"),
+        (["/scans/dicom#1.2.3&uneven"], "/scans/dicom"),
+    ],
+)
+def test_the_next_command_names_where_inference_finds_a_case(tmp_path: Path, images: list[str], place: str) -> None:
+    write(tmp_path / "run.json", started=STARTED)
+    cohort = Cohort("scans", {0: "background", 1: "organ"}, unlabeled=[{"image": image} for image in images])
+    close_training(str(tmp_path), cohort, None, False, False, ConfigParser({"dataset_dir": "/scans"}))
+    *segment, bundle = json.loads((tmp_path / "run.json").read_text())["next"]
+    assert " bundle --run " in bundle
+    assert [command.partition(" segment ")[2] for command in segment] == (
+        [f"{place} --output_dir {tmp_path}"] if place else []
+    )
+
+
 @pytest.mark.parametrize("finished", ["run.json", "resumed_run.json"])
 def test_an_evaluation_goes_on_with_the_commands_of_the_process_that_finished_the_training(
     tmp_path: Path, finished: str

@@ -109,6 +109,20 @@ def test_the_command_that_follows_is_printed(pairs: Path, tmp_path: Path, capsys
     assert printed("--labels", "background,a") == f"vqseg choose {pairs} --count 5"
 
 
+def test_the_command_that_follows_says_how_many_channels_lie_in_separate_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    for case in ("a", "b"):
+        for channel in range(3):
+            save(tmp_path / f"images/{case}_000{channel}.nii.gz", channel)
+    save(tmp_path / "labels/a.nii.gz", 1, classes=2)
+    run(tmp_path)
+    assert capsys.readouterr().out.endswith(f"next: vqseg train --dataset_dir {tmp_path} --in_channels 3\n")
+    shutil.rmtree(tmp_path / "labels")
+    run(tmp_path, "--force", "--labels", "background,a")
+    assert capsys.readouterr().out.endswith(f"next: vqseg choose {tmp_path} --count 5 --in_channels 3\n")
+
+
 def test_existing_output_is_kept_without_force(pairs: Path, capsys: pytest.CaptureFixture):
     (pairs / "datalist.json").write_text("precious")
     refused(capsys, "the file exists; give another name, or --force", "--dataset-dir", str(pairs))

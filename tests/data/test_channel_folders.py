@@ -11,7 +11,15 @@ import pytest
 from support.folder_parts import NOISE_SHAPE, save_noise
 
 from vqseg_bundle.commands.data import main
-from vqseg_bundle.data import DataError, check_cases, check_cohort, find_cases, list_volumes, load_datalist
+from vqseg_bundle.data import (
+    DataError,
+    check_cases,
+    check_cohort,
+    find_cases,
+    list_volumes,
+    load_datalist,
+    place_to_segment,
+)
 from vqseg_bundle.data.formats.volume_path import channel_paths
 from vqseg_bundle.data.layouts.channel_files import find_brats_channels, find_numbered_channels
 from vqseg_bundle.data.layouts.found_case import unique_case_ids
@@ -160,3 +168,14 @@ def test_labels_beside_channels_are_left_out(tmp_path: Path):
     names = [case["case"] for case in list_volumes(tmp_path, in_channels=2)]
     assert "x_seg" not in names
     assert "b_seg" not in names
+
+
+@pytest.mark.parametrize("endings", [("_0000", "_0001"), tuple(f"_{ending}" for ending in OLD)])
+def test_a_case_is_found_again_in_the_place_that_is_named(endings: tuple[str, ...], tmp_path: Path):
+    for case in ("x", "y"):
+        for ending in endings:
+            save_noise(tmp_path / "images" / f"{case}{ending}.nii.gz")
+    image = "|".join(f"{tmp_path}/images/x{ending}.nii.gz" for ending in endings)
+    place = place_to_segment(image)
+    assert place == f"{tmp_path}/images"
+    assert image in [case["image"] for case in list_volumes(place, in_channels=len(endings))]

@@ -118,10 +118,13 @@ def _make(options: argparse.Namespace) -> None:
 
 
 def _next_words(datalist: Mapping[str, Any], root: Path, output: Path) -> list[str]:
+    images = [entry["image"] for split in DATALIST_SPLITS for entry in datalist[split]]
+    several = next((image for image in images if isinstance(image, list)), [])
+    channels = ["--in_channels", str(len(several))] if several else []
     if not datalist["training"]:
-        return ["vqseg", "choose", str(root), "--count", "5"]
+        return ["vqseg", "choose", str(root), "--count", "5", *channels]
     listed = [] if output == root / "datalist.json" else ["--datalist", str(output)]
-    return ["vqseg", "train", "--dataset_dir", str(root), *listed]
+    return ["vqseg", "train", "--dataset_dir", str(root), *listed, *channels]
 
 
 def _classes(root: Path, cases: Sequence[FoundCase], options: argparse.Namespace) -> FoundClasses:

@@ -75,7 +75,7 @@ from .layouts.folder_layouts import (
 )
 from .layouts.found_case import case_stem
 from .layouts.unused_files import find_unused_files
-from .layouts.volume_folder import list_volumes
+from .layouts.volume_folder import list_volumes, place_to_segment
 from .output.certainty import MeasureCertaintyd, foreground_uncertainty, soft_dice_confidence
 from .output.dicom_seg import SaveDicomSegd, check_segment_codes, write_dicom_seg
 from .output.volume_writer import SOURCE_KEY, KeepSourced, NameByCased, VolumeWriter, class_map_dtype
@@ -166,6 +166,7 @@ __all__ = [
     "open_feature_store",
     "open_listed_cases",
     "parse_label_values",
+    "place_to_segment",
     "process_share",
     "read_classes",
     "read_header",

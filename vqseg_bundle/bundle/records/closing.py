@@ -127,16 +127,16 @@ def _following(parser: ConfigParser, folder: Path, cohort: data.Cohort) -> list[
             commands.append([*vqseg, "evaluate", *given, *output, *outside, *chosen])
             break
     cases = [*cohort.test, *cohort.unlabeled, *cohort.validation, *cohort.training]
-    if cases:
-        commands.append([*vqseg, "segment", _example(cases[0]["image"]), *output])
+    place = next(filter(None, (data.place_to_segment(case["image"]) for case in cases)), None)
+    if place:
+        commands.append([*vqseg, "segment", _from_here(place), *output])
     commands.append([*vqseg, "bundle", "--run", str(folder), "--output", f"{folder}_bundle"])
     return [shell_line(command) for command in commands]
 
 
-def _example(image: str | Sequence[str]) -> str:
-    """A volume to segment, relative to the working directory if it lies below; of several files, their folder."""
-    path = Path(image) if isinstance(image, str) else Path(image[0]).parent
-    here = Path.cwd()
+def _from_here(place: str) -> str:
+    """A path, relative to the working directory if it lies below."""
+    path, here = Path(place), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
@@ -145,7 +145,7 @@ def _vqseg() -> list[str]:
     if shutil.which("vqseg"):
         return ["vqseg"]
     script = Path(sys.executable).with_name("vqseg")
-    return [_example(str(script))] if script.is_file() else ["python", "-m", "vqseg_bundle"]
+    return [_from_here(str(script))] if script.is_file() else ["python", "-m", "vqseg_bundle"]
 
 
 def _left(run: Path, done: set[str]) -> list[str]:

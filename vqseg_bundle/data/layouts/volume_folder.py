@@ -13,12 +13,12 @@ from pathlib import Path
 from ..errors import DataError, file_list
 from ..formats.dicom_slices import first_slice, list_series
 from ..formats.table import FORMATS, volume_kind
-from ..formats.volume_path import accepts_uneven, join_volume_path, parse_volume_path
+from ..formats.volume_path import accepts_uneven, channel_paths, join_volume_path, parse_volume_path
 from .channel_files import gather_channels
 from .file_roles import RESULTS, folder_reason, image_reasons, is_training_result
 from .found_case import naming_paths, unique_case_ids
 
-__all__ = ["leads_up", "list_series_paths", "list_volumes", "walk_volumes"]
+__all__ = ["leads_up", "list_series_paths", "list_volumes", "place_to_segment", "walk_volumes"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +160,17 @@ def list_volumes(
     if accept:
         paths = [join_volume_path(path, accept_uneven=True) if volume_kind(path) == "dicom" else path for path in paths]
     return [{"image": path, "case": case} for path, case in zip(paths, names, strict=True)]
+
+
+def place_to_segment(image: str) -> str | None:
+    """Where :func:`list_volumes` finds a volume of a cohort: its file, or the folder of its slices or channels.
+
+    None for channels in separate files that it would not take together, or in another order.
+    """
+    files = channel_paths(image)
+    if len(files) == 1:
+        return str(parse_volume_path(image).file)
+    return str(Path(files[0]).parent) if list(gather_channels(files, len(files))) == [image] else None
 
 
 def _warn_of_split_series(paths: list[str]) -> None:
