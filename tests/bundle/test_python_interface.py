@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,42 @@ def test_a_predictor_gives_what_the_command_writes(given: Any, trained: Trained,
         assert (prediction.probabilities.argmax(axis=0) == prediction.classes).mean() > 0.99
     else:
         assert prediction.probabilities is None
+
+
+def test_a_prediction_lies_in_mm_whatever_the_files_unit(trained: Trained, tmp_path: Path) -> None:
+    image, _, _ = _nibabel(tmp_path)
+    microns = nib.Nifti1Image(np.asarray(image.dataobj), np.diag([1000.0, 1000.0, 1000.0, 1.0]) @ image.affine)
+    microns.header.set_xyzt_units("micron")
+    nib.save(microns, tmp_path / "microns.nii.gz")
+    predictor = load(trained.output_dir, device="cpu")
+    expected = predictor(image)
+    for volume in (microns, tmp_path / "microns.nii.gz"):
+        prediction = predictor(volume)
+        np.testing.assert_allclose(prediction.affine, image.affine, rtol=1e-6)
+        np.testing.assert_array_equal(prediction.classes, expected.classes)
+
+
+def test_an_image_of_two_axes_is_predicted_as_one_slice(trained: Trained, tmp_path: Path) -> None:
+    image = make_volumes(9)[0]
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[..., 2], image.affine), tmp_path / "flat.nii.gz")
+    prediction = load(trained.output_dir, device="cpu")(tmp_path / "flat.nii.gz", probabilities=True)
+    assert prediction.classes.shape == (32, 32, 1)
+    assert prediction.probabilities.shape == (3, 32, 32, 1)
+    assert prediction.probabilities.dtype == np.float32
+
+
+def test_labels_name_the_values_of_class_maps_in_the_order_of_probabilities(trained: Trained, tmp_path: Path) -> None:
+    record = json.loads((trained.output_dir / "model.json").read_text())
+    record |= {"label_values": {"0": 0, "1": 7, "2": 1}, "postprocessing": {"largest_component": []}}
+    (tmp_path / "model.json").write_text(json.dumps(record))
+    shutil.copy(trained.output_dir / "model.pt", tmp_path)
+    predictor = load(tmp_path, device="cpu")
+    assert predictor.labels == {0: "background", 7: "shell", 1: "core"}
+    prediction = predictor(make_volumes(9)[0], probabilities=True)
+    assert prediction.labels == predictor.labels
+    assert len(np.unique(prediction.classes)) > 1
+    named = np.array(list(prediction.labels))[prediction.probabilities.argmax(axis=0)]
+    assert (named == prediction.classes).mean() > 0.99
 
 
 def test_wrong_input_is_an_error_of_python(trained: Trained, tmp_path: Path) -> None:

@@ -40,9 +40,10 @@ class Prediction(NamedTuple):
     """A segmented volume.
 
     Attributes:
-        classes: class map ``(X, Y, Z)`` on the volume's own grid, with the values that the command writes.
+        classes: class map ``(X, Y, Z)`` on the volume's own grid, of one slice for an image of two axes. Its values are
+            those that the command writes: class indices, or the training's ``label_values``.
         affine: from indices to mm, RAS, ``(4, 4)``.
-        labels: class index to name.
+        labels: value in ``classes`` to name of the class, in the order of ``probabilities``.
         probabilities: of each class, ``(C, X, Y, Z)`` float32; None where they were not asked for.
     """
 
@@ -56,13 +57,14 @@ class Predictor:
     """Segments one volume after the other with trained weights; see :func:`load`.
 
     Attributes:
-        labels: class index to name.
+        labels: value in its class maps to name of the class, in the order of the classes.
     """
 
     def __init__(self, checkpoint: Path, device: str | None = None) -> None:
         self.checkpoint = checkpoint
         record = load_model_record(checkpoint)
-        self.labels: dict[int, str] = record["labels"]
+        values, names = record["label_values"], sorted(record["labels"].items())
+        self.labels: dict[int, str] = {values.get(index, index): name for index, name in names}
         self._channel_names = record["info"].get("channel_names", [])
         self._keys = {} if device is None else {"device": device}
 
@@ -88,14 +90,14 @@ class Predictor:
             source = _as_path(volume, spacing, Path(scratch), self._channel_names)
             keys = {**self._keys, "dicom_seg": False, "contact_sheet": False, "save_probabilities": probabilities}
             out = _infer(source, Path(scratch) / "out", checkpoint=str(self.checkpoint), **keys)
-            found: list[Any] = [nib.load(path) for path in sorted(out.glob("*_pred.nii.gz"))]
+            found = [str(path) for path in sorted(out.glob("*_pred.nii.gz"))]
             if len(found) != 1:
                 raise ValueError(f"{source}: expected one volume, found {len(found)}; segment(...) takes folders.")
-            shares: list[Any] = [nib.load(path) for path in out.glob("*_probabilities.nii.gz")]
-            (image,) = found
-            classes = np.asarray(image.dataobj)
-            each = np.moveaxis(np.asarray(shares[0].dataobj, np.float32), -1, 0) if shares else None
-            return Prediction(classes, image.affine, self.labels, each)
+            # files have their source's unit and number of axes; these readers give mm and three axes
+            classes, affine = read_voxels(found[0]), read_header(found[0]).affine
+            shares = [read_voxels(str(path)) for path in out.glob("*_probabilities.nii.gz")]
+            each = np.moveaxis(shares[0], -1, 0) if shares else None
+            return Prediction(classes, affine, self.labels, each)
 
 
 def load(run: str | Path, device: str | None = None) -> Predictor:
