@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +25,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its uncompressed size, modulo 2 ** 32
 _HEADER_SIZES = {348: (nib.Nifti1Image, nib.Nifti1Pair), 540: (nib.Nifti2Image, nib.Nifti2Pair)}
 _MAGIC_PLACES = {348: slice(344, 348), 540: slice(4, 8)}
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _SINGLE, _PAIR = (b"n+1\0", b"n+2\0"), (b"ni1\0", b"ni2\0")
 _MM = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 _DIFFERENT = 0.1  # of a voxel's smallest side
@@ -89,14 +90,22 @@ def _pair_of(path: str) -> tuple[Path, Path]:
 
 
 def _identify(path: Path) -> tuple[int | None, bytes]:
-    """The header's stated size and its magic word; None if neither byte order makes sense."""
+    """The header's stated size and its magic word; None if neither byte order makes sense.
+
+    EOFError: the file ends within the header.
+    """
+    start = _start(path)
+    sizes = [size for order in _ORDERS if (size := int.from_bytes(start[:4], order)) in _HEADER_SIZES]
+    needed = sizes[0] if sizes else min(_HEADER_SIZES)
+    if len(start) < (needed if sizes else 4):
+        raise EOFError(f"{needed} bytes of header expected, {len(start)} found")
+    return (needed, start[_MAGIC_PLACES[needed]]) if sizes else (None, b"")
+
+
+def _start(path: Path) -> bytes:
+    """As many unpacked bytes as the longer header has."""
     with _open(path) as file:
-        start = file.read(348)
-    for order in ("little", "big"):
-        size = int.from_bytes(start[:4], order)
-        if size in _HEADER_SIZES:
-            return size, start[_MAGIC_PLACES[size]]
-    return None, b""
+        return file.read(max(_HEADER_SIZES))
 
 
 def _holder(path: Path) -> FileHolder:
