@@ -1,4 +1,4 @@
-"""NIfTI headers that end too soon."""
+"""NIfTI headers with voxel sizes that nibabel would replace, and headers that end too soon."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from support.nifti_parts import image_of
+from support.nifti_parts import OBLIQUE, PLAIN, SHAPE, image_of
 
-from vqseg_bundle.data import DataError, read_header
+from vqseg_bundle.data import Cohort, DataError, examine_cohort, read_header, read_voxels
 
 KINDS = {
     "little": {"header": nib.Nifti1Header(endianness="<")},
@@ -20,6 +20,7 @@ KINDS = {
     "two, big": {"kind": nib.Nifti2Image, "header": nib.Nifti2Header(endianness=">")},
 }
 NAMES = ["x.nii", "x.nii.gz", "x.hdr"]
+UNUSABLE = [(0.7, 0.7, 0.0), (0.0, 0.0, 0.0), (0.7, 0.7, -3.0), (0.7, 0.7, np.nan), (np.inf, 0.7, 3.0)]
 
 
 def stored(path: Path, image: Any, **fields: Any) -> str:
@@ -39,6 +40,72 @@ def stored(path: Path, image: Any, **fields: Any) -> str:
     block = header.binaryblock + (bytes(4) + voxels if single else b"")
     path.write_bytes(gzip.compress(block) if path.suffix == ".gz" else block)
     return str(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("qform", [0, 1])
+def test_voxel_sizes_that_are_none_are_refused(
+    tmp_path: Path, name: str, kind: str, qform: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = image_of(**KINDS[kind], sform=0, qform=qform)
+    for spacing in UNUSABLE:
+        path = stored(tmp_path / name, image, pixdim=spacing)
+        with pytest.raises(
+            DataError, match=rf"{name}: expected positive, finite voxel spacing \(pixdim\), found "
+        ) as got:
+            read_header(path)
+        shown = " x ".join(f"{side:g}" for side in spacing)
+        assert str(got.value).endswith(f"found {shown}; correct the header, or export the volume again.")
+        assert read_voxels(path).shape == SHAPE
+    np.testing.assert_allclose(
+        np.linalg.norm(read_header(stored(tmp_path / name, image)).affine[:3, :3], axis=0), (0.8, 0.9, 3.0), rtol=1e-5
+    )
+    assert [record for record in caplog.records if record.name.startswith("nibabel")] == []
+
+
+def test_the_check_calls_them_invalid(tmp_path: Path) -> None:
+    image = stored(tmp_path / "x.nii", image_of(sform=0), pixdim=(0.7, 0.7, 0))
+    report = examine_cohort(
+        Cohort("n", {0: "a", 1: "b"}, unlabeled=[{"image": image, "case": "x", "patient": "x"}]), 1, use_cache=False
+    )
+    (finding,) = [finding for finding in report.findings if image in finding.files]
+    assert (finding.code, finding.found) == (
+        "invalid_spacing",
+        "expected positive, finite voxel spacing (pixdim), found 0.7 x 0.7 x 0",
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_do_not_matter_beside_an_sform(
+    tmp_path: Path, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for fields in (*({"pixdim": spacing} for spacing in UNUSABLE), {"quatern_b": np.nan}, {"qoffset_x": np.inf}):
+        header = read_header(stored(tmp_path / name, image_of(**KINDS[kind]), **fields))
+        np.testing.assert_allclose(header.affine, OBLIQUE, rtol=1e-5)
+        assert header.other_affine is None
+        assert header.notes == ()
+    assert [record for record in caplog.records if record.name.startswith("nibabel")] == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "pixdim", "sides"),
+    [
+        ((7, 6, 1), (0.8, 0.9, 0), (0.8, 0.9, 1)),
+        ((1, 6, 5), (0, 0.9, 3), (1, 0.9, 3)),
+        ((7, 6), (0.8, 0.9, 0), (0.8, 0.9, 1)),
+        ((7, 6, 1, 1), (0.8, 0.9, 0, 0), (0.8, 0.9, 1)),
+        ((7, 6, 5, 2), (0.8, 0.9, 3, 0), (0.8, 0.9, 3)),
+    ],
+)
+@pytest.mark.parametrize("qform", [0, 1])
+def test_none_is_needed_across_a_single_slice_or_from_one_channel_to_the_next(
+    tmp_path: Path, shape: tuple[int, ...], pixdim: tuple[float, ...], sides: tuple[float, ...], qform: int
+) -> None:
+    image = image_of(shape, PLAIN, sform=0, qform=qform)
+    header = read_header(stored(tmp_path / "x.nii", image, pixdim=pixdim))
+    np.testing.assert_allclose(np.linalg.norm(header.affine[:3, :3], axis=0), sides, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,7 +1,8 @@
 """NIfTI volumes, read with nibabel; an image of two axes becomes a volume of one slice.
 
 The content decides, not the name, whether a file is compressed, NIfTI-1 or NIfTI-2, and one of a pair of ``.hdr`` and
-``.img``. Affines are converted to mm; if a file has two, the sform is used, as in nibabel.
+``.img``. Affines are converted to mm; if a file has two, the sform is used, as in nibabel. Voxel sizes that nibabel
+would replace are refused where they matter.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel.analyze import AnalyzeHeader
+from nibabel.batteryrunners import Report
 from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 
@@ -23,12 +26,31 @@ __all__ = ["NIFTI", "is_packed", "open_nifti", "read_nifti", "read_nifti_header"
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its uncompressed size, modulo 2 ** 32
-_HEADER_SIZES = {348: (nib.Nifti1Image, nib.Nifti1Pair), 540: (nib.Nifti2Image, nib.Nifti2Pair)}
 _MAGIC_PLACES = {348: slice(344, 348), 540: slice(4, 8)}
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _SINGLE, _PAIR = (b"n+1\0", b"n+2\0"), (b"ni1\0", b"ni2\0")
 _MM = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
 _DIFFERENT = 0.1  # of a voxel's smallest side
+
+
+class _QuietHeader:
+    """Replaces unusable voxel sizes as nibabel does, but not with a note on the terminal that names no file."""
+
+    @staticmethod
+    def _chk_pixdims(hdr: Any, fix: bool = False) -> tuple[Any, Report]:
+        return AnalyzeHeader._chk_pixdims(hdr, fix)[0], Report()
+
+
+def _quiet(image: Any) -> Any:
+    """A class of images, with headers of :class:`_QuietHeader`."""
+    header = image.header_class
+    return type(image.__name__, (image,), {"header_class": type(header.__name__, (_QuietHeader, header), {})})
+
+
+_HEADER_SIZES = {
+    348: (_quiet(nib.Nifti1Image), _quiet(nib.Nifti1Pair)),
+    540: (_quiet(nib.Nifti2Image), _quiet(nib.Nifti2Pair)),
+}
 
 
 def read_nifti_header(path: str) -> VolumeHeader:
@@ -41,8 +63,15 @@ def read_nifti_header(path: str) -> VolumeHeader:
             "complex numbers, and colours as channels of a fourth axis."
         )
     shape, factor = _volume_shape(image), scale_to_mm(image)
+    stored = _stored_spacing(path, image)
+    usable = _is_usable(stored, shape)
+    if not usable and int(image.header["sform_code"]) <= 0:
+        raise DataError(
+            f"{path}: expected positive, finite voxel spacing (pixdim), found "
+            f"{' x '.join(f'{side:.4g}' for side in stored)}; correct the header, or export the volume again."
+        )
     affine = _in_mm(image.affine, factor)
-    other = _other_affine(image)
+    other = _other_affine(image) if usable else None
     if other is not None:
         other = _in_mm(other, factor)
     return VolumeHeader(shape, affine, other, _notes(image, shape, affine, other))
@@ -108,6 +137,19 @@ def _start(path: Path) -> bytes:
         return file.read(max(_HEADER_SIZES))
 
 
+def _stored_spacing(path: str, image: Any) -> np.ndarray:
+    """The sides of a voxel as the file has them, before nibabel replaces those that are zero or negative."""
+    kind = type(image.header)
+    block = _start(_pair_of(path)[0])[: kind.template_dtype.itemsize]
+    return kind(block, image.header.endianness, check=False)["pixdim"][1:4]
+
+
+def _is_usable(spacing: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether a voxel's sides are positive and finite; across a single slice, nibabel's 1 mm are as good as any."""
+    many = [side for side, size in zip(spacing, shape[:3], strict=False) if size > 1]
+    return bool(np.isfinite(many).all() and np.all(np.array(many) > 0))
+
+
 def _holder(path: Path) -> FileHolder:
     """What nibabel reads; a file whose name is wrong about its compression is passed opened."""
     named_packed = path.name.lower().endswith(".gz")
@@ -140,9 +182,10 @@ def _other_affine(image: Any) -> np.ndarray | None:
     if int(header["sform_code"]) <= 0 or int(header["qform_code"]) <= 0:
         return None
     try:
-        return header.get_qform()
+        other = header.get_qform()
     except (HeaderDataError, ValueError):
         return None
+    return other if np.isfinite(other).all() else None
 
 
 def _notes(image: Any, shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray | None) -> tuple[str, ...]:
