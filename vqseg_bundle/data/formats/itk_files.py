@@ -8,9 +8,8 @@ not class indices and are refused as several channels.
 from __future__ import annotations
 
 import glob
-import os
+import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from vqseg_bundle.common import LateModule
 
 from ..errors import DataError
 from .file_format import FileFormat, VolumeHeader
+from .itk_text import HeaderText, check_fields, check_files, check_length, read_header_text
 
 if TYPE_CHECKING:
     import itk
@@ -30,34 +30,27 @@ else:
 
 __all__ = ["ITK"]
 _FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
-#: of MetaImage and NRRD, as their libraries read them
-_DATA_FILE = re.compile(
-    rb"(?:^|[\r\n])\s*(?:ElementDataFile\s*[=:]|data ?file:)([^\r\n]*)(.*)", re.IGNORECASE | re.DOTALL
-)
-_VOXEL_SIZE = re.compile(
-    rb"(?:^|[\r\n])\s*(?:Element(?:Spacing|Size)\s*[=:]|space ?directions:|spacings:)", re.IGNORECASE
-)
-_END_OF_NRRD = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_NUMBERED = re.compile(r"[^%]*(%0?\d?d[^%]*)?")
-_LONGEST_HEADER = 2**20
+#: fields that give one, in lower case and without blanks
+_VOXEL_SIZES = {"elementspacing", "elementsize", "spacedirections", "spacings"}
 _MOST_LINES = 10_000
 _SEGMENTATION = ".seg.nrrd"
 
 
 def _read_header(path: str) -> VolumeHeader:
     """Geometry without voxels; a flat image becomes a volume of one slice."""
-    image_io = _open(path)
+    text, image_io = _open(path)
+    check_length(text, _size(image_io))
     dims = image_io.GetNumberOfDimensions()
-    sizes = [int(image_io.GetDimensions(axis)) for axis in range(dims)]
+    sizes = tuple(int(image_io.GetDimensions(axis)) for axis in range(dims))
     components = int(image_io.GetNumberOfComponents())
-    shape = (*_spatial(tuple(sizes)), *([components] if components > 1 else []))
-    return VolumeHeader(shape, _affine(image_io, dims), notes=_notes(path))
+    shape = (*_spatial(sizes), *([components] if components > 1 else []))
+    return VolumeHeader(shape, _affine(image_io, dims), notes=_notes(text))
 
 
 def _read_voxels(path: str) -> np.ndarray:
     """Read ``(X, Y, Z)`` in the stored type, or ``(X, Y, Z, C)`` as float32."""
     reader, header = ITKReader(), _read_header(path)
-    image_io = _open(path)
+    _, image_io = _open(path)
     if image_io.GetNumberOfComponents() == 1:
         image = reader.read(path)
     else:
@@ -69,60 +62,36 @@ def _read_voxels(path: str) -> np.ndarray:
     return np.asarray(voxels).reshape(header.shape)
 
 
-def _open(path: str) -> Any:
-    _refuse_data_elsewhere(path)
+def _open(path: str) -> tuple[HeaderText, Any]:
+    """The header as text, and ITK's reader of it, voxels unread."""
+    text = read_header_text(path)
+    check_files(text)
     image_io = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
     if image_io is None or image_io.GetNameOfClass() not in ("NrrdImageIO", "MetaImageIO"):
         raise DataError(f"{path}: expected an NRRD or MetaImage file, found other content; convert or correct it.")
+    check_fields(text)
     image_io.SetFileName(path)
     image_io.ReadImageInformation()
-    return image_io
+    return text, image_io
 
 
-def _notes(path: str) -> tuple[str, ...]:
+def _size(image_io: Any) -> int:
+    """Bytes that the voxels take in memory."""
+    sizes = [int(image_io.GetDimensions(axis)) for axis in range(image_io.GetNumberOfDimensions())]
+    return math.prod(sizes) * int(image_io.GetNumberOfComponents()) * int(image_io.GetComponentSize())
+
+
+def _notes(text: HeaderText) -> tuple[str, ...]:
     """pynrrd's files have no voxel size unless their writer gave one; ITK takes 1 without a word."""
-    with Path(path).open("rb") as file:
-        head = file.read(_LONGEST_HEADER)
-    end = _DATA_FILE.search(head) if not head.startswith(b"NRRD") else _END_OF_NRRD.search(head)
-    if _VOXEL_SIZE.search(head[: end.start() if end else None]):
+    if _VOXEL_SIZES & text.fields.keys():
         return ()
     return ("names no voxel size; 1 x 1 x 1 mm is assumed, and axes that run to the left, back and head",)
-
-
-def _refuse_data_elsewhere(path: str) -> None:
-    """Refuse a header whose voxels lie outside its folder: whoever wrote it would choose which files are read."""
-    folder = os.path.abspath(Path(path).parent)  # noqa: PTH100
-    for name in _data_files(path):
-        found = os.path.normpath(Path(folder, name))
-        # a % that numbers no files would be one of C's printf, and read memory
-        if not Path(found).is_relative_to(folder) or not _NUMBERED.fullmatch(name):
-            raise DataError(
-                f"{path}: expected voxels beside the header, found a header that names {name}; put both into one "
-                "folder and correct the name in the header."
-            )
-
-
-def _data_files(path: str) -> Iterator[str]:
-    """What a header names for its voxels: a file, or LIST and all that follow; LOCAL is a name in its folder, too."""
-    with Path(path).open("rb") as file:
-        head = file.read(_LONGEST_HEADER)
-    end = _END_OF_NRRD.search(head) if head.startswith(b"NRRD") else None
-    found = _DATA_FILE.search(head[: end.end()] if end else head)
-    if found is None and (end or len(head) < _LONGEST_HEADER):
-        return
-    name = found[1].decode("utf-8", "replace").strip() if found else ""
-    listed = name.upper().startswith("LIST")
-    if not found or (listed and len(head) == _LONGEST_HEADER):
-        raise DataError(f"{path}: expected a header of less than 1 MiB, found a longer one; save the volume anew.")
-    yield name
-    if listed:
-        yield from (line.decode("utf-8", "replace").strip() for line in found[2].splitlines())
 
 
 def _source_files(path: str) -> list[str]:
     """The header and the files of its voxels."""
     found = {path: None}
-    for name in _data_files(path):
+    for name in read_header_text(path).named:
         # slice%03d.raw 1 20 1 numbers files
         pattern = re.sub(r"%0?\d?d", "*", glob.escape(name).split(" ")[0]) if "%" in name else glob.escape(name)
         found |= dict.fromkeys(str(file) for file in sorted(Path(path).parent.glob(pattern)) if file.is_file())

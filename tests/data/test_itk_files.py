@@ -1,0 +1,143 @@
+"""NRRD and MetaImage files whose voxels are elsewhere, listed, missing or cut."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.data_parts import hounsfield
+
+from vqseg_bundle.data import DataError, read_header, read_voxels
+
+SHAPE = (4, 3, 5)
+VOXELS = hounsfield(SHAPE)
+RAW = VOXELS.tobytes("F")
+PACKED = zlib.compress(RAW)
+META = "ObjectType = Image\nNDims = 3\nDimSize = 4 3 5\nElementType = MET_SHORT\nElementSpacing = 1 1 3\n"
+SIZE = f"CompressedData = True\nCompressedDataSize = {len(PACKED)}\n"
+NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 3 5\nspacings: 1 1 3\nendian: little\nencoding: raw\n"
+SLICES = "".join(f"s{number}.raw\n" for number in range(5))
+FILES = {
+    "a.raw": RAW,
+    "a.zraw": PACKED,
+    "skipped.raw": b"header" + RAW,
+    **{f"s{number}.raw": VOXELS[..., number].tobytes("F") for number in range(5)},
+    **{f"s{number}.zraw": zlib.compress(VOXELS[..., number].tobytes("F")) for number in range(5)},
+}
+
+
+def write(folder: Path, name: str, header: str, data: bytes = b"") -> str:
+    for file, content in FILES.items():
+        (folder / file).write_bytes(content)
+    (folder / name).write_bytes(header.encode() + data)
+    return str(folder / name)
+
+
+def refused(path: str, message: str) -> None:
+    for read in (read_header, read_voxels):
+        with pytest.raises(DataError, match=message):
+            read(path)
+
+
+WHOLE = {
+    "beside": ("a.mhd", f"{META}ElementDataFile = a.raw\n", b""),
+    "within": ("a.mha", f"{META}ElementDataFile = LOCAL\n", RAW),
+    "lines of Windows": ("a.mha", f"{META}ElementDataFile = Local\n".replace("\n", "\r\n"), RAW),
+    "as text": (
+        "a.mha",
+        f"{META}BinaryData = False\nElementDataFile = LOCAL\n",
+        b" ".join(b"%d" % v for v in VOXELS.T.flat) + b"\n",
+    ),
+    "compressed": ("a.mha", f"{META}{SIZE}ElementDataFile = LOCAL\n", PACKED),
+    "compressed, beside": ("a.mhd", f"{META}CompressedData = True\nElementDataFile = a.zraw\n", b""),
+    "compressed, listed": (
+        "a.mhd",
+        f"{META}CompressedData = True\nElementDataFile = LIST\n{SLICES.replace('raw', 'zraw')}",
+        b"",
+    ),
+    "bytes skipped": ("a.mhd", f"{META}HeaderSize = 6\nElementDataFile = skipped.raw\n", b""),
+    "at the end": ("a.mhd", f"{META}HeaderSize = -1\nElementDataFile = skipped.raw\n", b""),
+    "listed": ("a.mhd", f"{META}ElementDataFile = LIST\n{SLICES}", b""),
+    "listed, more than slices": ("a.mhd", f"{META}ElementDataFile = LIST 2D\n{SLICES}gone.raw\n", b""),
+    "numbered": ("a.mhd", f"{META}ElementDataFile = s%d.raw 0 4 1\n", b""),
+    "numbered, from one": ("a.mhd", f"{META}ElementDataFile = s%01d.raw 0\n", b""),
+    "numbered, to one": ("a.mhd", f"{META}ElementDataFile = s%d.raw 0 5\n", b""),
+    "NRRD, within": ("a.nrrd", f"{NRRD}\n", RAW),
+    "NRRD, lines of Windows": ("a.nrrd", f"{NRRD}\n".replace("\n", "\r\n"), RAW),
+    "NRRD, beside": ("a.nhdr", f"{NRRD}data file: a.raw\n", b""),
+    "NRRD, bytes skipped": ("a.nhdr", f"{NRRD}byte skip: 6\ndata file: skipped.raw\n", b""),
+    "NRRD, at the end": ("a.nhdr", f"{NRRD}byte skip: -1\ndata file: skipped.raw\n", b""),
+    "NRRD, listed": ("a.nhdr", f"{NRRD}data file: LIST\n{SLICES}", b""),
+    "NRRD, numbered": ("a.nhdr", f"{NRRD}data file: s%d.raw 0 4 1\n", b""),
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_voxels_are_found_wherever_the_header_says(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path, *WHOLE[kind])
+    assert read_header(path).shape == SHAPE
+    np.testing.assert_array_equal(read_voxels(path), VOXELS)
+
+
+def test_numbers_of_nrrd_may_fall(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.nhdr", f"{NRRD}data file: s%d.raw 4 0 -1\n")
+    np.testing.assert_array_equal(read_voxels(path), VOXELS[..., ::-1])
+
+
+@pytest.mark.parametrize("kind", ["within", "lines of Windows", "compressed", "NRRD, within", "NRRD, lines of Windows"])
+@pytest.mark.parametrize("cut", [1, 30])
+def test_a_file_cut_short_says_how_short(
+    tmp_path: Path, kind: str, cut: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name, header, data = WHOLE[kind]
+    message = (
+        rf"{name}: truncated or unreadable \({len(data)} bytes of voxels expected, {len(data) - cut} found\); copy"
+    )
+    refused(write(tmp_path, name, header, data[:-cut]), message)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["beside", "listed", "numbered", "NRRD, beside", "NRRD, listed", "NRRD, numbered"])
+@pytest.mark.parametrize("change", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-1])])
+def test_a_file_of_voxels_that_is_missing_or_short_is_said_to_be(
+    tmp_path: Path, kind: str, change: Callable[[Path], object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path, file = write(tmp_path, *WHOLE[kind]), "a.raw" if "beside" in kind else "s3.raw"
+    change(tmp_path / file)
+    gone = rf"{WHOLE[kind][0]}: expected the voxels beside the header, found no '{file}'; copy the header and all its"
+    short = rf"{WHOLE[kind][0]}: truncated or unreadable \(120 bytes of voxels expected, 119 found\); copy it again"
+    refused(path, short if (tmp_path / file).exists() else gone)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("LIST\ns0.raw\ns1.raw\n", "expected 5 files of voxels, found a header that names 2; correct the header"),
+        (f"LIST\n\n{SLICES}", "expected the voxels beside the header, found no ''"),
+        ("s%d.raw 0 2 1\n", "expected 5 files of voxels, found a header that names 3; correct the header"),
+        ("s%d.raw 0 4\n", "expected the first, the last and the step of numbered files, found '0 4'"),
+        ("s%d.raw 0 4 0\n", "expected the first, the last and the step of numbered files, found '0 4 0'"),
+        ("s%d.raw 4 0 -1\n", "expected the first, the last and the step of numbered files, found '4 0 -1'"),
+        ("s%d.raw a b c\n", "expected the first, the last and the step of numbered files, found 'a b c'"),
+    ],
+)
+def test_lists_and_numbers_that_itk_miscounts_are_refused(tmp_path: Path, named: str, message: str) -> None:
+    """It reads what it finds in memory, or its process ends."""
+    refused(write(tmp_path, "a.mhd", f"{META}ElementDataFile = {named}"), rf"a\.mhd: {message}")
+
+
+@pytest.mark.parametrize("field", ["DimSize", "ElementType", "ElementDataFile"])
+def test_a_header_cut_short_says_what_it_lacks(tmp_path: Path, field: str, capfd: pytest.CaptureFixture[str]) -> None:
+    header = f"{META}ElementDataFile = LOCAL\n"
+    path = write(tmp_path, "a.mha", f"{header[: header.index(field)]}{field[:-1]}")
+    refused(path, rf"a\.mha: truncated or unreadable \({field} expected in the header, none found\); copy it again")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_names_in_a_header_do_not_command_a_terminal(tmp_path: Path) -> None:
+    for name in ("gone\x1b[2J.raw", "../gone\x1b[2J.raw"):
+        refused(write(tmp_path, "a.mhd", f"{META}ElementDataFile = {name}\n"), r"gone\\x1b\[2J\.raw")
