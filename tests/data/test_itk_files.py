@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files whose voxels are elsewhere, listed, missing or cut."""
+"""NRRD and MetaImage files whose voxels are elsewhere, listed, missing, cut or damaged."""
 
 from __future__ import annotations
 
@@ -141,3 +141,36 @@ def test_a_header_cut_short_says_what_it_lacks(tmp_path: Path, field: str, capfd
 def test_names_in_a_header_do_not_command_a_terminal(tmp_path: Path) -> None:
     for name in ("gone\x1b[2J.raw", "../gone\x1b[2J.raw"):
         refused(write(tmp_path, "a.mhd", f"{META}ElementDataFile = {name}\n"), r"gone\\x1b\[2J\.raw")
+
+
+DAMAGED = {
+    "middle": (SIZE, PACKED[:20] + bytes([PACKED[20] ^ 255]) + PACKED[21:], r"truncated or unreadable \(Error -3"),
+    "checksum": (SIZE, PACKED[:-1] + bytes([PACKED[-1] ^ 1]), r"truncated or unreadable \(.*incorrect data check"),
+    "fewer voxels": (
+        "CompressedData = True\nCompressedDataSize = 17\n",
+        zlib.compress(bytes(9))[:17].ljust(17, b"\0"),
+        r"truncated or unreadable \(120 bytes of voxels expected, 9 found\); copy it again",
+    ),
+    "no size": ("CompressedData = True\n", PACKED, "expected CompressedDataSize in the header of compressed voxels"),
+    "too small a size": (
+        SIZE.replace(str(len(PACKED)), "40"),
+        PACKED,
+        r"truncated or unreadable \(compressed voxels ended before",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_compressed_voxels_of_metaimage_are_refused(tmp_path: Path, kind: str) -> None:
+    """ITK reads others without a word to its caller."""
+    fields, data, message = DAMAGED[kind]
+    path = write(tmp_path, "a.mha", f"{META}{fields}ElementDataFile = LOCAL\n", data)
+    with pytest.raises(DataError, match=rf"a\.mha: {message}"):
+        read_voxels(path)
+
+
+def test_a_damaged_slice_of_a_list_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, *WHOLE["compressed, listed"])
+    (tmp_path / "s3.zraw").write_bytes(FILES["s3.zraw"][:-6])
+    with pytest.raises(DataError, match=r"a\.mhd: truncated or unreadable \(compressed voxels ended before"):
+        read_voxels(path)

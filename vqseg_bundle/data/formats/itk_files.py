@@ -21,7 +21,7 @@ from vqseg_bundle.common import LateModule
 
 from ..errors import DataError
 from .file_format import FileFormat, VolumeHeader
-from .itk_text import HeaderText, check_fields, check_files, check_length, read_header_text
+from .itk_text import HeaderText, check_fields, check_files, check_length, check_packed, read_header_text
 
 if TYPE_CHECKING:
     import itk
@@ -50,7 +50,8 @@ def _read_header(path: str) -> VolumeHeader:
 def _read_voxels(path: str) -> np.ndarray:
     """Read ``(X, Y, Z)`` in the stored type, or ``(X, Y, Z, C)`` as float32."""
     reader, header = ITKReader(), _read_header(path)
-    _, image_io = _open(path)
+    text, image_io = _open(path)
+    check_packed(text, _size(image_io))
     if image_io.GetNumberOfComponents() == 1:
         image = reader.read(path)
     else:

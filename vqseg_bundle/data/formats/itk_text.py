@@ -1,7 +1,7 @@
 """The text of NRRD and MetaImage headers, and the files of voxels that it names.
 
 What ITK says of files that are not there or too short is wrong, partly on the terminal; some lists and numbers of files
-end its process. All this is looked at before ITK reads a file.
+end its process, and damaged voxels of MetaImage it takes for whole. All this is looked at before ITK reads a file.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import itertools
 import math
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import DataError
 
-__all__ = ["HeaderText", "check_fields", "check_files", "check_length", "read_header_text"]
+__all__ = ["HeaderText", "check_fields", "check_files", "check_length", "check_packed", "read_header_text"]
 
 #: of MetaImage and NRRD, as their libraries read them
 _DATA_FILE = re.compile(
@@ -26,6 +27,8 @@ _END_OF_NRRD = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NUMBERED = re.compile(r"[^%]*(%0?\d?d[^%]*)?")
 _LONGEST_HEADER = 2**20
 _MOST_FILES = 100_000
+_BLOCK = 2**16
+_ANY_PACKING = 47  # zlib's or gzip's, as MetaImage's library takes either
 _REQUIRED = ("DimSize", "ElementType", "ElementDataFile")
 
 
@@ -221,3 +224,41 @@ def _stored_size(text: HeaderText, size: int) -> int | None:
         return size
     one = text.files is None or len(text.files) == 1
     return int(stated) if one and (stated := given.get("compresseddatasize", "0")).isdecimal() else None
+
+
+def check_packed(text: HeaderText, size: int) -> None:
+    """Unpack the voxels of a MetaImage file to the end: where they are damaged, ITK reads others and says nothing.
+
+    Raises:
+        DataError: the header does not say how many bytes they take.
+        EOFError: they are truncated.
+        zlib.error: they are damaged.
+    """
+    if not text.packed:
+        return
+    stated = int(text.fields.get("compresseddatasize", "0"))
+    if text.files is None and not stated:
+        raise DataError(
+            f"{text.path}: expected CompressedDataSize in the header of compressed voxels, found none, without which "
+            "ITK does not unpack them; save the volume anew."
+        )
+    if text.files is None:
+        found = _unpacked_size(Path(text.path), text.end or 0, stated)
+    else:
+        files = [text.folder / name for name in text.files]
+        sizes = [stated if stated and len(files) == 1 else file.stat().st_size for file in files]
+        found = sum(_unpacked_size(file, 0, length) for file, length in zip(files, sizes, strict=True))
+    if found < size:
+        raise EOFError(f"{size} bytes of voxels expected, {found} found")
+
+
+def _unpacked_size(path: Path, start: int, left: int) -> int:
+    unpacker, found = zlib.decompressobj(_ANY_PACKING), 0
+    with path.open("rb") as packed:
+        packed.seek(start)
+        while block := packed.read(min(left, _BLOCK)):
+            left -= len(block)
+            found += len(unpacker.decompress(block))
+    if not unpacker.eof:
+        raise EOFError("compressed voxels ended before their end was reached")
+    return found
