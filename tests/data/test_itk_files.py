@@ -6,11 +6,12 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import itk
 import numpy as np
 import pytest
 from support.data_parts import hounsfield
 
-from vqseg_bundle.data import DataError, read_header, read_voxels
+from vqseg_bundle.data import DataError, check_cases, read_header, read_voxels
 
 SHAPE = (4, 3, 5)
 VOXELS = hounsfield(SHAPE)
@@ -19,6 +20,7 @@ PACKED = zlib.compress(RAW)
 META = "ObjectType = Image\nNDims = 3\nDimSize = 4 3 5\nElementType = MET_SHORT\nElementSpacing = 1 1 3\n"
 SIZE = f"CompressedData = True\nCompressedDataSize = {len(PACKED)}\n"
 NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 3 5\nspacings: 1 1 3\nendian: little\nencoding: raw\n"
+SPACE = "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,3)"
 SLICES = "".join(f"s{number}.raw\n" for number in range(5))
 FILES = {
     "a.raw": RAW,
@@ -174,3 +176,37 @@ def test_a_damaged_slice_of_a_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s3.zraw").write_bytes(FILES["s3.zraw"][:-6])
     with pytest.raises(DataError, match=r"a\.mhd: truncated or unreadable \(compressed voxels ended before"):
         read_voxels(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "found"),
+    [
+        ("a.nrrd", 'space units: "um" "um" "um"', "'um'"),
+        ("a.nrrd", 'space units: "cm" "cm" "mm"', "'cm' and 'mm'"),
+        ("a.nrrd", 'Space Units: "furlong" "furlong" "furlong"', "'furlong'"),
+        ("a.nrrd", 'units: "m" "m" "m"', "'m'"),
+        ("a.nrrd", 'space units: "mm" "mm" "mm"', ""),
+        ("a.nrrd", 'space units: "" "" ""', ""),
+        ("a.nrrd", 'units: "Millimeter" "mm" ""', ""),
+        ("a.nrrd", 'units: "mm" "mm" "mm" "s"', ""),
+        ("a.mha", "DistanceUnits = um", "'um'"),
+        ("a.mha", "DistanceUnits = mm", ""),
+        ("a.mha", "DistanceUnits = ?", ""),
+    ],
+)
+def test_lengths_in_other_units_are_taken_as_mm_which_is_said(
+    tmp_path: Path, name: str, field: str, found: str
+) -> None:
+    """As in ITK, by which labels are drawn and predictions looked at."""
+    nrrd = NRRD.replace("spacings: 1 1 3", SPACE) if field.lower().startswith("space") else NRRD
+    if field.endswith('"s"'):
+        nrrd = nrrd.replace("dimension: 3", "dimension: 4").replace("4 3 5", "4 3 5 1").replace("1 1 3", "1 1 3 1")
+    header = f"{nrrd}{field}\n\n" if name == "a.nrrd" else f"{META}{field}\nElementDataFile = LOCAL\n"
+    path = write(tmp_path, name, header, RAW)
+    expected = f"gives its lengths in {found}; they are taken as mm, as ITK takes them"
+    assert read_header(path).notes == ((expected,) if found else ())
+    sides = np.linalg.norm(read_header(path).affine[:3, :3], axis=0)
+    np.testing.assert_allclose(sides, list(itk.imread(path).GetSpacing())[:3])
+    case = {"image": path, "case": "x", "patient": "x"}
+    warned = [line for line in check_cases([case], {0: "a", 1: "b"}, 1, use_cache=False).warnings if expected in line]
+    assert len(warned) == (1 if found else 0)

@@ -32,6 +32,8 @@ __all__ = ["ITK"]
 _FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
 #: fields that give one, in lower case and without blanks
 _VOXEL_SIZES = {"elementspacing", "elementsize", "spacedirections", "spacings"}
+_QUOTED = re.compile(r'"([^"]*)"')
+_MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 _MOST_LINES = 10_000
 _SEGMENTATION = ".seg.nrrd"
 
@@ -83,10 +85,31 @@ def _size(image_io: Any) -> int:
 
 
 def _notes(text: HeaderText) -> tuple[str, ...]:
-    """pynrrd's files have no voxel size unless their writer gave one; ITK takes 1 without a word."""
-    if _VOXEL_SIZES & text.fields.keys():
-        return ()
-    return ("names no voxel size; 1 x 1 x 1 mm is assumed, and axes that run to the left, back and head",)
+    """What ITK assumes without a word.
+
+    pynrrd's files have no voxel size unless their writer gave one. Units are not converted: programs that use ITK leave
+    them out, too, so that labels drawn in them, and predictions shown in them, would not lie on the image.
+    """
+    notes = []
+    if not _VOXEL_SIZES & text.fields.keys():
+        notes.append("names no voxel size; 1 x 1 x 1 mm is assumed, and axes that run to the left, back and head")
+    units = _units(text)
+    if any(unit.casefold() not in _MM for unit in units):
+        shown = " and ".join(map(repr, units))
+        notes.append(f"gives its lengths in {shown}; they are taken as mm, as ITK takes them")
+    return tuple(notes)
+
+
+def _units(text: HeaderText) -> list[str]:
+    """The units of length that a header names."""
+    fields, of_axes = text.fields, _QUOTED.findall(text.fields.get("units", ""))
+    if "spaceunits" in fields:
+        found = _QUOTED.findall(fields["spaceunits"])
+    elif text.nrrd:
+        found = of_axes if len(of_axes) <= 3 else []  # a fourth axis may be of time
+    else:
+        found = [fields.get("distanceunits", "")]
+    return [unit for unit in dict.fromkeys(map(str.strip, found)) if unit.strip("?")]
 
 
 def _source_files(path: str) -> list[str]:
