@@ -210,3 +210,12 @@ def test_lengths_in_other_units_are_taken_as_mm_which_is_said(
     case = {"image": path, "case": "x", "patient": "x"}
     warned = [line for line in check_cases([case], {0: "a", 1: "b"}, 1, use_cache=False).warnings if expected in line]
     assert len(warned) == (1 if found else 0)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int64", "uint64", "int32"])
+def test_voxels_of_any_whole_type_are_read(tmp_path: Path, kind: str) -> None:
+    """ITK has no images of the first two in Python; int64 is NumPy's own type of whole numbers."""
+    voxels = np.arange(60, dtype=kind).reshape(3, 4, 5)
+    fields = f"type: {kind}\ndimension: 3\nsizes: 3 4 5\nspacings: 1 1 2\nendian: little\nencoding: raw"
+    (tmp_path / "a.nrrd").write_bytes(f"NRRD0004\n{fields}\n\n".encode() + voxels.T.tobytes())
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / "a.nrrd")), voxels)

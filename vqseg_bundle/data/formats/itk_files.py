@@ -50,12 +50,15 @@ def _read_header(path: str) -> VolumeHeader:
 
 
 def _read_voxels(path: str) -> np.ndarray:
-    """Read ``(X, Y, Z)`` in the stored type, or ``(X, Y, Z, C)`` as float32."""
+    """Read ``(X, Y, Z)`` in the stored type, int8 as int16 and int64 as float64, or ``(X, Y, Z, C)`` as float32."""
     reader, header = ITKReader(), _read_header(path)
     text, image_io = _open(path)
     check_packed(text, _size(image_io))
     if image_io.GetNumberOfComponents() == 1:
-        image = reader.read(path)
+        # ITK has no images of these types in Python
+        enums = itk.CommonEnums
+        others = {enums.IOComponent_CHAR: itk.SS, enums.IOComponent_LONGLONG: itk.D}
+        image = reader.read(path, pixel_type=others.get(image_io.GetComponentType()))
     else:
         # ITK supports vectors of only a few types
         file = itk.ImageFileReader[itk.VectorImage[itk.F, image_io.GetNumberOfDimensions()]].New(FileName=path)
