@@ -6,15 +6,9 @@ from vqseg_bundle.bundle.cohort.cohort_source import open_cohort
 from vqseg_bundle.bundle.cohort.foundation_cache import cache_foundation_features
 from vqseg_bundle.bundle.cohort.run_geometry import choose_run_orientation, training_orientation, training_slice_axis
 from vqseg_bundle.bundle.cohort.scan_features import ScanFeatures
-from vqseg_bundle.bundle.deployed.deployment import (
-    build_deployed_network,
-    finish_inference,
-    list_inference_cases,
-    open_model_record,
-    start_evaluation,
-    start_inference,
-)
+from vqseg_bundle.bundle.deployed.deployment import build_deployed_network, open_model_record, start_evaluation
 from vqseg_bundle.bundle.deployed.ensemble import load_further_networks
+from vqseg_bundle.bundle.deployed.inference import finish_inference, list_inference_cases, start_inference
 from vqseg_bundle.bundle.deployed.largest_components import KeepChosenComponentsd, check_largest_component
 from vqseg_bundle.bundle.deployed.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.machine.computing import choose_amp, set_threads

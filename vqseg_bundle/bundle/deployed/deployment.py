@@ -30,16 +30,13 @@ from vqseg_bundle.common import wait_for_all
 
 __all__ = [
     "build_deployed_network",
-    "finish_inference",
-    "list_inference_cases",
+    "check_demo_weights",
+    "check_weights",
     "open_model_record",
     "start_evaluation",
-    "start_inference",
 ]
 
 logger = logging.getLogger(__name__)
-
-_MOST_SHOWN = 10
 
 
 def open_model_record(
@@ -144,10 +141,10 @@ def start_evaluation(
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
-    exit_cleanly(_check_weights, network, record)
+    exit_cleanly(check_weights, network, record)
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
     exit_cleanly(check_files_hold, record, cohort.channel_names)
-    exit_cleanly(_check_demo_weights, record, [cohort.source])
+    exit_cleanly(check_demo_weights, record, [cohort.source])
     if write:
         in_channels = preprocessing["in_channels"]
         clipped = bool(preprocessing["intensity_window"])
@@ -164,99 +161,6 @@ def start_evaluation(
     wait_for_all()
 
 
-def start_inference(
-    device: str,
-    bundle_root: str,
-    output_dir: str,
-    cases: list[dict[str, str]],
-    data_check: str,
-    record: Mapping[str, Any],
-    network: networks.VQNetwork,
-    preprocessing: Mapping[str, Any],
-    orientation: str | None = None,
-) -> list[Mapping[str, str]]:
-    """Check volumes, weights and output folder before the first case; faulty volumes are left out and logged.
-
-    Args:
-        device: the device.
-        bundle_root: the bundle's folder.
-        output_dir: folder of the predictions; earlier ones that would be overwritten are moved aside.
-        cases: the volumes; if there are none, nothing is prepared.
-        data_check: "full" or "headers".
-        record: of the weights.
-        network: receives the weights.
-        preprocessing: this inference's; must be the same as in training.
-        orientation: to which the volumes are brought; None leaves them as stored.
-
-    Returns:
-        The cases to run on.
-
-    Raises:
-        SystemExit: the input is at fault, or every volume is; the message says what and where.
-    """
-    exit_cleanly(check_device, device)
-    exit_cleanly(check_writable, output_dir)
-    if record["checkpoint"] is None:
-        exit_cleanly(find_checkpoint, None, None, bundle_root)
-    exit_cleanly(_check_weights, network, record)
-    exit_cleanly(check_compatible, record, preprocessing=preprocessing)
-    if not cases:
-        # monai.bundle.load initializes a workflow only for its network; a run without volumes ends in the config
-        logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
-        return []
-    exit_cleanly(_check_demo_weights, record, [case["image"] for case in cases])
-    in_channels = record["network"]["in_channels"]
-    clipped = bool(preprocessing["intensity_window"])
-    checked = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
-    if any(_prediction(output_dir, case).exists() for case in cases):
-        put_aside(Path(output_dir).parent, (Path(output_dir).name,))
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    log = Path(output_dir) / "inference.log"
-    log_to_file(log)
-    # in Python there may be nothing to log, but prediction_folder knows inference's folder by this file
-    log.touch()
-    for error in checked.errors:
-        logger.error("left out: %s", error)
-    for warning in checked.warnings:
-        logger.warning(warning)
-    warn_of_geometry(checked.sound, record, orientation)
-    logger.info("%d volumes, predictions go to %s", len(checked.sound), output_dir)
-    return checked.sound
-
-
-def finish_inference(cases: Sequence[Mapping[str, str]], output_dir: str) -> None:
-    """Log the number of volumes without a prediction.
-
-    Args:
-        cases: all volumes found.
-        output_dir: folder of the predictions.
-
-    Raises:
-        SystemExit: none has one.
-    """
-    left_out = [case["case"] for case in cases if not _prediction(output_dir, case).exists()]
-    if not left_out:
-        return
-    more = len(left_out) - _MOST_SHOWN
-    shown = ", ".join(left_out[:_MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    what = f"{len(left_out)} of {len(cases)} volumes were left out: {shown}. The log says why, line by line"
-    if len(left_out) == len(cases):
-        raise SystemExit(f"{what}.")
-    logger.warning("%s, also in %s.", what, Path(output_dir) / "inference.log")
-
-
-def _prediction(output_dir: str, case: Mapping[str, str]) -> Path:
-    return Path(output_dir) / f"{case['case']}_pred.nii.gz"
-
-
-def list_inference_cases(
-    dataset_dir: str | None, uneven_slices: str = "refuse", in_channels: int = 1, channel_names: Sequence[str] = ()
-) -> list[dict[str, str]]:
-    """:func:`vqseg_bundle.data.list_volumes`, with a clean end on bad input; without a folder, no volumes."""
-    asked = (dataset_dir, uneven_slices, in_channels, channel_names)
-    return exit_cleanly(data.list_volumes, *asked) if dataset_dir else []
-
-
 def _settle_orientation(recorded: str | None, asked: str | None, path: Path) -> str | None:
     try:
         data.check_orientation(recorded)
@@ -270,7 +174,7 @@ def _settle_orientation(recorded: str | None, asked: str | None, path: Path) -> 
     return recorded or asked
 
 
-def _check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> None:
+def check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> None:
     """Refuse the demo's weights for other data, unless the user names them.
 
     Args:
@@ -291,7 +195,7 @@ def _check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> Non
         )
 
 
-def _check_weights(network: networks.VQNetwork, record: Mapping[str, Any]) -> None:
+def check_weights(network: networks.VQNetwork, record: Mapping[str, Any]) -> None:
     """Load the weights here, since the engine would be too late to refuse them with a message; log their warning."""
     load_weights(network, record["checkpoint"])
     if "warning" in record["info"]:
