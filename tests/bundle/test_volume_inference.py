@@ -164,6 +164,16 @@ def test_what_fails_in_the_run_is_left_out_too(trained: Trained, tmp_path: Path)
     refused(tmp_path / "none", message, "run", "inference.json", **places, dataset_dir=str(folder / "b"))
 
 
+def test_a_name_forges_no_line_of_the_log(trained: Trained, tmp_path: Path):
+    for name in ("a", "b\n00:00:00 INFO all is well"):
+        nib.save(make_volumes(9)[0], tmp_path / f"{name}.nii.gz")
+    places = {"checkpoint": str(trained.output_dir / "model.pt"), "device": "cpu"}
+    run_here("run", "inference.json", **places, dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    lines = (tmp_path / "out" / "predictions" / "inference.log").read_text().splitlines()
+    assert [line for line in lines if line.startswith("00:00:00 INFO")] == []
+    assert [line for line in lines if r"1 of 2 volumes were left out: b\n00:00:00 INFO all is well. The log" in line]
+
+
 def test_a_dataset_goes_on_and_shares_its_cases_among_workers():
     def read(case: Mapping[str, Any]) -> int:
         if case["image"] == "/bad":

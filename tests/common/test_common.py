@@ -24,6 +24,7 @@ from vqseg_bundle.common import (
     process_rank,
     remove_partial_files,
     replacing,
+    visible_line,
     wait_for_all,
     write_text,
 )
@@ -76,6 +77,10 @@ def test_control_characters_never_reach_a_terminal_or_log(tmp_path: Path, monkey
     (tmp_path / "log").write_text(name, encoding=VISIBLE_UTF8, errors="backslashreplace", newline="")
     assert (tmp_path / "log").read_bytes() == shown
     assert shown.decode(VISIBLE_UTF8) == shown.decode()
+
+
+def test_a_name_is_shown_on_one_line() -> None:
+    assert visible_line("a\n12:00 INFO b\r\t\x1b\u2028ä ") == r"a\n12:00 INFO b\r\t\x1b\u2028ä "
 
 
 def test_a_single_process_is_the_first_of_one() -> None:

@@ -27,7 +27,7 @@ from vqseg_bundle.common.tensors import (
     named_tensors,
     non_finite_names,
 )
-from vqseg_bundle.common.visible_text import VISIBLE_UTF8, print_any_name
+from vqseg_bundle.common.visible_text import VISIBLE_UTF8, print_any_name, visible_line
 
 __all__ = [
     "FEATURES",
@@ -57,6 +57,7 @@ __all__ = [
     "remove_partial_files",
     "replacing",
     "shell_line",
+    "visible_line",
     "wait_for_all",
     "write_json",
     "write_text",

@@ -12,10 +12,11 @@ import io
 import re
 import sys
 
-__all__ = ["VISIBLE_UTF8", "print_any_name"]
+__all__ = ["VISIBLE_UTF8", "print_any_name", "visible_line"]
 
 VISIBLE_UTF8 = "utf-8-visible"
 _SUFFIX = "-visible"
+_BREAKS = {ord(sign): repr(sign)[1:-1] for sign in "\t\n\r\u2028\u2029"}
 _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -28,6 +29,11 @@ def print_any_name() -> None:
         if isinstance(stream, io.TextIOWrapper):
             visible = stream.encoding if stream.encoding.endswith(_SUFFIX) else stream.encoding + _SUFFIX
             stream.reconfigure(encoding=visible, errors="backslashreplace")
+
+
+def visible_line(text: str) -> str:
+    """A name on one line: newlines and tabs are shown escaped, too, so that no name can forge a line of a log."""
+    return _shown(text).translate(_BREAKS)
 
 
 def _shown(text: str) -> str:

@@ -15,6 +15,7 @@ from vqseg_bundle.bundle.records.model_record import check_compatible, find_chec
 from vqseg_bundle.bundle.records.run_record import check_writable, put_aside
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device
+from vqseg_bundle.common import visible_line
 
 __all__ = ["finish_inference", "list_inference_cases", "start_inference"]
 
@@ -101,7 +102,7 @@ def finish_inference(cases: Sequence[Mapping[str, str]], output_dir: str) -> Non
     Raises:
         SystemExit: none has one.
     """
-    left_out = [case["case"] for case in cases if not _prediction(output_dir, case).exists()]
+    left_out = [visible_line(case["case"]) for case in cases if not _prediction(output_dir, case).exists()]
     if not left_out:
         return
     more = len(left_out) - _MOST_SHOWN
