@@ -271,6 +271,16 @@ def test_quotes_may_be_typed_and_a_comment_is_none(train_json: Path) -> None:
     assert "--dataset_dir: expected a path without #, which MONAI would read as ::, found 'scan#1'" in result.stderr
     result = run(train_json.parent, *words, "--dataset_dir")
     assert "--dataset_dir: expected a path, found True." in result.stderr
+    result = run(train_json.parent, *words, "--dataset_dir", "-x")
+    assert "found True. Give a path, in a file in quotes, and ./-x for a name such as -x." in result.stderr
+
+
+def test_quotes_in_the_name_of_a_folder_are_typed_as_they_are(train_json: Path) -> None:
+    words = ("--config_file", "train.json", "--bundle_root", str(ROOT))
+    for name in ("q", "'q'", '"d"'):
+        (train_json.parent / name).mkdir()
+    for word, found in (("'q'", "'q'"), ('"q"', "q"), ('"d"', '"d"')):
+        assert printed(run(train_json.parent, *words, "--dataset_dir", word))["dataset_dir"] == found
 
 
 def test_a_path_in_a_file_or_from_code_is_text(train_json: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -95,7 +96,7 @@ def prepare_overrides() -> None:
     ``--foundation_model None`` give the text "none". A None passed from code is ignored, as MONAI documents it.
 
     Paths are taken literally: ``--dataset_dir 20240131``, ``(a,b)`` or ``true`` is a folder of that name; only none is
-    not a path.
+    not a path. Quotes around one are part of a name that exists, and otherwise left out.
 
     Raises:
         SystemExit: an id to override, or the id to run, is unknown or of an earlier version; the message names it and
@@ -146,8 +147,9 @@ def _given_paths(call: WorkflowCall) -> dict[str, Any]:
     paths = {key: value for key, value in call.values.items() if key in _PATHS}
     if is_command_line():
         typed = {key: word for key, word in typed_words(sys.argv[1:]).items() if key in paths}
-        # that parser removes quotes within the shell's own
-        paths |= {key: word for key, word in typed.items() if not (word[:1] in "'\"" and isinstance(paths[key], str))}
+        # that parser removes quotes within the shell's own, which may be part of a name
+        unquoted = {key for key, word in typed.items() if word[:1] in "'\"" and isinstance(paths[key], str)}
+        paths |= {key: word for key, word in typed.items() if key not in unquoted or os.path.lexists(word)}
     return paths
 
 
@@ -155,7 +157,8 @@ def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
     """Refuse paths that MONAI would evaluate because of their first character, or split at a ``#``."""
     for key, value in paths.items():
         if not isinstance(value, str | PathLike):
-            raise SystemExit(f"--{key}: expected a path, found {value!r}. Give a path, in a file in quotes.")
+            dash = ", and ./-x for a name such as -x" if value is True else ""
+            raise SystemExit(f"--{key}: expected a path, found {value!r}. Give a path, in a file in quotes{dash}.")
         value = str(value)
         if not value:
             raise SystemExit(f"--{key}: expected a path, found an empty text. Give a path, or leave --{key} out.")
