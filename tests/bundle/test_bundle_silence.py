@@ -140,6 +140,21 @@ def test_a_broken_resume_file_is_named_and_the_one_before_gone_on_from(trained: 
     assert iteration(path) == 6
 
 
+@pytest.mark.parametrize("name", ["resume.pt", "resume.previous.pt", "model.pt"])
+def test_a_folder_in_place_of_a_file_to_be_saved_is_refused_at_the_start(
+    trained: Trained, tmp_path: Path, name: str
+) -> None:
+    output_dir = tmp_path / "out"
+    shutil.copytree(trained.output_dir, output_dir)
+    (output_dir / name).unlink()
+    (output_dir / name).mkdir()
+    before = content(output_dir)
+    message = rf"resume: {output_dir / name}: expected a file of weights, found a folder, .*\. Move it away; the"
+    with pytest.raises(SystemExit, match=message):
+        run_here(*TRAINING, **places(trained.cohort, output_dir), resume=True)
+    assert content(output_dir) == before
+
+
 def _empty(path: Path) -> None:
     path.write_bytes(b"")
 

@@ -5,6 +5,7 @@ from vqseg_bundle.handlers.checkpoints import (
     BestModelState,
     ModelSaver,
     find_resumable,
+    former_checkpoint,
     read_checkpoint,
     write_checkpoint,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "compute_case_metrics",
     "find_resumable",
     "find_upright",
+    "former_checkpoint",
     "keep_largest_components",
     "labeled_prediction",
     "loss_terms",

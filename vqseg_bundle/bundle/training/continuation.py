@@ -9,7 +9,7 @@ from typing import Any
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.records.model_record import check_compatible, check_files_hold, load_model_record, load_weights
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
-from vqseg_bundle.handlers import find_resumable, read_checkpoint
+from vqseg_bundle.handlers import find_resumable, former_checkpoint, read_checkpoint
 
 __all__ = ["check_continuation", "check_resume"]
 
@@ -71,8 +71,14 @@ def check_resume(
 
     Raises:
         ValueError: the checkpoint is missing, unusable or of another length; or it is of a finished training whose
-            ``model.pt`` is unusable and would not be written again.
+            ``model.pt`` is unusable and would not be written again; or a file that the training writes is a folder.
     """
+    for written in (path, former_checkpoint(path), path.with_name("model.pt")):
+        if written.is_dir():
+            raise ValueError(
+                f"resume: {written}: expected a file of weights, found a folder, in whose place nothing can be saved. "
+                "Move it away; the training then goes on from what else is there."
+            )
     found_path, checkpoint, _ = find_resumable(path)
     engine = checkpoint["engine"]
     found = (engine["total_iterations"], engine["epoch_length"])
