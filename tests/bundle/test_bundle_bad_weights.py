@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from support.bundle_runs import CohortFolder, Trained, refused, run_here
+
+from vqseg_bundle.bundle import load_model_record, open_model_record
+from vqseg_bundle.handlers import read_checkpoint
 
 EVALUATION = ("train.json", "evaluate.json")
 
@@ -59,6 +67,37 @@ def test_weights_without_a_record_and_files_that_hold_none_are_refused(
     places["checkpoint"] = str(other / "typo.pt")
     message = r"checkpoint '.*typo\.pt' is not a file"
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places)
+
+
+@pytest.mark.parametrize("command", [("evaluating", *EVALUATION), ("inference", "inference.json")], ids=lambda c: c[0])
+@pytest.mark.parametrize("name", ["model.json", "model.pt"])
+def test_weights_and_records_that_may_not_be_read_are_named_as_such(
+    trained: Trained, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], name: str
+) -> None:
+    """Root, who may run the tests, may read all."""
+    opens = io.open
+
+    def refuse(file: Any, *arguments: Any, **options: Any) -> Any:
+        if str(file) == str(other / name):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return opens(file, *arguments, **options)
+
+    for module in (io, builtins):  # pathlib's, and that of torch and zipfile
+        monkeypatch.setattr(module, "open", refuse)
+    places = {"dataset_dir": str(trained.cohort.root), "checkpoint": str(other / "model.pt")}
+    message = rf"^{re.escape(str(other / name))}: cannot be read \(Permission denied\); change its permissions\.$"
+    refused(tmp_path / "out", message, *command, **places)
+    with pytest.raises(ValueError, match=message):
+        load_model_record(other / "model.pt") if name == "model.json" else read_checkpoint(other / name)
+
+
+def test_weights_in_a_folder_that_may_not_be_entered_are_refused(
+    other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", str(other / "model.pt"))
+    monkeypatch.setattr(Path, "is_file", mock.Mock(side_effect=error))
+    with pytest.raises(SystemExit, match=r"model\.pt: cannot be read \(Permission denied\); change its permissions"):
+        open_model_record(str(other / "model.pt"), None, str(tmp_path))
 
 
 def test_an_evaluation_with_other_labels_is_refused(cohort: CohortFolder, trained: Trained, tmp_path: Path) -> None:

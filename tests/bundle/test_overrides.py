@@ -11,7 +11,7 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 from support.bundle_runs import ROOT, TINY, CohortFolder, Result, as_arguments, command_here, run_command
 
-from vqseg_bundle.bundle import exit_cleanly, running_parser
+from vqseg_bundle.bundle import running_parser
 from vqseg_bundle.bundle.settings.overrides import adapt_tracking
 from vqseg_bundle.bundle.settings.running_workflow import typed_words
 
@@ -223,22 +223,6 @@ def test_running_parser_gives_the_configuration_as_run(train_json: Path) -> None
     assert workflow.parser.get("seen") == 3
     with pytest.raises(RuntimeError, match="works only inside a config expression"):
         running_parser()
-
-
-@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, PermissionError])
-def test_exit_cleanly_ends_with_the_message_alone(kind: type[Exception]) -> None:
-    def refuse(text: str, *, name: str) -> None:
-        raise kind(f"{text} {name}")
-
-    with pytest.raises(SystemExit, match=r"^no such case_1$") as caught:
-        exit_cleanly(refuse, "no such", name="case_1")
-    assert isinstance(caught.value.__cause__, kind)
-
-
-def test_exit_cleanly_passes_results_and_bugs_through() -> None:
-    assert exit_cleanly(max, 2, 3) == 3
-    with pytest.raises(ZeroDivisionError, match="division"):
-        exit_cleanly(lambda: 1 // 0)
 
 
 NAMES = ["20240131", "2024_02", "007", "1e5", "(a,b)", "[x]", "true", "-0"]

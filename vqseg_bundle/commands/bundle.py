@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         license_file = Path(options.data_license).expanduser() if options.data_license else None
         output = Path(options.output).expanduser()
         make_bundle(run, output, options.name, options.bundle_version, license_file)
+    except PermissionError:
+        raise  # the entry point says it
     except (DeploymentError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(f"wrote {output}, a bundle of {run.folder / 'model.pt'}")

@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         agreements = _compare(Path(options.checkpoint), [Path(path) for path in options.exported], options)
+    except PermissionError:
+        raise  # the entry point says it
     except (DeploymentError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     for name, agreement in agreements.items():

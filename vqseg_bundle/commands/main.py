@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
         command(options.arguments)
+    except Exception as error:
+        common = importlib.import_module("vqseg_bundle.common")
+        forbidden = common.find_permission_error(error)
+        if forbidden is None:
+            raise
+        parser.exit(2, f"vqseg {options.command}: error: {common.permission_text(forbidden)}\n")
     except KeyboardInterrupt:
         parser.exit(130, f"vqseg {options.command}: stopped by SIGINT.\n")
 

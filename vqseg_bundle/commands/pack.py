@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         path = pack_bundle(Path(options.bundle).expanduser(), Path(options.output).expanduser(), options.weights_url)
+    except PermissionError:
+        raise  # the entry point says it
     except (DeploymentError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -15,6 +15,7 @@ from vqseg_bundle.common.files import (
     write_json,
     write_text,
 )
+from vqseg_bundle.common.permissions import find_permission_error, permission_text
 from vqseg_bundle.common.process_group import gather_objects, process_count, process_rank, wait_for_all
 from vqseg_bundle.common.seeds import derive_seed
 from vqseg_bundle.common.tensors import (
@@ -42,6 +43,7 @@ __all__ = [
     "derive_seed",
     "exact_dtype",
     "file_digest",
+    "find_permission_error",
     "gather_objects",
     "import_with_extra",
     "is_disk_full",
@@ -49,6 +51,7 @@ __all__ = [
     "json_value",
     "named_tensors",
     "non_finite_names",
+    "permission_text",
     "print_any_name",
     "process_count",
     "process_rank",

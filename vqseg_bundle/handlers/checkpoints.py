@@ -18,7 +18,15 @@ from ignite.handlers import Checkpoint
 from ignite.handlers.checkpoint import BaseSaveHandler
 from monai.handlers import CheckpointSaver
 
-from vqseg_bundle.common import NonFiniteError, named_tensors, non_finite_names, process_rank, replacing, write_json
+from vqseg_bundle.common import (
+    NonFiniteError,
+    named_tensors,
+    non_finite_names,
+    permission_text,
+    process_rank,
+    replacing,
+    write_json,
+)
 
 __all__ = [
     "BestModelState",
@@ -57,20 +65,12 @@ def write_checkpoint(path: Path, content: Any, keep_former: bool = False) -> Non
 def read_checkpoint(path: Path) -> Any:
     """Read a file of weights, on the CPU, without running any code in it.
 
-    ValueError: the file is missing, empty, truncated or not of weights, or has non-finite numbers.
+    ValueError: the file is missing, unreadable, empty, truncated or not of weights, or has non-finite numbers.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: expected weights, found an empty file.")
     try:
-        if zipfile.is_zipfile(path):
-            _check_sums(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError, BadZipFile) as error:
-        raise ValueError(f"{path}: expected weights, found a file that is cut off or damaged.") from error
-    except UnpicklingError as error:
-        raise ValueError(f"{path}: expected weights, found a file of another kind.") from error
+        content = _load(path)
+    except PermissionError as error:
+        raise ValueError(permission_text(error)) from error
     names = non_finite_names(named_tensors(content))
     if names:
         raise ValueError(
@@ -78,6 +78,23 @@ def read_checkpoint(path: Path) -> Any:
             f"{f' and {len(names) - 1} more' if names[1:] else ''}."
         )
     return content
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: expected weights, found an empty file.")
+    try:
+        if zipfile.is_zipfile(path):
+            _check_sums(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
+    except (RuntimeError, EOFError, OSError, LookupError, AttributeError, TypeError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{path}: expected weights, found a file that is cut off or damaged.") from error
+    except UnpicklingError as error:
+        raise ValueError(f"{path}: expected weights, found a file of another kind.") from error
 
 
 def _check_sums(path: Path) -> None:

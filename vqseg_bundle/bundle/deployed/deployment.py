@@ -26,7 +26,7 @@ from vqseg_bundle.bundle.records.run_record import EVALUATION_OUTPUTS, check_wri
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device, check_recorded
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
-from vqseg_bundle.common import wait_for_all
+from vqseg_bundle.common import permission_text, wait_for_all
 
 __all__ = [
     "build_deployed_network",
@@ -73,6 +73,8 @@ def open_model_record(
             raise SystemExit(str(error)) from error
         labels = {int(index): name for index, name in default["labels"].items()}
         return {**default, "labels": labels, "checkpoint": None}
+    except PermissionError as error:
+        raise SystemExit(permission_text(error)) from error
     record = exit_cleanly(load_model_record, path)
     # records of 0.2.0 and earlier lack the first key, those of 0.6 and earlier the second
     preprocessing = {"intensity_window": None, "orientation": None, **record["preprocessing"]}

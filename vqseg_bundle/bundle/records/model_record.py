@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.bundle.records.run_record import default_run
-from vqseg_bundle.common import json_value, read_json, write_json
+from vqseg_bundle.common import json_value, permission_text, read_json, write_json
 from vqseg_bundle.data import channel_key, channels_differ, check_orientation, name_slice_axis, parse_label_values
 from vqseg_bundle.handlers import read_checkpoint
 from vqseg_bundle.networks import VQNetwork
@@ -94,16 +94,18 @@ def load_model_record(checkpoint: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the checkpoint has no record.
-        ValueError: the record is not JSON, of another schema version, or lacks a section.
+        ValueError: the record cannot be read, is not JSON, of another schema version, or lacks a section.
     """
     path = Path(checkpoint).with_suffix(".json")
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} not found: {Path(checkpoint).name} cannot be used without the record that training writes beside "
-            "it. Copy it from the training's output_dir, or train again."
-        )
     try:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} not found: {Path(checkpoint).name} cannot be used without the record that training writes "
+                "beside it. Copy it from the training's output_dir, or train again."
+            )
         record = read_json(path)
+    except PermissionError as error:
+        raise ValueError(permission_text(error)) from error
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); copy it again or train again.") from error
     if not isinstance(record, dict):
@@ -131,11 +133,13 @@ def load_weights(network: VQNetwork, checkpoint: str | Path) -> None:
         checkpoint: path of the weights.
 
     Raises:
-        ValueError: the file has no weights, non-finite ones, or those of another network.
+        ValueError: the file cannot be read, or has no weights, non-finite ones, or those of another network.
     """
     try:
         state = read_checkpoint(Path(checkpoint))
     except ValueError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
         raise ValueError(
             f"{error} Copy the file again, or name other weights; a training that is gone on with (--resume true) or "
             "started anew writes it anew."

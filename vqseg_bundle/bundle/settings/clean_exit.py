@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from vqseg_bundle.common import permission_text
+
 __all__ = ["exit_cleanly"]
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,8 @@ def exit_cleanly(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """
     try:
         return function(*args, **kwargs)
+    except PermissionError as error:
+        raise SystemExit(permission_text(error)) from error
     except (ValueError, OSError) as error:
         logger.debug("refused input", exc_info=True)
         raise SystemExit(str(error)) from error
