@@ -1,7 +1,8 @@
-"""How training and inference normalise a volume, and how a training turns views."""
+"""How training and inference normalise a volume, and how a training turns and mirrors views."""
 
 from __future__ import annotations
 
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from support.bundle_runs import CONFIGS
 from support.data_parts import write_volume
+
+from vqseg_bundle.bundle import mirrored_sides
 
 PREPROCESSING: dict[str, Any] = {
     "spatial_dims": 2,
@@ -62,6 +65,28 @@ def test_training_and_inference_leave_zeros_out_of_mean_and_deviation(
         assert (np.diff(inside) >= 0).all()  # the darkest, which are clipped, too
         assert np.unique(found[voxels == 0]).tolist() == [0]
     assert first < 0 or abs(normalised(image, intensity_window=window)[0][voxels != 0].mean()) > 1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_views_are_mirrored_along_each_axis(dims: int) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(CONFIGS / "train.json"))
+    sizes = {"spatial_dims": dims, "patch_size": [4] * dims, "foundation_cache": None}
+    parser.update({**sizes, "mirroring": 0.5})
+    mirror = Compose(parser.get_parsed_content("geometric_transforms")[-dims:]).set_random_state(0)
+    image = torch.arange(4.0**dims).view(1, *[4] * dims)
+    found = [mirror({"image": image, "label": image}) for _ in range(80)]
+    subsets = chain.from_iterable(combinations(range(1, dims + 1), count) for count in range(dims + 1))
+    mirrored = {tuple(torch.flip(image, axes).flatten().tolist()) for axes in subsets}
+    assert {tuple(each["image"].flatten().tolist()) for each in found} == mirrored
+    assert all(torch.equal(each["image"], each["label"]) for each in found)
+
+
+def test_mirroring_classes_that_name_a_side_is_warned_of() -> None:
+    labels = ["background", "left kidney", "Right-kidney", "bright spot"]
+    (warning,) = mirrored_sides(labels, 0.5)
+    assert warning.startswith("mirroring 0.5: left kidney, Right-kidney name a side")
+    assert mirrored_sides(labels, 0.0) == mirrored_sides(labels[::3], 0.5) == []
 
 
 def test_quarter_turns_turn_image_and_label_alike() -> None:

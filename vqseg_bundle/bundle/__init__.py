@@ -46,6 +46,7 @@ from vqseg_bundle.bundle.training.training_start import (
     check_run,
     check_training_data,
     describe_training,
+    mirrored_sides,
     open_training_folder,
     record_training,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "load_further_networks",
     "load_model_record",
     "load_weights",
+    "mirrored_sides",
     "open_cohort",
     "open_model_record",
     "open_reconstructor",

@@ -112,6 +112,7 @@ SETTINGS: Mapping[str, Setting] = {
     "encoder_learning_rate": _rate(),
     "ramp_up_share": _share(),
     "quarter_turns": _share(),
+    "mirroring": _share(),
     "perturb_prob": _share(),
     "perturb_start_share": _share(),
     "perturb_end_share": _share(),
