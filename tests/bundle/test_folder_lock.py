@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from support.processes import folder_held
 
 from vqseg_bundle.bundle import FolderLock
+from vqseg_bundle.bundle.records.folder_lock import check_unused, folders_left_at_end, leave_folder, use_folder
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -58,6 +60,42 @@ def test_a_process_may_take_its_folder_again(tmp_path):
     second.check()
     second.take()
     second.take()
+
+
+@pytest.mark.parametrize(("work", "place"), [("evaluation", "out"), ("inference", ".")])
+def test_a_folder_that_is_used_is_left_by_its_last_run(tmp_path: Path, work: str, place: str) -> None:
+    folder, file = tmp_path / "out", f".{work}.lock"
+
+    def is_free() -> bool:
+        return (tmp_path / place / file).read_text() == ""
+
+    use_folder(folder, work)
+    check_unused(folder, work)
+    with folders_left_at_end():
+        use_folder(folder, work)
+    use_folder(folder, work)
+    leave_folder(folder, work)
+    assert not is_free()
+    leave_folder(folder, work)
+    assert is_free()
+    leave_folder(folder, work)
+    with folder_held(tmp_path / place, file) as holder:
+        message = rf"{re.escape(str(folder))}: another {work} \(process {holder}\) is at work in it\. Wait until it has"
+        for refused in (check_unused, use_folder):
+            with pytest.raises(ValueError, match=message):
+                refused(folder, work)
+
+
+def test_a_folder_whose_lock_is_another_users_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / ".evaluation.lock").touch()
+    monkeypatch.setattr(Path, "open", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
+    check_unused(tmp_path, "evaluation")
+    use_folder(tmp_path, "evaluation")
+    leave_folder(tmp_path, "evaluation")
+    expected = f"{tmp_path} cannot be locked (Permission denied): make sure that no other evaluation writes there."
+    assert [record.getMessage() for record in caplog.records] == [expected]
 
 
 def test_looking_makes_no_folder(tmp_path):

@@ -233,9 +233,9 @@ def test_inference_equals_the_evaluation_and_needs_no_datalist(evaluated: Traine
 def test_inference_writes_predictions_sheet_and_log_into_output_dir_alone(inferred: Trained, folder: Path) -> None:
     assert [path.name for path in inferred.output_dir.iterdir()] == ["found"]
     files = sorted(path.name for path in (inferred.output_dir / "found").rglob("*") if path.is_file())
-    assert [name for name in files if ".nii" not in name] == ["contact_sheet.html", "inference.log"]
+    assert [name for name in files if ".nii" not in name] == [".inference.lock", "contact_sheet.html", "inference.log"]
     sheet = (inferred.output_dir / "found" / "predictions" / "contact_sheet.html").read_text(encoding="utf-8")
-    assert sheet.count('<th scope="row">') == len(files) - 2 == 2
+    assert sheet.count('<th scope="row">') == len(files) - 3 == 2
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "readme.txt"]
 
 

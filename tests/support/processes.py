@@ -58,14 +58,14 @@ sys.stdin.read()
 
 
 @contextmanager
-def folder_held(folder: Path) -> Iterator[int]:
-    """Have another process hold the lock of a folder, which is made if missing; then kill it, as a crash would.
+def folder_held(folder: Path, file: str = ".lock") -> Iterator[int]:
+    """Have another process hold a lock in a folder, which is made if missing; then kill it, as a crash would.
 
     Returns:
         its process id.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-S", "-c", _HOLDER, str(folder / ".lock")]
+    command = [sys.executable, "-S", "-c", _HOLDER, str(folder / file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"

@@ -12,10 +12,10 @@ from vqseg_bundle.bundle.deployed.inference import finish_inference, list_infere
 from vqseg_bundle.bundle.deployed.largest_components import KeepChosenComponentsd, check_largest_component
 from vqseg_bundle.bundle.deployed.reconstruction import open_reconstructor
 from vqseg_bundle.bundle.machine.computing import choose_amp, set_threads
-from vqseg_bundle.bundle.machine.folder_lock import FolderLock
 from vqseg_bundle.bundle.machine.processes import join_processes, run_together, run_training
 from vqseg_bundle.bundle.python_interface import Prediction, Predictor, load, segment, train
 from vqseg_bundle.bundle.records.closing import close_evaluation, close_inference, close_training
+from vqseg_bundle.bundle.records.folder_lock import FolderLock
 from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
     find_checkpoint,

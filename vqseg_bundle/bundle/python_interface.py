@@ -25,6 +25,7 @@ import nibabel as nib
 import numpy as np
 from monai.bundle import create_workflow
 
+from vqseg_bundle.bundle.records.folder_lock import folders_left_at_end
 from vqseg_bundle.bundle.records.log_file import STATS_LOGGERS
 from vqseg_bundle.bundle.records.model_record import load_model_record
 from vqseg_bundle.common import project_folder
@@ -181,14 +182,14 @@ def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Leave import path and log handlers of the caller's process as they were, and MONAI's notes unsaid."""
+    """Leave import path, log handlers and folders of the caller's process as they were, and MONAI's notes unsaid."""
     path, notes = list(sys.path), [logging.getLogger(f"monai.{name}") for name in _NOTES]
     loggers = [logging.getLogger(name) for name in (None, *STATS_LOGGERS)]
     handlers, levels = [list(logger.handlers) for logger in loggers], [note.level for note in notes]
     for note in notes:
         note.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), folders_left_at_end():
             for message in ("parsing config_file", "NvImgCodecPydicomReader"):
                 warnings.filterwarnings("ignore", message=message)
             yield

@@ -14,6 +14,7 @@ from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.deployed.ensemble import split_checkpoints
 from vqseg_bundle.bundle.deployed.largest_components import chosen_components
+from vqseg_bundle.bundle.records.folder_lock import check_unused, use_folder
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
@@ -139,10 +140,11 @@ def start_evaluation(
         parser: of the running configuration; None looks for it.
 
     Raises:
-        SystemExit: the input is at fault; the message says what and where.
+        SystemExit: the input is at fault, or another evaluation is writing there; the message says what and where.
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
+    exit_cleanly(check_unused, output_dir, "evaluation")
     exit_cleanly(check_weights, network, record)
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
     exit_cleanly(check_files_hold, record, cohort.channel_names)
@@ -151,6 +153,7 @@ def start_evaluation(
         in_channels = preprocessing["in_channels"]
         clipped = bool(preprocessing["intensity_window"])
         found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split, clipped=clipped)
+        exit_cleanly(use_folder, output_dir, "evaluation")
         own = (Path(predictions).name,) if Path(predictions).parent == Path(output_dir) else ()
         put_aside(output_dir, (*EVALUATION_OUTPUTS, *own))
         Path(output_dir).mkdir(parents=True, exist_ok=True)

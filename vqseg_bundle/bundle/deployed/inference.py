@@ -10,6 +10,7 @@ from typing import Any
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.deployed.deployment import check_demo_weights, check_weights
+from vqseg_bundle.bundle.records.folder_lock import check_unused, use_folder
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import check_compatible, find_checkpoint
 from vqseg_bundle.bundle.records.run_record import check_writable, put_aside
@@ -60,10 +61,12 @@ def start_inference(
         The cases to run on.
 
     Raises:
-        SystemExit: the input is at fault, or every volume is; the message says what and where.
+        SystemExit: the input is at fault, or every volume is, or another inference is writing there; the message says
+            what and where.
     """
     exit_cleanly(check_device, device)
     exit_cleanly(check_writable, output_dir)
+    exit_cleanly(check_unused, output_dir, "inference")
     if record["checkpoint"] is None:
         exit_cleanly(find_checkpoint, None, None, bundle_root)
     exit_cleanly(check_weights, network, record)
@@ -76,6 +79,7 @@ def start_inference(
     in_channels = record["network"]["in_channels"]
     clipped = bool(preprocessing["intensity_window"])
     checked = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
+    exit_cleanly(use_folder, output_dir, "inference")
     if any(_prediction(output_dir, case).exists() for case in cases):
         put_aside(Path(output_dir).parent, (Path(output_dir).name,))
     Path(output_dir).mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine
 
-from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.folder_lock import FolderLock
 from vqseg_bundle.bundle.records.run_record import KEPT_SCANS, resume_command
 from vqseg_bundle.common import NonFiniteError, is_disk_full, is_memory_full, process_count, process_rank
 

@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 from monai.engines import Evaluator
 
 from vqseg_bundle import data
+from vqseg_bundle.bundle.records.folder_lock import leave_folder
 from vqseg_bundle.common import file_digest, process_rank, shell_line, write_json
 
 __all__ = ["close_evaluation", "close_inference", "close_training"]
@@ -63,7 +64,7 @@ def close_training(
 
 
 def close_evaluation(output_dir: str, checkpoint: str) -> None:
-    """Log what the evaluation made, and the next commands.
+    """Log what the evaluation made, and the next commands; another one may use the folder from then on.
 
     Args:
         output_dir: its folder.
@@ -84,13 +85,14 @@ def close_evaluation(output_dir: str, checkpoint: str) -> None:
     following = _left(Path(checkpoint).parent, {"evaluate"})
     taken = _record(folder / "evaluation_run.json", result, following)
     scores = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items() if mean is not None)
+    leave_folder(folder, "evaluation")
     _close(f"evaluated {result['cases']} cases{taken}: {scores}", result["pictures"], following)
 
 
 def close_inference(
     output_dir: str, cases: Sequence[Mapping[str, Any]], checkpoint: str, pictures: Sequence[str]
 ) -> None:
-    """Log where the predictions are, and the next commands.
+    """Log where the predictions are, and the next commands; another inference may use the folder from then on.
 
     Args:
         output_dir: folder of the predictions.
@@ -98,6 +100,7 @@ def close_inference(
         checkpoint: the weights.
         pictures: files to look at.
     """
+    leave_folder(output_dir, "inference")
     run = Path(checkpoint).parent
     following = _left(run, {"segment", *(["evaluate"] if (run / "summary.json").exists() else [])})
     what = f"segmented {len(cases)} volume{'' if len(cases) == 1 else 's'}: {output_dir}"

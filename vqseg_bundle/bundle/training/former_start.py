@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.folder_lock import FolderLock
 from vqseg_bundle.bundle.records.model_record import check_compatible, load_model_record
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
 from vqseg_bundle.bundle.training.continuation import check_continuation

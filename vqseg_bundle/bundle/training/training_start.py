@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 
 from vqseg_bundle import data, networks
-from vqseg_bundle.bundle.machine.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.folder_lock import FolderLock
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import load_model_record, model_record
 from vqseg_bundle.bundle.records.run_record import (
