@@ -154,7 +154,7 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "shape_outlier": _warning("an image is far larger or smaller than the others", "check that it belongs here"),
     "turned_images": _warning(
         "images lie on their side, as no labelled one does",
-        "label one of them, or train with --quarter_turns 0.3 and an image_size as wide as high",
+        "label one of them, or train long with --quarter_turns 0.5 --mirroring 0.5 and an image_size as wide as high",
     ),
     "single_slice": _warning("an image is a single slice, the others have many", "check that it belongs here"),
     "spacing_outlier": _warning(
