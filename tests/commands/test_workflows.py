@@ -13,10 +13,12 @@ import nibabel as nib
 import pytest
 from support.bundle_runs import ROOT, Trained, command_here, make_volumes
 
+from vqseg_bundle.bundle.records.folder_lock import leave_folder
 from vqseg_bundle.commands.main import main
 from vqseg_bundle.commands.watch import Session, arrivals, watch
 from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, _may_name_anything, bundle_words
 from vqseg_bundle.common import shell_line
+from vqseg_bundle.data import list_volumes
 
 EVALUATED = "['configs/train.json','configs/evaluate.json']"
 
@@ -186,10 +188,12 @@ def test_volumes_of_one_name_do_not_replace_each_other_while_watching(
         nib.save(make_volumes(9)[0], tmp_path / name / "scan.nii.gz")
     calls = []
     monkeypatch.setattr("vqseg_bundle.bundle.segment", lambda *places, **keys: calls.append((*places, keys)))
-    session = Session(tmp_path / "out", {"contact_sheet": True})
-    assert [path.name[:9] for path in (tmp_path / "out").iterdir()] == ["previous-"]
+    session = Session(tmp_path / "out", {"contact_sheet": True}, list_volumes)
+    assert sorted(path.name[:9] for path in (tmp_path / "out").iterdir()) == [".inferenc", "previous-"]
     for name in ("p1", "p2"):
-        session.segment(tmp_path / name)
+        session.segment(tmp_path / name, list_volumes(tmp_path / name))
+    leave_folder(former, "inference")
+    assert [keys.pop("cases")["_target_"]()[0]["case"] for _, _, keys in calls] == ["scan", "scan"]
     assert [keys for _, _, keys in calls] == [
         {"contact_sheet": True},
         {"contact_sheet": True, "prediction_dir#output_dir": str(former / "p2")},

@@ -1,14 +1,21 @@
-"""``vqseg segment FOLDER --watch``: volumes are segmented as they arrive in a folder, all in one process."""
+"""``vqseg segment FOLDER --watch``: volumes are segmented as they arrive in a folder, all in one process.
+
+Which these are, ``arrived_volumes`` decides; a file or folder in the watched one counts once it no longer changes.
+"""
 
 from __future__ import annotations
 
 import ast
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vqseg_bundle.commands.arrived_volumes import Arrival, Cases
 
 __all__ = ["Session", "arrivals", "watch"]
 
@@ -24,15 +31,18 @@ def watch(keys: Mapping[str, str]) -> None:
         keys: as typed, with "dataset_dir", the folder, and "output_dir".
 
     Raises:
-        SystemExit: the folder does not exist, or a key is given that cannot be.
+        SystemExit: the folder does not exist, a key is given that cannot be, there are no weights, or the predictions'
+            folder is in use.
     """
+    from vqseg_bundle.commands.arrived_volumes import sort_arrivals
+    from vqseg_bundle.common import visible_line
+
     folder, run = Path(keys["dataset_dir"]).expanduser(), Path(keys["output_dir"]).expanduser()
     if not folder.is_dir():
         raise SystemExit(f"{folder}: --watch expects a folder, found none of this name.")
     if refused := sorted(_FIXED & set(keys)):
         raise SystemExit(f"--{refused[0]} cannot be given with --watch; segment the folder without --watch.")
-    options = {key: _value(text) for key, text in keys.items() if key not in ("dataset_dir", "output_dir")}
-    session = Session(run, {"contact_sheet": False, **options})
+    session = _open_session(keys, run)
     stopped = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -44,16 +54,31 @@ def watch(keys: Mapping[str, str]) -> None:
     print(f"watching {folder}; Ctrl-C ends", flush=True)
     done = {run.resolve(), (run / "inference").resolve()}
     seen: dict[Path, tuple[float, ...]] = {}
+    segmented = set[frozenset[Path]]()
     while not stopped:
         seen, ready = arrivals(folder, seen, done)
-        for path in ready:
-            done.add(path.resolve())
-            try:
-                print(f"{path}: {session.segment(path)}", flush=True)
-            except ValueError as error:
-                print(f"{path}: {' '.join(str(error).split())}", flush=True)
+        if ready:
+            found = sort_arrivals(folder, ready, seen.keys() - ready, segmented, session.list_cases)
+            done |= {path.resolve() for path in found.entries}
+            for arrival in found.arrivals:
+                print(f"{visible_line(str(arrival.path))}: {_outcome(session, arrival)}", flush=True)
         time.sleep(_SECONDS)
     raise KeyboardInterrupt
+
+
+def _open_session(keys: Mapping[str, str], run: Path) -> Session:
+    from vqseg_bundle.bundle import exit_cleanly, open_model_record
+    from vqseg_bundle.common import project_folder
+    from vqseg_bundle.data import list_volumes
+
+    given = {key: text for key, text in keys.items() if key not in ("dataset_dir", "output_dir")}
+    options = {key: text if key == "checkpoint" else _value(text) for key, text in given.items()}
+    orientation = options.get("orientation")
+    record = open_model_record(keys.get("checkpoint"), str(run), str(project_folder()), orientation=orientation)
+    uneven, in_channels = options.get("uneven_slices", "refuse"), record["preprocessing"]["in_channels"]
+    names = record["info"].get("channel_names", [])
+    list_cases = partial(list_volumes, uneven_slices=uneven, in_channels=in_channels, channel_names=names)
+    return exit_cleanly(Session, run, {"contact_sheet": False, **options}, list_cases)
 
 
 class Session:
@@ -62,26 +87,45 @@ class Session:
     Args:
         run: the output folder.
         options: keys of the configuration.
+        list_cases: lists the volumes of a path.
+
+    Raises:
+        ValueError: another process is segmenting into the folder, which this one holds from now on.
     """
 
-    def __init__(self, run: Path, options: Mapping[str, Any]) -> None:
+    def __init__(self, run: Path, options: Mapping[str, Any], list_cases: Callable[[Path], Cases]) -> None:
         from vqseg_bundle.bundle import prediction_folder
+        from vqseg_bundle.bundle.records.folder_lock import use_folder
         from vqseg_bundle.bundle.records.run_record import put_aside
 
-        self.run, self.options = run, options
+        self.run, self.options, self.list_cases = run, options, list_cases
         self.folder = Path(prediction_folder(run, "inference"))
         self.names: set[str] = set()
+        use_folder(self.folder, "inference")
         put_aside(self.folder.parent, (self.folder.name,))
 
-    def segment(self, path: Path) -> Path:
+    def segment(self, path: Path, cases: Cases) -> Path:
         """Segment an arrival; where it has a volume named as one before, into a folder of its own name."""
         from vqseg_bundle.bundle import segment
-        from vqseg_bundle.data import list_volumes
 
-        names = {case["case"] for case in list_volumes(path, self.options.get("uneven_slices", "refuse"))}
-        own = {"prediction_dir#output_dir": str(self.folder / path.name)} if names & self.names else {}
+        cases = self._named(path, cases)
+        names = {case["case"] for case in cases}
+        name = path.name if path.name.strip(".") else path.resolve().name  # the watched folder may be . or ..
+        own = {"prediction_dir#output_dir": str(self.folder / name)} if names & self.names else {}
         self.names |= names
-        return segment(path, self.run, **own, **self.options)
+        # a component, since MONAI would evaluate names in a list
+        chosen = {"cases": {"_target_": partial(list, cases)}}
+        return segment(path, self.run, **own, **chosen, **self.options)
+
+    def _named(self, path: Path, cases: Cases) -> Cases:
+        """The cases with the names that they have alone, whatever else lies in the watched folder."""
+        try:
+            alone = {case["image"]: case["case"] for case in self.list_cases(path)}
+        except (ValueError, OSError):
+            return cases
+        if not all(case["image"] in alone for case in cases):
+            return cases
+        return [{**case, "case": alone[case["image"]]} for case in cases]
 
 
 def arrivals(
@@ -98,15 +142,35 @@ def arrivals(
 
     now = {}
     # a link to them is no arrival
-    done = done | {folder.resolve()}
+    known = {place for path in (*done, folder.resolve()) for place in (path, *path.parents)}
     for path in sorted(folder.iterdir()):
         if not path.exists() or is_result_folder(path.name):  # a link that leads nowhere, or our own output
             continue
-        resolved = path.resolve()
-        if not path.name.startswith(".") and not any(resolved == other or resolved in other.parents for other in done):
-            files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-            now[path] = tuple(number for each in files for number in (each.stat().st_size, each.stat().st_mtime))
+        if not path.name.startswith(".") and path.resolve() not in known:
+            now[path] = _state(path)
     return now, [path for path, state in now.items() if state and seen.get(path) == state]
+
+
+def _state(path: Path) -> tuple[float, ...]:
+    """Sizes and times of a file, or of the files in a folder; empty if there is none, or it goes at this moment."""
+    try:
+        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+        return tuple(number for each in files for number in (each.stat().st_size, each.stat().st_mtime))
+    except OSError:
+        return ()
+
+
+def _outcome(session: Session, arrival: Arrival) -> str:
+    """Where the predictions are, or why there are none."""
+    from vqseg_bundle.commands.arrived_volumes import why_refused
+    from vqseg_bundle.common import visible_line
+
+    if not arrival.cases:
+        return visible_line(arrival.refusal)
+    try:
+        return visible_line(str(session.segment(arrival.path, arrival.cases)))
+    except (ValueError, OSError) as error:
+        return visible_line(why_refused(error))
 
 
 def _value(text: str) -> Any:
