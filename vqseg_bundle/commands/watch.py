@@ -114,7 +114,7 @@ class Session:
         own = {"prediction_dir#output_dir": str(self.folder / name)} if names & self.names else {}
         self.names |= names
         # a component, since MONAI would evaluate names in a list
-        chosen = {"cases": {"_target_": partial(list, cases)}}
+        chosen: dict[str, Any] = {"cases": {"_target_": partial(list, cases)}}
         return segment(path, self.run, **own, **chosen, **self.options)
 
     def _named(self, path: Path, cases: Cases) -> Cases:
