@@ -83,10 +83,10 @@ def test_views_are_mirrored_along_each_axis(dims: int) -> None:
 
 
 def test_mirroring_classes_that_name_a_side_is_warned_of() -> None:
-    labels = ["background", "left kidney", "Right-kidney", "bright spot"]
+    labels = ["background", "left kidney", "Right-kidney", "kidney_left", "bright spot"]
     (warning,) = mirrored_sides(labels, 0.5)
-    assert warning.startswith("mirroring 0.5: left kidney, Right-kidney name a side")
-    assert mirrored_sides(labels, 0.0) == mirrored_sides(labels[::3], 0.5) == []
+    assert warning.startswith("mirroring 0.5: left kidney, Right-kidney, kidney_left name a side")
+    assert mirrored_sides(labels, 0.0) == mirrored_sides(labels[::4], 0.5) == []
 
 
 def test_quarter_turns_turn_image_and_label_alike() -> None:

@@ -47,7 +47,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+# not \b, as kidney_left has none before the side
+_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 
 
 class DeployedWeights:

@@ -40,7 +40,10 @@ _SEGMENTATION = ".seg.nrrd"
 
 def _read_header(path: str) -> VolumeHeader:
     """Geometry without voxels; a flat image becomes a volume of one slice."""
-    text, image_io = _open(path)
+    return _header(*_open(path))
+
+
+def _header(text: HeaderText, image_io: Any) -> VolumeHeader:
     check_length(text, _size(image_io))
     dims = image_io.GetNumberOfDimensions()
     sizes = tuple(int(image_io.GetDimensions(axis)) for axis in range(dims))
@@ -51,8 +54,8 @@ def _read_header(path: str) -> VolumeHeader:
 
 def _read_voxels(path: str) -> np.ndarray:
     """Read ``(X, Y, Z)`` in the stored type, int8 as int16 and int64 as float64, or ``(X, Y, Z, C)`` as float32."""
-    reader, header = ITKReader(), _read_header(path)
     text, image_io = _open(path)
+    reader, header = ITKReader(), _header(text, image_io)
     check_packed(text, _size(image_io))
     if image_io.GetNumberOfComponents() == 1:
         # ITK has no images of these types in Python
