@@ -27,8 +27,8 @@ _EPILOG = """output:
   versions) and finished.json; OUTPUT/report.md, report.tex, report.csv and plots;
   OUTPUT/cases.csv, runs.csv and runs.json, the record of all finished runs; OUTPUT/plan.yaml, a copy of the plan.
 
-  The same command continues after an interruption or a failed run: finished runs are kept, unfinished ones start again
-  with their seed. If the plan, a configuration, the data or the package's version changed, the runs concerned are
+  The same command continues after an interruption or a failed run: finished runs are kept, and a training goes on from
+  what it saved last. If the plan, a configuration, the data or the package's version changed, the runs concerned are
   repeated; the earlier ones are moved to OUTPUT/aside/.
 
 examples:
@@ -84,7 +84,7 @@ def _look(plan: ComparisonPlan, output: Path, folders: Mapping[str, str], option
     for each in planned:
         if str(each.run) in selected:
             changes = f" ({each.state.changes})" if each.state.changes else ""
-            print(f"{each.state.state:<11}{each.run}{changes}")
+            print(f"{each.state.state:<12}{each.run}{changes}")
     _print_counts(planned)
 
 

@@ -34,11 +34,11 @@ class Stage(NamedTuple):
     command: list[str]
 
 
-#: Makes the stages of a run on its dataset that write to a folder.
-StagesOf = Callable[[Run, OpenedDataset, Path], list[Stage]]
+#: Makes the stages of a run on its dataset that write to a folder, from its beginning or from what it saved last.
+StagesOf = Callable[[Run, OpenedDataset, Path, bool], list[Stage]]
 
 
-def bundle_stages(run: Run, dataset: OpenedDataset, output_dir: Path) -> list[Stage]:
+def bundle_stages(run: Run, dataset: OpenedDataset, output_dir: Path, resume: bool) -> list[Stage]:
     """``monai.bundle run training``, then ``run evaluating``.
 
     The training has no validation cases: the weights are those of the last iteration. All runs share the files of
@@ -48,6 +48,7 @@ def bundle_stages(run: Run, dataset: OpenedDataset, output_dir: Path) -> list[St
         run: the run.
         dataset: its data.
         output_dir: absolute path of the run's folder in the comparison's.
+        resume: whether its training goes on from what it saved last.
 
     Raises:
         ValueError: an override names an environment variable that is not set.
@@ -56,6 +57,7 @@ def bundle_stages(run: Run, dataset: OpenedDataset, output_dir: Path) -> list[St
     common = {**dataset.arguments, "output_dir": str(output_dir)}
     output = output_dir.parents[len(run.folder.parts) - 1]
     training = {"foundation_feature_dir": str(output / "foundation_features"), **overrides, **common, "seed": run.seed}
+    training |= {"resume": True} if resume else {}
     evaluation = {key: value for key, value in overrides.items() if _is_of_evaluation(key)}
     return [
         _stage("training", ["train.json", *run.method.configs], {**training, "validate#dataset#data": []}),

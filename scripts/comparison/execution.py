@@ -73,8 +73,8 @@ class Workers:
 
         Args:
             stages: the stages.
-            folder: folder of the logs, ``console_<stage>.log``; created before the first stage.
-            prepare: called before creating it.
+            folder: folder of the logs, ``console_<stage>.log``.
+            prepare: called before the first stage; creates the folder.
         """
         return self._pool.submit(self._run, stages, folder, prepare)
 
@@ -84,7 +84,6 @@ class Workers:
             if self._stopped.is_set():
                 return Outcome(seconds, stages[0].name)
             prepare()
-            folder.mkdir(parents=True, exist_ok=True)
             for stage in stages:
                 start = time.monotonic()
                 if self._call(stage, folder, gpu) != 0:

@@ -12,6 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from scripts.comparison.beginnings import can_go_on
 from scripts.comparison.bundle_runs import expanded
 from scripts.comparison.datasets import OpenedDataset, file_digest
 from scripts.comparison.plan import Run
@@ -21,6 +22,7 @@ from vqseg_bundle.common import write_json
 
 __all__ = [
     "FINISHED",
+    "INTERRUPTED",
     "RECORD",
     "RunState",
     "inputs_digest",
@@ -36,6 +38,8 @@ RECORD = "finished.json"
 RESULTS = ("metrics.csv", "summary.json")
 #: State of a run that need not be repeated.
 FINISHED = "finished"
+#: State of a run whose training goes on from what it saved last.
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class RunState:
     """The state of a run.
 
     Attributes:
-        state: "missing", "unfinished", "changed" or :data:`FINISHED`.
+        state: "missing", "unfinished", :data:`INTERRUPTED`, "changed" or :data:`FINISHED`.
         changes: differences from the record, if changed.
         record: the record of a finished or changed run, otherwise empty.
     """
@@ -90,10 +94,10 @@ def run_state(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> 
         ValueError: the record cannot be read.
     """
     path = folder / RECORD
-    if not path.is_file():
-        return RunState("unfinished" if folder.exists() else "missing")
-    if not all((folder / name).is_file() for name in RESULTS):
-        return RunState("unfinished")
+    if not folder.exists():
+        return RunState("missing")
+    if not all((folder / name).is_file() for name in (RECORD, *RESULTS)):
+        return RunState(INTERRUPTED if can_go_on(folder, settings, inputs) else "unfinished")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         changes = _changes(record["settings"], settings)

@@ -17,12 +17,14 @@ import torch
 from tqdm import tqdm
 
 from scripts.benchmark.machine import describe_machine
+from scripts.comparison.beginnings import note_beginning, note_continuation, seconds_before
 from scripts.comparison.bundle_runs import StagesOf, trains_on_unlabeled
 from scripts.comparison.datasets import OpenedDataset
 from scripts.comparison.execution import Outcome, Workers, explain_failure
 from scripts.comparison.plan import ComparisonPlan, Run
 from scripts.comparison.records import (
     FINISHED,
+    INTERRUPTED,
     RunState,
     inputs_digest,
     put_run_aside,
@@ -114,8 +116,9 @@ def execute(
         futures: dict[Future[Outcome], PlannedRun] = {}
         for each in pending:
             folder = output / each.run.folder
-            stages = stages_of(each.run, opened[each.run.dataset.name], folder.resolve())
-            futures[workers.submit(stages, folder, partial(put_run_aside, output, each.run))] = each
+            goes_on = each.state.state == INTERRUPTED
+            stages = stages_of(each.run, opened[each.run.dataset.name], folder.resolve(), goes_on)
+            futures[workers.submit(stages, folder, partial(_begin, each, output))] = each
         for future in tqdm(as_completed(futures), "runs", len(futures), unit="run", smoothing=0, disable=None):
             run, outcome = futures[future].run, future.result()
             failure = _conclude(futures[future], outcome, opened, output, machine)
@@ -126,6 +129,15 @@ def execute(
             more = f"; {len(futures) - done} left, about {_show(left)}" if done < len(futures) else ""
             tqdm.write(f"{run}: {said}{more}")
     return failures
+
+
+def _begin(planned: PlannedRun, output: Path) -> None:
+    folder = output / planned.run.folder
+    if planned.state.state == INTERRUPTED:
+        note_continuation(folder)
+    else:
+        put_run_aside(output, planned.run)
+        note_beginning(folder, planned.settings, planned.inputs)
 
 
 def _show(seconds: float) -> str:
@@ -145,7 +157,7 @@ def _conclude(
         "inputs": planned.inputs,
         "dataset": run.dataset.name,
         "method": run.method.name,
-        "seconds": outcome.seconds,
+        "seconds": {**outcome.seconds, "training": outcome.seconds["training"] + seconds_before(folder)},
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": describe_machine("cuda" if machine.gpus else "cpu", machine.threads),
         "labeled": dataset.labeled,

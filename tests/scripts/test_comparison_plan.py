@@ -248,7 +248,7 @@ def test_the_commands_train_without_validation_and_evaluate_what_was_trained(coh
     plan = load_plan(write_plan(tmp_path / "p.yaml", cohort.root, overrides={"lambda_u": 2.0, **read}))
     run = plan.runs()[2]
     dataset = open_dataset(plan, plan.datasets["nested"], tmp_path)
-    training, evaluating = bundle_stages(run, dataset, tmp_path / "out" / run.folder)
+    training, evaluating = bundle_stages(run, dataset, tmp_path / "out" / run.folder, False)
     assert training.command[1:5] == ["-m", "monai.bundle", "run", "training"]
     assert "--config_file=['configs/train.json', 'configs/supervised.json']" in training.command
     assert {"--lambda_u=2.0", "--seed=1", "--validate#dataset#data=[]"} <= set(training.command)

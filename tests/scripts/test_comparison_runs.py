@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import yaml
 from support.bundle_runs import ROOT
-from support.comparison_parts import Comparison, is_alive, wait_until
+from support.comparison_parts import TINY_NETWORK, Comparison, is_alive, wait_until
 from support.processes import folder_held
 
 from scripts.comparison import __main__ as compare
@@ -76,6 +77,39 @@ def test_a_killed_comparison_goes_on_and_gives_the_same_table(comparison, tmp_pa
     assert "| VQ-Seg | 2 / 2 | 0." in comparison.reports()["report.md"]
 
 
+def test_an_interrupted_training_goes_on_from_what_it_saved(comparison, capsys):
+    def interrupt(run):
+        return f"touch {comparison.output / run.folder}/resume.pt && exit 3" if run.seed == 0 else "exit 3"
+
+    with pytest.raises(SystemExit, match="1"):
+        comparison.run(before=interrupt)
+    begun = comparison.output / "runs/nested/vq-seg/seed0/begun.json"
+    content = json.loads(begun.read_text())
+    os.utime(begun.with_name("resume.pt"), (content["started"] + 90, content["started"] + 90))
+    capsys.readouterr()
+    compare.main([*comparison.arguments, "--dry-run"])
+    out = capsys.readouterr().out
+    assert "interrupted nested / VQ-Seg / seed 0\nunfinished  nested / supervised / seed 1\n" in out
+    comparison.run()
+    # those that have saved nothing begin again
+    again = {run: 2 for run in ALL if run.endswith("1")}
+    on = {run: 1 for run in ALL if run.endswith("0")}
+    assert comparison.begun() == {**again, **on, **{f"{run} goes on": 1 for run in on}}
+    assert [path.parent.name[:5] for path in comparison.output.glob("aside/*/*/*/begun.json")] == ["seed1", "seed1"]
+    seconds = json.loads(begun.with_name("finished.json").read_text())["seconds"]["training"]
+    assert 90 < seconds < 100, "of both parts"
+
+
+def test_what_began_otherwise_begins_again(comparison):
+    folder = comparison.output / "runs/nested/vq-seg/seed0"
+    comparison.run("--methods", "VQ-Seg", "--seeds", "0")
+    (folder / "finished.json").unlink()
+    (folder / "resume.pt").touch()
+    comparison.write(overrides={**TINY_NETWORK, "lambda_u": 2.0})
+    comparison.run("--methods", "VQ-Seg", "--seeds", "0")
+    assert comparison.begun() == {ALL[1]: 2}
+
+
 def test_a_changed_plan_runs_only_what_changed_again(comparison, capsys):
     comparison.run()
     comparison.write(
@@ -83,8 +117,8 @@ def test_a_changed_plan_runs_only_what_changed_again(comparison, capsys):
     )
     compare.main([*comparison.arguments, "--dry-run"])
     out = capsys.readouterr().out
-    assert "finished   nested / supervised / seed 0\n" in out
-    assert "changed    nested / VQ-Seg / seed 0 (lambda_u: not given -> 2.0)\n" in out
+    assert "finished    nested / supervised / seed 0\n" in out
+    assert "changed     nested / VQ-Seg / seed 0 (lambda_u: not given -> 2.0)\n" in out
     comparison.run()
     assert comparison.begun() == {run: 2 if "VQ-Seg" in run else 1 for run in ALL}
     assert (
@@ -107,9 +141,9 @@ def test_changed_data_and_configurations_are_noticed(comparison, cohort, capsys)
     out = capsys.readouterr().out
     data = "the data or their split, or a file that an override names"
     expected = f"configs/supervised.json, version: 0.0.1 -> {__version__}, {data}"
-    assert f"changed    nested / supervised / seed 0 ({expected})" in out
-    assert f"changed    nested / VQ-Seg / seed 0 ({data})" in out
-    assert "missing    nested / VQ-Seg / seed 1\n" in out
+    assert f"changed     nested / supervised / seed 0 ({expected})" in out
+    assert f"changed     nested / VQ-Seg / seed 0 ({data})" in out
+    assert "missing     nested / VQ-Seg / seed 1\n" in out
 
 
 def test_an_unfinished_run_is_put_aside_and_starts_again(comparison, capsys):
@@ -117,7 +151,7 @@ def test_an_unfinished_run_is_put_aside_and_starts_again(comparison, capsys):
     folder.mkdir(parents=True)
     (folder / "model.pt").write_text("half")
     compare.main([*comparison.arguments, "--dry-run"])
-    assert "unfinished nested / VQ-Seg / seed 0\n" in capsys.readouterr().out
+    assert "unfinished  nested / VQ-Seg / seed 0\n" in capsys.readouterr().out
     comparison.run()
     assert not (folder / "model.pt").exists()
     (kept,) = comparison.output.glob("aside/nested/vq-seg/seed0-*/model.pt")
@@ -141,7 +175,7 @@ def test_a_failed_run_is_told_and_the_others_go_on(comparison, capsys):
 
 
 def test_commands_that_write_no_results_have_failed(comparison, capsys):
-    def nothing(run, dataset, output_dir):
+    def nothing(run, dataset, output_dir, resume):
         return [Stage("training", ["true"])]
 
     with pytest.raises(SystemExit, match="1"):
@@ -253,12 +287,35 @@ def test_the_demo_plan_for_real(tmp_path):
     assert "missing" not in report.split("##")[1]
 
 
+@pytest.mark.slow
+def test_a_training_killed_in_its_middle_ends_with_the_same_table(tmp_path):
+    content = yaml.safe_load((ROOT / "plans" / "demo.yaml").read_text())
+    content["overrides"].update(max_iterations=8, iterations_per_epoch=2)
+    plan = tmp_path / "demo.yaml"
+    plan.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def command(output: Path) -> list[str]:
+        words = ["--plan", str(plan), "--output", str(output), "--methods", "VQ-Seg", "--seeds", "0"]
+        return [sys.executable, "-m", "scripts.comparison", *words]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    with subprocess.Popen(command(killed), cwd=ROOT) as driver:
+        wait_until((killed / "runs/demo/vq-seg/seed0/resume.previous.pt").exists, driver)
+        driver.send_signal(signal.SIGKILL)
+    assert not list(killed.rglob("finished.json"))
+    subprocess.run(command(killed), cwd=ROOT, check=True)
+    assert "resumed" in (killed / "runs/demo/vq-seg/seed0/training.log").read_text()
+    assert not (killed / "aside").exists()
+    subprocess.run(command(whole), cwd=ROOT, check=True)
+    assert (killed / "cases.csv").read_text() == (whole / "cases.csv").read_text()
+
+
 def test_as_many_run_at_a_time_as_there_are_slots(tmp_path):
     count = 'ls -d running* | wc -l >> most; sleep 0.3; rmdir "running$0"'
     stage = [["sh", "-c", f"cd {tmp_path} && mkdir running$0 && {count}", str(index)] for index in range(6)]
     with Workers(jobs=2, threads=1) as workers:
         futures = [
-            workers.submit([Stage("one", command)], tmp_path / str(index), lambda: None)
+            workers.submit([Stage("one", command)], tmp_path / str(index), (tmp_path / str(index)).mkdir)
             for index, command in enumerate(stage)
         ]
         assert [future.result().failed for future in futures] == [""] * 6
@@ -268,7 +325,7 @@ def test_as_many_run_at_a_time_as_there_are_slots(tmp_path):
 def test_commands_get_their_threads_and_a_gpu_in_turn(tmp_path):
     stage = Stage("one", ["sh", "-c", "echo $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES; sleep 0.2"])
     with Workers(jobs=2, threads=3, gpus=("4", "7")) as workers:
-        futures = [workers.submit([stage], tmp_path / str(index), lambda: None) for index in range(2)]
+        futures = [workers.submit([stage], tmp_path / str(index), (tmp_path / str(index)).mkdir) for index in range(2)]
         assert all(future.result().failed == "" for future in futures)
     said = {(tmp_path / str(index) / "console_one.log").read_text() for index in range(2)}
     assert said == {"3 4\n", "3 7\n"}
@@ -278,7 +335,7 @@ def test_leaving_ends_what_runs_and_what_waits(tmp_path):
     started = tmp_path / "started"
     stage = Stage("one", ["sh", "-c", f"echo $$ >> {started}; sleep 300"])
     with Workers(jobs=1, threads=1) as workers:
-        futures = [workers.submit([stage], tmp_path / str(index), lambda: None) for index in range(2)]
+        futures = [workers.submit([stage], tmp_path / str(index), (tmp_path / str(index)).mkdir) for index in range(2)]
         wait_until(started.exists)
         wait_until(started.read_text)
     (pid,) = started.read_text().split()

@@ -22,7 +22,17 @@ from vqseg_bundle.handlers.metrics import ClassMetrics
 
 from .report_parts import class_metrics
 
-__all__ = ["LABELS", "Comparison", "evaluation", "is_alive", "stand_in", "wait_until", "write_evaluation", "write_plan"]
+__all__ = [
+    "LABELS",
+    "TINY_NETWORK",
+    "Comparison",
+    "evaluation",
+    "is_alive",
+    "stand_in",
+    "wait_until",
+    "write_evaluation",
+    "write_plan",
+]
 
 LABELS = {0: "background", 1: "shell", 2: "core"}
 TINY_NETWORK = {
@@ -115,10 +125,11 @@ def stand_in(notes: Path, before: Callable[[Run], str] = lambda run: "true") -> 
         before: a shell command of the training, by run.
     """
 
-    def stages(run: Run, dataset: OpenedDataset, output_dir: Path) -> list[Stage]:
+    def stages(run: Run, dataset: OpenedDataset, output_dir: Path, resume: bool) -> list[Stage]:
         made = notes / "made" / run.folder
         write_evaluation(made, evaluation(str(run)))
-        training = f"echo {shlex.quote(str(run))} >> {shlex.quote(str(notes / 'begun'))} && {before(run)}"
+        going_on = " goes on" if resume else ""
+        training = f"echo {shlex.quote(f'{run}{going_on}')} >> {shlex.quote(str(notes / 'begun'))} && {before(run)}"
         files = [str(made / name) for name in ("metrics.csv", "summary.json")]
         return [
             Stage("training", ["sh", "-c", training]),

@@ -1,0 +1,62 @@
+"""What a run began with, so that an interrupted training goes on instead of beginning again."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vqseg_bundle.common import write_json
+
+__all__ = ["BEGINNING", "can_go_on", "note_beginning", "note_continuation", "seconds_before"]
+
+#: Written before the first command of a run.
+BEGINNING = "begun.json"
+_SAVED = ("resume.pt", "resume.previous.pt")
+
+
+def note_beginning(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> None:
+    """Write what a run begins with.
+
+    Args:
+        folder: the run's folder; created.
+        settings: everything that determines it except its data.
+        inputs: digest of its input.
+    """
+    folder.mkdir(parents=True)
+    _write(folder, {"settings": settings, "inputs": inputs}, 0.0)
+
+
+def note_continuation(folder: Path) -> None:
+    """Add the time from the last start to the last save to what the training has taken; it goes on now."""
+    begun = json.loads((folder / BEGINNING).read_text(encoding="utf-8"))
+    saved = max(path.stat().st_mtime for path in map(folder.joinpath, _SAVED) if path.is_file())
+    _write(folder, begun, begun["seconds_before"] + max(0.0, saved - begun["started"]))
+
+
+def seconds_before(folder: Path) -> float:
+    """What the training had taken when it was last interrupted; 0 if it never was."""
+    return float(json.loads((folder / BEGINNING).read_text(encoding="utf-8"))["seconds_before"])
+
+
+def can_go_on(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> bool:
+    """Whether a run's training has saved its state, and began with the same settings and input.
+
+    Args:
+        folder: the run's folder.
+        settings: see :func:`note_beginning`.
+        inputs: likewise; None if the data are not available, and thus not compared.
+    """
+    if not any((folder / name).is_file() for name in _SAVED):
+        return False
+    try:
+        begun = json.loads((folder / BEGINNING).read_text(encoding="utf-8"))
+        return begun["settings"] == settings and inputs in (None, begun["inputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write(folder: Path, begun: Mapping[str, Any], seconds: float) -> None:
+    write_json(folder / BEGINNING, {**begun, "started": time.time(), "seconds_before": seconds})
