@@ -3,8 +3,8 @@
 from vqseg_bundle.layers.class_balance import class_balance
 from vqseg_bundle.layers.code_entropy import code_use_entropy
 from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
-from vqseg_bundle.layers.exact_instance_norm import keep_instance_norm_exact
 from vqseg_bundle.layers.feature_adapter import PostVQFeatureAdapter
+from vqseg_bundle.layers.instance_norm import InstanceNorm, replace_instance_norms
 from vqseg_bundle.layers.nearest_code import nearest_code
 from vqseg_bundle.layers.perturbation import Codes, FeatureDropout, Perturbation
 from vqseg_bundle.layers.perturbation_theory import (
@@ -21,6 +21,7 @@ __all__ = [
     "Codes",
     "EMACodebook",
     "FeatureDropout",
+    "InstanceNorm",
     "MappedCodebook",
     "Perturbation",
     "PostVQFeatureAdapter",
@@ -31,11 +32,11 @@ __all__ = [
     "class_balance",
     "code_use_entropy",
     "dropout_kl_divergence",
-    "keep_instance_norm_exact",
     "lookup",
     "nearest_code",
     "perplexity_temperature",
     "perturbed_marginal",
     "qpm_kl_divergence",
+    "replace_instance_norms",
     "transition_matrix",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from vqseg_bundle.layers import VectorQuantizer, keep_instance_norm_exact
+from vqseg_bundle.layers import VectorQuantizer, replace_instance_norms
 from vqseg_bundle.networks.quantized_stage import QuantizedStage
 from vqseg_bundle.networks.unet import UNetDecoder, UNetEncoder
 from vqseg_bundle.networks.vq_network import Encoding, VQNetwork
@@ -116,6 +117,8 @@ class VQSegNet(VQNetwork):
         super().__init__(arguments, _total_stride(spatial_dims, strides[:level]), width, channels[0])
         self.code_level = level
         self.deepest_stride = _total_stride(spatial_dims, strides)
+        # PyTorch has no quick group norm for this layout
+        self.channels_last = "group" not in str(norm).lower()
         if activation_checkpointing and "batch" in str(norm).lower():
             raise ValueError(
                 f"activation_checkpointing must be off with norm {norm!r}: computing a block again would update its "
@@ -163,7 +166,7 @@ class VQSegNet(VQNetwork):
             self.reconstruction_decoder = UNetDecoder(
                 spatial_dims, channels[level], in_channels, widths, strides[:level], [0] * level, *blocks
             )
-        keep_instance_norm_exact(self)
+        replace_instance_norms(self)
 
     def encode(self, image: Tensor) -> Encoding:
         """Features for the quantiser and the skip connections' maps."""
@@ -174,17 +177,17 @@ class VQSegNet(VQNetwork):
 
     def encode_maps(self, image: Tensor) -> list[Tensor]:
         """The encoder's maps, shallow first."""
-        return self.encoder(self._pad(image))
+        return self.encoder(self._lay_out(self._pad(image)))
 
     def fuse(self, maps: list[Tensor]) -> Encoding:
         """Features for the quantiser, and the skip connections' maps, from the encoder's."""
         if self.fusion is not None:
-            return Encoding(self.fusion(maps[-1], maps[self.code_level : -1]), maps[: self.code_level])
+            return Encoding(self.fusion(self._lay_out(maps[-1]), maps[self.code_level : -1]), maps[: self.code_level])
         return Encoding(self.code_projection(maps[-1]), maps[:-1])
 
     def decode_segmentation(self, quantized: Tensor, skips: list[Tensor], size: list[int]) -> Tensor:
         """Logits ``(B, out_channels, *size)`` from post-VQ features and the encoder's maps."""
-        return _crop(self.segmentation_decoder(self.code_expansion(quantized), skips), size)
+        return _crop(self.segmentation_decoder(self._expand(quantized), skips), size)
 
     def decode_image(self, quantized: Tensor, size: list[int]) -> Tensor:
         """Reconstruction ``(B, in_channels, *size)`` from the post-VQ features only.
@@ -194,7 +197,7 @@ class VQSegNet(VQNetwork):
         """
         if self.reconstruction_decoder is None:
             raise ValueError("this network was built with reconstruction=False and has no image decoder.")
-        return _crop(self.reconstruction_decoder(self.code_expansion(quantized), []), size)
+        return _crop(self.reconstruction_decoder(self._expand(quantized), []), size)
 
     def check_patch_size(self, patch_size: Sequence[int]) -> None:
         """Check that the network can be trained on such patches.
@@ -216,6 +219,17 @@ class VQSegNet(VQNetwork):
         for axis, stride in enumerate(self.deepest_stride):
             pads = [0, (stride - image.shape[2 + axis] % stride) % stride] + pads  # noqa: RUF005 TorchScript knows no unpacking
         return F.pad(image, pads, mode="replicate") if max(pads) > 0 else image
+
+    def _expand(self, quantized: Tensor) -> Tensor:
+        return self._lay_out(self.code_expansion(quantized))
+
+    def _lay_out(self, maps: Tensor) -> Tensor:
+        """Channels last on a CPU, where convolutions are fastest so; what is made from them mostly keeps the layout."""
+        if not self.channels_last or maps.device.type != "cpu":
+            return maps
+        layout = torch.channels_last if maps.dim() == 4 else torch.channels_last_3d
+        # a single channel is in every layout at once, and made from it would be the other
+        return maps.clone(memory_format=layout) if maps.shape[1] == 1 else maps.contiguous(memory_format=layout)
 
 
 def _crop(maps: Tensor, size: list[int]) -> Tensor:
