@@ -191,6 +191,25 @@ def test_a_decathlon_task_of_several_channels(tmp_path: Path):
         find_cases(tmp_path)
 
 
+def test_the_validation_list_of_a_task_stays_one(tmp_path: Path):
+    for index in range(3):
+        write_volume(tmp_path / f"imagesTr/{index}.nii.gz", hounsfield(SHAPE, index))
+        write_volume(tmp_path / f"labelsTr/{index}.nii.gz", np.ones(SHAPE, np.uint8))
+    cases = [{"image": f"imagesTr/{index}.nii.gz", "label": f"labelsTr/{index}.nii.gz"} for index in range(3)]
+    content = {"labels": {"0": "background", "1": "tumour"}, "training": cases[:2], "validation": cases[2:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    datalist = datalist_of(tmp_path, "--labeled-count", "2")
+    assert [case["image"] for case in datalist["training"]] == ["imagesTr/0.nii.gz", "imagesTr/1.nii.gz"]
+    assert [case["image"] for case in datalist["validation"]] == ["imagesTr/2.nii.gz"]
+    for validation, message in (
+        (cases[1:], r"found imagesTr/1\.nii\.gz in an earlier one and under \"validation\""),
+        (["imagesTr/2.nii.gz"], r'expected \{"image": path, "label": path\} under "validation", found \'imagesTr/2'),
+    ):
+        (tmp_path / "dataset.json").write_text(json.dumps({**content, "validation": validation}))
+        with pytest.raises(DataError, match=message):
+            find_cases(tmp_path)
+
+
 def test_a_task_that_cannot_be_downloaded_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):

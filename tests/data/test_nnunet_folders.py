@@ -202,7 +202,7 @@ def test_test_images_of_the_list_are_cases_wherever_they_lie(tmp_path: Path) -> 
         ),
         (
             "imagesTr/a.nii.gz",
-            r"each image in one list, found imagesTr/a_0000\.nii\.gz in that for .*; take them out of",
+            r"each image in one list, found imagesTr/a_0000\.nii\.gz in an earlier one .*; take them out of",
         ),
         (7, r'a path, or \{"image": path\}, for each image under "test", found 7; correct the list'),
     ],

@@ -1,7 +1,8 @@
 """Folders with a ``dataset.json``: tasks of the Medical Segmentation Decathlon and of nnU-Net 1 and 2.
 
-- Decathlon and nnU-Net 1 list ``{"image": path, "label": path}`` under ``training``. nnU-Net's files have the channel's
-  number after the listed name, ``x_0000.nii.gz`` for ``x.nii.gz``.
+- Decathlon and nnU-Net 1 list ``{"image": path, "label": path}`` under ``training``; MONAI's own lists have such cases
+  under ``validation`` as well. nnU-Net's files have the channel's number after the listed name, ``x_0000.nii.gz`` for
+  ``x.nii.gz``.
 - nnU-Net 2 lists nothing, so that the cases are those of ``imagesTr/`` and ``labelsTr/``, or names every file under
   ``dataset``. Its ``labels`` map names to indices, the others' indices to names.
 
@@ -42,11 +43,12 @@ def find_dataset_json(root: Path, patient_pattern: str | None) -> list[FoundCase
     if isinstance(content.get("dataset"), dict):
         cases = _named_cases(root, content["dataset"], patient_pattern)
     elif content.get("training"):
-        cases = _listed_cases(root, content["training"], patient_pattern)
+        cases = _listed_cases(root, content["training"], "training", patient_pattern)
     elif (root / "imagesTr").is_dir():
         cases = find_pairs(root, "imagesTr", "labelsTr", patient_pattern)
     else:
         return []
+    cases += _validation_cases(root, content.get("validation") or [], {case.image for case in cases}, patient_pattern)
     cases += _test_cases(root, content.get("test") or [], {case.image for case in cases}, patient_pattern)
     _refuse_missing(root, cases)
     return cases
@@ -120,12 +122,12 @@ def _number(index: object) -> int | None:
     return int(index) if isinstance(index, int) or index.is_integer() else None
 
 
-def _listed_cases(root: Path, entries: Any, pattern: str | None) -> list[FoundCase]:
+def _listed_cases(root: Path, entries: Any, key: str, pattern: str | None) -> list[FoundCase]:
     cases = []
     for entry in entries if isinstance(entries, list) else [entries]:
         if not isinstance(entry, dict) or not all(_is_path(entry.get(key)) for key in ("image", "label")):
             raise DataError(
-                f'{root / _NAME}: expected {{"image": path, "label": path}} under "training", found {entry!r}; correct '
+                f'{root / _NAME}: expected {{"image": path, "label": path}} under "{key}", found {entry!r}; correct '
                 "the list."
             )
         image, label = (Path(entry[key]).as_posix() for key in ("image", "label"))
@@ -175,8 +177,23 @@ def _named_cases(root: Path, named: Mapping[str, Any], pattern: str | None) -> l
     return cases
 
 
+def _validation_cases(root: Path, entries: Any, known: set[str], pattern: str | None) -> list[FoundCase]:
+    """Of lists as MONAI's own have them; ``known`` are the images of the training cases."""
+    cases = _listed_cases(root, entries, "validation", pattern)
+    _refuse_twice(root, known & {case.image for case in cases}, "validation")
+    return [replace(case, split="validation") for case in cases]
+
+
+def _refuse_twice(root: Path, twice: set[str], key: str) -> None:
+    if twice:
+        raise DataError(
+            f"{root / _NAME}: expected each image in one list, found {some(sorted(twice))} in an earlier one and under "
+            f'"{key}"; take them out of one.'
+        )
+
+
 def _test_cases(root: Path, entries: Any, known: set[str], pattern: str | None) -> list[FoundCase]:
-    """Cases of the list, then the folder's others; ``known`` are the images of the training cases."""
+    """Cases of the list, then the folder's others; ``known`` are the images of the other lists."""
     there: list[FoundCase] = []
     if (root / _TEST_IMAGES).is_dir() and any((root / _TEST_IMAGES).iterdir()):
         there = find_pairs(root, _TEST_IMAGES, _TEST_LABELS, pattern)
@@ -187,11 +204,7 @@ def _test_cases(root: Path, entries: Any, known: set[str], pattern: str | None) 
         channels = _channels(root, image)
         case = by_file.get((root / channels[0]).resolve()) or _case(channels, "", patient_of(case_stem(image), pattern))
         found[case.image] = replace(case, label=label or case.label)
-    if twice := sorted(known & found.keys()):
-        raise DataError(
-            f"{root / _NAME}: expected each image in one list, found {some(twice)} in that for training and under "
-            '"test"; take them out of one.'
-        )
+    _refuse_twice(root, known & found.keys(), "test")
     cases = [*found.values(), *(case for case in there if case.image not in found)]
     return [replace(case, split="test" if case.label else "unlabeled") for case in cases if case.image not in known]
 
