@@ -18,7 +18,6 @@ from support.processes import folder_held
 
 from scripts.comparison import __main__ as compare
 from scripts.comparison.bundle_runs import Stage
-from scripts.comparison.execution import Workers, explain_failure
 from vqseg_bundle import __version__
 
 # A comparison in a process of its own, whose runs of seed 1 never end.
@@ -267,12 +266,18 @@ def test_control_c_says_how_to_go_on(comparison, capsys):
     assert list(comparison.output.rglob("finished.json")) == []
 
 
+def demo_plan(folder: Path, steps: int) -> Path:
+    """The demo's plan with short trainings, in epochs of two steps."""
+    content = yaml.safe_load((ROOT / "plans" / "demo.yaml").read_text())
+    content["overrides"].update(max_iterations=steps, iterations_per_epoch=2)
+    plan = folder / "demo.yaml"
+    plan.write_text(yaml.safe_dump(content, sort_keys=False))
+    return plan
+
+
 @pytest.mark.slow
 def test_the_demo_plan_for_real(tmp_path):
-    content = yaml.safe_load((ROOT / "plans" / "demo.yaml").read_text())
-    content["overrides"].update(max_iterations=4, iterations_per_epoch=2)
-    plan = tmp_path / "demo.yaml"
-    plan.write_text(yaml.safe_dump(content, sort_keys=False))
+    plan = demo_plan(tmp_path, 4)
     output = tmp_path / "out"
     compare.main(["--plan", str(plan), "--output", str(output)])
     runs = {path.parent.relative_to(output / "runs").as_posix() for path in output.rglob("finished.json")}
@@ -289,10 +294,7 @@ def test_the_demo_plan_for_real(tmp_path):
 
 @pytest.mark.slow
 def test_a_training_killed_in_its_middle_ends_with_the_same_table(tmp_path):
-    content = yaml.safe_load((ROOT / "plans" / "demo.yaml").read_text())
-    content["overrides"].update(max_iterations=8, iterations_per_epoch=2)
-    plan = tmp_path / "demo.yaml"
-    plan.write_text(yaml.safe_dump(content, sort_keys=False))
+    plan = demo_plan(tmp_path, 8)
 
     def command(output: Path) -> list[str]:
         words = ["--plan", str(plan), "--output", str(output), "--methods", "VQ-Seg", "--seeds", "0"]
@@ -308,45 +310,3 @@ def test_a_training_killed_in_its_middle_ends_with_the_same_table(tmp_path):
     assert not (killed / "aside").exists()
     subprocess.run(command(whole), cwd=ROOT, check=True)
     assert (killed / "cases.csv").read_text() == (whole / "cases.csv").read_text()
-
-
-def test_as_many_run_at_a_time_as_there_are_slots(tmp_path):
-    count = 'ls -d running* | wc -l >> most; sleep 0.3; rmdir "running$0"'
-    stage = [["sh", "-c", f"cd {tmp_path} && mkdir running$0 && {count}", str(index)] for index in range(6)]
-    with Workers(jobs=2, threads=1) as workers:
-        futures = [
-            workers.submit([Stage("one", command)], tmp_path / str(index), (tmp_path / str(index)).mkdir)
-            for index, command in enumerate(stage)
-        ]
-        assert [future.result().failed for future in futures] == [""] * 6
-    assert max(map(int, (tmp_path / "most").read_text().split())) == 2
-
-
-def test_commands_get_their_threads_and_a_gpu_in_turn(tmp_path):
-    stage = Stage("one", ["sh", "-c", "echo $OMP_NUM_THREADS $CUDA_VISIBLE_DEVICES; sleep 0.2"])
-    with Workers(jobs=2, threads=3, gpus=("4", "7")) as workers:
-        futures = [workers.submit([stage], tmp_path / str(index), (tmp_path / str(index)).mkdir) for index in range(2)]
-        assert all(future.result().failed == "" for future in futures)
-    said = {(tmp_path / str(index) / "console_one.log").read_text() for index in range(2)}
-    assert said == {"3 4\n", "3 7\n"}
-
-
-def test_leaving_ends_what_runs_and_what_waits(tmp_path):
-    started = tmp_path / "started"
-    stage = Stage("one", ["sh", "-c", f"echo $$ >> {started}; sleep 300"])
-    with Workers(jobs=1, threads=1) as workers:
-        futures = [workers.submit([stage], tmp_path / str(index), (tmp_path / str(index)).mkdir) for index in range(2)]
-        wait_until(started.exists)
-        wait_until(started.read_text)
-    (pid,) = started.read_text().split()
-    assert not is_alive(int(pid))
-    assert futures[0].result().failed == "one"
-    assert futures[1].cancelled() or futures[1].result().failed == "one"
-
-
-def test_a_chain_of_tracebacks_is_told_by_its_first_error(tmp_path):
-    log = tmp_path / "log"
-    log.write_text("start\nValueError: the cause\n" + "line\n" * 20 + "RuntimeError: the wrapping\n")
-    assert explain_failure(log) == "ValueError: the cause\n...\n" + "line\n" * 11 + "RuntimeError: the wrapping"
-    log.write_text("start\nValueError: the cause\n")
-    assert explain_failure(log) == "start\nValueError: the cause"

@@ -125,12 +125,12 @@ def _number(index: object) -> int | None:
 def _listed_cases(root: Path, entries: Any, key: str, pattern: str | None) -> list[FoundCase]:
     cases = []
     for entry in entries if isinstance(entries, list) else [entries]:
-        if not isinstance(entry, dict) or not all(_is_path(entry.get(key)) for key in ("image", "label")):
+        if not isinstance(entry, dict) or not all(_is_path(entry.get(part)) for part in ("image", "label")):
             raise DataError(
                 f'{root / _NAME}: expected {{"image": path, "label": path}} under "{key}", found {entry!r}; correct '
                 "the list."
             )
-        image, label = (Path(entry[key]).as_posix() for key in ("image", "label"))
+        image, label = (Path(entry[part]).as_posix() for part in ("image", "label"))
         channels = _channels(root, image)
         cases.append(_case(channels, label, patient_of(case_stem(image), pattern)))
     return cases
