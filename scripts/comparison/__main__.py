@@ -101,7 +101,7 @@ def _run(
         pending = [each for each in planned if str(each.run) in selected and each.state.state != FINISHED]
         for each in pending:
             if each.state.changes:
-                print(f"runs again, since it changed: {each.run} ({each.state.changes})")
+                print(f"begins again: {each.run} ({each.state.changes})")
         _print_counts(planned)
         failures: list[Failure] = []
         if pending:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.common import write_json
+from vqseg_bundle.handlers import find_resumable
 
-__all__ = ["BEGINNING", "can_go_on", "note_beginning", "note_continuation", "seconds_before"]
+__all__ = ["BEGINNING", "can_go_on", "damage", "note_beginning", "note_continuation", "seconds_before"]
 
 #: Written before the first command of a run.
 BEGINNING = "begun.json"
@@ -56,6 +57,15 @@ def can_go_on(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> 
         return begun["settings"] == settings and inputs in (None, begun["inputs"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def damage(folder: Path) -> str:
+    """Why a training cannot go on from what it saved; empty if it can."""
+    try:
+        find_resumable(folder / _SAVED[0])
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _write(folder: Path, begun: Mapping[str, Any], seconds: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.comparison.beginnings import can_go_on
+from scripts.comparison.beginnings import can_go_on, damage
 from scripts.comparison.bundle_runs import expanded
 from scripts.comparison.datasets import OpenedDataset, file_digest
 from scripts.comparison.plan import Run
@@ -48,7 +48,7 @@ class RunState:
 
     Attributes:
         state: "missing", "unfinished", :data:`INTERRUPTED`, "changed" or :data:`FINISHED`.
-        changes: differences from the record, if changed.
+        changes: why it begins again: differences from the record, or what of the saved training cannot be read.
         record: the record of a finished or changed run, otherwise empty.
     """
 
@@ -97,7 +97,10 @@ def run_state(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> 
     if not folder.exists():
         return RunState("missing")
     if not all((folder / name).is_file() for name in (RECORD, *RESULTS)):
-        return RunState(INTERRUPTED if can_go_on(folder, settings, inputs) else "unfinished")
+        if not can_go_on(folder, settings, inputs):
+            return RunState("unfinished")
+        reason = damage(folder)
+        return RunState("unfinished", reason) if reason else RunState(INTERRUPTED)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         changes = _changes(record["settings"], settings)

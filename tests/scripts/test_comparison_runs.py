@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from support.bundle_runs import ROOT
 from support.comparison_parts import TINY_NETWORK, Comparison, is_alive, wait_until
@@ -77,8 +78,11 @@ def test_a_killed_comparison_goes_on_and_gives_the_same_table(comparison, tmp_pa
 
 
 def test_an_interrupted_training_goes_on_from_what_it_saved(comparison, capsys):
+    saved = comparison.notes / "saved.pt"
+    torch.save({"engine": {}}, saved)
+
     def interrupt(run):
-        return f"touch {comparison.output / run.folder}/resume.pt && exit 3" if run.seed == 0 else "exit 3"
+        return f"cp {saved} {comparison.output / run.folder}/resume.pt && exit 3" if run.seed == 0 else "exit 3"
 
     with pytest.raises(SystemExit, match="1"):
         comparison.run(before=interrupt)
@@ -97,6 +101,19 @@ def test_an_interrupted_training_goes_on_from_what_it_saved(comparison, capsys):
     assert [path.parent.name[:5] for path in comparison.output.glob("aside/*/*/*/begun.json")] == ["seed1", "seed1"]
     seconds = json.loads(begun.with_name("finished.json").read_text())["seconds"]["training"]
     assert 90 < seconds < 100, "of both parts"
+
+
+def test_a_training_whose_saved_state_is_damaged_begins_again_and_says_why(comparison, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        comparison.run("--methods", "VQ-Seg", "--seeds", "0", before=lambda run: "exit 3")
+    saved = comparison.output / "runs/nested/vq-seg/seed0/resume.pt"
+    saved.write_bytes(b"PK\3\4 cut off")
+    capsys.readouterr()
+    comparison.run("--methods", "VQ-Seg", "--seeds", "0")
+    said = f"begins again: {ALL[1]} (resume: {saved.resolve()}: expected weights, found a file that is cut off"
+    assert said in capsys.readouterr().out
+    assert comparison.begun() == {ALL[1]: 2}
+    assert len(list(comparison.output.glob("aside/*/*/*/resume.pt"))) == 1, "kept"
 
 
 def test_what_began_otherwise_begins_again(comparison):
@@ -120,9 +137,7 @@ def test_a_changed_plan_runs_only_what_changed_again(comparison, capsys):
     assert "changed     nested / VQ-Seg / seed 0 (lambda_u: not given -> 2.0)\n" in out
     comparison.run()
     assert comparison.begun() == {run: 2 if "VQ-Seg" in run else 1 for run in ALL}
-    assert (
-        "runs again, since it changed: nested / VQ-Seg / seed 1 (lambda_u: not given -> 2.0)" in capsys.readouterr().out
-    )
+    assert "begins again: nested / VQ-Seg / seed 1 (lambda_u: not given -> 2.0)" in capsys.readouterr().out
     aside = sorted(comparison.output.glob("aside/nested/vq-seg/*/finished.json"))
     assert [path.parent.name[:6] for path in aside] == ["seed0-", "seed1-"]
 
