@@ -186,7 +186,7 @@ def _compare_2d(plan: Plan, overrides: dict[str, Any], published_size: int) -> C
         "ours": {},
         "ours, codes at the bottleneck": _AT_THE_BOTTLENECK,
         "ours, image decoder off": {"lambda_reconstruction": 0.0},
-        "ours, QPM off": {"perturb_prob": 0.0},
+        "ours, QPM off": {"perturb_prob": 0.0, "bottleneck_perturb_prob": 0.0},
         "ours, code-use entropy off": {"lambda_entropy": 0.0},
     }
     contenders = [

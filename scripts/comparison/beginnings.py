@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import vqseg_bundle
 from vqseg_bundle.common import write_json
 from vqseg_bundle.handlers import find_resumable
 
@@ -19,7 +21,7 @@ _SAVED = ("resume.pt", "resume.previous.pt")
 
 
 def note_beginning(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> None:
-    """Write what a run begins with.
+    """Write what a run begins with, the package's code included.
 
     Args:
         folder: the run's folder; created.
@@ -27,7 +29,7 @@ def note_beginning(folder: Path, settings: Mapping[str, Any], inputs: str | None
         inputs: digest of its input.
     """
     folder.mkdir(parents=True)
-    _write(folder, {"settings": settings, "inputs": inputs}, 0.0)
+    _write(folder, {"settings": settings, "inputs": inputs, "code": _code_digest()}, 0.0)
 
 
 def note_continuation(folder: Path) -> None:
@@ -43,7 +45,7 @@ def seconds_before(folder: Path) -> float:
 
 
 def can_go_on(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> bool:
-    """Whether a run's training has saved its state, and began with the same settings and input.
+    """Whether a run's training has saved its state, and began with the same settings, input and code.
 
     Args:
         folder: the run's folder.
@@ -54,9 +56,17 @@ def can_go_on(folder: Path, settings: Mapping[str, Any], inputs: str | None) -> 
         return False
     try:
         begun = json.loads((folder / BEGINNING).read_text(encoding="utf-8"))
-        return begun["settings"] == settings and inputs in (None, begun["inputs"])
+        same_code = begun["code"] == _code_digest()
+        return same_code and begun["settings"] == settings and inputs in (None, begun["inputs"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _code_digest() -> str:
+    """SHA-256 of the package's modules: a record names one commit, and thus one code for the whole training."""
+    root = Path(vqseg_bundle.__file__).parent
+    texts = (f"{path.relative_to(root)}\n".encode() + path.read_bytes() for path in sorted(root.rglob("*.py")))
+    return hashlib.sha256(b"\n".join(texts)).hexdigest()
 
 
 def damage(folder: Path) -> str:

@@ -22,8 +22,9 @@ _READING = (
     "iteration."
 )
 _TESTS = (
-    "p: paired two-tailed t-test of Dice against {reference}, over the cases (each averaged over its classes and over "
-    "the seeds that both methods have) and over those seeds; not corrected for the number of tests."
+    "p: paired two-tailed t-test of Dice against {reference}, over the patients (each averaged over cases and "
+    "their classes, and over the seeds that both methods have) and over those seeds; not corrected for the number of "
+    "tests."
 )
 
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.common import csv_text, write_json
+from vqseg_bundle.common import csv_text, plain_cell, write_json
 from vqseg_bundle.handlers.metrics import METRICS, STATUSES, Metric
 
 __all__ = [
@@ -46,12 +46,14 @@ class CaseClass:
 
     Attributes:
         case: name of the case.
+        patient: whose case it is.
         class_name: name of the class.
         values: by metric, for those measured; NaN if the class is absent.
         status: "ok", "missed", "hallucinated" or "absent".
     """
 
     case: str
+    patient: str
     class_name: str
     values: Mapping[str, float]
     status: str
@@ -78,7 +80,7 @@ class RunResult:
     @property
     def metrics(self) -> list[str]:
         """The measured metrics; an older evaluation has fewer."""
-        return [metric for metric in METRICS if self.rows and metric in self.rows[0].values]
+        return [metric for metric in METRICS if self.rows and all(metric in row.values for row in self.rows)]
 
     @cached_property
     def classes(self) -> dict[str, dict[str, float]]:
@@ -95,6 +97,11 @@ class RunResult:
     def overall(self) -> dict[str, float]:
         """By metric, the mean over foreground classes of the class means; NaN if no class counts."""
         return {metric: _mean(means[metric] for means in self.classes.values()) for metric in self.metrics}
+
+    @property
+    def patients(self) -> dict[str, str]:
+        """By case, its patient."""
+        return {row.case: row.patient for row in self.rows}
 
     def case_means(self, metric: str) -> dict[str, float]:
         """By case, the mean over its classes that are not absent; cases without such a class are left out."""
@@ -123,7 +130,7 @@ def read_result(folder: Path, dataset: str, method: str, seed: int, record: Mapp
         if not set(_EVALUATED) <= set(reader.fieldnames or ()):
             raise ValueError(f"{path}: expected the columns {_EVALUATED}, found {reader.fieldnames}; evaluate again.")
         try:
-            rows = tuple(_parse_case(line, line["class_name"]) for line in reader)
+            rows = tuple(_parse_case(line, line["class_name"]) for line in map(_plain, reader))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}; evaluate again.") from error
     return RunResult(dataset, method, seed, rows, record)
@@ -176,8 +183,10 @@ def _parse_case(line: Mapping[str, str], class_name: str) -> CaseClass:
     if line["status"] not in STATUSES:
         raise ValueError(f"status: expected one of {', '.join(STATUSES)}, found '{line['status']}'")
     absent = line["status"] == "absent"
-    values = {metric: math.nan if absent else float(line[metric]) for metric in METRICS if metric in line}
-    return CaseClass(line["case"], class_name, values, line["status"])
+    given = [metric for metric in METRICS if metric in line and (absent or line[metric])]
+    values = {metric: math.nan if absent else float(line[metric]) for metric in given}
+    # evaluations before 0.12 name no patients
+    return CaseClass(line["case"], line.get("patient") or line["case"], class_name, values, line["status"])
 
 
 def _distinct(results: Sequence[RunResult], key: str) -> list[dict[str, Any]]:
@@ -199,11 +208,12 @@ def cases_csv(results: Iterable[RunResult]) -> str:
     """One row per run, case and class, as the evaluations wrote them."""
     results = list(results)
     names = [metric.name for metric in measured(results)]
-    lines: list[list[object]] = [["dataset", "method", "seed", "case", "class", *names, "status"]]
+    lines: list[list[object]] = [["dataset", "method", "seed", "case", "patient", "class", *names, "status"]]
     for result in results:
         for row in result.rows:
             values = [csv_number(row.values.get(name, math.nan)) for name in names]
-            lines.append([result.dataset, result.method, result.seed, row.case, row.class_name, *values, row.status])
+            run = [result.dataset, result.method, result.seed]
+            lines.append([*run, row.case, row.patient, row.class_name, *values, row.status])
     return csv_text(lines)
 
 
@@ -236,7 +246,12 @@ def _run_of(line: Mapping[str, str]) -> tuple[str, str, int]:
 
 def _lines(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        return [_plain(line) for line in csv.DictReader(file)]
+
+
+def _plain(line: Mapping[str, str]) -> dict[str, str]:
+    """The texts as they were before they were written."""
+    return {key: plain_cell(cell) if isinstance(cell, str) else cell for key, cell in line.items()}
 
 
 def _mean(values: Iterable[float]) -> float:

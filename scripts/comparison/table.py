@@ -14,7 +14,7 @@ from scripts.comparison.plan import ComparisonPlan, Method
 from scripts.comparison.results import METRICS, RunResult, measured
 from vqseg_bundle.handlers.metrics import Metric
 
-__all__ = ["DatasetTable", "Row", "Spread", "build_tables", "mean_by_case", "paired_p", "spread"]
+__all__ = ["DatasetTable", "Row", "Spread", "build_tables", "mean_by_case", "mean_by_patient", "paired_p", "spread"]
 
 Key = TypeVar("Key")
 
@@ -44,7 +44,7 @@ def paired_p(first: Mapping[Key, float], second: Mapping[Key, float]) -> float:
     """p value of the paired two-tailed t-test over common keys.
 
     Args:
-        first: value by key, such as a case or a seed.
+        first: value by key, such as a patient or a seed.
         second: the same.
 
     Returns:
@@ -71,6 +71,16 @@ def mean_by_case(runs: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {case: statistics.fmean(found) for case, found in values.items()}
 
 
+def mean_by_patient(cases: Mapping[str, float], patients: Mapping[str, str]) -> dict[str, float]:
+    """By patient, the mean over the cases: several scans of one patient are not independent, as a test requires.
+
+    Args:
+        cases: value by case.
+        patients: the patient of each case.
+    """
+    return mean_by_case({patients[case]: value} for case, value in cases.items())
+
+
 @dataclass(frozen=True)
 class Row:
     """A method on a dataset.
@@ -81,10 +91,10 @@ class Row:
         planned: the seeds of the plan.
         overall: by metric, over seeds.
         classes: by class name and metric, over seeds.
-        p_case: p value of the paired t-test against the reference over cases, each case's Dice averaged over its
-            classes and over the seeds of both methods; NaN if undefined.
+        p_patient: p value of the paired t-test against the reference over patients, each patient's Dice averaged over
+            cases and their classes, and over the seeds of both methods; NaN if undefined.
         p_seed: the same over those seeds.
-        differences: by case, the Dice in the first of these tests minus the reference's.
+        differences: by case, the Dice so averaged minus the reference's.
         minutes: mean time of a training; NaN without a run.
         labeled: number of labelled patients; None without a run.
         unlabeled: number of unlabelled patients in training; None without a run.
@@ -95,7 +105,7 @@ class Row:
     planned: tuple[int, ...]
     overall: Mapping[str, Spread]
     classes: Mapping[str, Mapping[str, Spread]]
-    p_case: float
+    p_patient: float
     p_seed: float
     differences: Mapping[str, float]
     minutes: float
@@ -168,6 +178,7 @@ def _row(
     ours = mean_by_case(results[seed].case_means("dice") for seed in common)
     theirs = mean_by_case(reference[seed].case_means("dice") for seed in common)
     first = next(iter(results.values()), None)
+    patients = first.patients if first else {}
     minutes = [result.record["seconds"].get("training", math.nan) / 60 for result in results.values()]
     return Row(
         method=method,
@@ -178,7 +189,7 @@ def _row(
             name: _spreads([result.classes[name] for result in results.values()])
             for name in (first.classes if first else ())
         },
-        p_case=paired_p(ours, theirs),
+        p_patient=paired_p(mean_by_patient(ours, patients), mean_by_patient(theirs, patients)),
         p_seed=paired_p(
             {seed: results[seed].overall["dice"] for seed in common},
             {seed: reference[seed].overall["dice"] for seed in common},

@@ -29,7 +29,7 @@ def markdown_table(table: DatasetTable, reference: str | None) -> str:
         reference: name of the method that the others are tested against, or None.
     """
     titles = [metric.title for metric in table.metrics]
-    header = ["method", "labelled / unlabelled", *titles, "seeds", "p, cases", "p, seeds", "minutes"]
+    header = ["method", "labelled / unlabelled", *titles, "seeds", "p, patients", "p, seeds", "minutes"]
     lines = [header, ["---", "---", *["---:"] * (len(header) - 2)]]
     lines += [
         [row.method.name.replace("|", "\\|"), *_cells(row, table.metrics, reference, " ± ", "missing")]
@@ -46,7 +46,7 @@ def latex_table(table: DatasetTable, reference: str | None) -> str:
         reference: name of the method that the others are tested against, or None.
     """
     titles = [metric.title for metric in table.metrics]
-    header = ["Method", "Lab.\\,/\\,unlab.", *titles, "Seeds", "$p$, cases", "$p$, seeds", "Minutes"]
+    header = ["Method", "Lab.\\,/\\,unlab.", *titles, "Seeds", "$p$, patients", "$p$, seeds", "Minutes"]
     rows = [
         [
             escape_latex(row.method.name),
@@ -77,12 +77,12 @@ def means_csv(tables: Iterable[DatasetTable]) -> str:
     tables = list(tables)
     metrics = measured(result for table in tables for row in table.rows for result in row.results.values())
     header += [f"{metric.name}_{part}" for metric in metrics for part in ("mean", "sd")]
-    lines: list[list[object]] = [[*header, "p_cases", "p_seeds", "training_minutes"]]
+    lines: list[list[object]] = [[*header, "p_patients", "p_seeds", "training_minutes"]]
     for table in tables:
         for row in table.rows:
             start = [table.name, row.method.name]
             counts = [row.labeled, row.unlabeled, len(row.results), len(row.planned)]
-            end = [csv_number(row.p_case), csv_number(row.p_seed), csv_number(row.minutes)]
+            end = [csv_number(row.p_patient), csv_number(row.p_seed), csv_number(row.minutes)]
             lines.append([*start, "all", *counts, *_numbers(row.overall, metrics), *end])
             lines += [[*start, name, *counts, *_numbers(of, metrics), "", "", ""] for name, of in row.classes.items()]
     return csv_text(lines)
@@ -117,7 +117,7 @@ def _cells(row: Row, metrics: Sequence[Metric], reference: str | None, plus_minu
     elif row.method.name == reference:
         tests = ["reference", "reference"]
     else:
-        tests = [show_p(row.p_case), show_p(row.p_seed)]
+        tests = [show_p(row.p_patient), show_p(row.p_seed)]
     values = [show_spread(row.overall[metric.name], metric.decimals, plus_minus) for metric in metrics]
     return [f"{row.labeled} / {row.unlabeled}", *values, seeds, *tests, f"{row.minutes:.1f}"]
 

@@ -115,6 +115,11 @@ def test_other_settings_are_refused_with_a_list_or_accepted(
         SystemExit, match=r"  unlabeled_batch_size: 2, now 3\n(  .*\n)*Resume with those of .* training\.$"
     ):
         run_here("training", "train.json", **{**settings, "unlabeled_batch_size": 3}, resume_changed=True)
+    # what one of the two does not give has changed, too
+    given = {"perturbation#distance": "cosine", "train#mixer#share": 0.3}
+    listed = r"\n  perturbation#distance: not given, now 'cosine'\n(  .*\n)*  train#mixer#share: not given, now 0\.3\n"
+    with pytest.raises(SystemExit, match=listed):
+        run_here("training", "train.json", **settings, **given)
     assert torch.load(tmp_path / "out" / "resume.pt", weights_only=True)["engine"]["iteration"] == 6
     parser = run_here("training", "train.json", **settings, resume_changed=True)
     trainer = parser.get_parsed_content("train#trainer")

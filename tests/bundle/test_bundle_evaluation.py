@@ -30,7 +30,7 @@ def test_an_evaluation_ends_by_its_score_and_the_commands_left(evaluated: Traine
 def test_evaluation_writes_metrics_that_follow_the_schema(evaluated: Trained) -> None:
     with (evaluated.output_dir / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    columns = ["case", "class_index", "class_name", "dice", "jaccard", "hd95_mm", "asd_mm", "status"]
+    columns = ["case", "patient", "class_index", "class_name", "dice", "jaccard", "hd95_mm", "asd_mm", "status"]
     assert list(rows[0]) == columns
     assert [(row["case"], row["class_index"], row["class_name"]) for row in rows] == [
         (case, index, LABELS[index]) for case in ("case_5", "turned") for index in ("1", "2")

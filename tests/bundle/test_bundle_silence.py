@@ -191,6 +191,10 @@ def test_weights_that_cannot_be_used_are_refused(
     (folder / "resume.pt").unlink()
     run_here(*TRAINING, **places(trained.cohort, folder), resume=True)
     assert non_finite_names(torch.load(folder / "model.pt", weights_only=True).items()) == []
+    # nor is it refused where no validation chooses the weights: it writes them when it ends
+    spoil(folder / "model.pt")
+    run_here(*TRAINING, **places(trained.cohort, folder), resume=True, **{"validate#dataset#data": []})
+    assert non_finite_names(torch.load(folder / "model.pt", weights_only=True).items()) == []
 
 
 def test_a_healthy_training_is_not_warned_of(trained: Trained) -> None:

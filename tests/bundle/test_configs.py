@@ -193,6 +193,22 @@ def test_overridden_max_epochs_rules(shared_cohort: CohortFolder, tmp_path: Path
     assert parser.get_parsed_content("lr_scheduler").get_last_lr() == [0.0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, 4000),
+        ({"train#trainer#max_iterations": 200}, 200),
+        ({"train#trainer#epoch_length": 50}, 4000),
+        ({"train#trainer#epoch_length": 50, "train#trainer#max_epochs": 3}, 150),
+    ],
+)
+def test_schedules_and_draws_are_as_long_as_what_the_trainer_is_given(changes: dict[str, int], steps: int) -> None:
+    parser = ConfigParser(ConfigParser.load_config_file(CONFIGS / "train.json"))
+    parser.update({"max_iterations": 4000, "labeled_batch_size": 2, "train#dataloader#batch_size": 4, **changes})
+    assert parser.get_parsed_content("total_iterations") == steps
+    assert parser.get_parsed_content("train#dataloader#sampler#num_samples") == 4 * steps
+
+
 def test_a_resized_label_stays_on_its_structure() -> None:
     """Rounding down instead of to the nearest moves it by 0.4 voxels on average at a fifth of the size."""
     transforms = ConfigParser.load_config_file(CONFIGS / "train.json")["volume_transforms"]

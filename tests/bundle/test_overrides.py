@@ -179,6 +179,18 @@ def test_from_code_an_unknown_key_is_refused(train_json: Path) -> None:
         values(train_json, dataset_dirs="elsewhere")
 
 
+def test_an_overlay_that_would_undo_an_earlier_one_is_refused(train_json: Path, tmp_path: Path) -> None:
+    part = write(tmp_path / "part.json", {"optimizer#nesterov": True, "optimizer#momentum": 0.9})
+    whole = write(tmp_path / "whole.json", {"optimizer": {**TRAIN["optimizer"], "dampening": 0.0}})
+    message = (
+        r"whole\.json sets all of optimizer, and would undo optimizer#nesterov of part\.json before it\. Give "
+        r"whole\.json first\."
+    )
+    with pytest.raises(SystemExit, match=message):
+        values([train_json, part, whole])
+    assert values([train_json, whole, part])["nesterov"] is True
+
+
 def test_a_key_added_by_an_overlay_is_known_only_with_it(train_json: Path) -> None:
     overlay = write(train_json.parent / "more.json", {"extra_steps": 1, "train#weights#contrast": 0.5})
     found = values([train_json, overlay], extra_steps=2, **{"train#weights#contrast": 0.25})

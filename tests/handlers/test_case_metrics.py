@@ -180,19 +180,22 @@ def test_summary_leaves_absent_out_and_averages_classes_evenly() -> None:
 def test_handler_writes_table_and_summary(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     label = volume((1, cube(2, 6)))
     handler = CaseMetrics(tmp_path / "out", LABELS)
-    batches = [[case("b", volume((1, cube(2, 6, 1))), label)], [case("a", volume((2, cube(2, 4))), volume())]]
+    batches = [
+        [case("b", volume((1, cube(2, 6, 1))), label) | {"patient": "P 7"}],
+        [case("a", volume((2, cube(2, 4))), volume())],
+    ]
     with caplog.at_level(logging.INFO):
         run(handler, batches)
         run(handler, batches)  # a second evaluation starts from nothing
     rows = list(csv.reader((tmp_path / "out" / "metrics.csv").read_text().splitlines()))
     diagonal = f"{math.sqrt(20**2 + 36**2 + 56**2):.4f}"
-    assert rows[0] == ["case", "class_index", "class_name", "dice", "jaccard", "hd95_mm", "asd_mm", "status"]
-    assert rows[1] == ["a", "1", "core", "", "", "", "", "absent"]
-    assert rows[2][:5] == ["a", "2", "rim", "0.000000", "0.000000"]
-    assert [f"{float(value):.4f}" for value in rows[2][5:7]] == [diagonal, diagonal]
-    assert rows[2][7] == "hallucinated"
-    assert rows[3][:5] == ["b", "1", "core", "0.750000", "0.600000"]
-    assert rows[3][7] == "ok"
+    assert rows[0] == ["case", "patient", "class_index", "class_name", "dice", "jaccard", "hd95_mm", "asd_mm", "status"]
+    assert rows[1] == ["a", "a", "1", "core", "", "", "", "", "absent"]
+    assert rows[2][:6] == ["a", "a", "2", "rim", "0.000000", "0.000000"]
+    assert [f"{float(value):.4f}" for value in rows[2][6:8]] == [diagonal, diagonal]
+    assert rows[2][8] == "hallucinated"
+    assert rows[3][:6] == ["b", "P 7", "1", "core", "0.750000", "0.600000"]
+    assert rows[3][8] == "ok"
     assert [row[0] for row in rows[1:]] == ["a", "a", "b", "b"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     jsonschema.validate(summary, json.loads(SCHEMA.read_text()), cls=jsonschema.Draft202012Validator)

@@ -66,7 +66,7 @@ class Zeros(torch.nn.Module):
         return torch.zeros_like(image)
 
 
-def _probed(images: list[torch.Tensor], shares: list[torch.Tensor] | None = None) -> list[dict[str, Any]]:
+def _probed(images: list[torch.Tensor], shares: list[torch.Tensor] | None = None, **of: int) -> list[dict[str, Any]]:
     """Outputs of an evaluator that predicts the image itself."""
     outputs: list[dict[str, Any]] = []
 
@@ -79,7 +79,7 @@ def _probed(images: list[torch.Tensor], shares: list[torch.Tensor] | None = None
     engine = Engine(step)
     engine.register_events(*IterationEvents)
     dataset = [{"image": image} for image in images]
-    DecoderProbe(Second(), Zeros(), SimpleInferer(), dataset).attach(engine)
+    DecoderProbe(Second(), Zeros(), SimpleInferer(), dataset, **of).attach(engine)
     engine.run(shares or images)
     return outputs
 
@@ -99,11 +99,19 @@ def test_it_is_resampled_to_the_size_of_the_case():
     assert torch.equal(second["pred_other_codes"], torch.zeros(1, 1, 6, 3, 2))
 
 
+def test_several_processes_take_the_same_other_cases_as_one():
+    images = [torch.full((1, 2, 2), float(number)) for number in range(3)]
+    (alone,) = _probed(images, images[1::2], rank=1, num_processes=2)
+    assert alone["pred_other_codes"].unique().tolist() == [2]
+    first, second = _probed(images, images[::2], rank=0, num_processes=2)
+    assert [output["pred_other_codes"].unique().tolist() for output in (first, second)] == [[1], [0]]
+
+
 def test_no_case_is_its_own_other_case():
-    """A process that evaluates the dataset's second half begins to count at its own first case."""
-    images = [torch.full((1, 2, 2), float(number)) for number in range(4)]
-    outputs = _probed(images, images[2:])
-    assert [output["pred_other_codes"].unique().tolist() for output in outputs] == [[3], [0]]
+    """Two cases that follow each other may show the same image."""
+    images = [torch.full((1, 2, 2), float(number)) for number in (0, 1, 0, 2)]
+    outputs = _probed(images)
+    assert [output["pred_other_codes"].unique().tolist() for output in outputs] == [[2], [2], [1], [1]]
 
 
 def test_a_single_case_is_refused():

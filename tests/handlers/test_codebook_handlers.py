@@ -64,6 +64,21 @@ def test_usage_and_perplexity_of_an_epoch():
     assert engine.state.metrics["codebook_perplexity"] == pytest.approx(math.exp(entropy), rel=1e-12)
 
 
+def test_in_training_the_passes_that_label_do_not_count():
+    quantizer = _quantizer()
+    usage = CodebookUsage(quantizer, training=True)
+
+    def step(engine, codes):
+        with torch.inference_mode():
+            quantizer(_features(quantizer, [3, 3, 3]))
+        quantizer(_features(quantizer, codes))
+
+    engine = Engine(step)
+    usage.attach(engine)
+    engine.run([[0, 0, 1]])
+    assert usage.counts.tolist() == [2, 1, 0, 0]
+
+
 def test_every_epoch_counts_anew():
     quantizer = _quantizer()
     usage, reports = CodebookUsage(quantizer), []
@@ -239,6 +254,22 @@ def test_each_quantiser_has_dead_codes_of_its_own_and_follows_its_own_tokens():
     assert (bottleneck.project_codebook()[1:] == 1.0).all()
     assert (skip.project_codebook()[:3] == 2.0).all()
     assert handler.idle.tolist() == [[0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_training_in_rounds_counts_idle_codes_across_them():
+    """As a federated client's: each round starts the engine again, after the last one's steps."""
+    quantizer = _quantizer()
+    handler = CodebookMaintenance([quantizer], total_iterations=100, patience=50)
+    step = Step(torch.ones(1, 2, 1, 3), torch.zeros(1, 1, 3, dtype=torch.int64))
+    engine = Engine(lambda engine, batch: {"student": step})
+    handler.attach(engine)
+    engine.run([0, 0], max_epochs=1)
+    engine.run([0, 0], max_epochs=2)
+    assert handler.idle.tolist() == [[0, 4, 4, 4]]
+    another = Engine(lambda engine, batch: {"student": step})
+    handler.attach(another)
+    another.run([0])
+    assert handler.idle.tolist() == [[0, 1, 1, 1]]
 
 
 def test_a_network_without_quantiser_needs_no_maintenance():

@@ -52,34 +52,42 @@ class Page(HTMLParser):
 
 def test_the_interval_of_two_cases_is_their_range() -> None:
     # resampled means are 0, 1/2 and 1 with probability 1/4, 1/2 and 1/4
-    (one, overall) = bootstrap_intervals(np.array([[0.0], [1.0]]))
+    (one, overall) = bootstrap_intervals(np.array([[0.0], [1.0]]), "ab")
     assert one == overall == (0.0, 1.0)
+
+
+def test_scans_of_one_patient_are_drawn_together() -> None:
+    # as above, of the patients' means 0 and 1; drawn one by one, the scans would rarely be all alike
+    values = np.array([[0.0], [0.0], [0.0], [1.0], [1.0], [1.0]])
+    assert bootstrap_intervals(values, "aaabbb")[0] == (0.0, 1.0)
+    assert bootstrap_intervals(values, "abcdef")[0] == pytest.approx((1 / 6, 5 / 6))
+    assert np.isnan(bootstrap_intervals(values, "aaaaaa")).all(), "one patient has no spread"
 
 
 def test_the_interval_of_many_cases_is_nearly_that_of_the_normal_law() -> None:
     values = np.random.default_rng(3).normal(0.8, 0.05, (400, 1))
-    low, high = bootstrap_intervals(values)[0]
+    low, high = bootstrap_intervals(values, range(len(values)))[0]
     half = 1.96 * values.std(ddof=1) / math.sqrt(400)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.1 * half)
 
 
 def test_cases_without_a_class_do_not_count_for_it_and_classes_weigh_alike() -> None:
     values = np.array([[0.2, 0.4], [0.2, math.nan], [0.2, 0.4], [math.nan, 0.4]])
-    first, second, overall = bootstrap_intervals(values)
+    first, second, overall = bootstrap_intervals(values, range(len(values)))
     assert first == pytest.approx((0.2, 0.2))
     assert second == pytest.approx((0.4, 0.4))
     # one resample in 256 lacks a class, and its mean is the other's: too few to move the bounds
     assert overall == pytest.approx((0.3, 0.3))
-    assert np.isnan(bootstrap_intervals(np.array([[0.5, math.nan], [0.6, 0.7]]))[1]).all()
-    assert np.isnan(bootstrap_intervals(np.array([[0.5]]))).all()
-    assert np.isnan(bootstrap_intervals(np.empty((0, 2)))).all()
+    assert np.isnan(bootstrap_intervals(np.array([[0.5, math.nan], [0.6, 0.7]]), "ab")[1]).all()
+    assert np.isnan(bootstrap_intervals(np.array([[0.5]]), "a")).all()
+    assert np.isnan(bootstrap_intervals(np.empty((0, 2)), "")).all()
 
 
 def test_memory_bounds_change_no_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).random((7, 2))
-    expected = bootstrap_intervals(values)
+    expected = bootstrap_intervals(values, range(len(values)))
     monkeypatch.setattr(intervals, "_BLOCK", 7 * 999)
-    assert bootstrap_intervals(values) == expected
+    assert bootstrap_intervals(values, range(len(values))) == expected
 
 
 # ---- which cases ----------------------------------------------------------------------------------------------------

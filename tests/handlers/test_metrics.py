@@ -66,7 +66,7 @@ def test_results_of_more_and_of_fewer_metrics_are_read_together(tmp_path: Path, 
     old = read(tmp_path / "old", 0)
     assert old.metrics == ["dice", "jaccard", "hd95_mm"]
     assert old.overall == {name: new.overall[name] for name in old.metrics}
-    assert cases_csv([old]).splitlines()[0] == "dataset,method,seed,case,class,dice,jaccard,hd95_mm,status"
+    assert cases_csv([old]).splitlines()[0] == "dataset,method,seed,case,patient,class,dice,jaccard,hd95_mm,status"
     both = list(csv.DictReader(cases_csv([old, new]).splitlines()))
     assert [row["asd_mm"] for row in both if row["seed"] == "0"] == [""] * len(old.rows)
     assert one_more in both[0]

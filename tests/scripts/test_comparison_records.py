@@ -17,7 +17,7 @@ from scripts.tool import markers
 
 def made_up(folder: Path, method: str, seed: int, threads: int) -> RunResult:
     record = {
-        "settings": {"split": "test", "seed": seed, "overrides": {"amp": method == "ours"}, "version": "0.1.0"},
+        "settings": {"split": "test", "seed": seed, "overrides": {"amp": method == "+ ours"}, "version": "0.1.0"},
         "machine": {"processor": f"abacus, {threads} threads"},
         "seconds": {"training": 90.5 + seed, "evaluating": 5.25},
         "finished": "2026-01-02T03:04:05+00:00",
@@ -26,12 +26,12 @@ def made_up(folder: Path, method: str, seed: int, threads: int) -> RunResult:
         "labeled": 2,
         "unlabeled": 14,
     }
-    write_evaluation(folder, evaluation(f"{method}{seed}"))
+    write_evaluation(folder, evaluation(f"{method}{seed}"), {"a": "P1", "b": "P1", "c": "P2"})
     return read_result(folder, "nested", method, seed, record)
 
 
 def test_a_record_gives_back_what_it_was_given(tmp_path: Path) -> None:
-    results = [made_up(tmp_path, method, seed, seed) for method in ("base", "ours") for seed in (0, 1)]
+    results = [made_up(tmp_path, method, seed, seed) for method in ("base", "+ ours") for seed in (0, 1)]
     assert [path.name for path in write_record(results, tmp_path)] == list(RECORD_FILES)
     found = read_record(tmp_path)
     assert [(each.dataset, each.method, each.seed, each.record) for each in found] == [
@@ -39,10 +39,19 @@ def test_a_record_gives_back_what_it_was_given(tmp_path: Path) -> None:
     ]
     for ours, theirs in zip(found, results, strict=True):
         assert ours.overall == theirs.overall
-        assert [(row.case, row.class_name, row.status) for row in ours.rows] == [
-            (row.case, row.class_name, row.status) for row in theirs.rows
+        assert [(row.case, row.patient, row.class_name, row.status) for row in ours.rows] == [
+            (row.case, row.patient, row.class_name, row.status) for row in theirs.rows
         ]
+        assert ours.patients == {"a": "P1", "b": "P1", "c": "P2"}
         assert math.isnan(ours.rows[3].values["hd95_mm"])  # the absent class of the second case
+
+
+def test_a_record_of_evaluations_with_more_and_with_fewer_metrics_is_read(tmp_path: Path) -> None:
+    new, old = made_up(tmp_path, "base", 0, 0), made_up(tmp_path, "ours", 0, 0)
+    for row in old.rows:
+        del row.values["asd_mm"]
+    write_record([new, old], tmp_path)
+    assert [found.metrics for found in read_record(tmp_path)] == [new.metrics, ["dice", "jaccard", "hd95_mm"]]
 
 
 def test_the_published_table_is_made_from_its_record(tmp_path: Path) -> None:

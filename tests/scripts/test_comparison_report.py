@@ -47,9 +47,9 @@ def a_plan(tmp_path, methods=("base", "ours"), seeds=(0, 1), **changes):
     )
 
 
-def a_result(tmp_path, method, seed, cases, dataset="nested"):
+def a_result(tmp_path, method, seed, cases, dataset="nested", patients=None):
     folder = tmp_path / dataset / method / str(seed)
-    write_evaluation(folder, cases)
+    write_evaluation(folder, cases, patients)
     return read_result(folder, dataset, method, seed, RECORD)
 
 
@@ -87,10 +87,10 @@ def test_a_row_holds_means_over_seeds_and_both_tests(tmp_path):
     assert ours.classes["shell"]["jaccard"].mean == pytest.approx(0.8 / 3)
     assert math.isnan(ours.classes["core"]["dice"].mean)
     assert ours.differences == {"case0": pytest.approx(0.15), "case1": pytest.approx(0.1), "case2": pytest.approx(0.1)}
-    assert ours.p_case == pytest.approx(ttest_rel([0.7, 0.55, 0.35], [0.55, 0.45, 0.25]).pvalue)
+    assert ours.p_patient == pytest.approx(ttest_rel([0.7, 0.55, 0.35], [0.55, 0.45, 0.25]).pvalue)
     assert ours.p_seed == pytest.approx(ttest_rel([0.5, 1.7 / 3], [0.4, 1.3 / 3]).pvalue)
     assert (ours.minutes, ours.labeled, ours.unlabeled, ours.missing) == (1.5, 2, 14, ())
-    assert math.isnan(base.p_case)
+    assert math.isnan(base.p_patient)
     assert base.differences == {}
 
 
@@ -108,6 +108,16 @@ def test_tests_pair_the_seeds_that_both_methods_have(tmp_path):
     assert ours.missing == (2,)
 
 
+def test_cases_of_one_patient_count_once_in_a_test(tmp_path):
+    patients = {"case0": "a", "case1": "a", "case2": "b", "case3": "c"}
+    dices = {"base": (0.5, 0.4, 0.3, 0.5), "ours": (0.6, 0.6, 0.3, 0.4)}
+    results = [a_result(tmp_path, name, 0, with_dice(*values), patients=patients) for name, values in dices.items()]
+    (table,) = build_tables(a_plan(tmp_path), results)
+    ours = table.rows[1]
+    assert len(ours.differences) == 4
+    assert ours.p_patient == pytest.approx(ttest_rel([0.6, 0.3, 0.4], [0.45, 0.3, 0.5]).pvalue)
+
+
 def test_runs_on_different_cases_are_not_compared(tmp_path):
     results = [
         a_result(tmp_path, "base", 0, with_dice(0.5, 0.4)),
@@ -122,7 +132,7 @@ def test_missing_runs_are_seen(tmp_path):
     plan = a_plan(tmp_path)
     (table,) = build_tables(plan, results)
     lines = markdown_table(table, "base").splitlines()
-    assert lines[0].startswith("| method | labelled / unlabelled | Dice | Jaccard | HD95 | ASD | seeds | p, cases |")
+    assert lines[0].startswith("| method | labelled / unlabelled | Dice | Jaccard | HD95 | ASD | seeds | p, patients |")
     assert lines[2] == "| base | 2 / 14 | 0.450 | 0.225 | 1.00 | 1.00 | 1 of 2 | reference | reference | 1.5 |"
     assert lines[3] == "| ours | missing | missing | missing | missing | missing | 0 of 2 |  |  |  |"
     write_report(plan, results, tmp_path, None)

@@ -116,6 +116,18 @@ def test_a_training_whose_saved_state_is_damaged_begins_again_and_says_why(compa
     assert len(list(comparison.output.glob("aside/*/*/*/resume.pt"))) == 1, "kept"
 
 
+def test_a_training_begun_with_other_code_begins_again(comparison):
+    saved = comparison.notes / "saved.pt"
+    torch.save({"engine": {}}, saved)
+    only = ("--methods", "VQ-Seg", "--seeds", "0")
+    with pytest.raises(SystemExit, match="1"):
+        comparison.run(*only, before=lambda run: f"cp {saved} {comparison.output / run.folder}/resume.pt && exit 3")
+    begun = comparison.output / "runs/nested/vq-seg/seed0/begun.json"
+    begun.write_text(json.dumps({**json.loads(begun.read_text()), "code": "of another commit"}))
+    comparison.run(*only)
+    assert comparison.begun() == {ALL[1]: 2}
+
+
 def test_what_began_otherwise_begins_again(comparison):
     folder = comparison.output / "runs/nested/vq-seg/seed0"
     comparison.run("--methods", "VQ-Seg", "--seeds", "0")

@@ -112,9 +112,11 @@ def evaluation(seed: str) -> dict[str, list[ClassMetrics]]:
     }
 
 
-def write_evaluation(folder: Path, cases: Mapping[str, Sequence[ClassMetrics]]) -> None:
-    """What an evaluation writes."""
-    write_report(folder, cases, LABELS)
+def write_evaluation(
+    folder: Path, cases: Mapping[str, Sequence[ClassMetrics]], patients: Mapping[str, str] | None = None
+) -> None:
+    """What an evaluation writes; each case is a patient of its own if nothing is said."""
+    write_report(folder, cases, patients or {case: case for case in cases}, LABELS)
 
 
 def stand_in(notes: Path, before: Callable[[Run], str] = lambda run: "true") -> Callable[..., list[Stage]]:

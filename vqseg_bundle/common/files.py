@@ -21,6 +21,7 @@ __all__ = [
     "file_digest",
     "is_disk_full",
     "json_value",
+    "plain_cell",
     "project_folder",
     "read_json",
     "remove_partial_files",
@@ -128,6 +129,11 @@ def _harmless(cell: object) -> object:
         # a carriage return within a cell would end the row for many readers
         return ("'" if cell.startswith(_RUN_BY_SPREADSHEETS) else "") + cell.replace("\r", " ")
     return cell
+
+
+def plain_cell(cell: str) -> str:
+    """A text that :func:`csv_text` wrote, without the apostrophe that it may have put before it."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_RUN_BY_SPREADSHEETS) else cell
 
 
 def json_value(value: Any) -> Any:

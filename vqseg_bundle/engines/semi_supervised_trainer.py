@@ -127,9 +127,9 @@ class SemiSupervisedTrainer(SupervisedTrainer):
         return max(self.state.iteration - 1, 0) / self.total_iterations
 
     def state_dict(self) -> OrderedDict:
-        """Ignite's state, the length of the training, and the state of the loss scaler; no random state."""
+        """Ignite's state, the training's length and processes, and the loss scaler's state; no random state."""
         state = super().state_dict()
-        state["total_iterations"] = self.total_iterations
+        state.update(total_iterations=self.total_iterations, processes=process_count())
         state["loss_scaler"] = self.loss_scaler.state_dict()
         return state
 

@@ -42,20 +42,22 @@ logger = logging.getLogger(__name__)
 def write_report(
     output_dir: str | Path,
     cases: Mapping[str, Sequence[ClassMetrics]],
+    patients: Mapping[str, str],
     labels: Mapping[int, str],
     calibration: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Write ``metrics.csv`` and ``summary.json``, each atomically, and return the latter's content.
 
     Rows are sorted by case name; an absent structure's numbers are empty. ``cases``: name to the metrics of each
-    foreground class; ``calibration``: bins of confidence, see :func:`~vqseg_bundle.handlers.calibration.fill_bins`.
+    foreground class; ``patients``: name to patient; ``calibration``: bins of confidence, see
+    :func:`~vqseg_bundle.handlers.calibration.fill_bins`.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     summary = summarize(cases.values(), labels)
     if calibration is not None:
         summary["calibration"] = describe_calibration(calibration)
-    write_text(folder / "metrics.csv", _to_csv(cases, labels))
+    write_text(folder / "metrics.csv", _to_csv(cases, patients, labels))
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     return summary
 
@@ -124,13 +126,13 @@ def _statistics(values: Sequence[float]) -> dict[str, float | int | None]:
     }
 
 
-def _to_csv(cases: Mapping[str, Sequence[ClassMetrics]], labels: Mapping[int, str]) -> str:
-    rows: list[list[object]] = [["case", "class_index", "class_name", *METRICS, "status"]]
+def _to_csv(cases: Mapping[str, Sequence[ClassMetrics]], patients: Mapping[str, str], labels: Mapping[int, str]) -> str:
+    rows: list[list[object]] = [["case", "patient", "class_index", "class_name", *METRICS, "status"]]
     for name in sorted(cases):
         for row in cases[name]:
             values = [row.values[metric] for metric in METRICS]
             numbers = ["" if math.isnan(value) else f"{value:.6f}" for value in values]
-            rows.append([name, row.class_index, labels[row.class_index], *numbers, row.status])
+            rows.append([name, patients[name], row.class_index, labels[row.class_index], *numbers, row.status])
     return csv_text(rows)
 
 
@@ -144,6 +146,7 @@ def _to_cell(statistics: Mapping[str, Any]) -> str:
 class _Case(NamedTuple):
     name: str
     source: str
+    patient: str
     classes: list[ClassMetrics]
     bins: np.ndarray | None
 
@@ -165,6 +168,7 @@ class CaseMetrics:
 
     Attributes:
         results: case name to the metrics of its classes in the last evaluation; empty except on the first process.
+        patients: case name to patient, ``engine.state.batch[i]["patient"]``, otherwise the case's own name; likewise.
         calibration: the voxels of all cases by confidence, see :func:`~vqseg_bundle.handlers.calibration.fill_bins`;
             None without confidences, and except on the first process.
 
@@ -184,6 +188,7 @@ class CaseMetrics:
         self.labels = dict(labels)
         self.output_transform = output_transform or from_engine([CommonKeys.PRED, CommonKeys.LABEL])
         self.results: dict[str, list[ClassMetrics]] = {}
+        self.patients: dict[str, str] = {}
         self.calibration: np.ndarray | None = None
         self._cases: dict[str, _Case] = {}
 
@@ -195,7 +200,7 @@ class CaseMetrics:
 
     def _reset(self, engine: Engine) -> None:
         self._cases = {}
-        self.results, self.calibration = {}, None
+        self.results, self.patients, self.calibration = {}, {}, None
 
     def _update(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -211,7 +216,7 @@ class CaseMetrics:
             except ValueError as error:
                 raise ValueError(f"case '{name}': {error}") from error
             bins = None if confidence is None else fill_bins(confidence, label, len(self.labels))
-            _add(self._cases, _Case(name, source, metrics, bins), repeatable=False)
+            _add(self._cases, _Case(name, source, str(item.get("patient") or name), metrics, bins), repeatable=False)
 
     def _finish(self, engine: Engine) -> None:
         shares = gather_objects(self._cases)
@@ -223,9 +228,10 @@ class CaseMetrics:
                 _add(cases, case, repeatable=True)
         # in one order regardless of their division over processes, so that means are equal to the last digit
         self.results = {name: cases[name].classes for name in sorted(cases)}
+        self.patients = {name: cases[name].patient for name in self.results}
         bins = [case.bins for _, case in sorted(cases.items()) if case.bins is not None]
         self.calibration = np.sum(bins, axis=0) if bins else None
-        summary = write_report(self.output_dir, self.results, self.labels, self.calibration)
+        summary = write_report(self.output_dir, self.results, self.patients, self.labels, self.calibration)
         logger.info("Metrics of %d cases, in %s:\n%s", len(cases), self.output_dir, format_table(summary))
 
 

@@ -59,14 +59,22 @@ class DecoderProbe:
         exchange: takes pairs of images, ``(B, 2 C, *S)`` (``vqseg_bundle.networks.CodeExchange``).
         cut: takes images, ``(B, C, *S)`` (``vqseg_bundle.networks.SkipsCut``).
         inferer: divides the volumes, as for the predictions.
-        dataset: the preprocessed cases, at least two.
+        dataset: the preprocessed cases, at least two; with several processes those of all.
+        rank: number of this process, which evaluates every ``num_processes``-th case from there.
+        num_processes: their number.
 
     Raises:
         ValueError: there is no second case.
     """
 
     def __init__(
-        self, exchange: nn.Module, cut: nn.Module, inferer: Inferer, dataset: Sequence[dict[str, Any]]
+        self,
+        exchange: nn.Module,
+        cut: nn.Module,
+        inferer: Inferer,
+        dataset: Sequence[dict[str, Any]],
+        rank: int = 0,
+        num_processes: int = 1,
     ) -> None:
         if len(dataset) < 2:
             raise ValueError(f"DecoderProbe needs at least 2 cases to exchange codes between, got {len(dataset)}.")
@@ -74,6 +82,8 @@ class DecoderProbe:
         self.cut = cut
         self.inferer = inferer
         self.dataset = dataset
+        # each evaluates all of them if there are fewer cases than processes
+        self.first, self.step = (rank, num_processes) if len(dataset) >= num_processes else (0, 1)
 
     def attach(self, engine: Engine) -> None:
         """Register the handler with a MONAI evaluator."""
@@ -82,7 +92,7 @@ class DecoderProbe:
     def _predict(self, engine: Engine) -> None:
         output: Any = engine.state.output
         image = torch.as_tensor(output[CommonKeys.IMAGE])
-        other = self._other(image, engine.state.iteration - 1 + len(self.dataset) // 2)
+        other = self._other(image, self.first + self.step * (engine.state.iteration - 1) + len(self.dataset) // 2)
         with torch.inference_mode():
             exchanged = self.inferer(torch.cat((image, other), dim=1), self.exchange)
             without_skips = self.inferer(image, self.cut)
@@ -96,7 +106,6 @@ class DecoderProbe:
         mode = "trilinear" if image.ndim == 5 else "bilinear"
         for number in (index, index + 1):
             other = torch.as_tensor(self.dataset[number % len(self.dataset)][CommonKeys.IMAGE])[None].to(image)
-            # with several processes, each one counts its own share
             if other.shape != image.shape or not torch.equal(other, image):
                 break
         return F.interpolate(other, size=image.shape[2:], mode=mode)

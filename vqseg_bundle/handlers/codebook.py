@@ -40,13 +40,15 @@ class CodebookUsage:
 
     Args:
         quantizer: the quantiser; None (a network without one) disables the handler.
+        training: count only passes with gradient, not those in which a student labels images for itself.
 
     Attributes:
         counts: tokens per code in the current or last epoch, ``(K,)``, int64.
     """
 
-    def __init__(self, quantizer: nn.Module | None) -> None:
+    def __init__(self, quantizer: nn.Module | None, training: bool = False) -> None:
         self.quantizer: Any = quantizer
+        self.training = training
         self.counts = torch.zeros(0, dtype=torch.int64)
         self._hook: Any = None
 
@@ -64,6 +66,8 @@ class CodebookUsage:
         self._hook = self.quantizer.register_forward_hook(self._count)
 
     def _count(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self.training and not torch.is_grad_enabled():
+            return
         indices = output.indices.flatten()
         if self.counts.device != indices.device:
             self.counts = self.counts.to(indices.device)
@@ -141,7 +145,9 @@ class CodebookMaintenance:
     def _start(self, engine: Engine) -> None:
         first = self.quantizers[0]
         shape = (len(self.quantizers), first.num_embeddings)
-        self.idle = torch.zeros(shape, dtype=torch.int64, device=next(first.buffers()).device)
+        # a federated training starts once per round, and goes on
+        if engine.state.iteration == 0 or self.idle.shape != shape:
+            self.idle = torch.zeros(shape, dtype=torch.int64, device=next(first.buffers()).device)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Idle iterations of each code of each quantiser, for the resume checkpoint."""

@@ -19,6 +19,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.machine.processes import end_on_signals
 from vqseg_bundle.bundle.settings.argument_types import check_arguments
+from vqseg_bundle.bundle.settings.overlay_order import undone_parts
 from vqseg_bundle.bundle.settings.read_parts import check_parts
 from vqseg_bundle.bundle.settings.running_workflow import (
     WorkflowCall,
@@ -101,7 +102,7 @@ def prepare_overrides() -> None:
     Raises:
         SystemExit: an id to override, or the id to run, is unknown or of an earlier version; the message names it and
             the nearest known ids, or the new one. Or a setting has a value of the wrong type or range, or an id one
-            without parts that the configuration reads.
+            without parts that the configuration reads; or an overlay undoes an earlier one.
         RuntimeError: called outside a config expression.
     """
     call = find_call()
@@ -123,7 +124,7 @@ def prepare_overrides() -> None:
     for key, path in paths.items():
         parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]
-    refusals += _former_ids(parser)
+    refusals += _former_ids(parser) + undone_parts(call.config_files)
     if is_command_line() and call.workflow.run_id not in parser:
         refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
     if refusals:

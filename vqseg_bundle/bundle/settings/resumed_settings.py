@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from vqseg_bundle import data
+from vqseg_bundle import __version__, data
 from vqseg_bundle.bundle.settings.setting_table import SETTINGS
 from vqseg_bundle.common import process_rank, read_json
 
@@ -35,6 +35,8 @@ _OTHERS = (
     *("foundation_weights", "foundation_feature_dir", "encoder_weights", "evaluating", "_meta_"),
     *("check", "start", "build", "validate", "validation_handlers"),
 )
+#: handlers that an experiment's tracking, or a look at a training, adds
+_ADDED = "train#handlers"
 
 
 def check_unchanged(
@@ -42,8 +44,9 @@ def check_unchanged(
 ) -> None:
     """Refuse to resume a training with other settings or data than the interrupted one's; nothing is written.
 
-    Compared are the digest of the data and all plain values that both configurations have. Expressions are not, since
-    they depend on the machine. The accepted differences are logged; ``resumed_config.json`` records the settings.
+    Compared are the digest of the data and all plain values; one that only one configuration has counts if the other is
+    of the same version of the bundle. Expressions are not compared, since they depend on the machine. The accepted
+    differences are logged; ``resumed_config.json`` records the settings.
 
     Args:
         output_dir: folder with ``config.json`` and ``run.json`` of the interrupted training.
@@ -60,10 +63,12 @@ def check_unchanged(
         return
     folder = Path(output_dir)
     former = _read(folder / "resumed_config.json") or _read(folder / "config.json")
-    differences = dict(_differences(former, parser.get()))
+    record = _read(folder / "run.json")
+    same_version = record.get("versions", {}).get("vqseg_bundle") == __version__
+    differences = dict(_differences(former, parser.get(), same_version))
     fixed = [text for key, text in differences.items() if _may_change(key) == "fixed"]
     asked = [text for key, text in differences.items() if _may_change(key) == "asked"]
-    digest, found = _read(folder / "run.json").get("data_digest"), data.data_digest(cohort)
+    digest, found = record.get("data_digest"), data.data_digest(cohort)
     if digest not in (None, found):
         fixed.append(f"the data: digest {str(digest)[:12]}, now {found[:12]} (cases, splits, labels or files' content)")
     if fixed or (asked and not resume_changed):
@@ -76,12 +81,20 @@ def check_unchanged(
         logger.warning("resumed with a changed setting: %s", text)
 
 
-def _differences(former: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Id and description of each plain value that differs."""
+def _differences(former: Mapping[str, Any], now: Mapping[str, Any], same_version: bool) -> Iterator[tuple[str, str]]:
+    """Id and description of each plain value that differs, or, of the same version, that only one of them has."""
     before, after = dict(_leaves(former)), dict(_leaves(now))
-    for key, value in after.items():
-        if before.get(key, value) != value:
-            yield key, f"{key}: {before[key]!r}, now {value!r}"
+    for key in dict.fromkeys([*after, *before]):
+        if key in before and key in after:
+            if not (_is_expression(before[key]) or _is_expression(after[key])) and before[key] != after[key]:
+                yield key, f"{key}: {before[key]!r}, now {after[key]!r}"
+        elif former and same_version and not key.startswith(_ADDED) and not _is_expression({**before, **after}[key]):
+            shown = [repr(values[key]) if key in values else "not given" for values in (before, after)]
+            yield key, f"{key}: {shown[0]}, now {shown[1]}"
+
+
+def _is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(("$", "@"))
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -94,7 +107,7 @@ def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{prefix}#{index}")
     elif isinstance(config, list | tuple):
         yield prefix, list(config)
-    elif not (isinstance(config, str) and config.startswith(("$", "@"))):
+    else:
         yield prefix, config
 
 

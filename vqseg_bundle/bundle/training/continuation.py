@@ -9,6 +9,7 @@ from typing import Any
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.records.model_record import check_compatible, check_files_hold, load_model_record, load_weights
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
+from vqseg_bundle.common import process_count
 from vqseg_bundle.handlers import find_resumable, former_checkpoint, read_checkpoint
 
 __all__ = ["check_continuation", "check_resume"]
@@ -24,6 +25,7 @@ def check_continuation(
     iterations: Sequence[int],
     another_length: bool = False,
     initial_weights: str | None = None,
+    validates: bool | None = None,
 ) -> None:
     """Refuse weights from which this training cannot continue; load those with which it begins, in place or given.
 
@@ -37,6 +39,8 @@ def check_continuation(
         iterations: length of the training and of a complete epoch.
         another_length: see :func:`check_resume`.
         initial_weights: weights of an earlier training with which a new one begins, or None.
+        validates: whether ``model.pt`` is written by validations, of which the last ends the last epoch; None, in
+            configurations of 0.11 and before: if there are validation cases.
 
     Raises:
         SystemExit: the weights are missing, or of another network, other labels or preprocessing; or the resumed
@@ -46,7 +50,8 @@ def check_continuation(
         return
     weights = Path(output_dir) / "model.pt" if resume or not initial_weights else Path(initial_weights)
     if resume:
-        exit_cleanly(check_resume, weights.with_name("resume.pt"), *iterations, bool(cohort.validation), another_length)
+        validates = bool(cohort.validation) if validates is None else validates
+        exit_cleanly(check_resume, weights.with_name("resume.pt"), *iterations, validates, another_length)
     record = exit_cleanly(load_model_record, weights)
     exit_cleanly(check_compatible, record, **described)
     if resume:
@@ -66,12 +71,13 @@ def check_resume(
         path: the resume checkpoint.
         total_iterations: length of this training.
         iterations_per_epoch: iterations of a complete epoch of this training.
-        validates: whether only validations write ``model.pt``.
+        validates: see :func:`check_continuation`.
         another_length: accept a training that has been shorter or longer, but not one that is beyond this one's end.
 
     Raises:
-        ValueError: the checkpoint is missing, unusable or of another length; or it is of a finished training whose
-            ``model.pt`` is unusable and would not be written again; or a file that the training writes is a folder.
+        ValueError: the checkpoint is missing, unusable, of another length or by another number of processes; or it is
+            of a finished training whose ``model.pt`` is unusable and would not be written again; or a file that the
+            training writes is a folder.
     """
     for written in (path, former_checkpoint(path), path.with_name("model.pt")):
         if written.is_dir():
@@ -82,6 +88,12 @@ def check_resume(
     found_path, checkpoint, _ = find_resumable(path)
     engine = checkpoint["engine"]
     found = (engine["total_iterations"], engine["epoch_length"])
+    processes = engine.get("processes", process_count())  # unknown up to version 0.11
+    if processes != process_count():
+        raise ValueError(
+            f"resume: {found_path} is of a training by {processes} processes, this one has {process_count()} and would "
+            f"draw other images and average other batches. Start {processes}."
+        )
     accepted = another_length and found[1] == iterations_per_epoch and engine["iteration"] <= total_iterations
     if not accepted and found != (total_iterations, iterations_per_epoch):
         raise ValueError(

@@ -144,6 +144,7 @@ class EvaluationReport:
         page = render_page(
             title,
             results,
+            self.metrics.patients,
             labels,
             slices,
             volumes,

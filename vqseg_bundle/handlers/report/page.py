@@ -38,6 +38,7 @@ class Records(NamedTuple):
 def render_page(
     title: str,
     results: Results,
+    patients: Mapping[str, str],
     labels: Mapping[int, str],
     slices: Mapping[str, CaseSlice],
     volumes: Mapping[str, tuple[Measured, Measured]],
@@ -54,6 +55,7 @@ def render_page(
     Args:
         title: cohort and split.
         results: case name to the metrics of each foreground class.
+        patients: case name to patient.
         labels: class index to name, background included.
         slices: case name to its slice; a case may lack one.
         volumes: case name to the volumes of its label and its prediction; if one is not known in ml, lengths are in
@@ -85,7 +87,7 @@ def render_page(
         estimate=describe_estimates(estimates, {name: _mean_dice(rows) for name, rows in results.items()}),
         case_headings=[*(metric.heading for metric in in_cases), f"label ({unit})", f"prediction ({unit})"],
         resamples=RESAMPLES,
-        summary=_summary_rows(results, labels, colors),
+        summary=_summary_rows(results, patients, labels, colors),
         counts=summarize(results.values(), labels)["status_counts"],
         distributions=_distributions(results, names, colors, anchors, in_cases),
         sizes=sizes,
@@ -123,7 +125,9 @@ def _mean_dice(rows: Sequence[ClassMetrics]) -> float:
     return float(np.mean(counted)) if counted else math.nan
 
 
-def _summary_rows(results: Results, labels: Mapping[int, str], colors: Sequence[str]) -> list[dict[str, Any]]:
+def _summary_rows(
+    results: Results, patients: Mapping[str, str], labels: Mapping[int, str], colors: Sequence[str]
+) -> list[dict[str, Any]]:
     """One row per class, and one for all if there are several: mean, standard deviation and interval of each metric."""
     summary = summarize(results.values(), labels)
     entries = [{**entry, "color": color} for entry, color in zip(summary["classes"], colors, strict=True)]
@@ -133,7 +137,7 @@ def _summary_rows(results: Results, labels: Mapping[int, str], colors: Sequence[
         "color": "",
         "status_counts": summary["status_counts"],
     }
-    intervals = {metric: _intervals(results, metric, len(entries)) for metric in METRICS}
+    intervals = {metric: _intervals(results, patients, metric, len(entries)) for metric in METRICS}
     rows = [
         {
             "name": entry["name"],
@@ -147,9 +151,11 @@ def _summary_rows(results: Results, labels: Mapping[int, str], colors: Sequence[
     return rows if len(entries) > 1 else rows[:1]
 
 
-def _intervals(results: Results, metric: str, classes: int) -> list[Interval]:
-    rows = [[row.values[metric] for row in results[name]] for name in sorted(results)]
-    return bootstrap_intervals(np.array(rows, dtype=np.float64).reshape(len(rows), classes))
+def _intervals(results: Results, patients: Mapping[str, str], metric: str, classes: int) -> list[Interval]:
+    names = sorted(results)
+    rows = [[row.values[metric] for row in results[name]] for name in names]
+    values = np.array(rows, dtype=np.float64).reshape(len(rows), classes)
+    return bootstrap_intervals(values, [patients.get(name, name) for name in names])
 
 
 def _summary_cell(statistics: Mapping[str, Any], interval: Interval, metric: str) -> dict[str, str]:
