@@ -158,11 +158,11 @@ def test_all_processes_have_the_score_of_all_cases(tmp_path: Path):
 
 
 def test_ignored_voxels_change_no_metric() -> None:
-    """A square of 4 x 4 predicted as one of 4 x 6; what lies beyond the sixth column nobody has labelled."""
+    """A square of 4 x 4 predicted as one of 4 x 6; what lies beyond the seventh column nobody has labelled."""
     label, pred = (torch.zeros(1, 10, 12, 1, dtype=torch.int64) for _ in range(2))
     label[0, 2:6, :4], pred[0, 2:6, :6] = 1, 1
     expected = compute_case_metrics(pred, label, 2, (1.0, 1.0, 1.0))
-    label[0, :, 6:], pred[0, 1:9, 6:] = 2, 1
+    label[0, :, 7:], pred[0, 1:9, 7:] = 2, 1
     assert compute_case_metrics(pred, label, 2, (1.0, 1.0, 1.0)) == expected
     assert compute_class_dice(pred, label, 2) == pytest.approx([2 * 16 / (16 + 24)])
     assert expected[0].values["dice"] == pytest.approx(0.8)

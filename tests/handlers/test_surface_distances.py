@@ -131,3 +131,34 @@ def test_a_single_voxel_is_its_own_surface():
     assert measure(voxel, voxel, (1.0, 2.0, 3.0)) == class_metrics(1, "ok", 1.0, 1.0, 0.0, 0.0)
     apart = measure(np.array([[[True, False]]]), np.array([[[False, True]]]), (1.0, 2.0, 3.0))
     assert (apart.values["hd95_mm"], apart.values["asd_mm"]) == (3.0, 3.0)
+
+
+def discs(radius: float = 16.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two discs whose centres are 10 pixels apart, ``(1, 64, 64, 1)``."""
+    y, x = np.mgrid[:64, :64]
+    masks = (((y - 32) ** 2 + (x - centre) ** 2 <= radius**2)[None, ..., None] for centre in (27, 37))
+    pred, label = (torch.from_numpy(mask.astype(np.int64)) for mask in masks)
+    return pred, label
+
+
+def distances(pred: torch.Tensor, label: torch.Tensor) -> list[float]:
+    (found,) = compute_case_metrics(pred, label, 2, (1.0, 1.0, 5.0))
+    return [found.values["hd95_mm"], found.values["asd_mm"]]
+
+
+@pytest.mark.parametrize("place", [0, 5, 10])
+def test_a_slice_among_ignored_ones_has_the_distances_of_the_slice_alone(place: int):
+    # with the faces towards ignored voxels, all of both discs would be surface: 8.012 and 1.794
+    pred, label = discs()
+    assert distances(pred, label) == pytest.approx([9.947, 6.032], abs=5e-4)
+    sparse = torch.full((1, 64, 64, 11), 2)
+    sparse[..., place : place + 1] = label
+    everywhere = pred.expand(-1, -1, -1, 11)
+    assert distances(everywhere, sparse) == pytest.approx([9.947, 6.032], abs=5e-4)
+
+
+def test_of_a_structure_that_ignored_voxels_surround_all_voxels_are_surface():
+    label, pred = torch.full((1, 9, 9, 1), 2), torch.zeros((1, 9, 9, 1), dtype=torch.int64)
+    label[0, 2:6, 4], pred[0, 2:4, 4] = 1, 1  # a scribble of four voxels, half of it found
+    # the prediction has one face, at its second voxel; from the label's voxels it is 1, 0, 1 and 2 mm away
+    assert distances(pred, label) == pytest.approx([1.85, 4 / 5], abs=1e-5)

@@ -5,6 +5,9 @@ allows (Dice and Jaccard 0, the image's diagonal as distance). If neither has it
 
 The surface of a structure is its voxels with a face towards a voxel outside it or towards the image's border. Along an
 axis of a single voxel nothing is measured: a slice stored as a volume has the same surface as one stored as an image.
+A face towards an ignored voxel is none, since nobody knows what lies there, nor is one towards the border if the voxel
+on the other side is ignored, as of a labelled first slice. Of a structure without any other face, such as a scribble,
+all voxels are surface.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance, compute_iou
+from monai.metrics import compute_dice, compute_iou
+from monai.metrics.utils import get_mask_edges, get_surface_distance
 from monai.transforms.utils import generate_spatial_bounding_box
 from monai.utils import convert_to_tensor
 
@@ -52,16 +58,18 @@ class StructurePair:
     """A structure in prediction and label, at least one of them non-empty.
 
     Args:
-        pred: the structure's voxels, bool ``(1, *S)``, cropped to the region of both.
+        pred: the structure's voxels, bool ``(1, *S)``, cropped to the region of both and a voxel around it.
         label: the same for the label.
         spacing: size of a voxel along each axis of ``S``, mm.
         diagonal: diagonal of the whole image, mm.
+        ignored: the voxels that nobody has labelled, bool ``(1, *S)``, in neither; None if there are none.
     """
 
     pred: torch.Tensor
     label: torch.Tensor
     spacing: list[float]
     diagonal: float
+    ignored: torch.Tensor | None = None
 
     @property
     def is_matched(self) -> bool:
@@ -72,6 +80,23 @@ class StructurePair:
     def for_monai(self) -> dict[str, Any]:
         """The first arguments of MONAI's metrics, ``(1, 1, *S)``; the structure is not treated as background."""
         return {"y_pred": self.pred[None].float(), "y": self.label[None].float(), "include_background": True}
+
+    @cached_property
+    def surface_distances(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Distance of each surface voxel, mm, from the prediction's to the label's and back; both are non-empty."""
+        pred, label = self._surfaces()
+        there, back = (get_surface_distance(*pair, spacing=self.spacing) for pair in ((pred, label), (label, pred)))
+        return torch.as_tensor(there), torch.as_tensor(back)
+
+    def _surfaces(self) -> tuple[torch.Tensor, torch.Tensor]:
+        pred, label = self.pred[0], self.label[0]
+        edges: Any  # of tensors, MONAI makes tensors
+        if self.ignored is None:
+            edges = get_mask_edges(pred, label)
+            return edges[0], edges[1]
+        edges = get_mask_edges(pred | self.ignored[0], label | self.ignored[0], crop=False)
+        known = edges[0] & pred, edges[1] & label
+        return known[0] if known[0].any() else pred, known[1] if known[1].any() else label
 
 
 @dataclass(frozen=True)
@@ -122,14 +147,14 @@ def _hd95(pair: StructurePair) -> float:
     """Larger of the two directed 95th percentiles of surface distance."""
     if not pair.is_matched:
         return pair.diagonal
-    return compute_hausdorff_distance(**pair.for_monai, percentile=95, spacing=pair.spacing).item()
+    return max(torch.quantile(distances, 0.95).item() for distances in pair.surface_distances)
 
 
 def _asd(pair: StructurePair) -> float:
     """Mean distance of both surfaces' voxels to the other surface."""
     if not pair.is_matched:
         return pair.diagonal
-    return compute_average_surface_distance(**pair.for_monai, symmetric=True, spacing=pair.spacing).item()
+    return torch.cat(pair.surface_distances).mean().item()
 
 
 #: by name; a new metric is a function and a line
@@ -151,7 +176,7 @@ def compute_case_metrics(
 
     Args:
         pred: class indices, ``(1, *S)``, any dtype that represents whole numbers.
-        label: class indices, ``(1, *S)``; where it is ``num_classes``, "ignore", both maps count as background.
+        label: class indices, ``(1, *S)``; where it is ``num_classes``, "ignore", no metric counts anything.
         num_classes: number of classes, background (0) included.
         spacing: size of a voxel along each axis of ``S``, in mm.
 
@@ -163,12 +188,14 @@ def compute_case_metrics(
         raise ValueError(f"pred and label must both be (1, *S), got {tuple(pred.shape)} and {tuple(label.shape)}.")
     if len(spacing) != pred.ndim - 1 or not all(0 < size < math.inf for size in spacing):
         raise ValueError(f"spacing must be {pred.ndim - 1} positive numbers, got {list(spacing)}.")
+    ignored = convert_to_tensor(label == num_classes, device="cpu", track_meta=False)
     pred, label = without_ignored(pred, label, num_classes)
-    maps = _class_map(pred, num_classes, "pred"), _class_map(label, num_classes, "label")
+    maps = _class_map(pred, num_classes, "pred"), _class_map(label, num_classes, "label"), ignored
     measured = [axis for axis, count in enumerate(pred.shape[1:]) if count > 1] or [0]
     planes = [volume.reshape(1, *(volume.shape[1 + axis] for axis in measured)) for volume in maps]
     sizes = [float(spacing[axis]) for axis in measured]
-    return [_compare(planes[0] == index, planes[1] == index, index, sizes) for index in range(1, num_classes)]
+    unknown = planes[2] if bool(ignored.any()) else None
+    return [_compare(planes[0] == index, planes[1] == index, unknown, index, sizes) for index in range(1, num_classes)]
 
 
 def compute_class_dice(pred: torch.Tensor, label: torch.Tensor, num_classes: int) -> list[float]:
@@ -204,13 +231,22 @@ def _class_map(volume: torch.Tensor, num_classes: int, name: str) -> torch.Tenso
     return indices
 
 
-def _compare(pred: torch.Tensor, label: torch.Tensor, index: int, spacing: list[float]) -> ClassMetrics:
+def _with_border(mask: torch.Tensor, **how: Any) -> torch.Tensor:
+    """A mask ``(1, *S)`` and a layer of nothing, or of what ``mode`` says, around its spatial axes."""
+    return torch.from_numpy(np.pad(mask.numpy(), [(0, 0), *[(1, 1)] * (mask.ndim - 1)], **how))
+
+
+def _compare(
+    pred: torch.Tensor, label: torch.Tensor, ignored: torch.Tensor | None, index: int, spacing: list[float]
+) -> ClassMetrics:
     predicted, labeled = bool(pred.any()), bool(label.any())
     if not predicted and not labeled:
         return ClassMetrics(index, dict.fromkeys(METRICS, math.nan), "absent")
     diagonal = math.hypot(*(count * size for count, size in zip(pred.shape[1:], spacing, strict=True)))
-    start, end = generate_spatial_bounding_box(pred | label)
+    if ignored is not None:
+        pred, label, ignored = _with_border(pred), _with_border(label), _with_border(ignored, mode="reflect")
+    start, end = generate_spatial_bounding_box(pred | label, margin=1, allow_smaller=True)
     box = (slice(None), *(slice(a, b) for a, b in zip(start, end, strict=True)))
-    pair = StructurePair(pred[box], label[box], spacing, diagonal)
+    pair = StructurePair(pred[box], label[box], spacing, diagonal, None if ignored is None else ignored[box])
     status = "ok" if predicted and labeled else "missed" if labeled else "hallucinated"
     return ClassMetrics(index, {name: metric.measure(pair) for name, metric in METRICS.items()}, status)
