@@ -245,6 +245,36 @@ def test_values_of_classes_with_gaps_are_taken_over(tmp_path: Path) -> None:
     assert (classes.names, classes.values) == (("background", "edema", "core"), (0, 1, 4))
 
 
+FRAMES = [f"patient{patient:03d}_frame{frame:02d}" for patient in range(6) for frame in (1, 12)]
+
+
+@pytest.mark.parametrize("options", [(), ("--patient-pattern", "^patient.")])
+def test_a_stated_patient_is_the_patient(tmp_path: Path, options: tuple[str, ...]) -> None:
+    fill(tmp_path, *(f"{part}/{name}.nii.gz" for name in FRAMES for part in ("imagesTr", "labelsTr")))
+    fill(tmp_path, *(f"{part}/patient9{name}.nii.gz" for name in "12" for part in ("imagesTs", "labelsTs")))
+    listed = [
+        {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz", "patient": int(n[7:10])} for n in FRAMES
+    ]
+    test = [{"image": f"./imagesTs/patient9{name}.nii.gz", "patient": " Zoe\u0301 "} for name in "12"]
+    dataset_json(tmp_path, training=listed, test=test, labels=["background", "ventricle", "wall"])
+    main(["--dataset-dir", str(tmp_path), "--labeled-count", "2", "--validation-count", "2", *options])
+    written = load_datalist(tmp_path / "datalist.json", tmp_path)
+    groups = [{case["patient"] for case in cases} for cases in written.splits().values()]
+    assert [len(group) for group in groups] == [2, 2, 2, 1]
+    assert set().union(*groups) == {*"012345", "Zo\u00e9"}
+    assert [len(cases) for cases in written.splits().values()] == [4, 4, 4, 2]
+    assert written.labels == {0: "background", 1: "ventricle", 2: "wall"}
+
+
+@pytest.mark.parametrize("wrong", [["p"], 1.5, True, {"id": 3}])
+def test_a_stated_patient_that_is_none_is_refused(tmp_path: Path, wrong: object) -> None:
+    fill(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz")
+    entry = {"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz", "patient": wrong}
+    dataset_json(tmp_path, training=[entry])
+    with pytest.raises(DataError, match=r'dataset\.json: expected a name or a whole number under "patient", found \{'):
+        find_cases(tmp_path)
+
+
 def test_four_digits_are_a_name_unless_there_are_channels(tmp_path: Path) -> None:
     fill(tmp_path, *(f"{part}/amos_000{number}.nii.gz" for part in ("imagesTr", "labelsTr") for number in (1, 2, 3)))
     assert [case[-2] for case in found(tmp_path)] == ["amos_0001", "amos_0002", "amos_0003"]

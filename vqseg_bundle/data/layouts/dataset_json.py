@@ -2,7 +2,7 @@
 
 - Decathlon and nnU-Net 1 list ``{"image": path, "label": path}`` under ``training``; MONAI's own lists have such cases
   under ``validation`` as well. nnU-Net's files have the channel's number after the listed name, ``x_0000.nii.gz`` for
-  ``x.nii.gz``.
+  ``x.nii.gz``. A ``patient`` beside an image is its patient.
 - nnU-Net 2 lists nothing, so that the cases are those of ``imagesTr/`` and ``labelsTr/``, or names every file under
   ``dataset``. Its ``labels`` map names to indices, the others' indices to names.
 
@@ -23,7 +23,7 @@ from vqseg_bundle.common import read_json
 
 from ..errors import DataError, some
 from ..formats.volume_io import check_ignore_last
-from .found_case import FoundCase, case_stem, patient_of
+from .found_case import FoundCase, case_stem, patient_of, stated_patient
 from .pairs import find_pairs
 
 __all__ = ["find_dataset_json", "read_channel_names", "read_label_names"]
@@ -70,6 +70,8 @@ def read_label_names(root: Path) -> dict[int, str]:
     with one name or index; a class "ignore" that is not the last.
     """
     labels = _read(root).get("labels")
+    if isinstance(labels, list):
+        labels = {str(index): name for index, name in enumerate(labels)}
     if not isinstance(labels, dict) or not labels:
         return {}
     names = {0: "background", **_by_index(root, labels)}
@@ -132,8 +134,21 @@ def _listed_cases(root: Path, entries: Any, key: str, pattern: str | None) -> li
             )
         image, label = (Path(entry[part]).as_posix() for part in ("image", "label"))
         channels = _channels(root, image)
-        cases.append(_case(channels, label, patient_of(case_stem(image), pattern)))
+        patient = _stated_patient(root, entry) or patient_of(case_stem(image), pattern)
+        cases.append(_case(channels, label, patient))
     return cases
+
+
+def _stated_patient(root: Path, entry: Mapping[str, Any]) -> str:
+    """The patient that an entry names, empty without one."""
+    if entry.get("patient") is None:
+        return ""
+    patient = stated_patient(entry["patient"])
+    if patient is None:
+        raise DataError(
+            f'{root / _NAME}: expected a name or a whole number under "patient", found {entry!r}; correct the list.'
+        )
+    return patient
 
 
 def _is_path(value: object) -> bool:
@@ -173,7 +188,8 @@ def _named_cases(root: Path, named: Mapping[str, Any], pattern: str | None) -> l
             )
         label = str(entry.get("label") or "")
         channels = [Path(path).as_posix() for path in images]
-        cases.append(_case(channels, Path(label).as_posix() if label else "", patient_of(name, pattern)))
+        patient = _stated_patient(root, entry) or patient_of(name, pattern)
+        cases.append(_case(channels, Path(label).as_posix() if label else "", patient))
     return cases
 
 
@@ -200,17 +216,17 @@ def _test_cases(root: Path, entries: Any, known: set[str], pattern: str | None) 
     by_file = {(root / file).resolve(): case for case in there for file in (case.image, *case.more_channels)}
     found: dict[str, FoundCase] = {}
     for entry in entries if isinstance(entries, list) else [entries]:
-        image, label = _test_entry(root, entry)
+        image, label, patient = _test_entry(root, entry)
         channels = _channels(root, image)
         case = by_file.get((root / channels[0]).resolve()) or _case(channels, "", patient_of(case_stem(image), pattern))
-        found[case.image] = replace(case, label=label or case.label)
+        found[case.image] = replace(case, label=label or case.label, patient=patient or case.patient)
     _refuse_twice(root, known & found.keys(), "test")
     cases = [*found.values(), *(case for case in there if case.image not in found)]
     return [replace(case, split="test" if case.label else "unlabeled") for case in cases if case.image not in known]
 
 
-def _test_entry(root: Path, entry: Any) -> tuple[str, str]:
-    """Paths of an image and its label, which may be empty."""
+def _test_entry(root: Path, entry: Any) -> tuple[str, str, str]:
+    """Paths of an image and its label, and its patient; both of these may be empty."""
     paths = entry if isinstance(entry, dict) else {"image": entry}
     image, label = paths.get("image"), paths.get("label") or ""
     if not isinstance(image, str) or not image or not isinstance(label, str):
@@ -218,7 +234,7 @@ def _test_entry(root: Path, entry: Any) -> tuple[str, str]:
             f'{root / _NAME}: expected a path, or {{"image": path}}, for each image under "test", found {entry!r}; '
             "correct the list."
         )
-    return Path(image).as_posix(), Path(label).as_posix() if label else ""
+    return Path(image).as_posix(), Path(label).as_posix() if label else "", _stated_patient(root, paths)
 
 
 def _refuse_missing(root: Path, cases: list[FoundCase]) -> None:

@@ -21,7 +21,7 @@ from ..formats.dicom_slices import series_labels
 from ..formats.table import FORMATS, volume_kind
 from ..formats.volume_path import channel_paths, parse_volume_path
 
-__all__ = ["FoundCase", "case_stem", "naming_paths", "patient_of", "unique_case_ids"]
+__all__ = ["FoundCase", "case_stem", "naming_paths", "patient_of", "stated_patient", "unique_case_ids"]
 
 # of formats alone, so that Mueller.Anna and the dots of a DICOM identifier such as 1.2.840.10008 stay in the name
 _SUFFIX = re.compile("({})$".format("|".join(re.escape(each) for known in FORMATS for each in known.suffixes)), re.I)
@@ -82,6 +82,14 @@ def patient_of(name: str, pattern: str | None) -> str:
     if match is None:
         raise DataError(f'--patient-pattern "{pattern}": expected to match every case name, found none in {name}.')
     return next((group for group in match.groups() if group), match[0])
+
+
+def stated_patient(value: object) -> str | None:
+    """A patient as a list states it, text or a whole number, without spaces around; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    # accents in one normal form: two spellings of one name are the same patient
+    return unicodedata.normalize("NFC", str(value)).strip()
 
 
 def case_stem(path: str) -> str:
