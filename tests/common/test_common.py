@@ -22,6 +22,7 @@ from vqseg_bundle.common import (
     print_any_name,
     process_count,
     process_rank,
+    read_json,
     remove_partial_files,
     replacing,
     visible_line,
@@ -44,6 +45,15 @@ def _fill_the_disk(path: Path) -> None:
         partial.write_text("half")
         assert path.read_text() == "former"
         raise OSError("disk full")
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [{"b": 1, "c": {}, "b": 2}], "a": 3}')
+    with pytest.raises(ValueError, match=r'^key "b" is there twice$'):
+        read_json(path)
+    path.write_text('{"a": [{"b": 1}, {"b": 2}], "b": {"a": 3}}')
+    assert read_json(path) == {"a": [{"b": 1}, {"b": 2}], "b": {"a": 3}}
 
 
 def test_partial_files_of_ended_processes_are_removed(tmp_path: Path) -> None:

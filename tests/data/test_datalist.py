@@ -154,7 +154,15 @@ def test_missing_dataset_dir_is_refused(tmp_path: Path):
         load_datalist(write(tmp_path), tmp_path / "gone")
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "expected a JSON file"), ("[]", "a JSON object, found a list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "expected a JSON file"),
+        ("[]", "a JSON object, found a list"),
+        ('{"training": [1], "training": []}', r'd\.json: expected a JSON file, .* key "training" is there twice\.$'),
+        ('{"labels": {"0": "b", "1": "liver", "1": "tumour"}}', r'd\.json: .* key "1" is there twice\.$'),
+    ],
+)
 def test_file_that_is_not_a_json_object_is_refused(tmp_path: Path, text: str, message: str):
     path = tmp_path / "d.json"
     path.write_text(text)

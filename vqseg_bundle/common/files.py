@@ -105,12 +105,20 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> Any:
     """The content of a JSON file (UTF-8, with or without a byte-order mark).
 
-    ValueError: it is not JSON, or too deeply nested.
+    ValueError: it is not JSON, too deeply nested, or has a key twice, of which one would silently be lost.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f'key "{next(name for name in names if names.count(name) > 1)}" is there twice')
+    return found
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
