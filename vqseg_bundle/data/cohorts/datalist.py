@@ -26,6 +26,7 @@ from ..formats.volume_io import IGNORE, check_ignore_last, parse_label_values
 from ..formats.volume_path import channel_paths, join_channels, join_volume_path
 from ..layouts.channel_files import agreed_channel_names
 from ..layouts.found_case import unique_case_ids
+from .datalist_entry import kind_of, parse_entry
 
 __all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
 
@@ -152,7 +153,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise DataError(f"datalist {path}: expected a JSON file, but it cannot be read: {error}.") from error
     if not isinstance(content, dict):
-        raise DataError(f"datalist {path}: expected a JSON object, found {_kind(content)}.")
+        raise DataError(f"datalist {path}: expected a JSON object, found {kind_of(content)}.")
     return content
 
 
@@ -178,7 +179,7 @@ def _parse_labels(labels: object, path: Path) -> dict[int, str]:
     if isinstance(labels, list):
         labels = {str(index): name for index, name in enumerate(labels)}
     if not isinstance(labels, dict):
-        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}; found {_kind(labels)}.')
+        raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}; found {kind_of(labels)}.')
     if len(labels) < 2 or {str(key) for key in labels} != {str(index) for index in range(len(labels))}:
         hint = ' (values of label files that are not their class\'s index go under "label_values")'
         raise DataError(f'{path}: key "labels": {_LABELS_EXPECTED}, two at least; found keys {list(labels)}{hint}.')
@@ -212,49 +213,8 @@ def _parse_split(entries: object, split: str, source: str, root: Path) -> list[d
     if entries is None:
         return []
     if not isinstance(entries, list):
-        raise DataError(f'{source}: key "{split}": expected a list of cases, found {_kind(entries)}.')
-    return [_parse_entry(entry, f'{source}: "{split}" entry {i}', split, root) for i, entry in enumerate(entries)]
-
-
-def _parse_entry(entry: object, where: str, split: str, root: Path) -> dict[str, str]:
-    if isinstance(entry, str):
-        entry = {"image": entry}
-    if not isinstance(entry, dict):
-        raise DataError(f'{where}: expected {{"image": path, ...}}, found {_kind(entry)}.')
-    image, label, patient, series = (entry.get(key) for key in ("image", "label", "patient", "series"))
-    images: list[Any] = image if isinstance(image, list) else [image]
-    if not images or not all(isinstance(path, str) and path for path in images):
-        raise DataError(
-            f'{where}: expected the path of one volume under "image", or a list of one path a channel, found {image!r}.'
-        )
-    if label is not None and not isinstance(label, str):
-        raise DataError(f'{where} ({image}): expected the path of one volume under "label", found {_kind(label)}.')
-    if patient is not None and not isinstance(patient, str | int):
-        raise DataError(f'{where} ({image}): expected an id under "patient", found {_kind(patient)}.')
-    if series is not None and not isinstance(series, str):
-        raise DataError(f'{where} ({image}): expected a SeriesInstanceUID under "series", found {_kind(series)}.')
-    for path in (*images, *filter(None, [label])):
-        if not _can_be_a_name(path):
-            raise DataError(f"{where}: expected paths that files can have, found {path!r}.")
-    if split == "training" and not label:
-        raise DataError(f'{where} ({image}): a training case needs a "label"; move cases without one to "unlabeled".')
-    if series and len(images) > 1:
-        raise DataError(f'{where}: "series" names one DICOM series, found {len(images)} paths under "image".')
-    # cases that were parsed before, such as those of another cohort, have their channels in one string
-    channels = [_absolute(root, channel) for path in images for channel in channel_paths(_absolute(root, path))]
-    case = {"image": join_channels(join_volume_path(channel, series or "") for channel in channels)}
-    if label and split != "unlabeled":
-        case["label"] = _absolute(root, label)
-    if patient is not None and str(patient):
-        case["patient"] = str(patient)
-    return case
-
-
-def _can_be_a_name(path: str) -> bool:
-    try:
-        return b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:
-        return False
+        raise DataError(f'{source}: key "{split}": expected a list of cases, found {kind_of(entries)}.')
+    return [parse_entry(entry, f'{source}: "{split}" entry {i}', split, root) for i, entry in enumerate(entries)]
 
 
 def _name_cases(cases: dict[str, list[dict[str, str]]]) -> None:
@@ -281,13 +241,3 @@ def _accept_uneven(cases: dict[str, list[dict[str, str]]]) -> None:
         if volume_kind(case["image"]) == "dicom":
             channels = channel_paths(case["image"])
             case["image"] = join_channels(join_volume_path(path, accept_uneven=True) for path in channels)
-
-
-def _absolute(root: Path, path: str) -> str:
-    # abspath, not resolve: a link keeps the name that the user knows
-    return os.path.abspath(root / Path(path).expanduser())  # noqa: PTH100
-
-
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return kinds.get(type(value), f"a {type(value).__name__}")

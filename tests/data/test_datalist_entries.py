@@ -1,0 +1,50 @@
+"""Keys of a datalist's entries that are misspelt, others that pass, and names of patients."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vqseg_bundle.data import DataError, load_datalist
+
+
+def write(folder: Path, test: list) -> Path:
+    path = folder / "datalist.json"
+    path.write_text(json.dumps({"labels": ["background", "organ"], "training": [], "test": test}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        *(
+            (key, "patient")
+            for key in ("Patient", "patient_id", "patientID", "pateint", "patients", "Subject", "subject-id")
+        ),
+        *((key, "label") for key in ("LABEL", "lable", "labels")),
+        ("serie", "series"),
+    ],
+)
+def test_a_misspelt_key_of_an_entry_is_refused(tmp_path: Path, key: str, meant: str):
+    entry = {"image": "a.nii", key: "p"}
+    message = rf'datalist\.json: "test" entry 1: unknown key "{key}"; did you mean "{meant}"\? Correct it, or rename'
+    with pytest.raises(DataError, match=message):
+        load_datalist(write(tmp_path, test=["b.nii", entry]), tmp_path)
+    assert load_datalist(write(tmp_path, test=["b.nii", {**entry, meant: "q"}]), tmp_path).test[1]["image"]
+
+
+def test_other_keys_of_an_entry_pass(tmp_path: Path):
+    others = ("phase", "group", "fold", "patient_age", "image_meta_dict", "labelled", "labeler", "stage", "case", "age")
+    cohort = load_datalist(write(tmp_path, test=[{"image": "a.nii", **dict.fromkeys(others, "1")}]), tmp_path)
+    assert cohort.test == [{"image": str(tmp_path / "a.nii"), "case": "a", "patient": "a"}]
+
+
+def test_a_patient_has_one_name_however_it_is_written(tmp_path: Path):
+    names = ["Jos\u00e9", " Jose\u0301 ", 7, "7", " "]
+    entries = [{"image": f"{i}.nii", "patient": name} for i, name in enumerate(names)]
+    cohort = load_datalist(write(tmp_path, test=entries), tmp_path)
+    assert [case["patient"] for case in cohort.test] == ["Jos\u00e9", "Jos\u00e9", "7", "7", "4"]
+    with pytest.raises(DataError, match='expected an id under "patient", found a boolean'):
+        load_datalist(write(tmp_path, test=[{"image": "a.nii", "patient": True}]), tmp_path)
