@@ -105,6 +105,49 @@ def test_bad_split_files_are_refused(acdc: Path, capsys: pytest.CaptureFixture, 
     refused(capsys, message, "--dataset-dir", str(acdc), "--split-file", str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            [{"train": ["patient000"], "val": ["patient001"]}],
+            "found a list; of other files, such as nnU-Net's splits_f",
+        ),
+        ("patient000", "found a string; of other files"),
+        (3, "found a int; of other files"),
+        (None, "found null; of other files"),
+        (
+            {"training": [{"id": 1}], "validation": []},
+            "key \"training\": expected names of patients, found {'id': 1}; co",
+        ),
+        (
+            {"training": [], "validation": [None, ["a"]]},
+            'key "validation": expected names of patients, found None, [\'a',
+        ),
+        (
+            {"training": [], "validation": [], "labeled_x": [1.5]},
+            'key "labeled_x": expected names of patients, found 1.5',
+        ),
+    ],
+)
+def test_split_files_of_another_form_are_refused_by_name(
+    acdc: Path, capsys: pytest.CaptureFixture, content: object, message: str
+):
+    path = acdc / "split.json"
+    path.write_text(json.dumps(content))
+    options = ("--dataset-dir", str(acdc), "--split-file", str(path))
+    refused(capsys, message, *options)
+    refused(capsys, f"split file {path}: ", *options)
+
+
+def test_patients_of_a_split_file_may_be_whole_numbers(tmp_path: Path):
+    for i in range(4):
+        save(tmp_path / f"images/{i}.nii.gz", i)
+        save(tmp_path / f"labels/{i}.nii.gz", i, classes=2)
+    (tmp_path / "split.json").write_text(json.dumps({"training": [0, 3], "validation": [1, "2"], "folds": [[0], [1]]}))
+    datalist = run(tmp_path, "--split-file", str(tmp_path / "split.json"))
+    assert (patients(datalist, "training"), patients(datalist, "test")) == (["0", "3"], ["1", "2"])
+
+
 def test_split_file_excludes_drawn_held_out_patients(acdc: Path, capsys: pytest.CaptureFixture):
     options = ("--dataset-dir", str(acdc), "--split-file", str(acdc / "split.json"))
     refused(capsys, "expected none of them beside --split-file", *options, "--test-count", "2")

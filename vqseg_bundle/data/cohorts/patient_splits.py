@@ -11,10 +11,13 @@ import numpy as np
 from vqseg_bundle.common import read_json
 
 from ..errors import DataError, some
+from ..layouts.found_case import stated_patient
+from .datalist_entry import kind_of
 
 __all__ = ["LabeledFile", "SplitFile", "SplitRequest", "read_labeled_file", "read_split_file", "split_patients"]
 
 _LABELED_PREFIX = "labeled_"
+_FORM = 'expected {"training": [patient, ...], "validation": [patient, ...]}'
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,21 @@ class SplitRequest:
 def read_split_file(path: Path) -> SplitFile:
     """Read ``{"training": [...], "validation": [...], "labeled_5_percent": [...], ...}``; other keys are ignored.
 
+    Patients may be whole numbers, which become text.
+
     Raises:
-        DataError: the file is missing or not JSON, or its lists are inconsistent.
+        DataError: the file is missing or not JSON, has another form, or its lists are inconsistent.
     """
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"split file {path}: expected a JSON file, but it cannot be read: {error}.") from error
-    lists = {key: value for key, value in content.items() if isinstance(value, list)} if content else {}
+    if not isinstance(content, dict):
+        raise DataError(
+            f"split file {path}: {_FORM}, found {kind_of(content)}; of other files, such as nnU-Net's "
+            "splits_final.json, write one."
+        )
+    lists = {key: _patients(value, key, path) for key, value in content.items() if _is_read(key, value)}
     missing = [key for key in ("training", "validation") if key not in lists]
     if missing:
         raise DataError(f'split file {path}: expected lists "training" and "validation", found no "{missing[0]}".')
@@ -76,7 +86,21 @@ def read_split_file(path: Path) -> SplitFile:
     stray = sorted(set(labeled) - set(lists["training"]))
     if stray:
         raise DataError(f'split file {path}: labelled patients that are not in "training": {some(stray)}.')
-    return SplitFile(str(path), list(lists["training"]), list(lists["validation"]), list(labeled))
+    return SplitFile(str(path), lists["training"], lists["validation"], labeled)
+
+
+def _is_read(key: str, value: object) -> bool:
+    return isinstance(value, list) and (key in ("training", "validation") or key.startswith(_LABELED_PREFIX))
+
+
+def _patients(names: Sequence[object], key: str, path: Path) -> list[str]:
+    patients = [stated_patient(name) for name in names]
+    wrong = [repr(name) for name, patient in zip(names, patients, strict=True) if not patient]
+    if wrong:
+        raise DataError(
+            f'split file {path}: key "{key}": expected names of patients, found {some(wrong)}; correct the list.'
+        )
+    return [patient for patient in patients if patient]
 
 
 def read_labeled_file(path: Path) -> LabeledFile:
