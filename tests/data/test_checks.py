@@ -187,6 +187,7 @@ def test_warnings_for_identical_images_empty_label_and_constant_image(cohort: Co
     shutil.copy(cohort.training[0]["image"], cohort.unlabeled[0]["image"])
     save(Path(cohort.training[0]["label"]), np.zeros(SHAPE, np.uint8))
     save(Path(cohort.validation[0]["image"]), np.full(SHAPE, 4, np.int16))
+    cohort = dataclasses.replace(cohort, training=[*cohort.training, make_case(tmp_path, "d")])
     found = check_cohort(cohort, 1, progress=False)
     assert sorted(warning.replace(f"{tmp_path}{os.sep}", "") for warning in found) == [
         "a_label.nii.gz: the label is empty (only background); leave it as it is if the structure is absent, "

@@ -84,6 +84,45 @@ def test_ignored_voxels_are_neither_structures_nor_missing_ones(folder: CohortFo
     assert codes.count("empty_validation") == 1
 
 
+@pytest.mark.parametrize(
+    ("emptied", "expected"),
+    [
+        (
+            LABELS[:6],
+            [("unlearnt_class", 'class 2 ("core") is in no label of "training", but in others; list a case that')],
+        ),
+        (
+            LABELS[10:12],
+            [("unvalidated_class", 'class 2 ("core") is in no label of "validation", but in others; list a')],
+        ),
+        (LABELS, [("unused_class", "none of 10 labels")]),
+    ],
+)
+def test_a_class_that_a_list_lacks_is_said_once(
+    folder: CohortFolder, emptied: list[str], expected: list[tuple[str, str]]
+):
+    for name in emptied:
+        if (folder.root / name).exists():
+            rewrite(folder, name, lambda voxels: np.minimum(voxels, 1))
+    found = [finding for finding in examine(folder).findings if finding.code.endswith("_class")]
+    assert [finding.code for finding in found if finding.code != "missing_class"] == [code for code, _ in expected]
+    assert expected[0][1] in found[0].message
+
+
+def test_a_training_without_any_structure_is_refused_once(folder: CohortFolder):
+    for name in LABELS[:6]:
+        rewrite(folder, name, np.zeros_like)
+    codes = {finding.code for finding in examine(folder).findings}
+    assert codes == {"empty_training", "empty_label"}
+    folder.save()
+    cohort = load_datalist(folder.root / "datalist.json", folder.root)
+    with pytest.raises(
+        DataError, match=r'1 problem:\n- .*: no label of "training" has any structure, only background: '
+    ):
+        check_cohort(cohort, 1, progress=False, use_cache=False)
+    assert check_cohort(cohort, 1, required_split="test", progress=False, use_cache=False)
+
+
 def test_faults_of_every_kind_are_planted():
     # tests/data/test_checks.py and, of images without geometry, test_check_values.py
     elsewhere = {"no_cases", "no_labeled_cases", "evaluation_split", "not_evaluated", "turned_images"}
@@ -104,13 +143,13 @@ def test_all_faults_at_once_are_reported_though_headers_are_broken(folder: Cohor
 
 
 def test_many_warnings_of_a_kind_are_cut(folder: CohortFolder):
-    for name in [*LABELS[:6], *LABELS[10:12]]:
+    for name in [*LABELS[1:6], *LABELS[10:12]]:
         rewrite(folder, name, np.zeros_like)
     folder.save()
     cohort = load_datalist(folder.root / "datalist.json", folder.root)
     lines = check_cohort(dataclasses.replace(cohort, test=[]), 1, progress=False, use_cache=False)
     assert sum("the label is empty" in line for line in lines) == 5
-    assert lines[-1] == ("... and 3 more of this kind: a label has no foreground; `vqseg check` lists all.")
+    assert lines[-1] == ("... and 2 more of this kind: a label has no foreground; `vqseg check` lists all.")
 
 
 def test_copies_of_another_stored_type_are_identical(folder: CohortFolder):

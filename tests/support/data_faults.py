@@ -223,6 +223,19 @@ def empty_validation(folder: CohortFolder) -> None:
         rewrite(folder, name, np.zeros_like)
 
 
+def empty_training(folder: CohortFolder) -> None:
+    for name in LABELS[:6]:
+        rewrite(folder, name, np.zeros_like)
+
+
+def without_core(*names: str) -> Callable[[CohortFolder], None]:
+    def plant(folder: CohortFolder) -> None:
+        for name in names:
+            rewrite(folder, name, lambda voxels: np.minimum(voxels, 1))
+
+    return plant
+
+
 def two_forms(folder: CohortFolder) -> None:
     path = folder.root / IMAGES[6]
     image = nib.load(path)
@@ -274,6 +287,9 @@ FAULTS: list[tuple[str, Callable[[CohortFolder], None], str, str]] = [
     ("palettes", other_palette, "palettes_differ", "labels/p1.png"),
     ("segment names", other_segment_names, "segment_names", "labels/case_01.seg.nrrd"),
     ("unused class", unused_class, "unused_class", "datalist.json"),
+    ("training without structure", empty_training, "empty_training", LABELS[0]),
+    ("class not learnt", without_core(*LABELS[:6]), "unlearnt_class", "datalist.json"),
+    ("class not validated", without_core(*LABELS[10:12]), "unvalidated_class", "datalist.json"),
     ("absent class", without_class, "missing_class", LABELS[4]),
     ("small structure", small_structure, "label_share_outlier", LABELS[4]),
     ("NaN", put(IMAGES[2], value=np.nan), "not_finite", IMAGES[2]),

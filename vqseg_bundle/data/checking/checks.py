@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..cohorts.datalist import Cohort, DataError
-from .class_rules import class_findings, empty_validation, name_findings, palette_findings
+from .class_rules import class_findings, classes_by_split, empty_validation, name_findings, palette_findings
 from .collect import FactsCache, cache_path, collect_facts
 from .facts import CaseFacts, Facts, gather_cases, with_class_indices
 from .file_rules import header_findings, voxel_findings
@@ -89,7 +89,9 @@ def examine_cohort(
     found += problems + geometry_outliers(cases) + turned_images(cases)
     if any(case.image_voxels or case.label_voxels for case in cases):
         found += class_findings(cases, cohort.labels, cohort.source) + voxel_outliers(cases, cohort.labels)
-        found += [] if required_split else empty_validation(cases, cohort.labels, cohort.source)
+        if not required_split:
+            found += empty_validation(cases, cohort.labels, cohort.source)
+            found += classes_by_split(cases, cohort.labels, cohort.source)
     summary = summarize_cohort(cohort.name, cases, cohort.labels)
     return CheckReport(cohort.source, level, _sorted(found), summary, cases)
 

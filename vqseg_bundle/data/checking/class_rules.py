@@ -9,7 +9,7 @@ from ..formats.class_names import misplaced_names
 from .facts import CaseFacts, HeaderFacts, LabelFacts
 from .findings import Finding
 
-__all__ = ["class_findings", "empty_validation", "name_findings", "palette_findings"]
+__all__ = ["class_findings", "classes_by_split", "empty_validation", "name_findings", "palette_findings"]
 
 _FEWEST_LABELS = 10  # with fewer, an absent class means nothing
 _NEARLY_ALL = 0.9
@@ -33,6 +33,34 @@ def class_findings(cases: Sequence[CaseFacts], labels: Mapping[int, str], source
                     text = f"{file}: class {shown} is absent, {holders} of {len(foreground)} labels have it"
                     found.append(Finding("missing_class", (file,), text, f"class {shown}", "none of it"))
     return found
+
+
+def classes_by_split(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:
+    """Find trainings without any structure, and classes of other labels that no training or validation label has.
+
+    Nothing is said of a list of which a label could not be read, and nothing of classes where a list has none at all.
+    """
+    held = {split: _classes_of(cases, split, labels) for split in ("training", "validation", "test")}
+    known = set().union(*(classes or set() for classes in held.values()))
+    found = []
+    if held["training"] is not None and not held["training"]:
+        files = tuple(dict.fromkeys(case.label for case in cases if case.split == "training" and case.label))
+        text = f'{source}: no label of "training" has any structure, only background: {file_list(files)}'
+        found.append(Finding("empty_training", (source, *files), text, "structures to learn", "only background"))
+    for split, code in (("training", "unlearnt_class"), ("validation", "unvalidated_class")):
+        classes = held[split]
+        for index in sorted(known - classes) if classes else []:
+            text = f'{source}: class {index} ("{labels[index]}") is in no label of "{split}", but in others'
+            found.append(Finding(code, (source,), text, "a label that has it", "none"))
+    return found
+
+
+def _classes_of(cases: Sequence[CaseFacts], split: str, labels: Mapping[int, str]) -> set[int] | None:
+    """The classes that the labels of a list have, without background; None without labels, or if one is unread."""
+    facts = [case.label_voxels for case in cases if case.split == split and case.label]
+    if not facts or None in facts:
+        return None
+    return {int(value) for known in facts if known for value, _ in known.counts if value in labels and value}
 
 
 def empty_validation(cases: Sequence[CaseFacts], labels: Mapping[int, str], source: str) -> list[Finding]:

@@ -106,6 +106,7 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "nothing_labeled": _error(
         'a label is "ignore" everywhere', 'list the image under "unlabeled", or label some of its slices'
     ),
+    "empty_training": _error("no training label has any structure", "list labels that have some, or correct the files"),
     "image_in_two_splits": _error("one file is listed in two splits", "list each case in only one split"),
     "patient_in_two_splits": _error(
         "a patient is both learnt from and evaluated on", "keep all cases of a patient in one split"
@@ -148,6 +149,14 @@ FINDING_KINDS: dict[str, FindingKind] = {
     ),
     "unused_class": _warning(
         'a class of "labels" is in no label', 'take it out of "labels", or label cases that have it'
+    ),
+    "unlearnt_class": _warning(
+        "a class of other labels is in no training label, so that it cannot be learnt",
+        'list a case that has it under "training"',
+    ),
+    "unvalidated_class": _warning(
+        "a class of other labels is in no validation label, so that weights are selected without it",
+        'list a case that has it under "validation"',
     ),
     "missing_class": _warning("a class that nearly all labels have is absent", "check the label"),
     "label_share_outlier": _warning("a structure is far larger or smaller than in other labels", "check the label"),
