@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,9 @@ examples:
 """
 
 
+_WHOLE = re.compile("-?[0-9]{1,18}")  # str.isdigit takes superscripts, too
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the datalist and print the numbers of patients and cases in each split."""
     parser = _parser()
@@ -71,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _make(options: argparse.Namespace) -> None:
     root = Path(options.dataset_dir).expanduser()
+    if options.seed < 0:
+        raise DataError(f"--seed: expected a whole number from 0 on, found {options.seed}.")
     if options.decathlon_task:
         root = download_task(root, options.decathlon_task)
     output = Path(options.output).expanduser() if options.output else root / "datalist.json"
@@ -132,7 +138,7 @@ def _classes(root: Path, cases: Sequence[FoundCase], options: argparse.Namespace
     if not options.label_values:
         return find_classes(root, cases, names)
     parts = options.label_values.split(",")
-    if not all(part.strip().lstrip("-").isdigit() for part in parts):
+    if not all(_WHOLE.fullmatch(part.strip()) for part in parts):
         raise DataError(f'--label-values: expected whole numbers, "0,1,...", found "{options.label_values}".')
     names = names or ["background", *(f"label_{part.strip()}" for part in parts[1:])]
     values = parse_label_values([int(part) for part in parts], len(names), "--label-values")
