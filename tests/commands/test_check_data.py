@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from support.bundle_runs import ROOT, CohortFolder
+from support.data_parts import hounsfield, write_dicom
 
 from vqseg_bundle.commands.check import main
-from vqseg_bundle.data import FINDING_KINDS, check_cohort, examine_cohort, load_datalist
+from vqseg_bundle.data import FINDING_KINDS, check_cohort, examine_cohort, load_datalist, read_header
 from vqseg_bundle.data.checking import facts
+from vqseg_bundle.data.formats.volume_path import join_volume_path
 
 DATA = Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared" / "data")
 SCHEMA = json.loads((ROOT / "docs" / "data_check.schema.json").read_text())
@@ -93,6 +95,7 @@ def test_a_sound_cohort_is_followed_by_its_training_with_the_same_keys(
     for words, expected in (
         ([], []),
         (["--intensity-window", "-100", "240.5"], ["--intensity_window", "'[-100,240.5]'"]),
+        (["--uneven-slices", "accept"], ["--uneven_slices", "accept"]),
         (["--allow_outside_files"], ["--allow_outside_files", "true"]),
     ):
         with pytest.raises(SystemExit, match="0"):
@@ -103,6 +106,35 @@ def test_a_sound_cohort_is_followed_by_its_training_with_the_same_keys(
     with pytest.raises(SystemExit, match="1"):
         main([str(cohort.root), "--no-progress"])
     assert "next:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("low", "high"), [("5", "5"), ("240.5", "-100"), ("nan", "1")])
+def test_a_window_that_leaves_nothing_is_refused(
+    cohort: CohortFolder, low: str, high: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(cohort, "--intensity-window", low, high) == 2
+    message = f"vqseg check: error: --intensity-window: expected LOW below HIGH, found {low} {high}.\n"
+    assert capsys.readouterr().err == message
+
+
+def test_unevenly_spaced_slices_are_accepted_as_the_refusal_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        slices = write_dicom(tmp_path / "images" / name, hounsfield((8, 7, 6), seed=ord(name)))
+        slices[2].unlink()
+        slices[3].unlink()
+        label = np.zeros((8, 7, 4), np.uint8)
+        label[2:6, 2:5] = 1
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        affine = read_header(join_volume_path(str(tmp_path / "images" / name), accept_uneven=True)).affine
+        nib.save(nib.Nifti1Image(label, affine), tmp_path / "labels" / f"{name}.nii.gz")
+    entries = [{"image": f"images/{name}", "label": f"labels/{name}.nii.gz"} for name in ("a", "b")]
+    (tmp_path / "datalist.json").write_text(json.dumps({"labels": ["background", "organ"], "training": entries}))
+    for words, code in (([], "1"), (["--uneven-slices", "accept"], "0")):
+        with pytest.raises(SystemExit, match=code):
+            main([str(tmp_path), "--no-progress", "--no-cache", *words])
+        assert ("uneven_slices" in capsys.readouterr().out.partition("next:")[0]) is (code == "1")
 
 
 def test_table_groups_findings_and_names_the_first_files(cohort: CohortFolder, capsys: pytest.CaptureFixture[str]):

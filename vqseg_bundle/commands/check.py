@@ -45,8 +45,11 @@ def _check(options: argparse.Namespace) -> CheckReport:
     output = Path(options.json).expanduser() if options.json else None
     if output is not None and output.exists() and not options.force:
         raise DataError(f"--json {output}: the file exists; give another name, or --force to overwrite it.")
+    if options.intensity_window and not options.intensity_window[0] < options.intensity_window[1]:
+        low, high = options.intensity_window
+        raise DataError(f"--intensity-window: expected LOW below HIGH, found {low:g} {high:g}.")
     start = time.monotonic()
-    cohort = open_cohort(options.dataset_dir, options.datalist, "", allow_outside_files=options.allow_outside_files)
+    cohort = open_cohort(options.dataset_dir, options.datalist, "", options.uneven_slices, options.allow_outside_files)
     report = examine_cohort(
         cohort,
         options.in_channels,
@@ -75,6 +78,7 @@ def _next_words(options: argparse.Namespace) -> list[str]:
     if options.intensity_window:
         low, high = options.intensity_window
         words += ["--intensity_window", f"[{low:g},{high:g}]"]
+    words += ["--uneven_slices", options.uneven_slices] if options.uneven_slices != "refuse" else []
     flags = ("allow_no_labeled", "allow_outside_files")
     return words + [word for key in flags if getattr(options, key) for word in (f"--{key}", "true")]
 
@@ -145,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-no-labeled", "--allow_no_labeled", action="store_true", help='accept an empty "training" list')
     outside = "accept a datalist that names files outside its folder"
     add("--allow-outside-files", "--allow_outside_files", action="store_true", help=outside)
+    uneven = "as in training: DICOM series whose slices are not evenly spaced (default: refuse)"
+    add("--uneven-slices", "--uneven_slices", choices=("refuse", "accept"), default="refuse", help=uneven)
     window = "as in training: extreme values are clipped (default: percentiles, which such values would distort)"
     add("--intensity-window", "--intensity_window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=window)
     add("--json", metavar="FILE", help="also write the report (schema: docs/data_check.schema.json)")
