@@ -18,11 +18,13 @@ from vqseg_bundle.data import (
     FoundCase,
     FoundClasses,
     SplitRequest,
+    case_stem,
     check_ignore_last,
     file_list,
     find_cases,
     find_channel_names,
     find_classes,
+    find_frames_apart,
     find_misplaced_names,
     find_unused_files,
     parse_label_values,
@@ -106,13 +108,15 @@ def _make(options: argparse.Namespace) -> None:
         splits = split_patients(patients, [case.patient for case in free if case.label], request)
     classes = _classes(root, cases, options)
     _warn_of_names(root, cases, classes, options)
+    entries = _entries(cases, splits)
+    _warn_of_frames(entries)
     channels = find_channel_names(root, cases)
     datalist = {
         "name": options.name or root.resolve().name,
         "labels": {str(index): name for index, name in enumerate(classes.names)},
         **({"label_values": list(classes.values)} if classes.values else {}),
         **({"channel_names": channels} if channels else {}),
-        **_entries(cases, splits),
+        **entries,
     }
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +163,23 @@ def _warn_of_names(root: Path, cases: Sequence[FoundCase], classes: FoundClasses
         "the classes as the files do, or correct the files.",
         file=sys.stderr,
     )
+
+
+def _warn_of_frames(entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Name slices or frames that seem to be of one patient, but lie in lists to learn from and to evaluate on."""
+    own = [
+        (split, entry["patient"])
+        for split, listed in entries.items()
+        for entry in listed
+        if isinstance(entry["image"], str) and case_stem(entry["image"]) == entry["patient"]
+    ]
+    apart = find_frames_apart(own)
+    if apart:
+        print(
+            "warning: slices or frames that seem to be of one patient are both learnt from and held out: "
+            f"{apart.shown}. If they are, give --patient-pattern '{apart.pattern}'.",
+            file=sys.stderr,
+        )
 
 
 def _names(labels: str) -> list[str]:

@@ -11,6 +11,7 @@ from .cohorts.datalist import DATALIST_SPLITS, Cohort, DataError, load_datalist
 from .cohorts.demo_anatomy import DEMO_LABELS, DemoCohortConfig, make_demo_volume
 from .cohorts.demo_cohort import in_demo_cohort, write_demo_cohort
 from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
+from .cohorts.frames_apart import FramesApart, find_frames_apart
 from .cohorts.kept_cases import KeptCases
 from .cohorts.next_scans import least_sure
 from .cohorts.patient_splits import LabeledFile, SplitRequest, read_labeled_file, read_split_file, split_patients
@@ -102,6 +103,7 @@ __all__ = [
     "FoundCase",
     "FoundClasses",
     "FoundationFeatureStore",
+    "FramesApart",
     "JoinTokenCoordinatesd",
     "KeepSourced",
     "KeptCases",
@@ -146,6 +148,7 @@ __all__ = [
     "find_cases",
     "find_channel_names",
     "find_classes",
+    "find_frames_apart",
     "find_misplaced_names",
     "find_orientation",
     "find_other_images",

@@ -124,6 +124,14 @@ FINDING_KINDS: dict[str, FindingKind] = {
     "conflicting_labels": _warning(
         "identical images have different annotations", "keep the one whose label is right, leave the others out"
     ),
+    "similar_patients": _warning(
+        "patients whose names differ in upper and lower case alone are both learnt from and evaluated on",
+        "give the patient one name if they are the same",
+    ),
+    "frames_apart": _warning(
+        "slices or frames that seem to be of one patient are both learnt from and evaluated on",
+        'name the "patient" of each entry, or make the datalist again with --patient-pattern',
+    ),
     "labeled_and_unlabeled": _warning(
         "an unlabelled image is identical to a labelled one", 'leave it out of "unlabeled"'
     ),

@@ -6,16 +6,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from ..cohorts.datalist import Cohort
+from ..cohorts.datalist import LEARNED_SPLITS, Cohort
+from ..cohorts.frames_apart import find_frames_apart
 from ..errors import file_list
 from ..formats.volume_path import channel_paths
 from .facts import CaseFacts
 from .findings import Finding
 
-__all__ = ["LEARNED_SPLITS", "duplicate_findings", "list_findings"]
-
-#: Splits that a network learns from; frames of one patient may be in both.
-LEARNED_SPLITS = ("training", "unlabeled")
+__all__ = ["duplicate_findings", "list_findings"]
 
 
 def list_findings(cohort: Cohort, allow_no_labeled: bool, required_split: str | None) -> list[Finding]:
@@ -25,6 +23,8 @@ def list_findings(cohort: Cohort, allow_no_labeled: bool, required_split: str | 
         *([] if required_split else _validation_without_label(cohort)),
         *_images_as_labels(cohort),
         *_files_in_two_splits(cohort),
+        *_similar_patients(cohort),
+        *_frames_apart(cohort),
         *_listed_twice(cohort),
         *_shared_labels(cohort),
     ]
@@ -94,6 +94,35 @@ def _files_in_two_splits(cohort: Cohort) -> list[Finding]:
             text = f'patient "{patient}" is in {_and(splits)} ({file_list(paths)})'
             found.append(Finding("patient_in_two_splits", paths, text, "one split", _and(splits)))
     return found
+
+
+def _similar_patients(cohort: Cohort) -> list[Finding]:
+    """Patients whose names differ in upper and lower case alone, of whom some are learnt from and others held out."""
+    lists: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    for patient, splits in _splits_by(cohort, "patient").items():
+        lists[patient.casefold()][patient] = splits
+    found = []
+    for names in lists.values():
+        learned = [{split in LEARNED_SPLITS for split in splits} for splits in names.values()]
+        if len(names) > 1 and len(set().union(*learned)) > 1:
+            shown = ", ".join(f'"{name}" in {_and(splits)}' for name, splits in names.items())
+            text = f"{cohort.source}: the names of patients differ in upper and lower case alone: {shown}"
+            found.append(Finding("similar_patients", (cohort.source,), text, "one name for each patient", shown))
+    return found
+
+
+def _frames_apart(cohort: Cohort) -> list[Finding]:
+    own = [(split, c["case"]) for split, cases in cohort.splits().items() for c in cases if c["patient"] == c["case"]]
+    apart = find_frames_apart(own)
+    if apart is None:
+        return []
+    text = f"{cohort.source}: slices or frames that seem to be of one patient count as patients of their own, and some"
+    text += f" are learnt from, others evaluated on: {apart.shown}"
+    remedy = (
+        'if they are, name the "patient" of each entry, or make the datalist again by vqseg data --patient-pattern '
+        f"'{apart.pattern}'"
+    )
+    return [Finding("frames_apart", (cohort.source,), text, "one list for each patient", apart.shown, remedy)]
 
 
 def _listed_twice(cohort: Cohort) -> list[Finding]:

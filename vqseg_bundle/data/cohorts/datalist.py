@@ -28,9 +28,11 @@ from ..layouts.channel_files import agreed_channel_names
 from ..layouts.found_case import unique_case_ids
 from .datalist_entry import kind_of, parse_entry
 
-__all__ = ["DATALIST_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
+__all__ = ["DATALIST_SPLITS", "LEARNED_SPLITS", "Cohort", "DataError", "cohort_of_lists", "load_datalist"]
 
 DATALIST_SPLITS = ("training", "unlabeled", "validation", "test")
+#: Lists that a network learns from; frames of one patient may be in both.
+LEARNED_SPLITS = ("training", "unlabeled")
 _OTHER_LISTS = ("labels", "label_values", "channel_names")
 _LABELS_EXPECTED = 'expected {"0": "background", "1": name, ...}, keys "0" to "C-1" without gaps, or a list of names'
 
