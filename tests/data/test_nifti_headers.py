@@ -33,7 +33,8 @@ def stored(path: Path, image: Any, **fields: Any) -> str:
             header[name] = value
     single = path.suffix != ".hdr"
     header["magic"] = header.single_magic if single else header.pair_magic
-    header["vox_offset"] = header.single_vox_offset if single else 0
+    if "vox_offset" not in fields:
+        header["vox_offset"] = header.single_vox_offset if single else 0
     voxels = np.asarray(image.dataobj).astype(image.get_data_dtype()).tobytes("F")
     if not single:
         path.with_suffix(".img").write_bytes(voxels)
@@ -130,3 +131,24 @@ def test_so_is_one_whose_content_tells_nothing(tmp_path: Path, length: int) -> N
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(bytes(4)))
     with pytest.raises(DataError, match=r"x\.nii\.gz: expected a NIfTI file, found other content; convert it"):
         read_header(str(tmp_path / "x.nii.gz"))
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("offset", [0, 16, 348, -5])
+def test_voxels_that_begin_within_the_header_are_refused(tmp_path: Path, name: str, kind: str, offset: int) -> None:
+    path, least = stored(tmp_path / name, image_of(**KINDS[kind]), vox_offset=offset), 544 if "two" in kind else 352
+    message = (
+        rf"{name}: expected its voxels at byte {least} or later \(vox_offset\), found {offset}, which lies in the "
+        rf"header; write {least} there if the voxels follow the header, or export the volume again\.$"
+    )
+    for read in (read_header, read_voxels):
+        with pytest.raises(DataError, match=message):
+            read(path)
+
+
+def test_those_of_a_pair_begin_at_0_and_others_may_begin_later(tmp_path: Path) -> None:
+    pair, later = stored(tmp_path / "x.hdr", image_of()), Path(stored(tmp_path / "y.nii", image_of(), vox_offset=368))
+    later.write_bytes(later.read_bytes()[:352] + bytes(16) + later.read_bytes()[352:])
+    for path in (pair, str(later)):
+        assert read_voxels(path).ravel()[:3].tolist() == [0, 1, 2]

@@ -95,6 +95,7 @@ def open_nifti(path: str) -> Any:
         raise DataError(f"{path}: expected a NIfTI file, found {found}; convert it.")
     single, pair = _HEADER_SIZES[size]
     if header_file == image_file:
+        _check_offset(path, _stored_header(header_file, single.header_class))
         return single.from_file_map({"image": _holder(image_file)})
     if not image_file.is_file():
         raise DataError(f"{path}: expected its voxels in {image_file.name} beside it, found none; copy both files.")
@@ -139,9 +140,25 @@ def _start(path: Path) -> bytes:
 
 def _stored_spacing(path: str, image: Any) -> np.ndarray:
     """The sides of a voxel as the file has them, before nibabel replaces those that are zero or negative."""
-    kind = type(image.header)
-    block = _start(_pair_of(path)[0])[: kind.template_dtype.itemsize]
-    return kind(block, image.header.endianness, check=False)["pixdim"][1:4]
+    return _stored_header(_pair_of(path)[0], type(image.header))["pixdim"][1:4]
+
+
+def _stored_header(path: Path, kind: Any) -> Any:
+    """A whole header as the file has it, without nibabel's corrections."""
+    return kind(_start(path)[: kind.template_dtype.itemsize], check=False)
+
+
+def _check_offset(path: str, header: Any) -> None:
+    """Refuse a single file whose voxels would begin within its header.
+
+    nibabel takes 0 as it is, and ITK goes to the header's end, four bytes too early; both say nothing.
+    """
+    least, found = header.single_vox_offset, float(header["vox_offset"])
+    if not found >= least:  # or NaN
+        raise DataError(
+            f"{path}: expected its voxels at byte {least} or later (vox_offset), found {found:g}, which lies in the "
+            f"header; write {least} there if the voxels follow the header, or export the volume again."
+        )
 
 
 def _is_usable(spacing: np.ndarray, shape: tuple[int, ...]) -> bool:
