@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +22,17 @@ PACKED = zlib.compress(RAW)
 META = "ObjectType = Image\nNDims = 3\nDimSize = 4 3 5\nElementType = MET_SHORT\nElementSpacing = 1 1 3\n"
 SIZE = f"CompressedData = True\nCompressedDataSize = {len(PACKED)}\n"
 NRRD = "NRRD0004\ntype: short\ndimension: 3\nsizes: 4 3 5\nspacings: 1 1 3\nendian: little\nencoding: raw\n"
+ZIPPED = NRRD.replace("raw", "gzip")
 SPACE = "space: left-posterior-superior\nspace directions: (1,0,0) (0,1,0) (0,0,3)"
 SLICES = "".join(f"s{number}.raw\n" for number in range(5))
 FILES = {
     "a.raw": RAW,
     "a.zraw": PACKED,
+    "a.raw.gz": gzip.compress(RAW, mtime=0),
+    "text.gz": b"two\nlines\n" + gzip.compress(b"header" + RAW, mtime=0),
     "skipped.raw": b"header" + RAW,
     **{f"s{number}.raw": VOXELS[..., number].tobytes("F") for number in range(5)},
+    **{f"s{number}.gz": gzip.compress(VOXELS[..., number].tobytes("F"), mtime=0) for number in range(5)},
     **{f"s{number}.zraw": zlib.compress(VOXELS[..., number].tobytes("F")) for number in range(5)},
 }
 
@@ -74,6 +80,12 @@ WHOLE = {
     "NRRD, at the end": ("a.nhdr", f"{NRRD}byte skip: -1\ndata file: skipped.raw\n", b""),
     "NRRD, listed": ("a.nhdr", f"{NRRD}data file: LIST\n{SLICES}", b""),
     "NRRD, numbered": ("a.nhdr", f"{NRRD}data file: s%d.raw 0 4 1\n", b""),
+    "NRRD, compressed": ("a.nrrd", f"{ZIPPED}\n", FILES["a.raw.gz"]),
+    "NRRD, compressed in two parts": ("a.nrrd", f"{ZIPPED}\n", gzip.compress(RAW[:50]) + gzip.compress(RAW[50:])),
+    "NRRD, compressed, more after it": ("a.nrrd", f"{ZIPPED}\n", FILES["a.raw.gz"] + bytes(30)),
+    "NRRD, compressed, beside": ("a.nhdr", f"{ZIPPED}data file: a.raw.gz\n", b""),
+    "NRRD, compressed, listed": ("a.nhdr", f"{ZIPPED}data file: LIST\n{SLICES.replace('raw', 'gz')}", b""),
+    "NRRD, compressed, parts skipped": ("a.nhdr", f"{ZIPPED}line skip: 2\nbyte skip: 6\ndata file: text.gz\n", b""),
 }
 
 
@@ -176,6 +188,48 @@ def test_a_damaged_slice_of_a_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s3.zraw").write_bytes(FILES["s3.zraw"][:-6])
     with pytest.raises(DataError, match=r"a\.mhd: truncated or unreadable \(compressed voxels ended before"):
         read_voxels(path)
+
+
+GZIP_DAMAGED = {
+    "middle": ("NRRD, compressed", lambda data: data[:30] + bytes([data[30] ^ 255]) + data[31:], r"Error -3"),
+    "checksum": (
+        "NRRD, compressed",
+        lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:],
+        "Error -3.*data check",
+    ),
+    "length": ("NRRD, compressed", lambda data: data[:-1] + b"\1", "Error -3.*length check"),
+    "cut": ("NRRD, compressed", lambda data: data[:-6], "compressed voxels ended before their end was reached"),
+    "fewer voxels": ("NRRD, compressed", lambda data: gzip.compress(RAW[:9]), "120 bytes of voxels expected, 9 found"),
+    "second part": ("NRRD, compressed in two parts", lambda data: data[:-6], "compressed voxels ended before"),
+}
+
+
+@pytest.mark.parametrize("kind", GZIP_DAMAGED)
+def test_damaged_compressed_voxels_of_nrrd_are_refused(tmp_path: Path, kind: str) -> None:
+    of, change, message = GZIP_DAMAGED[kind]
+    name, header, data = WHOLE[of]
+    with pytest.raises(DataError, match=rf"a\.nrrd: truncated or unreadable \(.*{message}.*\); copy it again"):
+        read_voxels(write(tmp_path, name, header, change(data)))
+
+
+@pytest.mark.parametrize(("kind", "file"), [("beside", "a.raw.gz"), ("listed", "s3.gz")])
+def test_so_are_those_beside_an_nrrd_header(tmp_path: Path, kind: str, file: str) -> None:
+    path = write(tmp_path, *WHOLE[f"NRRD, compressed, {kind}"])
+    (tmp_path / file).write_bytes(FILES[file][:-8] + bytes(8))
+    with pytest.raises(DataError, match=r"a\.nhdr: truncated or unreadable \(.*incorrect data check\); copy it again"):
+        read_voxels(path)
+
+
+def test_none_of_sixty_flipped_bits_in_a_compressed_nrrd_goes_unseen(tmp_path: Path) -> None:
+    """ITK itself lets several of them pass, with other voxels."""
+    voxels = np.random.default_rng(1).integers(0, 20, (40, 40, 40)).astype(np.uint8)
+    header = ZIPPED.replace("short", "uint8").replace("4 3 5", "40 40 40")
+    data, unseen = gzip.compress(voxels.tobytes("F"), 6, mtime=0), []
+    for place in range(200, 200 + (len(data) - 400) // 60 * 60, (len(data) - 400) // 60):
+        path = write(tmp_path, "a.nrrd", f"{header}\n", data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        with contextlib.suppress(DataError):
+            unseen.append((place, int((read_voxels(path) != voxels).sum())))
+    assert unseen == []
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The text of NRRD and MetaImage headers, and the files of voxels that it names.
 
 What ITK says of files that are not there or too short is wrong, partly on the terminal; some lists and numbers of files
-end its process, and damaged voxels of MetaImage it takes for whole. All this is looked at before ITK reads a file.
+end its process, and damaged compressed voxels it takes for whole. All this is looked at before ITK reads a file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError
 
@@ -29,6 +30,7 @@ _LONGEST_HEADER = 2**20
 _MOST_FILES = 100_000
 _BLOCK = 2**16
 _ANY_PACKING = 47  # zlib's or gzip's, as MetaImage's library takes either
+_GZIP, _GZIP_MAGIC = 31, b"\x1f\x8b"  # the only one that NRRD's takes
 _REQUIRED = ("DimSize", "ElementType", "ElementDataFile")
 
 
@@ -57,8 +59,10 @@ class HeaderText:
 
     @property
     def packed(self) -> bool:
-        """Whether the voxels of a MetaImage file are compressed."""
-        return not self.nrrd and self.fields.get("compresseddata", "")[:1] in ("T", "t", "1")
+        """Whether the voxels are compressed, of NRRD by gzip."""
+        if self.nrrd:
+            return self.fields.get("encoding", "").lower() in ("gzip", "gz")
+        return self.fields.get("compresseddata", "")[:1] in ("T", "t", "1")
 
     @cached_property
     def files(self) -> list[str] | None:
@@ -227,27 +231,31 @@ def _stored_size(text: HeaderText, size: int) -> int | None:
 
 
 def check_packed(text: HeaderText, size: int) -> None:
-    """Unpack the voxels of a MetaImage file to the end: where they are damaged, ITK reads others and says nothing.
+    """Unpack compressed voxels to the end: where they are damaged, ITK reads others and says nothing.
 
     Raises:
-        DataError: the header does not say how many bytes they take.
+        DataError: a MetaImage header does not say how many bytes they take.
         EOFError: they are truncated.
         zlib.error: they are damaged.
     """
     if not text.packed:
         return
-    stated = int(text.fields.get("compresseddatasize", "0"))
-    if text.files is None and not stated:
+    stated = 0 if text.nrrd else int(text.fields.get("compresseddatasize", "0"))
+    if not text.nrrd and text.files is None and not stated:
         raise DataError(
             f"{text.path}: expected CompressedDataSize in the header of compressed voxels, found none, without which "
             "ITK does not unpack them; save the volume anew."
         )
     if text.files is None:
-        found = _unpacked_size(Path(text.path), text.end or 0, stated)
+        files, start = [Path(text.path)], text.end or 0
     else:
-        files = [text.folder / name for name in text.files]
+        files, start = [text.folder / name for name in text.files], 0
+    if text.nrrd:
+        lines = int(text.fields.get("lineskip", "0"))
+        found = sum(_gunzipped_size(file, start, lines) for file in files)
+    else:
         sizes = [stated if stated and len(files) == 1 else file.stat().st_size for file in files]
-        found = sum(_unpacked_size(file, 0, length) for file, length in zip(files, sizes, strict=True))
+        found = sum(_unpacked_size(file, start, length) for file, length in zip(files, sizes, strict=True))
     if found < size:
         raise EOFError(f"{size} bytes of voxels expected, {found} found")
 
@@ -259,6 +267,28 @@ def _unpacked_size(path: Path, start: int, left: int) -> int:
         while block := packed.read(min(left, _BLOCK)):
             left -= len(block)
             found += len(unpacker.decompress(block))
+    return _ended(unpacker, found)
+
+
+def _gunzipped_size(path: Path, start: int, lines: int) -> int:
+    """Of all parts, since gzip files may be joined to one; what else follows them is ignored, as by ITK."""
+    unpacker, found = zlib.decompressobj(_GZIP), 0
+    with path.open("rb") as packed:
+        packed.seek(start)
+        for _ in range(lines):
+            packed.readline()
+        while block := packed.read(_BLOCK):
+            found += len(unpacker.decompress(block))
+            while unpacker.eof:
+                rest = unpacker.unused_data + packed.read(len(_GZIP_MAGIC))
+                if not rest.startswith(_GZIP_MAGIC):
+                    return found
+                unpacker = zlib.decompressobj(_GZIP)
+                found += len(unpacker.decompress(rest))
+    return _ended(unpacker, found)
+
+
+def _ended(unpacker: Any, found: int) -> int:
     if not unpacker.eof:
         raise EOFError("compressed voxels ended before their end was reached")
     return found
