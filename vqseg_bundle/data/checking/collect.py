@@ -29,7 +29,7 @@ from .findings import Finding
 __all__ = ["FactsCache", "cache_path", "collect_facts"]
 
 logger = logging.getLogger(__name__)
-_FORMAT = f"7, {__version__}"  # another version may read files differently
+_FORMAT = f"8, {__version__}"  # another version may read files differently
 _SETTLED_NS = 2_000_000_000  # a file changed twice within the resolution of its time stamp would look unchanged
 _DETACHED = tuple(suffix for each in FORMATS for suffix in each.detached)
 
@@ -43,7 +43,7 @@ def cache_path(files: Iterable[str]) -> Path:
 
 
 class FactsCache:
-    """Facts by file, valid while its size and modification time stay the same; without a path, nothing is remembered.
+    """Facts by file, valid while it is the same file, unchanged by size and times; without a path, none is remembered.
 
     A cache that cannot be read or written is noted in the log and never raises.
     """
@@ -66,7 +66,7 @@ class FactsCache:
     def put(self, file: str, kind: str, facts: Facts) -> None:
         """Store facts, unless the file is so new that another change could go unnoticed."""
         stamp = _stamp(file)
-        if self.path is None or stamp is None or time.time_ns() - stamp[-1] < _SETTLED_NS:
+        if self.path is None or stamp is None or time.time_ns() - stamp["changed_ns"] < _SETTLED_NS:
             return
         key = os.path.abspath(file)  # noqa: PTH100
         entry = self._entries.get(key, {})
@@ -103,8 +103,12 @@ def _places(file: str) -> list[Path]:
     return [parse_volume_path(channel).file for channel in channel_paths(file)]
 
 
-def _stamp(file: str) -> list[int] | None:
-    """Number, sizes and latest change of all files of a volume, folders included; None if it must not be cached."""
+def _stamp(file: str) -> dict[str, Any] | None:
+    """Latest change of all files of a volume, folders included, and a digest; None if it must not be cached.
+
+    Size and modification time alone would not tell when two files of one size and time have changed places. The file's
+    number (inode) does, and so does the time of its last renaming.
+    """
     places = _places(file)
     if any(path.name.lower().endswith(_DETACHED) for path in places):
         return None
@@ -114,7 +118,11 @@ def _stamp(file: str) -> list[int] | None:
         return None
     if not stats:
         return None
-    return [len(stats), sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)]
+    known = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino) for stat in stats]
+    return {
+        "digest": hashlib.sha256(json.dumps(known).encode()).hexdigest(),
+        "changed_ns": max(stat.st_mtime_ns for stat in stats),
+    }
 
 
 def _files(path: Path) -> list[Path]:
