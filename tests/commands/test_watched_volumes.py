@@ -21,7 +21,7 @@ from support.processes import folder_held
 
 from vqseg_bundle.commands import watch as watching
 from vqseg_bundle.commands.arrived_volumes import sort_arrivals
-from vqseg_bundle.commands.watch import arrivals, watch
+from vqseg_bundle.commands.watch import State, arrivals, changed, watch
 from vqseg_bundle.data import list_volumes
 
 Step = Callable[[], Any]
@@ -38,8 +38,8 @@ class Look:
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.folder, self.list_cases = folder, partial(list_volumes, **options)
-        self.seen: dict[Path, tuple[float, ...]] = {}
-        self.done: set[Path] = set()
+        self.seen: dict[Path, State] = {}
+        self.done: dict[Path, State] = {}
         self.segmented: set[frozenset[Path]] = set()
 
     def __call__(self) -> Found:
@@ -47,8 +47,9 @@ class Look:
         self.seen, ready = arrivals(self.folder, self.seen, self.done)
         if not ready:
             return []
-        found = sort_arrivals(self.folder, ready, self.seen.keys() - ready, self.segmented, self.list_cases)
-        self.done |= {path.resolve() for path in found.entries}
+        again = changed(ready, self.done)
+        found = sort_arrivals(self.folder, ready, self.seen.keys() - ready, self.segmented, self.list_cases, again)
+        self.done |= {path.resolve(): self.seen[path] for path in found.entries}
         return [
             (path.name, [case["image"].replace(str(self.folder), "in") for case in cases], refusal[:8])
             for path, cases, refusal in found.arrivals
@@ -114,6 +115,50 @@ def test_a_series_with_more_slices_comes_again(look: Look) -> None:
     assert look() == []
     ((name, (image,), refusal),) = look()
     assert (name, image[:3], refusal) == ("in", "in#", "")
+
+
+def test_a_folder_whose_slices_arrive_slowly_comes_again(look: Look) -> None:
+    files = write_dicom(look.folder / "ser", make_volumes(9)[0].get_fdata())
+    late = {file: file.read_bytes() for file in files[2:]}
+    for file in late:
+        file.unlink()
+    write(look.folder / "x.nii.gz")
+    everything = [("ser", ["in/ser"], ""), ("x.nii.gz", ["in/x.nii.gz"], "")]
+    assert [look(), look(), look()] == [[], everything, []]
+    for file, content in late.items():
+        file.write_bytes(content)
+        assert look() == []
+    assert [look(), look(), look()] == [[("ser", ["in/ser"], "")], [], []]
+
+
+def test_a_file_that_was_cut_comes_again_when_it_is_whole(look: Look) -> None:
+    place = look.folder / "a.nii.gz"
+    write(place)
+    whole = place.read_bytes()
+    place.write_bytes(whole[: len(whole) // 2])
+    again = [("a.nii.gz", ["in/a.nii.gz"], "")]
+    assert [look(), look(), look()] == [[], again, []]
+    place.write_bytes(whole)
+    assert [look(), look(), look()] == [[], again, []]
+
+
+def test_a_slice_that_was_cut_brings_its_series_again(look: Look) -> None:
+    files = write_dicom(look.folder, make_volumes(9)[0].get_fdata())
+    whole = files[2].read_bytes()
+    files[2].write_bytes(whole[:-20])
+    assert [look(), look(), look()] == [[], [("in", ["in"], "")], []]
+    files[2].write_bytes(whole)
+    assert [look(), look(), look()] == [[], [("in", ["in"], "")], []]
+
+
+def test_a_folder_that_gets_a_second_volume_comes_again(look: Look) -> None:
+    write(look.folder / "p1" / "a.nii.gz")
+    (look.folder / "link").symlink_to("p1")
+    first = [("link", [], "left out"), ("p1", ["in/p1/a.nii.gz"], "")]
+    assert [look(), look(), look()] == [[], first, []]
+    write(look.folder / "p1" / "b.nii.gz", 8)
+    both = [("link", [], "left out"), ("p1", ["in/p1/a.nii.gz", "in/p1/b.nii.gz"], "")]
+    assert [look(), look(), look()] == [[], both, []]
 
 
 def test_files_of_one_volume_are_waited_for(look: Look) -> None:
@@ -199,6 +244,21 @@ def test_slices_that_lie_loose_get_a_prediction(watched: Callable[..., None], tm
     assert predictions == ["$(x)_pred.nii.gz", "in_pred.nii.gz"]
 
 
+def test_a_file_that_is_copied_again_after_a_refusal_gets_a_prediction(
+    watched: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "in" / "a.nii.gz"
+    write(place)
+    whole = place.read_bytes()
+    place.write_bytes(whole[: len(whole) // 2])
+    watched([lambda: None, lambda: place.write_bytes(whole), lambda: None])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == 2
+    assert "truncated or unreadable" in lines[0]
+    assert lines[1].startswith(f"{place}: {tmp_path / 'out' / 'predictions'}")
+    assert [path.name for path in (tmp_path / "out" / "predictions").rglob("*.nii.gz")] == ["a_pred.nii.gz"]
+
+
 def test_a_watch_into_a_folder_at_work_is_refused(
     watched: Callable[..., None], trained: Trained, tmp_path: Path
 ) -> None:
@@ -212,3 +272,22 @@ def test_a_watch_into_a_folder_at_work_is_refused(
     with folder_held(tmp_path / "out", ".inference.lock"), pytest.raises(SystemExit, match="is at work in it"):
         watch(keys)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".inference.lock", "predictions"]
+
+
+def test_the_prediction_of_a_series_that_goes_on_replaces_the_former_one(
+    watched: Callable[..., None], tmp_path: Path
+) -> None:
+    voxels = make_volumes(9)[0].get_fdata()
+    files = write_dicom(tmp_path / "in" / "ser", voxels)
+    late = {file: file.read_bytes() for file in files[2:]}
+    for file in late:
+        file.unlink()
+
+    def arrive() -> None:
+        for file, content in late.items():
+            file.write_bytes(content)
+
+    watched([lambda: None, arrive, lambda: None])
+    (found,) = (tmp_path / "out" / "predictions").rglob("*_pred.nii.gz")
+    assert found.parent == tmp_path / "out" / "predictions"
+    assert nib.load(found).shape == voxels.shape

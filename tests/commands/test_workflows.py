@@ -154,21 +154,21 @@ def test_a_watched_folder_is_segmented_as_volumes_arrive(trained: Trained, tmp_p
 def test_a_volume_that_is_still_written_is_left_for_later(tmp_path: Path) -> None:
     path = tmp_path / "a.nii"
     path.write_bytes(b"1")
-    seen, ready = arrivals(tmp_path, {}, set())
+    seen, ready = arrivals(tmp_path, {}, {})
     assert ready == []
     path.write_bytes(b"12")
-    seen, ready = arrivals(tmp_path, seen, set())
+    seen, ready = arrivals(tmp_path, seen, {})
     assert ready == []
-    assert arrivals(tmp_path, seen, set())[1] == [path]
-    assert arrivals(tmp_path, seen, {path.resolve()})[1] == []
+    assert arrivals(tmp_path, seen, {})[1] == [path]
+    assert arrivals(tmp_path, seen, {path.resolve(): seen[path]})[1] == []
 
 
 def test_results_in_a_watched_folder_are_no_arrivals(tmp_path: Path) -> None:
     for name in ("predictions", "previous-20261130-120000", "patient"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.nii").write_bytes(b"1")
-    seen, _ = arrivals(tmp_path, {}, set())
-    assert arrivals(tmp_path, seen, set())[1] == [tmp_path / "patient"]
+    seen, _ = arrivals(tmp_path, {}, {})
+    assert arrivals(tmp_path, seen, {})[1] == [tmp_path / "patient"]
 
 
 @pytest.mark.parametrize("key", ["config_file", "bundle_root"])

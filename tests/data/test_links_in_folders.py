@@ -81,5 +81,5 @@ def test_links_do_not_arrive_in_a_watched_folder(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(b"1")
     for name, target in (("self.nii", "self.nii"), ("gone.nii", "nowhere"), ("again", "."), ("up", "..")):
         (tmp_path / name).symlink_to(target)
-    seen, _ = arrivals(tmp_path, {}, set())
+    seen, _ = arrivals(tmp_path, {}, {})
     assert list(seen) == [tmp_path / "a.nii"]

@@ -49,6 +49,7 @@ def sort_arrivals(
     changing: Collection[Path],
     segmented: set[frozenset[Path]],
     list_cases: Callable[[Path], Cases] = list_volumes,
+    changed: Collection[Path] = (),
 ) -> Arrivals:
     """The volumes among the arrivals, by the rules for a whole folder; what is none of them is refused with a reason.
 
@@ -59,7 +60,9 @@ def sort_arrivals(
         segmented: entries of each volume that was found before, to which this look adds; a volume that has more files
             now, such as a series whose slices arrive slowly, comes again.
         list_cases: :func:`~vqseg_bundle.data.list_volumes`, with options.
+        changed: those of ``ready`` whose volumes come again, since they have changed after they were done.
     """
+    segmented -= {entries for entries in segmented if not entries.isdisjoint(changed)}
     try:
         cases = list_cases(folder)
     except (ValueError, OSError):  # nothing in the folder is a volume; each entry says so

@@ -1,6 +1,7 @@
 """``vqseg segment FOLDER --watch``: volumes are segmented as they arrive in a folder, all in one process.
 
-Which these are, ``arrived_volumes`` decides; a file or folder in the watched one counts once it no longer changes.
+Which these are, ``arrived_volumes`` decides; a file or folder in the watched one counts once it no longer changes, and
+again if it changes later, since a slow copy may pause for longer than two looks.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import ast
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vqseg_bundle.commands.arrived_volumes import Arrival, Cases
 
-__all__ = ["Session", "arrivals", "watch"]
+__all__ = ["Session", "State", "arrivals", "changed", "watch"]
 
 _SECONDS = 5.0
+#: sizes and times of a file, or of the files in a folder
+State = tuple[float, ...]
 #: keys that a call from Python does not take
 _FIXED = {"bundle_root", "config_file"}
 
@@ -52,14 +55,16 @@ def watch(keys: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGINT, stop)
     print(f"watching {folder}; Ctrl-C ends", flush=True)
-    done = {run.resolve(), (run / "inference").resolve()}
-    seen: dict[Path, tuple[float, ...]] = {}
+    own = {run.resolve(), (run / "inference").resolve()}
+    seen, done = dict[Path, State](), dict[Path, State]()
     segmented = set[frozenset[Path]]()
     while not stopped:
-        seen, ready = arrivals(folder, seen, done)
+        seen, ready = arrivals(folder, seen, done, own)
         if ready:
-            found = sort_arrivals(folder, ready, seen.keys() - ready, segmented, session.list_cases)
-            done |= {path.resolve() for path in found.entries}
+            found = sort_arrivals(
+                folder, ready, seen.keys() - ready, segmented, session.list_cases, changed(ready, done)
+            )
+            done |= {path.resolve(): seen[path] for path in found.entries}
             for arrival in found.arrivals:
                 print(f"{visible_line(str(arrival.path))}: {_outcome(session, arrival)}", flush=True)
         time.sleep(_SECONDS)
@@ -100,19 +105,23 @@ class Session:
 
         self.run, self.options, self.list_cases = run, options, list_cases
         self.folder = Path(prediction_folder(run, "inference"))
-        self.names: set[str] = set()
+        self.names: dict[str, str] = {}  # the volume of each name
         use_folder(self.folder, "inference")
         put_aside(self.folder.parent, (self.folder.name,))
 
     def segment(self, path: Path, cases: Cases) -> Path:
-        """Segment an arrival; where it has a volume named as one before, into a folder of its own name."""
+        """Segment an arrival; where it has a volume named as another before, into a folder of its own name.
+
+        The prediction of a volume that comes again replaces the former one.
+        """
         from vqseg_bundle.bundle import segment
 
         cases = self._named(path, cases)
-        names = {case["case"] for case in cases}
+        names = {case["case"]: case["image"] for case in cases}
+        taken = any(self.names.get(case, image) != image for case, image in names.items())
         name = path.name if path.name.strip(".") else path.resolve().name  # the watched folder may be . or ..
-        own = {"prediction_dir#output_dir": str(self.folder / name)} if names & self.names else {}
-        self.names |= names
+        own = {"prediction_dir#output_dir": str(self.folder / name)} if taken else {}
+        self.names = {**names, **self.names}
         # a component, since MONAI would evaluate names in a list
         chosen: dict[str, Any] = {"cases": {"_target_": partial(list, cases)}}
         return segment(path, self.run, **own, **chosen, **self.options)
@@ -129,29 +138,39 @@ class Session:
 
 
 def arrivals(
-    folder: Path, seen: Mapping[Path, tuple[float, ...]], done: set[Path]
-) -> tuple[dict[Path, tuple[float, ...]], list[Path]]:
-    """Files and folders as they are now, and those of them that are as before, and thus complete, and not done.
+    folder: Path, seen: Mapping[Path, State], done: Mapping[Path, State], own: Collection[Path] = ()
+) -> tuple[dict[Path, State], list[Path]]:
+    """Files and folders as they are now, without those done, and those of them that are as before, and thus complete.
 
     Args:
         folder: where they arrive.
         seen: what an earlier call found.
-        done: resolved paths to leave out, with folders that contain them.
+        done: resolved paths and what they were like; one that is like it still is left out, and so is a folder that
+            contains one.
+        own: resolved paths of results, left out with folders that contain them.
     """
     from vqseg_bundle.data import is_result_folder
 
     now = {}
     # a link to them is no arrival
-    known = {place for path in (*done, folder.resolve()) for place in (path, *path.parents)}
+    never = {place for path in (*own, folder.resolve()) for place in (path, *path.parents)}
+    never |= {place for path in done for place in path.parents} - done.keys()
     for path in sorted(folder.iterdir()):
         if not path.exists() or is_result_folder(path.name):  # a link that leads nowhere, or our own output
             continue
-        if not path.name.startswith(".") and path.resolve() not in known:
-            now[path] = _state(path)
+        if path.name.startswith(".") or path.resolve() in never:
+            continue
+        if (state := _state(path)) != done.get(path.resolve()):
+            now[path] = state
     return now, [path for path, state in now.items() if state and seen.get(path) == state]
 
 
-def _state(path: Path) -> tuple[float, ...]:
+def changed(ready: Sequence[Path], done: Mapping[Path, State]) -> set[Path]:
+    """Those of the complete files and folders that were done before, and are no longer what they were."""
+    return {path for path in ready if path.resolve() in done}
+
+
+def _state(path: Path) -> State:
     """Sizes and times of a file, or of the files in a folder; empty if there is none, or it goes at this moment."""
     try:
         files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
