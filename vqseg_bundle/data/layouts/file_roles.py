@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as Collection
 from pathlib import Path, PurePath
 
 from ..formats.table import is_flat, volume_kind
@@ -36,17 +37,29 @@ LABELS_BESIDE = "labels of files beside them, by their names"
 PREDICTIONS = "predictions of other files, by their names"
 PREVIEWS = "previews of the volumes beside them"
 
-_RESULT_FOLDER = re.compile(r"predictions?|preds?|previous-.*", re.IGNORECASE)
+_RESULT_FOLDER = re.compile(r"(.+[-_. ])?(predictions?|preds?)|previous-.*", re.IGNORECASE)
+_VERSION = r"(manual|expert|final|corrected|refined|old|new|v\d+)"
 _LABEL_FOLDER = re.compile(
-    r"(label|mask|seg|segmentation|annotation|gt|ground[-_ ]?truth)s?([-_ ]?(tr|ts|va|val|train|test|training|testing|"
-    r"validation))?",
+    rf"({_VERSION}[-_. ])*(label|mask|seg|segmentation|annotation|gt|ground[-_ ]?truth)s?"
+    rf"([-_ ]?(tr|ts|va|val|train|test|training|testing|validation))?([-_. ]{_VERSION})*",
     re.IGNORECASE,
 )
 #: files in a training's output folder, beside its run.json, that could be taken for images
 _TRAINING_RESULTS = ("progress.png",)
-_PREDICTION_ENDING = re.compile(r"[_-](pred|prediction|probabilities|entropy)$")
-_LABEL_ENDING = re.compile(r"[_.-](seg|masks?|labels?|gt|segmentation|annotation)$", re.IGNORECASE)
+_PREDICTION_ENDING = re.compile(
+    r"[_.-](preds?|predictions?|predicted|probs?|probability|probabilities|entropy)$", re.IGNORECASE
+)
+_LABEL_WORD = r"(d?seg|segmentations?|masks?|labels?|label[-_]?maps?|gt|ground[_-]?truth|annotations?)"
+_LABEL_ENDING = re.compile(rf"[_.-]{_LABEL_WORD}$", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
+#: what follows an image's whole name in its label's: mask_1, liver_mask, roi, but not no_mask
+_LABEL_REST = re.compile(
+    rf"(?!(.*[_. -])?(no|non|without)[_. -])(.+[_. -])?({_LABEL_WORD}|[^\W\d_]+mask|truth|rois?|manual)([_. -]?\d+)?",
+    re.IGNORECASE,
+)
+_LABEL_BEGINNING = re.compile(rf"{_LABEL_WORD}(?=[\W\d_])", re.IGNORECASE)
+_BEGINNING = re.compile(r"[^\W\d_]+(?=[\W\d_])")
+_SEPARATOR = re.compile(r"[_. -]")
 
 
 def image_of_label(name: str) -> str:
@@ -109,24 +122,52 @@ def name_reasons(paths: Sequence[str]) -> dict[str, str]:
     """Why some of the volumes are no images by their names among the others.
 
     A label is beside its image, or beside any if ``label`` and the like is its whole name; the image of a prediction
-    may be in another folder.
+    may be in another folder. Without another file that it belongs to, any name is an image's.
     """
     places = {(PurePath(path).parent, case_stem(path)) for path in paths}
     places |= {(folder, case_of_channel(name)) for folder, name in places}
-    names = {name for _, name in places}
+    names, folders = {name for _, name in places}, defaultdict[PurePath, set[str]](set)
+    for folder, name in places:
+        folders[folder].add(name)
     beside = _images_by_folder(paths)
+    rests = {folder: _rests(those) for folder, those in folders.items()}
     found = {}
     for path in paths:
-        name = case_stem(path)
-        image, segmented = image_of_label(name), _PREDICTION_ENDING.sub("", name)
-        folder = PurePath(path).parent
-        others = beside[folder]
-        by_ending = image != name and ((folder, image) in places or any(_is_of(image, other) for other in others))
-        if by_ending or (others and is_label_name(name)):
-            found[path] = LABELS_BESIDE
-        elif segmented != name and segmented in names:
+        name, folder = case_stem(path), PurePath(path).parent
+        if _is_prediction(name, names):
             found[path] = PREDICTIONS
+        elif _is_label(name, folders[folder], beside[folder]) or _begins_as_label(name, folders[folder], rests[folder]):
+            found[path] = LABELS_BESIDE
     return found
+
+
+def _is_prediction(name: str, names: Collection[str]) -> bool:
+    segmented = _PREDICTION_ENDING.sub("", name)
+    return segmented != name and not names.isdisjoint({segmented, image_of_label(segmented)})
+
+
+def _is_label(name: str, names: Collection[str], images: Sequence[str]) -> bool:
+    """Whether a name is that of a label, of one of the names or images in its folder."""
+    image = image_of_label(name)
+    if image != name and (image in names or any(_is_of(image, other) for other in images)):
+        return True
+    ends = [match.span() for match in _SEPARATOR.finditer(name)]
+    if any(name[:start] in names and _LABEL_REST.fullmatch(name[end:]) for start, end in ends):
+        return True
+    return bool(images) and is_label_name(name)
+
+
+def _begins_as_label(name: str, names: Collection[str], rests: Collection[str]) -> bool:
+    """Whether a name is another's with a label's word before it, or in place of its first: mask_01 beside img_01."""
+    match = _LABEL_BEGINNING.match(name)
+    rest = name[match.end() :] if match else ""
+    return bool(rest) and (rest in rests or _SEPARATOR.sub("", rest, count=1) in names)
+
+
+def _rests(names: Collection[str]) -> set[str]:
+    """What follows the first word in the names that do not begin with a label's."""
+    firsts = [(name, _BEGINNING.match(name)) for name in names if not _LABEL_BEGINNING.match(name)]
+    return {name[first.end() :] for name, first in firsts if first}
 
 
 def _images_by_folder(paths: Sequence[str]) -> dict[PurePath, list[str]]:
