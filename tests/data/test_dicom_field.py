@@ -143,3 +143,49 @@ def test_what_no_affine_describes_is_refused(tmp_path: Path, values: dict, messa
     edit_dicom(files[2], set_tags(**values))
     with pytest.raises(DataError, match=message):
         read_header(str(tmp_path / "s"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"ImageType": ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]},
+            r"IM\d{4}: expected a slice a file, found many side by side in one \(MOSAIC in ImageType\); convert it to",
+        ),
+        (
+            {"PixelSpacing": [-0.8, 0.8]},
+            r"IM\d{4}: expected positive voxel spacing \(PixelSpacing\), found \[-0.8, 0.8\]; export the series",
+        ),
+        ({"PixelSpacing": [0.8, 0]}, r"expected positive voxel spacing \(PixelSpacing\), found \[0.8, 0.0\]; export"),
+        (
+            {"RescaleSlope": 0},
+            r"IM\d{4}: expected a RescaleSlope other than 0, found 0, by which all its values would be the same",
+        ),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 5])
+def test_what_would_be_read_as_something_else_is_refused(tmp_path: Path, values: dict, message: str, count: int):
+    files = write_dicom(tmp_path / "s", hounsfield((7, 6, count)), AXIAL)
+    edit_dicom(files[-1], set_tags(**values))
+    for read in (read_header, read_voxels):
+        with pytest.raises(DataError, match=message):
+            read(str(tmp_path / "s"))
+
+
+def test_slices_of_two_frames_of_reference_are_no_volume(tmp_path: Path):
+    message = (
+        r"s: expected slices of one FrameOfReferenceUID, found 1\.2\.3 in IM\d{4} and 1\.2\.4 in IM\d{4}, "
+        r"whose positions are not comparable; put them into folders of their own\.$"
+    )
+    files = write_dicom(tmp_path / "s", hounsfield(SHAPE), AXIAL, FrameOfReferenceUID="1.2.3")
+    assert read_header(str(tmp_path / "s")).shape == SHAPE
+    for file in files[2:]:
+        edit_dicom(file, set_tags(FrameOfReferenceUID="1.2.4"))
+    with pytest.raises(DataError, match=message):
+        read_header(str(tmp_path / "s"))
+    for file in files:
+        edit_dicom(file, set_tags(FrameOfReferenceUID="1.2.4" if file != files[3] else None))
+    with pytest.raises(
+        DataError, match=rf"{files[3].name}: expected FrameOfReferenceUID as in other slices of its series, found none"
+    ):
+        read_header(str(tmp_path / "s"))

@@ -48,6 +48,7 @@ _TAGS = [
     "BitsAllocated",
     "PhotometricInterpretation",
     "NumberOfFrames",
+    "FrameOfReferenceUID",
     *_RESCALING,
 ]
 _DICOM_ROOT = "1.2.840.10008."
@@ -96,6 +97,9 @@ class DicomSlice:
     rescaling: tuple[str, ...]  # which attributes of the conversion to the modality's unit it states
     fault: str  # fault of the pixels; empty if there is none
     enhanced: bool = False  # whether geometry and rescaling lie in groups of frames
+    mosaic: bool = False  # whether it is many slices side by side, as Siemens stores functional MRI
+    flat: bool = False  # whether its RescaleSlope is 0, which would make all values one
+    frame: str = ""  # FrameOfReferenceUID, to which positions are relative; empty if it does not say
 
 
 def has_preamble(file: Path) -> bool:
@@ -188,6 +192,9 @@ def _slice(file: Path, dataset: Any, stream: BinaryIO) -> DicomSlice:
         rescaling=tuple(name for name in _RESCALING if dataset.get(name) not in (None, "")),
         fault=_fault(dataset, stream, rows * columns),
         enhanced=any(name in dataset for name in _FRAME_GROUPS),
+        mosaic="MOSAIC" in (dataset.get("ImageType") or []),
+        flat=dataset.get("RescaleSlope") == 0,
+        frame=_text(dataset, "FrameOfReferenceUID"),
     )
 
 

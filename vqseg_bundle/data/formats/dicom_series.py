@@ -104,6 +104,21 @@ def _check_readable(item: DicomSlice) -> None:
             f"{item.file}: expected a slice a file, found {found} (enhanced DICOM); "
             "convert it to NIfTI, with dcm2niix for example."
         )
+    if item.mosaic:
+        raise DataError(
+            f"{item.file}: expected a slice a file, found many side by side in one (MOSAIC in ImageType); convert it "
+            "to NIfTI, with dcm2niix for example."
+        )
+    if item.spacing and min(item.spacing) <= 0:
+        raise DataError(
+            f"{item.file}: expected positive voxel spacing (PixelSpacing), found {list(item.spacing)}; export the "
+            "series again."
+        )
+    if item.flat:
+        raise DataError(
+            f"{item.file}: expected a RescaleSlope other than 0, found 0, by which all its values would be the same; "
+            "export the series again."
+        )
     if item.photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DataError(
             f"{item.file}: expected grey values (MONOCHROME1 or MONOCHROME2), found {item.photometric}; convert the "
@@ -134,6 +149,7 @@ def _check_alike(folder: Path, slices: Sequence[DicomSlice]) -> None:
             if value is None:
                 raise DataError(f"{item.file}: expected {name} in each of several slices, found none; leave it out.")
     _check_rescaling(slices)
+    _check_frames(folder, slices)
     _check_one(folder, slices, "Rows", np.array([[item.rows] for item in slices]), 0.0)
     _check_one(folder, slices, "Columns", np.array([[item.columns] for item in slices]), 0.0)
     spacings = np.array([item.spacing for item in slices])
@@ -150,6 +166,23 @@ def _check_rescaling(slices: Sequence[DicomSlice]) -> None:
                 f"{item.file}: expected {' and '.join(missing)} as in other slices of its series, found none; export "
                 "the series again."
             )
+
+
+def _check_frames(folder: Path, slices: Sequence[DicomSlice]) -> None:
+    """Positions in two frames of reference are not comparable; where no slice names one, they are taken to be."""
+    first = {item.frame: item for item in reversed(slices)}
+    if len(first) < 2:
+        return
+    if "" in first:
+        raise DataError(
+            f"{first[''].file}: expected FrameOfReferenceUID as in other slices of its series, found none; export the "
+            "series again."
+        )
+    found = " and ".join(f"{uid} in {_name(item)}" for uid, item in sorted(first.items())[:2])
+    raise DataError(
+        f"{folder}: expected slices of one FrameOfReferenceUID, found {found}, whose positions are not comparable; put "
+        "them into folders of their own."
+    )
 
 
 def _check_one(folder: Path, slices: Sequence[DicomSlice], name: str, values: np.ndarray, tolerance: float) -> None:
