@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vqseg_bundle.data import DataError, load_datalist
+from vqseg_bundle.data.cohorts.datalist import cohort_of_lists
 
 
 def write(folder: Path, test: list) -> Path:
@@ -39,6 +40,11 @@ def test_other_keys_of_an_entry_pass(tmp_path: Path):
     others = ("phase", "group", "fold", "patient_age", "image_meta_dict", "labelled", "labeler", "stage", "case", "age")
     cohort = load_datalist(write(tmp_path, test=[{"image": "a.nii", **dict.fromkeys(others, "1")}]), tmp_path)
     assert cohort.test == [{"image": str(tmp_path / "a.nii"), "case": "a", "patient": "a"}]
+
+
+def test_keys_that_are_no_text_pass():
+    cases = {"training": [{"image": "a.nii", "label": "b.nii", 1: "x"}]}
+    assert cohort_of_lists(cases, {0: "background"}, "n", "here").training[0]["case"] == "a"
 
 
 def test_a_patient_has_one_name_however_it_is_written(tmp_path: Path):

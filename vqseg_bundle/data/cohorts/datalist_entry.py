@@ -76,8 +76,8 @@ def _refuse_misspelt(entry: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _meant(key: str, absent: Iterable[str]) -> str:
-    plain = key.casefold().strip()
+def _meant(key: object, absent: Iterable[str]) -> str:
+    plain = str(key).casefold().strip()  # lists of a configuration in YAML may have other keys
     if "patient" in absent and plain.replace("_", "").replace("-", "").replace(" ", "") in _PATIENT_ELSEWHERE:
         return "patient"
     # labelled and patient_age are other words, labels is not
