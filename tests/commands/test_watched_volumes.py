@@ -287,7 +287,10 @@ def test_the_prediction_of_a_series_that_goes_on_replaces_the_former_one(
         for file, content in late.items():
             file.write_bytes(content)
 
+    write(tmp_path / "in" / "y.nii.gz")
     watched([lambda: None, arrive, lambda: None])
-    (found,) = (tmp_path / "out" / "predictions").rglob("*_pred.nii.gz")
-    assert found.parent == tmp_path / "out" / "predictions"
-    assert nib.load(found).shape == voxels.shape
+    place = tmp_path / "out" / "predictions"
+    assert sorted(path.name for path in place.glob("*_pred.nii.gz")) == ["ser_pred.nii.gz", "y_pred.nii.gz"]
+    assert nib.load(place / "ser_pred.nii.gz").shape == voxels.shape
+    (former,) = place.glob("previous-*/*")
+    assert (former.name, nib.load(former).shape) == ("ser_pred.nii.gz", (*voxels.shape[:2], 2))

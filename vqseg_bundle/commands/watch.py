@@ -7,6 +7,7 @@ again if it changes later, since a slow copy may pause for longer than two looks
 from __future__ import annotations
 
 import ast
+import glob
 import signal
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Session", "State", "arrivals", "changed", "watch"]
 
 _SECONDS = 5.0
+#: of the files of one prediction
+_ENDINGS = ("pred", "seg", "entropy", "probabilities")
 #: sizes and times of a file, or of the files in a folder
 State = tuple[float, ...]
 #: keys that a call from Python does not take
@@ -112,15 +115,19 @@ class Session:
     def segment(self, path: Path, cases: Cases) -> Path:
         """Segment an arrival; where it has a volume named as another before, into a folder of its own name.
 
-        The prediction of a volume that comes again replaces the former one.
+        The prediction of a volume that comes again takes the place of the former one, which is moved aside.
         """
         from vqseg_bundle.bundle import segment
+        from vqseg_bundle.bundle.records.run_record import put_aside
 
         cases = self._named(path, cases)
         names = {case["case"]: case["image"] for case in cases}
         taken = any(self.names.get(case, image) != image for case, image in names.items())
         name = path.name if path.name.strip(".") else path.resolve().name  # the watched folder may be . or ..
         own = {"prediction_dir#output_dir": str(self.folder / name)} if taken else {}
+        again = () if taken else names.keys() & self.names.keys()
+        # only theirs: an inference would move the predictions of all volumes aside
+        put_aside(self.folder, [f"{glob.escape(case)}_{end}.*" for case in again for end in _ENDINGS])
         self.names = {**names, **self.names}
         # a component, since MONAI would evaluate names in a list
         chosen: dict[str, Any] = {"cases": {"_target_": partial(list, cases)}}
