@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from vqseg_bundle.data import DataError, list_volumes
+from vqseg_bundle.data.layouts.found_case import unique_case_ids
 
 
 def touch(root: Path, *names: str) -> None:
@@ -159,3 +161,15 @@ def test_where_there_is_nothing_the_message_says_what_there_is(tmp_path: Path) -
         list_volumes(tmp_path)
     with pytest.raises(DataError, match=r"notes\.txt' is no volume: expected files that end in .nii"):
         list_volumes(tmp_path / "notes.txt")
+
+
+def test_names_too_long_for_a_file_are_cut_and_stay_different() -> None:
+    uids = "/".join(["1.2.840.113619.2.55.3.604688119.971.1267.3.12345.67890.123456789"] * 4)
+    paths = [f"/{top}/{uids}/scan.nii.gz" for top in "abc"] + ["/d/short.nii.gz", "/e/" + "\u00e4" * 120 + ".nii.gz"]
+    found = unique_case_ids(paths)
+    assert [len(name.encode()) for name in found] == [200, 200, 200, 5, 199]
+    assert len(set(found)) == 5
+    assert [name[:10] for name in found] == ["a_1.2.840.", "b_1.2.840.", "c_1.2.840.", "short", "\u00e4" * 10]
+    assert all(re.search("_[0-9a-f]{8}$", found[place]) for place in (0, 1, 2, 4))
+    assert unique_case_ids(paths[::-1]) == found[::-1]
+    assert unique_case_ids([paths[0]] * 2 + paths[1:2])[1] == f"{found[0]}_2"

@@ -6,6 +6,7 @@ PatientID.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -37,6 +38,8 @@ _TELLS_NOTHING = re.compile(
 )
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
 _LONGEST_PART = 40
+_LONGEST_NAME = 200  # bytes; file systems take 255, with _probabilities.nii.gz and the like
+_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,19 @@ def unique_case_ids(paths: Sequence[str]) -> list[str]:
 
     Parents do not tell files of one folder apart: ``c.nii`` and ``c.nii.gz`` are ``c_nii`` and ``c_nii_gz``. Channels
     in separate files are named by the common beginning of their names, ``x`` for ``x_0000`` and ``x_0001``, or by their
-    folder. A path that occurs twice (a mistake that the checks report) gets a number.
+    folder. A path that occurs twice (a mistake that the checks report) gets a number. A name of more than 200 bytes,
+    which with its endings no file system would take, is cut and ends in a digest of the whole.
     """
     distinct = list(dict.fromkeys(paths))
     names = dict(zip(distinct, _names_with_parents(distinct), strict=True))
-    return _number_repeats([names[path] for path in paths])
+    return _number_repeats([_cut(names[path]) for path in paths])
+
+
+def _cut(name: str) -> str:
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]
+    return f"{name.encode()[: _LONGEST_NAME - _DIGITS - 1].decode(errors='ignore')}_{digest}"
 
 
 def _names_with_parents(paths: list[str]) -> list[str]:
