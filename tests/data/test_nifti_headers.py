@@ -152,3 +152,15 @@ def test_those_of_a_pair_begin_at_0_and_others_may_begin_later(tmp_path: Path) -
     later.write_bytes(later.read_bytes()[:352] + bytes(16) + later.read_bytes()[352:])
     for path in (pair, str(later)):
         assert read_voxels(path).ravel()[:3].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_intensity_scale_without_its_intercept_is_named(tmp_path: Path, name: str, kind: str) -> None:
+    path = stored(tmp_path / name, image_of(**KINDS[kind]), scl_slope=2, scl_inter=np.nan)
+    message = rf"{name}: expected a finite scl_inter beside scl_slope 2, found nan; correct the header, or export the"
+    for read in (read_header, read_voxels):
+        with pytest.raises(DataError, match=message):
+            read(path)
+    for slope in (0, np.nan):  # which mean that there is no scale
+        assert read_voxels(stored(tmp_path / name, image_of(**KINDS[kind]), scl_slope=slope)).shape == SHAPE

@@ -94,6 +94,7 @@ def open_nifti(path: str) -> Any:
         found = "an Analyze file, which does not say where left is" if analyze else "other content"
         raise DataError(f"{path}: expected a NIfTI file, found {found}; convert it.")
     single, pair = _HEADER_SIZES[size]
+    _check_scale(path, _stored_header(header_file, single.header_class))
     if header_file == image_file:
         _check_offset(path, _stored_header(header_file, single.header_class))
         return single.from_file_map({"image": _holder(image_file)})
@@ -146,6 +147,15 @@ def _stored_spacing(path: str, image: Any) -> np.ndarray:
 def _stored_header(path: Path, kind: Any) -> Any:
     """A whole header as the file has it, without nibabel's corrections."""
     return kind(_start(path)[: kind.template_dtype.itemsize], check=False)
+
+
+def _check_scale(path: str, header: Any) -> None:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if np.isfinite(slope) and slope != 0 and not np.isfinite(intercept):
+        raise DataError(
+            f"{path}: expected a finite scl_inter beside scl_slope {slope:g}, found {intercept:g}; correct the header, "
+            "or export the volume again."
+        )
 
 
 def _check_offset(path: str, header: Any) -> None:
