@@ -23,7 +23,13 @@ from vqseg_bundle.bundle.records.model_record import (
     load_model_record,
     load_weights,
 )
-from vqseg_bundle.bundle.records.run_record import EVALUATION_OUTPUTS, check_writable, put_aside, write_run_record
+from vqseg_bundle.bundle.records.run_record import (
+    EVALUATION_OUTPUTS,
+    check_writable,
+    put_aside,
+    recorded_digest,
+    write_run_record,
+)
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device, check_recorded
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
@@ -162,7 +168,8 @@ def start_evaluation(
             logger.warning(warning)
         warn_of_geometry([case for case in getattr(cohort, split) if "label" in case], record, orientation)
         config = running_parser(parser).get()
-        write_run_record(output_dir, config, data.data_digest(cohort), sys.argv, prefix="evaluation_")
+        digest = data.data_digest(cohort, known=recorded_digest(output_dir))
+        write_run_record(output_dir, config, digest, sys.argv, prefix="evaluation_")
     wait_for_all()
 
 

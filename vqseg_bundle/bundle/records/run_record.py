@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vqseg_bundle import __version__
-from vqseg_bundle.common import process_rank, wait_for_all, write_json
+from vqseg_bundle.common import process_rank, read_json, wait_for_all, write_json
 
 __all__ = [
     "EVALUATION_OUTPUTS",
@@ -29,6 +29,7 @@ __all__ = [
     "prediction_folder",
     "prepare_output_dir",
     "put_aside",
+    "recorded_digest",
     "resume_command",
     "training_folder",
     "write_run_record",
@@ -211,6 +212,15 @@ def write_run_record(
         },
     }
     write_json(folder / f"{prefix}run.json", record)
+
+
+def recorded_digest(folder: str | Path) -> str | None:
+    """Digest of the data of the training in a folder, by its ``run.json``; None if there is none, or it is damaged."""
+    try:
+        found = read_json(Path(folder) / "run.json").get("data_digest")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def put_aside(folder: str | Path, patterns: Sequence[str], keep: bool = False) -> Path | None:

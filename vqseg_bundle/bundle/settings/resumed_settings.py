@@ -68,7 +68,8 @@ def check_unchanged(
     differences = dict(_differences(former, parser.get(), same_version))
     fixed = [text for key, text in differences.items() if _may_change(key) == "fixed"]
     asked = [text for key, text in differences.items() if _may_change(key) == "asked"]
-    digest, found = record.get("data_digest"), data.data_digest(cohort)
+    digest = record.get("data_digest")
+    found = data.data_digest(cohort, known=digest)
     if digest not in (None, found):
         fixed.append(f"the data: digest {str(digest)[:12]}, now {found[:12]} (cases, splits, labels or files' content)")
     if fixed or (asked and not resume_changed):

@@ -27,6 +27,7 @@ __all__ = ["data_digest", "find_datalist", "find_other_images", "open_cohort", "
 _DATALIST_NAMES = ("datalist.json", "dataset.json")
 logger = logging.getLogger(__name__)
 _BLOCK = 2**20
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 def open_cohort(
@@ -144,18 +145,36 @@ def _resolved(paths: Iterable[Path]) -> set[Path]:
     return {Path(os.path.realpath(path)) for path in paths}
 
 
-def data_digest(cohort: Cohort) -> str:
+def data_digest(cohort: Cohort, known: str | None = None) -> str:
     """Return the SHA-256 of a cohort: labels, splits, and each file's name, size and content.
 
-    Names are relative to the files' common folder, so a moved cohort keeps its digest. For files above 2 MiB, only the
-    first and last MiB are read: a gzip file ends with the checksum of its content. FileNotFoundError: a file is
-    missing.
+    Names are relative to the files' common folder, so a moved cohort keeps its digest. All of a file is read, 1 s for
+    about 1 GB and as fast as its disk allows; but of gzip files above 2 MiB only the first and last MiB, since they end
+    with the checksum of their content. FileNotFoundError: a file is missing.
+
+    Args:
+        cohort: the opened cohort.
+        known: digest in an earlier run's record. Up to 0.11.3 only the first and last MiB of any large file were read;
+            if it is the digest of that kind, it is returned.
     """
-    cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
-    volumes = {case[key] for _, case in cases for key in ("image", "label") if key in case}
-    sources = {volume: source_files(volume) for volume in volumes}
+    sources = {volume: source_files(volume) for volume in _volumes_of(cohort)}
+    found = _digest(cohort, sources, abridged=False)
+    if known in (None, found):
+        return found
+    former = _digest(cohort, sources, abridged=True)
+    return former if known == former else found
+
+
+def _volumes_of(cohort: Cohort) -> set[str]:
+    return {
+        case[key] for cases in cohort.splits().values() for case in cases for key in ("image", "label") if key in case
+    }
+
+
+def _digest(cohort: Cohort, sources: Mapping[str, Sequence[str]], abridged: bool) -> str:
     root = os.path.commonpath([Path(file).parent for files in sources.values() for file in files]) if sources else ""
-    prints = {volume: _volume_print(files, root) for volume, files in sources.items()}
+    prints = {volume: _volume_print(files, root, abridged) for volume, files in sources.items()}
+    cases = [(split, case) for split, cases in cohort.splits().items() for case in cases]
     listing = sorted([split, prints[case["image"]], prints.get(case.get("label", ""), [])] for split, case in cases)
     # no label_values give the digest of versions without them, so that digests stay comparable
     values = {"label_values": list(cohort.label_values.values())} if cohort.label_values else {}
@@ -163,16 +182,20 @@ def data_digest(cohort: Cohort) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _volume_print(files: Sequence[str], root: str) -> list[Any]:
+def _volume_print(files: Sequence[str], root: str, abridged: bool) -> list[Any]:
     """For a single file the same as in versions without volumes of several files, so that digests stay comparable."""
-    return [part for file in files for part in (Path(file).relative_to(root).as_posix(), *_file_print(Path(file)))]
+    return [
+        part for file in files for part in (Path(file).relative_to(root).as_posix(), *_file_print(Path(file), abridged))
+    ]
 
 
-def _file_print(path: Path) -> tuple[int, str]:
-    size = path.stat().st_size
-    digest = hashlib.sha256()
+def _file_print(path: Path, abridged: bool) -> tuple[int, str]:
+    size, digest = path.stat().st_size, hashlib.sha256()
     with path.open("rb") as file:
-        digest.update(file.read(_BLOCK))
-        file.seek(max(_BLOCK, size - _BLOCK))
-        digest.update(file.read())
+        start = file.read(_BLOCK)
+        digest.update(start)
+        if abridged or start.startswith(_GZIP_MAGIC):
+            file.seek(max(_BLOCK, size - _BLOCK))
+        while block := file.read(_BLOCK):
+            digest.update(block)
     return size, digest.hexdigest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from collections.abc import Set as Collection
+from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePath
 
 from ..formats.table import is_flat, volume_kind
@@ -141,12 +141,12 @@ def name_reasons(paths: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _is_prediction(name: str, names: Collection[str]) -> bool:
+def _is_prediction(name: str, names: AbstractSet[str]) -> bool:
     segmented = _PREDICTION_ENDING.sub("", name)
     return segmented != name and not names.isdisjoint({segmented, image_of_label(segmented)})
 
 
-def _is_label(name: str, names: Collection[str], images: Sequence[str]) -> bool:
+def _is_label(name: str, names: AbstractSet[str], images: Sequence[str]) -> bool:
     """Whether a name is that of a label, of one of the names or images in its folder."""
     image = image_of_label(name)
     if image != name and (image in names or any(_is_of(image, other) for other in images)):
@@ -157,14 +157,14 @@ def _is_label(name: str, names: Collection[str], images: Sequence[str]) -> bool:
     return bool(images) and is_label_name(name)
 
 
-def _begins_as_label(name: str, names: Collection[str], rests: Collection[str]) -> bool:
+def _begins_as_label(name: str, names: AbstractSet[str], rests: AbstractSet[str]) -> bool:
     """Whether a name is another's with a label's word before it, or in place of its first: mask_01 beside img_01."""
     match = _LABEL_BEGINNING.match(name)
     rest = name[match.end() :] if match else ""
     return bool(rest) and (rest in rests or _SEPARATOR.sub("", rest, count=1) in names)
 
 
-def _rests(names: Collection[str]) -> set[str]:
+def _rests(names: AbstractSet[str]) -> set[str]:
     """What follows the first word in the names that do not begin with a label's."""
     firsts = [(name, _BEGINNING.match(name)) for name in names if not _LABEL_BEGINNING.match(name)]
     return {name[first.end() :] for name, first in firsts if first}
