@@ -15,6 +15,7 @@ from support.bundle_runs import CONFIGS
 from support.data_parts import write_volume
 
 from vqseg_bundle.bundle import mirrored_sides
+from vqseg_bundle.bundle.settings.named_sides import mirrored_copies
 
 PREPROCESSING: dict[str, Any] = {
     "spatial_dims": 2,
@@ -87,6 +88,12 @@ def test_mirroring_classes_that_name_a_side_is_warned_of() -> None:
     (warning,) = mirrored_sides(labels, 0.5)
     assert warning.startswith("mirroring 0.5: left kidney, Right-kidney, kidney_left name a side")
     assert mirrored_sides(labels, 0.0) == mirrored_sides(labels[::4], 0.5) == []
+
+
+def test_averaging_mirrored_copies_of_classes_that_name_a_side_is_warned_of() -> None:
+    (warning,) = mirrored_copies(["background", "left kidney", "liver"], [0, 1])
+    assert warning.startswith("mirror_axes [0, 1]: left kidney name a side, which copies mirrored from left to right")
+    assert mirrored_copies(["background", "left kidney"], []) == mirrored_copies(["background", "liver"], [0]) == []
 
 
 def test_quarter_turns_turn_image_and_label_alike() -> None:

@@ -33,6 +33,7 @@ from vqseg_bundle.bundle.records.run_record import (
 )
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import build_cleanly, check_device, check_preprocessing, check_settings
+from vqseg_bundle.bundle.settings.named_sides import mirrored_sides
 from vqseg_bundle.bundle.settings.overrides import prepare_overrides
 from vqseg_bundle.bundle.settings.resumed_settings import check_unchanged
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
@@ -46,7 +47,6 @@ from vqseg_bundle.bundle.training.training_start import (
     check_run,
     check_training_data,
     describe_training,
-    mirrored_sides,
     open_training_folder,
     record_training,
 )

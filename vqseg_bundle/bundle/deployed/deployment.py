@@ -32,6 +32,7 @@ from vqseg_bundle.bundle.records.run_record import (
 )
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device, check_recorded
+from vqseg_bundle.bundle.settings.named_sides import mirrored_copies
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
 from vqseg_bundle.common import permission_text, wait_for_all
 
@@ -126,6 +127,7 @@ def start_evaluation(
     orientation: str | None = None,
     write: bool = True,
     parser: ConfigParser | None = None,
+    mirror_axes: Sequence[int] = (),
 ) -> None:
     """Check cohort, weights and output folder before the first case, and record the run.
 
@@ -144,6 +146,7 @@ def start_evaluation(
         orientation: to which the volumes are brought; None leaves them as stored.
         write: whether this process checks the cohort and writes (rank 0).
         parser: of the running configuration; None looks for it.
+        mirror_axes: along which mirrored copies are averaged.
 
     Raises:
         SystemExit: the input is at fault, or another evaluation is writing there; the message says what and where.
@@ -164,7 +167,7 @@ def start_evaluation(
         put_aside(output_dir, (*EVALUATION_OUTPUTS, *own))
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         log_to_file(Path(output_dir) / "evaluation.log")
-        for warning in found:
+        for warning in [*found, *mirrored_copies(cohort.labels.values(), mirror_axes)]:
             logger.warning(warning)
         warn_of_geometry([case for case in getattr(cohort, split) if "label" in case], record, orientation)
         config = running_parser(parser).get()

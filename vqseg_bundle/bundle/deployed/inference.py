@@ -16,6 +16,7 @@ from vqseg_bundle.bundle.records.model_record import check_compatible, find_chec
 from vqseg_bundle.bundle.records.run_record import check_writable, put_aside
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device
+from vqseg_bundle.bundle.settings.named_sides import mirrored_copies
 from vqseg_bundle.common import visible_line
 
 __all__ = ["finish_inference", "list_inference_cases", "start_inference"]
@@ -43,6 +44,7 @@ def start_inference(
     network: networks.VQNetwork,
     preprocessing: Mapping[str, Any],
     orientation: str | None = None,
+    mirror_axes: Sequence[int] = (),
 ) -> list[Mapping[str, str]]:
     """Check volumes, weights and output folder before the first case; faulty volumes are left out and logged.
 
@@ -56,6 +58,7 @@ def start_inference(
         network: receives the weights.
         preprocessing: this inference's; must be the same as in training.
         orientation: to which the volumes are brought; None leaves them as stored.
+        mirror_axes: along which mirrored copies are averaged.
 
     Returns:
         The cases to run on.
@@ -89,7 +92,7 @@ def start_inference(
     log.touch()
     for error in checked.errors:
         logger.error("left out: %s", error)
-    for warning in checked.warnings:
+    for warning in [*checked.warnings, *mirrored_copies(record["labels"].values(), mirror_axes)]:
         logger.warning(warning)
     warn_of_geometry(checked.sound, record, orientation)
     logger.info("%d volumes, predictions go to %s", len(checked.sound), output_dir)

@@ -6,9 +6,8 @@ With several processes, the first one checks the data and writes; each process c
 from __future__ import annotations
 
 import logging
-import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,11 @@ __all__ = [
     "check_run",
     "check_training_data",
     "describe_training",
-    "mirrored_sides",
     "open_training_folder",
     "record_training",
 ]
 
 logger = logging.getLogger(__name__)
-# not \b, as kidney_left has none before the side
-_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 
 
 class DeployedWeights:
@@ -76,22 +72,6 @@ def build_foundation_model(
         return None  # without a second for timm
     model = exit_cleanly(networks.build_foundation_model, name, weights, image_size)
     return model if model is None else model.to(torch.device(device))
-
-
-def mirrored_sides(labels: Iterable[str], probability: float) -> list[str]:
-    """A warning where views are mirrored although names of classes tell left from right; otherwise none.
-
-    Args:
-        labels: names of the classes.
-        probability: of mirroring, ``mirroring``.
-    """
-    sided = [name for name in labels if _SIDE.search(name)]
-    if not probability or not sided:
-        return []
-    return [
-        f"mirroring {probability:g}: {', '.join(sided)} name a side, which mirrored views exchange; harmless if "
-        "shape or surroundings tell the structure, as of the heart's ventricles, otherwise train with mirroring 0."
-    ]
 
 
 def describe_training(
