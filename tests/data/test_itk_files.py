@@ -258,12 +258,34 @@ def test_lengths_in_other_units_are_taken_as_mm_which_is_said(
     header = f"{nrrd}{field}\n\n" if name == "a.nrrd" else f"{META}{field}\nElementDataFile = LOCAL\n"
     path = write(tmp_path, name, header, RAW)
     expected = f"gives its lengths in {found}; they are taken as mm, as ITK takes them"
-    assert read_header(path).notes == ((expected,) if found else ())
+    notes = [note for note in read_header(path).notes if "anatomical space" not in note]
+    assert notes == ([expected] if found else [])
     sides = np.linalg.norm(read_header(path).affine[:3, :3], axis=0)
     np.testing.assert_allclose(sides, list(itk.imread(path).GetSpacing())[:3])
     case = {"image": path, "case": "x", "patient": "x"}
     warned = [line for line in check_cases([case], {0: "a", 1: "b"}, 1, use_cache=False).warnings if expected in line]
     assert len(warned) == (1 if found else 0)
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ("space: left-posterior-superior", False),
+        ("space: Right-Anterior-Superior", False),
+        ("space: LAS", False),
+        ("space: scanner-xyz", True),
+        ("space: 3D-right-handed", True),
+        ("space dimension: 3", True),
+    ],
+)
+def test_a_space_that_is_none_of_the_body_s_is_said(tmp_path: Path, space: str, said: bool) -> None:
+    """ITK takes its axes as those to the left, back and head."""
+    directions = "space directions: (1,0,0) (0,1,0) (0,0,3)"
+    path = write(tmp_path, "a.nrrd", f"{NRRD.replace('spacings: 1 1 3', f'{space}{chr(10)}{directions}')}\n", RAW)
+    note = "names no anatomical space, such as LPS; one of axes to the left, back and head is assumed"
+    assert read_header(path).notes == ((note,) if said else ())
+    if said:
+        np.testing.assert_allclose(read_header(path).affine, np.diag([-1.0, -1.0, 3.0, 1.0]))
 
 
 @pytest.mark.parametrize("kind", ["int8", "int64", "uint64", "int32"])

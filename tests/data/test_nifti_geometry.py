@@ -26,6 +26,14 @@ def test_distances_are_in_mm(unit: str, factor: float, tmp_path: Path) -> None:
     np.testing.assert_allclose(header.affine[:3, 3], factor * OBLIQUE[:3, 3], rtol=1e-5)
 
 
+def test_a_unit_that_nifti_does_not_know_counts_as_none_and_is_said(tmp_path: Path) -> None:
+    image = image_of()
+    image.header["xyzt_units"] = 5
+    header = read_header(str(write(tmp_path / "x.nii", image)))
+    np.testing.assert_allclose(np.linalg.norm(header.affine[:3, :3], axis=0), [0.8, 0.9, 3.0], rtol=1e-5)
+    assert header.notes == ("has an unknown unit of length, code 5; mm are assumed",)
+
+
 def test_which_form_is_used_is_said_where_it_matters(tmp_path: Path) -> None:
     def notes(**changes: Any) -> tuple[str, ...]:
         return read_header(str(write(tmp_path / "x.nii", image_of(**changes)))).notes

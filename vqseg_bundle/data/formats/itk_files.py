@@ -32,6 +32,8 @@ __all__ = ["ITK"]
 _FIELD = re.compile(rb"^Segment(\d+)_(Name|LabelValue):=(.*)$")
 #: fields that give one, in lower case and without blanks
 _VOXEL_SIZES = {"elementspacing", "elementsize", "spacedirections", "spacings"}
+#: an NRRD's space in which axes are those of a body; scanner-xyz, for example, says nothing of the body's position
+_ANATOMICAL = re.compile(r"(left|right)-(anterior|posterior)-superior(-time)?|[LR][AP]ST?", re.IGNORECASE)
 _QUOTED = re.compile(r'"([^"]*)"')
 _MM = {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 _MOST_LINES = 10_000
@@ -99,6 +101,8 @@ def _notes(text: HeaderText) -> tuple[str, ...]:
     notes = []
     if not _VOXEL_SIZES & text.fields.keys():
         notes.append("names no voxel size; 1 x 1 x 1 mm is assumed, and axes that run to the left, back and head")
+    elif text.nrrd and not _ANATOMICAL.fullmatch(text.fields.get("space", "")) and text.fields.get("dimension") != "2":
+        notes.append("names no anatomical space, such as LPS; one of axes to the left, back and head is assumed")
     units = _units(text)
     if any(unit.casefold() not in _MM for unit in units):
         shown = " and ".join(map(repr, units))

@@ -29,7 +29,7 @@ _GZIP_SIZE_BYTES = 4  # the last bytes of a gzip file: its uncompressed size, mo
 _MAGIC_PLACES = {348: slice(344, 348), 540: slice(4, 8)}
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _SINGLE, _PAIR = (b"n+1\0", b"n+2\0"), (b"ni1\0", b"ni2\0")
-_MM = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
+_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # none, metre, millimetre, micrometre
 _DIFFERENT = 0.1  # of a voxel's smallest side
 
 
@@ -104,8 +104,13 @@ def open_nifti(path: str) -> Any:
 
 
 def scale_to_mm(image: Any) -> float:
-    """Millimetres per unit of length in the file; without a unit, 1."""
-    return _MM[image.header.get_xyzt_units()[0]]
+    """Millimetres per unit of length in the file; without a unit, or with one that NIfTI does not know, 1."""
+    return _MM.get(_unit(image), 1.0)
+
+
+def _unit(image: Any) -> int:
+    """The code of the unit of length; nibabel's own way ends in a KeyError for an unknown one."""
+    return int(image.header["xyzt_units"]) & 7
 
 
 def _pair_of(path: str) -> tuple[Path, Path]:
@@ -216,6 +221,13 @@ def _other_affine(image: Any) -> np.ndarray | None:
 
 
 def _notes(image: Any, shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray | None) -> tuple[str, ...]:
+    of_unit = () if _unit(image) in _MM else (f"has an unknown unit of length, code {_unit(image)}; mm are assumed",)
+    return _geometry_notes(image, shape, affine, other) + of_unit
+
+
+def _geometry_notes(
+    image: Any, shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray | None
+) -> tuple[str, ...]:
     if int(image.header["sform_code"]) <= 0 and int(image.header["qform_code"]) <= 0:
         return (
             "has no geometry (codes of qform and sform are 0); its axes are taken as nibabel takes them, L, A and S",
