@@ -112,7 +112,8 @@ def _similar_patients(cohort: Cohort) -> list[Finding]:
 
 
 def _frames_apart(cohort: Cohort) -> list[Finding]:
-    own = [(split, c["case"]) for split, cases in cohort.splits().items() for c in cases if c["patient"] == c["case"]]
+    listed = [(split, case) for split, cases in cohort.splits().items() for case in cases if "case" in case]
+    own = [(split, case["case"]) for split, case in listed if case.get("patient") == case["case"]]
     apart = find_frames_apart(own)
     if apart is None:
         return []
