@@ -42,6 +42,9 @@ def former(
     run_here("training", FORMER_CONFIGS[request.param], **keys(shared_cohort, folder, **TINY, **SEEDED))
     record = json.loads((folder / "model.json").read_text())
     assert record["network"]["quantizer"]["commitment_cost"] == 0.25
+    run = json.loads((folder / "run.json").read_text())
+    run["versions"]["vqseg_bundle"] = f"{request.param}.0"
+    (folder / "run.json").write_text(json.dumps(run))
     return folder
 
 

@@ -85,13 +85,28 @@ def check_unchanged(
 def _differences(former: Mapping[str, Any], now: Mapping[str, Any], same_version: bool) -> Iterator[tuple[str, str]]:
     """Id and description of each plain value that differs, or, of the same version, that only one of them has."""
     before, after = dict(_leaves(former)), dict(_leaves(now))
-    for key in dict.fromkeys([*after, *before]):
-        if key in before and key in after:
-            if not (_is_expression(before[key]) or _is_expression(after[key])) and before[key] != after[key]:
-                yield key, f"{key}: {before[key]!r}, now {after[key]!r}"
-        elif former and same_version and not key.startswith(_ADDED) and not _is_expression({**before, **after}[key]):
-            shown = [repr(values[key]) if key in values else "not given" for values in (before, after)]
-            yield key, f"{key}: {shown[0]}, now {shown[1]}"
+    for key, value in after.items():
+        found = before.get(key, value)
+        if found != value and not (_is_expression(found) or _is_expression(value)):
+            yield key, f"{key}: {found!r}, now {value!r}"
+    if former and same_version:
+        yield from _given_once(before, after, "{}: {}, now not given")
+        yield from _given_once(after, before, "{}: not given, now {}")
+
+
+def _given_once(values: Mapping[str, Any], others: Mapping[str, Any], text: str) -> Iterator[tuple[str, str]]:
+    """What only the first has; of a component that the other lacks, only its id."""
+    known = {_beginning(key, count) for key in others for count in range(1, key.count("#") + 2)}
+    for key, value in values.items():
+        if key in known or key.startswith(_ADDED) or _is_expression(value):
+            continue
+        beginnings = (_beginning(key, count) for count in range(1, key.count("#") + 2))
+        absent = next(each for each in beginnings if each not in known)
+        yield absent, text.format(absent, repr(value) if absent == key else "given")
+
+
+def _beginning(key: str, count: int) -> str:
+    return "#".join(key.split("#")[:count])
 
 
 def _is_expression(value: Any) -> bool:
