@@ -203,7 +203,7 @@ def fill(folder: Path, *names: str) -> None:
 
 
 def test_an_earlier_run_is_put_aside_and_nothing_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    run = {"model.pt", "model.json", "resume.pt", "metrics.csv", "summary.json", "train.log", "predictions/a.nii.gz"}
+    run = {"model.pt", "model.json", "resume.pt", "metrics.csv", "summary.json", "training.log", "predictions/a.nii.gz"}
     fill(tmp_path, *run, "notes.txt", "data/image.nii.gz")
     with caplog.at_level(logging.INFO):
         moved = prepare_output_dir(tmp_path, resume=False)

@@ -23,13 +23,8 @@ from vqseg_bundle.bundle.records.model_record import (
     load_model_record,
     load_weights,
 )
-from vqseg_bundle.bundle.records.run_record import (
-    EVALUATION_OUTPUTS,
-    check_writable,
-    put_aside,
-    recorded_digest,
-    write_run_record,
-)
+from vqseg_bundle.bundle.records.moved_files import EVALUATION_OUTPUTS, named_inputs
+from vqseg_bundle.bundle.records.run_record import check_writable, put_aside, recorded_digest, write_run_record
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device, check_recorded
 from vqseg_bundle.bundle.settings.named_sides import mirrored_copies
@@ -164,7 +159,8 @@ def start_evaluation(
         found = exit_cleanly(data.check_cohort, cohort, in_channels, data_check, True, split, clipped=clipped)
         exit_cleanly(use_folder, output_dir, "evaluation")
         own = (Path(predictions).name,) if Path(predictions).parent == Path(output_dir) else ()
-        put_aside(output_dir, (*EVALUATION_OUTPUTS, *own))
+        inputs = named_inputs(running_parser(parser))
+        exit_cleanly(put_aside, output_dir, (*EVALUATION_OUTPUTS, *own), inputs=inputs)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         log_to_file(Path(output_dir) / "evaluation.log")
         for warning in [*found, *mirrored_copies(cohort.labels.values(), mirror_axes)]:

@@ -84,7 +84,8 @@ def start_inference(
     checked = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
     exit_cleanly(use_folder, output_dir, "inference")
     if any(_prediction(output_dir, case).exists() for case in cases):
-        put_aside(Path(output_dir).parent, (Path(output_dir).name,))
+        inputs = [("image", case["image"]) for case in checked.sound]
+        exit_cleanly(put_aside, Path(output_dir).parent, (Path(output_dir).name,), inputs=inputs)
     Path(output_dir).mkdir(parents=True, exist_ok=True)
     log = Path(output_dir) / "inference.log"
     log_to_file(log)

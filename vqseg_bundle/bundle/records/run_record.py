@@ -17,12 +17,11 @@ from typing import Any
 import torch
 
 from vqseg_bundle import __version__
+from vqseg_bundle.bundle.records.moved_files import RUN_OUTPUTS, check_inputs_stay
 from vqseg_bundle.common import process_rank, read_json, wait_for_all, write_json
 
 __all__ = [
-    "EVALUATION_OUTPUTS",
     "KEPT_SCANS",
-    "RUN_OUTPUTS",
     "check_writable",
     "default_run",
     "evaluation_folder",
@@ -37,38 +36,11 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-RUN_OUTPUTS = (
-    "*.pt",
-    "model.json",
-    "*config.json",
-    "*run.json",
-    "plan.json",
-    "fingerprint.json",
-    "metrics*.csv",
-    "summary*.json",
-    "report.html",
-    "*.log",
-    "events.out.tfevents.*",
-    "tensorboard",
-    "progress.csv",
-    "progress.png",
-    "codebook",
-    "logs",
-    "predictions",
-    "evaluation",
-    "inference",
-)
-"""Patterns of a run's files in its output folder; all other files are the user's and are kept."""
-
-
-EVALUATION_OUTPUTS = ("metrics.csv", "summary.json", "report.html", "evaluation*")
-"""Those of an evaluation, besides its predictions."""
-
-
 KEPT_SCANS = ".kept_scans"
 """Folder in a training's output folder for prepared scans that memory does not hold; gone when the training ends."""
 
 _INFERENCE_LOG = "inference.log"
+_WEIGHTS = ("model.pt", "resume.pt", "resume.previous.pt")
 
 
 def default_run(bundle_root: str | Path) -> str:
@@ -143,29 +115,36 @@ def check_writable(output_dir: str | Path) -> None:
         ) from error
 
 
-def prepare_output_dir(output_dir: str | Path, resume: bool, keep: bool = False) -> Path | None:
+def prepare_output_dir(
+    output_dir: str | Path, resume: bool, keep: bool = False, inputs: Sequence[tuple[str, str]] = ()
+) -> Path | None:
     """Create the output folder, and move an earlier run's files aside; only what a killed run kept of scans is deleted.
 
-    If there are weights (``*.pt``) and the run does not resume, everything that matches :data:`RUN_OUTPUTS` moves to
-    ``previous-<date>-<time>/`` in the same folder. With ``keep`` it is copied instead, for a folder whose weights
-    remain in use (MONAI Label continues from the bundle's own models/model.pt). Call it before this run opens a file
-    there, and on every process: the first one acts, the others wait.
+    If there are weights of a training and the run does not resume, everything that matches
+    :data:`~vqseg_bundle.bundle.records.moved_files.RUN_OUTPUTS` moves to ``previous-<date>-<time>/`` in the same
+    folder. With ``keep`` it is copied instead, for a folder whose weights remain in use (MONAI Label continues from the
+    bundle's own models/model.pt). Call it before this run opens a file there, and on every process: the first one acts,
+    the others wait.
 
     Args:
         output_dir: the folder.
         resume: whether this run resumes the earlier one.
         keep: copy the earlier run's files instead of moving them.
+        inputs: this run's, see :func:`~vqseg_bundle.bundle.records.moved_files.named_inputs`.
 
     Returns:
         The folder of the earlier run's files, None if there were none (or another process moved them).
+
+    Raises:
+        ValueError: an input is among the files to move.
     """
     moved = None
     if process_rank() == 0:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / KEPT_SCANS, ignore_errors=True)
-        if not resume and any(folder.glob("*.pt")):
-            moved = put_aside(folder, RUN_OUTPUTS, keep)
+        if not resume and any((folder / name).exists() for name in _WEIGHTS):
+            moved = put_aside(folder, RUN_OUTPUTS, keep, inputs)
     wait_for_all()
     return moved
 
@@ -223,21 +202,28 @@ def recorded_digest(folder: str | Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def put_aside(folder: str | Path, patterns: Sequence[str], keep: bool = False) -> Path | None:
+def put_aside(
+    folder: str | Path, patterns: Sequence[str], keep: bool = False, inputs: Sequence[tuple[str, str]] = ()
+) -> Path | None:
     """Move an earlier run's files in a folder to ``previous-<date>-<time>/`` in it; nothing is deleted.
 
     Args:
         folder: the folder, which may not exist.
         patterns: glob patterns of the files.
-        keep: copy the files instead.
+        keep: copy the files instead; folders move.
+        inputs: this run's, see :func:`~vqseg_bundle.bundle.records.moved_files.named_inputs`.
 
     Returns:
         Their new folder, None if there were none.
+
+    Raises:
+        ValueError: an input is among the files to move.
     """
     folder = Path(folder)
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if not found:
         return None
+    check_inputs_stay(folder, [path for path in found if not (keep and path.is_file())], inputs)
     name = f"previous-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     target = folder / name
     for number in range(2, 1000):
@@ -245,12 +231,14 @@ def put_aside(folder: str | Path, patterns: Sequence[str], keep: bool = False) -
             break
         target = folder / f"{name}-{number}"
     target.mkdir()
-    for path in found:
+    names = [path.relative_to(folder) for path in found]
+    for path, place in zip(found, names, strict=True):
+        (target / place).parent.mkdir(parents=True, exist_ok=True)
         if keep and path.is_file():
-            shutil.copy2(path, target / path.name)
+            shutil.copy2(path, target / place)
         else:
-            path.rename(target / path.name)
-    logger.info("An earlier run lay in %s: %s now in %s", folder, ", ".join(p.name for p in found), target.name)
+            path.rename(target / place)
+    logger.info("An earlier run lay in %s: %s now in %s", folder, ", ".join(map(str, names)), target.name)
     return target
 
 

@@ -19,8 +19,8 @@ from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.records.folder_lock import FolderLock
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import load_model_record, model_record
+from vqseg_bundle.bundle.records.moved_files import EVALUATION_OUTPUTS, named_inputs
 from vqseg_bundle.bundle.records.run_record import (
-    EVALUATION_OUTPUTS,
     check_writable,
     prediction_folder,
     prepare_output_dir,
@@ -28,6 +28,7 @@ from vqseg_bundle.bundle.records.run_record import (
     write_run_record,
 )
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
+from vqseg_bundle.bundle.settings.running_workflow import running_parser
 from vqseg_bundle.bundle.training.training_plan import with_planned_values
 from vqseg_bundle.common import process_rank, remove_partial_files, write_json
 from vqseg_bundle.handlers import find_resumable
@@ -142,6 +143,7 @@ def open_training_folder(
     in_place: bool,
     warnings: Sequence[str],
     total_iterations: int | None = None,
+    parser: ConfigParser | None = None,
 ) -> None:
     """Take the output folder, move an earlier run's files aside, remove a killed one's unfinished files, and log there.
 
@@ -154,14 +156,17 @@ def open_training_folder(
         in_place: whether its weights are kept until new ones replace them.
         warnings: warnings about the data, for the log.
         total_iterations: length of the training; one that has come to it already replaces no weights.
+        parser: the running configuration's, whose inputs stay; None, in configurations of 0.12 and before, looks for
+            it.
 
     Raises:
-        SystemExit: another process holds the folder.
+        SystemExit: another process holds the folder, or an input is among an earlier run's files there.
     """
     is_first = process_rank() == 0
     if is_first:
         exit_cleanly(lock.take)
-    exit_cleanly(prepare_output_dir, output_dir, resume, keep=in_place)
+    inputs = named_inputs(running_parser(parser)) if is_first else []
+    exit_cleanly(prepare_output_dir, output_dir, resume, keep=in_place, inputs=inputs)
     if is_first:
         folder = Path(output_dir)
         log_to_file(folder / "training.log")
@@ -171,15 +176,15 @@ def open_training_folder(
         for warning in warnings:
             logger.warning(warning)
         if resume:
-            _put_evaluation_aside(folder, total_iterations)
+            _put_evaluation_aside(folder, total_iterations, inputs)
 
 
-def _put_evaluation_aside(folder: Path, total_iterations: int | None) -> None:
+def _put_evaluation_aside(folder: Path, total_iterations: int | None, inputs: Sequence[tuple[str, str]]) -> None:
     predictions = Path(prediction_folder(folder, "evaluation"))
     patterns = (*EVALUATION_OUTPUTS, *((predictions.name,) if predictions.parent == folder else ()))
     if not any(path for pattern in patterns for path in folder.glob(pattern)) or _has_ended(folder, total_iterations):
         return
-    moved = put_aside(folder, patterns)
+    moved = exit_cleanly(put_aside, folder, patterns, inputs=inputs)
     logger.info("%s has an evaluation of the weights before this training goes on; evaluate again when it ends", moved)
 
 
