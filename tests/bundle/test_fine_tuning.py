@@ -53,6 +53,15 @@ def test_weights_that_do_not_fit_are_refused(trained: Trained, tmp_path: Path) -
     )
 
 
+def test_weights_in_place_win_over_those_to_begin_with(trained: Trained, tmp_path: Path) -> None:
+    """A bundle's own weights are trained further, whatever its configuration names besides."""
+    given = {"initial_weights": str(trained.output_dir / "model.pt"), "another_length": False}
+    cohort = Cohort("scans", {0: "background"})
+    message = rf"^{tmp_path}/model\.json not found: model\.pt cannot be used without the record"
+    with pytest.raises(SystemExit, match=message):
+        check_continuation(str(tmp_path), False, True, {}, Module(), cohort, (1, 1), **given)
+
+
 def test_weights_of_channels_in_another_order_are_refused(trained: Trained, tmp_path: Path) -> None:
     record = json.loads((trained.output_dir / "model.json").read_text())
     (tmp_path / "model.json").write_text(json.dumps({**record, "info": {"channel_names": ["T1", "T2"]}}))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from support.bundle_runs import FORMER_CONFIGS, Trained, read_json, run_here
+from support.bundle_runs import FORMER_CONFIGS, ROOT, Trained, read_json, run_here
 
 from vqseg_bundle.commands import bundle as make_bundle
 from vqseg_bundle.commands.deploying.bundle_configs import find_local_paths, training_config
@@ -31,6 +31,15 @@ def test_what_a_run_took_from_its_place_is_taken_back(trained: Trained) -> None:
     assert list(find_local_paths(config)) == ["labels_file"]
     assert len(config["train"]["handlers"]) == len(run.config["train"]["handlers"]) - 1
     assert ConfigParser(config).get_parsed_content("labels") == run.record["labels"]
+
+
+def test_a_bundle_starts_from_its_own_weights_and_by_no_file_of_the_training(trained: Trained) -> None:
+    run = open_run(trained.output_dir)
+    run.config |= {"initial_weights": "../other/model.pt", "plan_file": "plan.json", "allow_outside_files": True}
+    default = read_json(ROOT / "configs" / "train.json")
+    config = training_config(run, default, read_json(ROOT / "configs" / "multi_gpu_train.json"))
+    kept = ("initial_weights", "plan_file", "resume", "resume_changed", "allow_outside_files")
+    assert [config[key] for key in kept] == [None, None, False, False, False]
 
 
 def test_a_run_in_several_processes_becomes_a_bundle_for_one(trained: Trained) -> None:

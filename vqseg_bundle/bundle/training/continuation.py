@@ -38,7 +38,7 @@ def check_continuation(
         cohort: the opened cohort.
         iterations: length of the training and of a complete epoch.
         another_length: see :func:`check_resume`.
-        initial_weights: weights of an earlier training with which a new one begins, or None.
+        initial_weights: weights of an earlier training with which a new one begins, unless it continues; or None.
         validates: whether ``model.pt`` is written by validations, of which the last ends the last epoch; None, in
             configurations of 0.11 and before: if there are validation cases.
 
@@ -48,7 +48,8 @@ def check_continuation(
     """
     if not (resume or in_place or initial_weights):
         return
-    weights = Path(output_dir) / "model.pt" if resume or not initial_weights else Path(initial_weights)
+    begins = initial_weights if not (resume or in_place) else None
+    weights = Path(begins) if begins else Path(output_dir) / "model.pt"
     if resume:
         validates = bool(cohort.validation) if validates is None else validates
         exit_cleanly(check_resume, weights.with_name("resume.pt"), *iterations, validates, another_length)

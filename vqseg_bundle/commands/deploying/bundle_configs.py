@@ -14,15 +14,19 @@ __all__ = ["COPIED_CONFIGS", "find_local_paths", "inference_config", "literal", 
 
 #: configurations that fit any network and are copied unchanged
 COPIED_CONFIGS = ("evaluate.json", "inference_trt.json", "logging.conf", "multi_gpu_evaluate.json")
-#: settings of the machine and the data, which do not belong in a shared bundle
+#: settings of the machine, the data and this one training, which do not belong in a shared bundle
 _PLACES = (
     "bundle_root",
     "dataset_dir",
     "datalist",
     "output_dir",
     "checkpoint",
+    "initial_weights",
+    "plan_file",
     "resume",
+    "resume_changed",
     "data_check",
+    "allow_outside_files",
     "device",
     "amp",
     "threads",
