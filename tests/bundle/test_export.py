@@ -142,6 +142,38 @@ def test_windows_with_another_code_do_not_count_for_the_logits() -> None:
     assert agreement.largest_difference == 0.25
 
 
+@pytest.mark.parametrize("logit", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_finite_numbers_differ_without_bound(logit: float) -> None:
+    agreement = Agreement()
+    logits, indices = torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 2, dtype=torch.int64)
+    other = logits.clone()
+    other[0, 1, 2, 3] = logit
+    agreement.add(WindowOutput(logits, indices), WindowOutput(other, indices))
+    assert agreement.largest_difference == float("inf")
+    agreement.add(WindowOutput(logits, indices), WindowOutput(logits, indices))
+    assert agreement.largest_difference == float("inf")
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_a_limit_without_volumes_is_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        check_export.main([*words([Path("model.pt"), Path("model.ts")], Path("volumes")), "--limit", limit])
+    assert f"error: --limit must be at least 1, got {limit}.\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("found", [Agreement(), Agreement(1, 4, 80_000, 4, 0)], ids=["no window", "no equal window"])
+def test_where_no_logits_could_be_compared_the_check_fails(
+    found: Agreement, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_export, "_compare", lambda *_: {"model.ts": found})
+    with pytest.raises(SystemExit, match="1"):
+        check_export.main(words([Path("model.pt"), Path("model.ts")], Path("volumes")))
+    assert capsys.readouterr().err == (
+        "vqseg check-export: model.ts: expected a window with equal codes, whose logits can be compared, found none: "
+        "name other volumes in --dataset-dir, or export model.pt again.\n"
+    )
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

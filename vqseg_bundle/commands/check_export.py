@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compare, and print one line per exported file."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.limit is not None and options.limit < 1:
+        parser.error(f"--limit must be at least 1, got {options.limit}.")
     try:
         agreements = _compare(Path(options.checkpoint), [Path(path) for path in options.exported], options)
     except PermissionError:
@@ -40,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     for name, agreement in agreements.items():
         print(_line(name, agreement))
-    apart = [name for name, agreement in agreements.items() if not _agrees(agreement)]
-    if apart:
-        parser.exit(1, f"{parser.prog}: {', '.join(apart)} differ from {options.checkpoint}: export again.\n")
+    faults = _faults(agreements, options.checkpoint)
+    if faults:
+        parser.exit(1, "".join(f"{parser.prog}: {fault}\n" for fault in faults))
 
 
 def _compare(checkpoint: Path, paths: list[Path], options: argparse.Namespace) -> dict[str, Agreement]:
@@ -78,6 +80,19 @@ def _check_window(name: str, exported: Exported, window: list[int]) -> None:
 def _agrees(agreement: Agreement) -> bool:
     same = agreement.tokens - agreement.differing_tokens
     return same >= _CODES * agreement.tokens and agreement.largest_difference <= _LOGITS
+
+
+def _faults(agreements: Mapping[str, Agreement], checkpoint: str) -> list[str]:
+    """What speaks against the exports, a line of each kind."""
+    apart = [name for name, agreement in agreements.items() if not _agrees(agreement)]
+    blind = [name for name, agreement in agreements.items() if _agrees(agreement) and not agreement.equal_windows]
+    faults = [f"{', '.join(apart)} differ from {checkpoint}: export again."] if apart else []
+    if blind:
+        faults.append(
+            f"{', '.join(blind)}: expected a window with equal codes, whose logits can be compared, found none: name "
+            f"other volumes in --dataset-dir, or export {checkpoint} again."
+        )
+    return faults
 
 
 def _line(name: str, found: Agreement) -> str:

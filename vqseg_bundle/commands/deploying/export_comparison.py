@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Agreement:
         tokens: number of tokens compared.
         differing_tokens: number of tokens with another code.
         equal_windows: number of windows in which all codes agree.
-        largest_difference: largest difference of the logits in those windows.
+        largest_difference: largest difference of the logits in those windows; infinite if one is not a finite number.
     """
 
     volumes: int = 0
@@ -46,7 +47,10 @@ class Agreement:
             if differing == 0:
                 self.equal_windows += 1
                 difference = (source.logits[index] - exported.logits[index]).abs().max().item()
-                self.largest_difference = max(self.largest_difference, difference)
+                # max() would drop NaN, which is neither larger nor smaller
+                self.largest_difference = max(
+                    self.largest_difference, difference if math.isfinite(difference) else math.inf
+                )
 
 
 def compare_exports(
