@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -110,3 +111,15 @@ def test_wrong_input_is_an_error_of_python(trained: Trained, tmp_path: Path) -> 
         predictor(tmp_path / "missing.nii.gz")
     with pytest.raises(AttributeError, match="has no attribute 'predict'"):
         _ = vqseg_bundle.predict
+
+
+@pytest.mark.parametrize(
+    "spacing", [(1, 1, 0), (1, float("nan"), 1), (float("inf"), 1, 1), (1, -2, 1), (1, 1), 1, "abc", (1, None, 1)]
+)
+def test_an_array_needs_three_finite_spacings_above_zero(spacing: Any, trained: Trained) -> None:
+    message = (
+        "expected an array (X, Y, Z) with its spacing, three finite numbers above 0 in mm, found shape (8, 8, 4) and "
+        f"spacing {spacing}."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        load(trained.output_dir, device="cpu")(np.zeros((8, 8, 4)), spacing=spacing)

@@ -85,7 +85,8 @@ class Predictor:
             probabilities: whether to return them, too.
 
         Raises:
-            ValueError: the volume cannot be used, or an array is given without spacing; the message says why.
+            ValueError: the volume cannot be used, or an array is given without a spacing above 0; the message
+                says why.
         """
         with tempfile.TemporaryDirectory(prefix="vqseg-") as scratch:
             source = _as_path(volume, spacing, Path(scratch), self._channel_names)
@@ -213,11 +214,20 @@ def _as_path(volume: Any, spacing: Sequence[float] | None, scratch: Path, channe
         ordered = in_model_order(str(volume), channel_names)
         volume = nib.Nifti1Image(read_voxels(ordered).astype(np.float32), read_header(ordered).affine)
     if isinstance(volume, np.ndarray):
-        if spacing is None or len(spacing) != 3 or volume.ndim != 3:
-            raise ValueError(
-                f"expected an array (X, Y, Z) with its spacing, three numbers in mm, found shape {volume.shape} and "
-                f"spacing {spacing}."
-            )
-        volume = nib.Nifti1Image(volume.astype(np.float32), np.diag([*spacing, 1.0]))
+        volume = nib.Nifti1Image(volume.astype(np.float32), _affine(volume, spacing))
     nib.save(volume, scratch / "volume.nii.gz")
     return scratch / "volume.nii.gz"
+
+
+def _affine(volume: np.ndarray, spacing: Sequence[float] | None) -> np.ndarray:
+    """From indices of an array to mm; a spacing below zero would mirror its axis."""
+    try:
+        sizes = np.asarray(spacing, dtype=float)
+    except (TypeError, ValueError):  # no numbers
+        sizes = np.zeros(3)
+    if volume.ndim != 3 or sizes.shape != (3,) or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ValueError(
+            "expected an array (X, Y, Z) with its spacing, three finite numbers above 0 in mm, found shape "
+            f"{volume.shape} and spacing {spacing}."
+        )
+    return np.diag([*sizes, 1.0])
