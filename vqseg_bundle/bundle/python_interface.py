@@ -28,7 +28,7 @@ from monai.bundle import create_workflow
 from vqseg_bundle.bundle.records.folder_lock import folders_left_at_end
 from vqseg_bundle.bundle.records.log_file import STATS_LOGGERS
 from vqseg_bundle.bundle.records.model_record import load_model_record
-from vqseg_bundle.common import project_folder
+from vqseg_bundle.common import expand_user, project_folder
 from vqseg_bundle.data import in_model_order, read_header, read_voxels
 
 __all__ = ["Prediction", "Predictor", "load", "segment", "train"]
@@ -113,7 +113,7 @@ def load(run: str | Path, device: str | None = None) -> Predictor:
         FileNotFoundError: there are no weights.
         ValueError: their record cannot be used.
     """
-    path = Path(run).expanduser()
+    path = Path(expand_user(run))
     path = path / "model.pt" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there are no trained weights; name the output_dir of a training.")
@@ -138,8 +138,9 @@ def train(output_dir: str | Path = "runs/train", overlays: Sequence[str | Path] 
     files = [Path(name) if Path(name).is_file() else configs / name for name in overlays]
     if not {"dataset_dir", "datalist"} & set(keys):
         keys["cohort#demo_dir"] = str(Path("data") / "demo_cohort")
-    _run("training", [configs / "train.json", *files], output_dir=str(output_dir), **keys)
-    return Path(output_dir)
+    folder = expand_user(output_dir)
+    _run("training", [configs / "train.json", *files], output_dir=folder, **keys)
+    return Path(folder)
 
 
 def segment(source: str | Path, run: str | Path, **keys: Any) -> Path:
@@ -156,7 +157,7 @@ def segment(source: str | Path, run: str | Path, **keys: Any) -> Path:
     Raises:
         ValueError: an input is at fault; the message says which.
     """
-    return _infer(source, Path(run), **keys)
+    return _infer(expand_user(source), Path(expand_user(run)), **keys)
 
 
 def _infer(source: str | Path, output_dir: Path, **keys: Any) -> Path:

@@ -4,6 +4,7 @@ from vqseg_bundle.common.extras import LateModule, MissingExtraError, import_wit
 from vqseg_bundle.common.files import (
     cache_folder,
     csv_text,
+    expand_user,
     file_digest,
     is_disk_full,
     json_value,
@@ -43,6 +44,7 @@ __all__ = [
     "csv_text",
     "derive_seed",
     "exact_dtype",
+    "expand_user",
     "file_digest",
     "find_permission_error",
     "gather_objects",

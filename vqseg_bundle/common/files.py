@@ -18,6 +18,7 @@ from typing import Any
 __all__ = [
     "cache_folder",
     "csv_text",
+    "expand_user",
     "file_digest",
     "is_disk_full",
     "json_value",
@@ -52,6 +53,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def expand_user(path: str | Path) -> str:
+    """A path with the user's folder in place of a leading ``~``; a folder that is itself called so is made absolute.
+
+    ``Path`` would drop the first part of ``./~``, and whoever expands it once more would find the user's folder.
+    """
+    text = os.path.expanduser(path)  # noqa: PTH111
+    return str(Path(text).absolute()) if Path(text).parts[:1] and Path(text).parts[0].startswith("~") else text
 
 
 def remove_partial_files(folder: Path) -> list[str]:

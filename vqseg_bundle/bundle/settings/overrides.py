@@ -29,7 +29,7 @@ from vqseg_bundle.bundle.settings.running_workflow import (
     typed_words,
 )
 from vqseg_bundle.bundle.settings.setting_table import NESTED_SETTINGS, check_kinds, check_values
-from vqseg_bundle.common import print_any_name
+from vqseg_bundle.common import expand_user, print_any_name
 
 __all__ = ["adapt_tracking", "prepare_overrides"]
 
@@ -97,7 +97,8 @@ def prepare_overrides() -> None:
     ``--foundation_model None`` give the text "none". A None passed from code is ignored, as MONAI documents it.
 
     Paths are taken literally: ``--dataset_dir 20240131``, ``(a,b)`` or ``true`` is a folder of that name; only none is
-    not a path. Quotes around one are part of a name that exists, and otherwise left out.
+    not a path. Quotes around one are part of a name that exists, and otherwise left out. A leading ``~`` is the user's
+    folder, as no shell expands it in ``--output_dir=~/OUT``; a folder of that name is ``./~``.
 
     Raises:
         SystemExit: an id to override, or the id to run, is unknown or of an earlier version; the message names it and
@@ -112,7 +113,7 @@ def prepare_overrides() -> None:
     parser = call.workflow.parser
     declared = ConfigParser(ConfigParser.load_config_files(call.config_files))
     ids = [id_ for id_ in call.ids if not _passes(id_, type(call.workflow))]
-    paths = _given_paths(call)
+    paths = {key: _expanded(key, path) for key, path in _given_paths(call).items()}
     _refuse_evaluated_paths(paths)
     if is_command_line():
         print_any_name()
@@ -152,6 +153,16 @@ def _given_paths(call: WorkflowCall) -> dict[str, Any]:
         unquoted = {key for key, word in typed.items() if word[:1] in "'\"" and isinstance(paths[key], str)}
         paths |= {key: word for key, word in typed.items() if key not in unquoted or os.path.lexists(word)}
     return paths
+
+
+def _expanded(key: str, value: Any) -> Any:
+    """A path, or each of those between the commas of "checkpoint", with the user's folder in place of ``~``."""
+    if not isinstance(value, str | PathLike):
+        return value
+    text = os.fspath(value)
+    several = key == "checkpoint" and "," in text and not os.path.lexists(expand_user(text))
+    found = ",".join(expand_user(part.strip()) for part in text.split(",")) if several else expand_user(text)
+    return value if found == text else found
 
 
 def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
