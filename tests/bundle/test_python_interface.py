@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from support.bundle_runs import LABELS, Trained, make_volumes
 from support.data_parts import hounsfield, write_dicom
 
 import vqseg_bundle
-from vqseg_bundle import load, segment
-from vqseg_bundle.bundle import prediction_folder
+from vqseg_bundle import load, segment, train
+from vqseg_bundle.bundle import prediction_folder, python_interface
 
 
 def _nifti(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
@@ -123,3 +124,26 @@ def test_an_array_needs_three_finite_spacings_above_zero(spacing: Any, trained: 
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load(trained.output_dir, device="cpu")(np.zeros((8, 8, 4)), spacing=spacing)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_stopped_by_a_signal_stops_a_loop_over_seeds(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped:
+        def run(self) -> None:
+            raise SystemExit(128 + number)
+
+    monkeypatch.setattr(python_interface, "create_workflow", lambda **_: Stopped())
+    with pytest.raises(KeyboardInterrupt, match=f"^stopped by {number.name}$"):
+        train(dataset_dir="DIR")
+
+
+def test_an_end_with_another_code_is_a_fault_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused:
+        def run(self) -> None:
+            raise SystemExit("seed: expected a number, found x.")
+
+    monkeypatch.setattr(python_interface, "create_workflow", lambda **_: Refused())
+    with pytest.raises(ValueError, match=r"^seed: expected a number, found x\.$"):
+        train(dataset_dir="DIR")

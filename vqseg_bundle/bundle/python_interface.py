@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import tempfile
 import warnings
@@ -35,6 +36,8 @@ __all__ = ["Prediction", "Predictor", "load", "segment", "train"]
 
 #: MONAI's loggers of what a caller knows already, or can do nothing about
 _NOTES = ("bundle.scripts", "bundle.workflows", "data.nvimgcodec_pydicom_plugin")
+#: the shell's code for a process that a signal ended is this plus the signal's number
+_SIGNALLED = 128
 
 
 class Prediction(NamedTuple):
@@ -133,6 +136,7 @@ def train(output_dir: str | Path = "runs/train", overlays: Sequence[str | Path] 
 
     Raises:
         ValueError: an input or a setting is at fault; the message says which.
+        KeyboardInterrupt: SIGINT (Ctrl-C) or SIGTERM has stopped it, after the step that is saved.
     """
     configs = project_folder() / "configs"
     files = [Path(name) if Path(name).is_file() else configs / name for name in overlays]
@@ -178,6 +182,9 @@ def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
             )
             workflow.run()
         except SystemExit as end:
+            if isinstance(end.code, int) and end.code > _SIGNALLED:
+                # no fault of an input, which a loop over trainings would pass over
+                raise KeyboardInterrupt(f"stopped by {signal.Signals(end.code - _SIGNALLED).name}") from end
             raise ValueError(str(end)) from end
         return workflow.parser
 
