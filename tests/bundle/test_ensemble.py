@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from monai.inferers import SimpleInferer, SlidingWindowInferer
 from support.bundle_runs import ROOT, Trained, refused, run_here
 from torch import nn
 
+from vqseg_bundle import segment
 from vqseg_bundle.bundle import load_further_networks, load_model_record
+from vqseg_bundle.bundle.deployed.ensemble import split_checkpoints
 from vqseg_bundle.engines import AveragedInferer
 
 
@@ -143,3 +146,13 @@ def test_models_of_channels_in_another_order_are_not_averaged(other: Path) -> No
         SystemExit, match=r"cannot be averaged with first\.pt\. channel_names: .* T1, T2, here .* T2, T1"
     ):
         load_further_networks(f"first.pt,{other / 'model.pt'}", first, "cpu")
+
+
+def test_the_weights_may_be_named_by_a_path(trained: Trained, tmp_path: Path) -> None:
+    assert split_checkpoints(tmp_path / "a.pt") == [f"{tmp_path}/a.pt"]
+    assert split_checkpoints(Path("a.pt, b.pt")) == ["a.pt", "b.pt"]
+    assert split_checkpoints(None) == [None]
+    image = trained.cohort.root / "images" / "case_5.nii.gz"
+    message = f"checkpoint '{tmp_path}/missing.pt' is not a file: give the path of a trained model.pt."
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        segment(image, tmp_path, checkpoint=tmp_path / "missing.pt", device="cpu")

@@ -19,7 +19,7 @@ from vqseg_bundle.networks import VQNetwork, build_network
 __all__ = ["load_further_networks", "split_checkpoints"]
 
 
-def split_checkpoints(checkpoint: str | None) -> list[str | None]:
+def split_checkpoints(checkpoint: str | Path | None) -> list[str | None]:
     """The weights that a key names.
 
     Args:
@@ -28,12 +28,15 @@ def split_checkpoints(checkpoint: str | None) -> list[str | None]:
     Returns:
         At least one entry, the first model's; None where none is named.
     """
-    if checkpoint is None or Path(checkpoint).is_file():
-        return [checkpoint]
-    return [part.strip() for part in checkpoint.split(",")] if "," in checkpoint else [checkpoint]
+    if checkpoint is None:
+        return [None]
+    text = str(checkpoint)  # from Python it may be a Path
+    if "," not in text or Path(text).is_file():
+        return [text]
+    return [part.strip() for part in text.split(",")]
 
 
-def load_further_networks(checkpoint: str | None, record: Mapping[str, Any], device: str) -> list[VQNetwork]:
+def load_further_networks(checkpoint: str | Path | None, record: Mapping[str, Any], device: str) -> list[VQNetwork]:
     """The networks of all models behind the first, for :class:`~vqseg_bundle.engines.AveragedInferer`.
 
     They may have other layers than the first one's, but must have been trained for the same labels, with the same
