@@ -147,3 +147,13 @@ def test_an_end_with_another_code_is_a_fault_of_the_input(monkeypatch: pytest.Mo
     monkeypatch.setattr(python_interface, "create_workflow", lambda **_: Refused())
     with pytest.raises(ValueError, match=r"^seed: expected a number, found x\.$"):
         train(dataset_dir="DIR")
+
+
+def test_a_predictor_finds_its_weights_from_another_folder(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained.output_dir.parent)
+    predictor = load(trained.output_dir.name, device="cpu")
+    monkeypatch.chdir(tmp_path)
+    assert predictor.checkpoint == trained.output_dir / "model.pt"
+    assert predictor(make_volumes(9)[0]).classes.shape == make_volumes(9)[0].shape

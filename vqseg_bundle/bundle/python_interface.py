@@ -116,7 +116,7 @@ def load(run: str | Path, device: str | None = None) -> Predictor:
         FileNotFoundError: there are no weights.
         ValueError: their record cannot be used.
     """
-    path = Path(expand_user(run))
+    path = Path(expand_user(run)).absolute()  # the caller may change folders before the first volume
     path = path / "model.pt" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there are no trained weights; name the output_dir of a training.")
