@@ -8,14 +8,18 @@ import re
 import shutil
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.utils import set_determinism
 from support.bundle_runs import LABELS, Trained, make_volumes
 from support.data_parts import hounsfield, write_dicom
+from torch.backends import cudnn
 
 import vqseg_bundle
 from vqseg_bundle import load, segment, train
@@ -157,3 +161,28 @@ def test_a_predictor_finds_its_weights_from_another_folder(
     monkeypatch.chdir(tmp_path)
     assert predictor.checkpoint == trained.output_dir / "model.pt"
     assert predictor(make_volumes(9)[0]).classes.shape == make_volumes(9)[0].shape
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_threads_and_determinism_are_the_callers_again(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Changing:
+        parser = None
+
+        def run(self) -> None:
+            torch.set_num_threads(1)
+            set_determinism(0)
+            if not ends:
+                raise SystemExit("refused")
+
+    monkeypatch.setattr(python_interface, "create_workflow", lambda **_: Changing())
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
+    try:
+        torch.set_num_threads(2)
+        cudnn.deterministic, cudnn.benchmark = False, True
+        with nullcontext() if ends else pytest.raises(ValueError, match=r"^refused$"):
+            train(dataset_dir="DIR")
+        assert (torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark) == (2, False, True)
+    finally:
+        set_determinism(None)
+        torch.set_num_threads(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]

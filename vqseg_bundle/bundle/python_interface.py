@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+import torch
 from monai.bundle import create_workflow
+from torch.backends import cudnn
 
 from vqseg_bundle.bundle.records.folder_lock import folders_left_at_end
 from vqseg_bundle.bundle.records.log_file import STATS_LOGGERS
@@ -191,10 +193,14 @@ def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Leave import path, log handlers and folders of the caller's process as they were, and MONAI's notes unsaid."""
+    """Leave the caller's process as it was, and MONAI's notes unsaid.
+
+    That is its import path, log handlers, folders, PyTorch's number of threads and cuDNN's choice of algorithms.
+    """
     path, notes = list(sys.path), [logging.getLogger(f"monai.{name}") for name in _NOTES]
     loggers = [logging.getLogger(name) for name in (None, *STATS_LOGGERS)]
     handlers, levels = [list(logger.handlers) for logger in loggers], [note.level for note in notes]
+    threads, chosen = torch.get_num_threads(), (cudnn.deterministic, cudnn.benchmark)
     for note in notes:
         note.setLevel(logging.ERROR)
     try:
@@ -204,6 +210,8 @@ def _process_kept() -> Iterator[None]:
             yield
     finally:
         sys.path[:] = path
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = chosen
         for note, level in zip(notes, levels, strict=True):
             note.setLevel(level)
         for logger, before in zip(loggers, handlers, strict=True):
