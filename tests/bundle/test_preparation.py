@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Compose
+from monai.transforms import Compose, MaskIntensityd
 from support.bundle_runs import CONFIGS
 from support.data_parts import write_volume
 
@@ -31,8 +32,8 @@ PREPROCESSING: dict[str, Any] = {
 }
 
 
-def normalised(image: Path, **changes: Any) -> list[np.ndarray]:
-    """A volume as training and as inference normalise it."""
+def steps(**changes: Any) -> list[Compose]:
+    """What training and inference do to a volume."""
     settings = {**PREPROCESSING, **changes}
     train, infer = ConfigParser(), ConfigParser()
     train.read_config(str(CONFIGS / "train.json"))
@@ -41,8 +42,12 @@ def normalised(image: Path, **changes: Any) -> list[np.ndarray]:
     transforms = [*train.get_parsed_content("load_image"), *train.get_parsed_content("volume_transforms")]
     infer.read_config(str(CONFIGS / "inference.json"))
     infer.update({"model_record": {"preprocessing": settings}, "chosen_orientation": None, "device": "cpu"})
-    found = [Compose(transforms), infer.get_parsed_content("preprocessing")]
-    return [np.asarray(transform({"image": str(image)})["image"])[0] for transform in found]
+    return [Compose(transforms), infer.get_parsed_content("preprocessing")]
+
+
+def normalised(image: Path, **changes: Any) -> list[np.ndarray]:
+    """A volume as training and as inference normalise it."""
+    return [np.asarray(transform({"image": str(image)})["image"])[0] for transform in steps(**changes)]
 
 
 def test_training_and_inference_standardise_ct_by_the_cohort_s_figures(tmp_path: Path) -> None:
@@ -66,6 +71,15 @@ def test_training_and_inference_leave_zeros_out_of_mean_and_deviation(
         assert (np.diff(inside) >= 0).all()  # the darkest, which are clipped, too
         assert np.unique(found[voxels == 0]).tolist() == [0]
     assert first < 0 or abs(normalised(image, intensity_window=window)[0][voxels != 0].mean()) > 1
+
+
+def test_what_leaves_zeros_out_can_be_sent_to_other_processes() -> None:
+    """By pickle, as macOS and Windows start those that load data."""
+    image = torch.tensor([[-1.0, -0.0, 0.0, 0.5, 2.0]])
+    for transform in steps(normalize_nonzero=True):
+        sent = pickle.loads(pickle.dumps(transform))
+        (mask,) = [step for step in sent.transforms if isinstance(step, MaskIntensityd)]
+        assert mask({"image": image + 3, "unscaled": image})["image"].tolist() == [[2.0, 0.0, 0.0, 3.5, 5.0]]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
