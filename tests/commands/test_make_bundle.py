@@ -86,6 +86,14 @@ def test_the_documents_tell_classes_from_the_values_in_files(trained: Trained, t
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == LABELS
 
 
+def test_the_terms_of_the_data_are_copied_whatever_their_encoding(trained: Trained, tmp_path: Path) -> None:
+    terms = "Données: © Hôpital\r\n".encode("latin-1")
+    (tmp_path / "terms.txt").write_bytes(terms)
+    words = ["--output", str(tmp_path / "made"), "--data-license", str(tmp_path / "terms.txt")]
+    make_bundle.main(["--run", str(trained.output_dir), *words])
+    assert (tmp_path / "made" / "docs" / "data_license.txt").read_bytes() == terms
+
+
 @pytest.mark.parametrize("config", ["train.json", "inference.json"])
 def test_the_network_takes_and_gives_what_the_metadata_says(made: Path, config: str, tmp_path: Path) -> None:
     monai.bundle.verify_net_in_out(

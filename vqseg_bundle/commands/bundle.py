@@ -93,8 +93,11 @@ def _write(run: FinishedRun, folder: Path, name: str, version: str, license_file
     _dump(folder / "configs" / "train.json", training_config(run, _read(configs / "train.json"), processes))
     _dump(folder / "configs" / "inference.json", inference_config(run, _read(configs / "inference.json")))
     (folder / "docs" / "README.md").write_text(model_readme(run, metadata), encoding="utf-8")
-    terms = license_file.read_text(encoding="utf-8") if license_file else data_license(run)
-    (folder / "docs" / "data_license.txt").write_text(terms, encoding="utf-8")
+    terms = folder / "docs" / "data_license.txt"
+    if license_file is not None:
+        shutil.copyfile(license_file, terms)  # as it is, whatever its encoding
+    else:
+        terms.write_text(data_license(run), encoding="utf-8")
 
 
 def _notes(run: FinishedRun, output: Path, licensed: bool) -> list[str]:
