@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -186,6 +187,14 @@ def test_an_incomplete_bundle_is_not_packed(tmp_path: Path, capsys: pytest.Captu
         pack_bundle.main(["--bundle", str(tmp_path), "--output", str(tmp_path / "zip")])
     assert "lacks LICENSE, configs/metadata.json, configs/inference.json, models/model.pt" in capsys.readouterr().err
     assert not (tmp_path / "zip").exists()
+
+
+def test_files_from_before_1980_are_packed_with_the_earliest_time_of_zip(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "tiny")
+    os.utime(tmp_path / "tiny" / "LICENSE", (0, 0))
+    with zipfile.ZipFile(pack_bundle.pack_bundle(tmp_path / "tiny", tmp_path / "zip")) as archive:
+        assert archive.getinfo("tiny/LICENSE").date_time == (1980, 1, 1, 0, 0, 0)
+        assert archive.read("tiny/LICENSE") == (made / "LICENSE").read_bytes()
 
 
 def test_large_weights_are_named_in_place_of_packed(made: Path, tmp_path: Path) -> None:

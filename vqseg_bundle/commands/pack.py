@@ -99,7 +99,8 @@ def pack_bundle(bundle: Path, output: Path, weights_url: str | None = None) -> P
 
 
 def _write(path: Path, bundle: Path, name: str, weights_url: str | None) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    # times that ZIP does not know, such as those of files without one, become its earliest or latest
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
         for file in tqdm(list(_files(bundle)), desc="packing", unit="file", disable=None):
             inside = file.relative_to(bundle).as_posix()
             if not (weights_url and inside == _WEIGHTS):
