@@ -217,6 +217,45 @@ def test_an_onnx_file_of_another_window_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_an_onnx_file_of_any_batch_is_compared(
+    exported_2d: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(exported_2d[2]))
+    for entry in (model.graph.input[0], model.graph.output[0]):
+        entry.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, str(tmp_path / "any.onnx"))
+    (tmp_path / "volumes").mkdir()
+    nib.save(make_volumes(0)[0], tmp_path / "volumes" / "a.nii.gz")
+    assert open_exported(tmp_path / "any.onnx", load_network(exported_2d[0])).window == [None, 1, 32, 32]
+    check_export.main(words([exported_2d[0], tmp_path / "any.onnx"], tmp_path / "volumes"))
+    assert "any.onnx: 1 volumes, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("fault", ["damaged", "channels"])
+def test_volumes_that_cannot_be_used_are_named(
+    exported_2d: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, alone: bool
+) -> None:
+    image = make_volumes(0)[0]
+    if not alone:
+        nib.save(image, tmp_path / "a.nii.gz")
+    if fault == "channels":
+        nib.save(nib.Nifti1Image(np.stack([image.get_fdata()] * 2, axis=-1), image.affine), tmp_path / "bad.nii.gz")
+    else:
+        nib.save(image, tmp_path / "bad.nii.gz")
+        (tmp_path / "bad.nii.gz").write_bytes((tmp_path / "bad.nii.gz").read_bytes()[:3000])
+    with pytest.raises(SystemExit, match="2"):
+        check_export.main(words(exported_2d, tmp_path))
+    faults = {
+        "damaged": "truncated or unreadable (Compressed file ended before the end-of-stream marker was reached); copy",
+        "channels": "expected 1 channel (in_channels), found 2 channels (shape (32, 32, 4, 2)); convert the file, or",
+    }
+    what = "The data have 1 problem" if alone else "expected volumes that inference can use, found others"
+    begins = f"vqseg check-export: error: --dataset-dir: {what}:\n- {tmp_path}/bad.nii.gz: {faults[fault]}"
+    assert begins in capsys.readouterr().err
+
+
 def test_the_tensorrt_overlay_runs_an_exported_file(exported_2d: list[Path], trained: Trained, tmp_path: Path) -> None:
     """TorchScript in place of an engine: both are loaded alike, and torch_tensorrt is needed by the latter alone."""
     overlay = json.loads((CONFIGS / "inference_trt.json").read_text())

@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from tqdm import tqdm
 
 from vqseg_bundle.common import project_folder
+from vqseg_bundle.data import DataError, check_cases
 
 from .deploying.export_comparison import Agreement, compare_exports
 from .deploying.exported import Exported, Source, open_exported
@@ -60,6 +61,7 @@ def _compare(checkpoint: Path, paths: list[Path], options: argparse.Namespace) -
     for name, exported in exports.items():
         _check_window(name, exported, window)
     cases: list[dict[str, str]] = part("cases")[: options.limit]
+    _check_volumes(cases, part("model_record"))
     transform: Any = part("preprocessing")
     images = (transform(case) for case in tqdm(cases, desc="comparing", unit="volume", disable=None))
     agreements = compare_exports(images, inferer, Source(network), exports)
@@ -69,8 +71,22 @@ def _compare(checkpoint: Path, paths: list[Path], options: argparse.Namespace) -
     return agreements
 
 
+def _check_volumes(cases: list[dict[str, str]], record: Mapping[str, Any]) -> None:
+    """Refuse volumes that inference would leave out, before the first window."""
+    preprocessing = record["preprocessing"]
+    clipped = bool(preprocessing["intensity_window"])
+    try:
+        errors = check_cases(cases, record["labels"], preprocessing["in_channels"], clipped=clipped).errors
+    except DataError as error:  # all of them
+        raise DeploymentError(f"--dataset-dir: {error}") from error
+    if errors:
+        lines = "".join(f"\n- {error}" for error in errors)
+        raise DeploymentError(f"--dataset-dir: expected volumes that inference can use, found others:{lines}")
+
+
 def _check_window(name: str, exported: Exported, window: list[int]) -> None:
-    if exported.window not in (None, window):
+    taken = window if exported.window is None else exported.window
+    if len(taken) != len(window) or any(size not in (None, own) for size, own in zip(taken, window, strict=True)):
         raise DeploymentError(
             f"{name} takes windows of {exported.window}, inference cuts {window}: export it with --input_shape "
             f'"{window}".'

@@ -35,10 +35,10 @@ class Exported(Protocol):
     """An exported file that can be run.
 
     Attributes:
-        window: the shape ``(B, C, *S)`` that it accepts; None for any.
+        window: the shape ``(B, C, *S)`` that it accepts; None for any, also as the size of an axis.
     """
 
-    window: list[int] | None
+    window: list[int | None] | None
 
     def run(self, windows: Tensor) -> WindowOutput:
         """Logits and codes of windows ``(B, C, *S)``."""
@@ -73,7 +73,7 @@ class ScriptedFile:
         DeploymentError: it is not a TorchScript file, or of another kind of network.
     """
 
-    window: list[int] | None = None
+    window: list[int | None] | None = None
 
     def __init__(self, path: Path) -> None:
         try:
@@ -119,7 +119,8 @@ class OnnxFile:
         self._outputs = [model.graph.output[0].name, *_expose_codes(onnx, model, path, quantizers)]
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0]
-        self.window: list[int] | None = [int(size) for size in self._input.shape]
+        # an axis of any size has a name, or None
+        self.window: list[int | None] | None = [size if isinstance(size, int) else None for size in self._input.shape]
 
     def run(self, windows: Tensor) -> WindowOutput:
         """Logits and codes of windows ``(B, C, *S)``."""
