@@ -259,6 +259,33 @@ def test_a_file_that_is_copied_again_after_a_refusal_gets_a_prediction(
     assert [path.name for path in (tmp_path / "out" / "predictions").rglob("*.nii.gz")] == ["a_pred.nii.gz"]
 
 
+def test_a_folder_that_is_away_for_a_moment_does_not_end_the_watch(
+    watched: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, away = tmp_path / "in", tmp_path / "away"
+    write(place / "a.nii.gz")
+    watched([lambda: place.rename(away), lambda: None, lambda: away.rename(place), lambda: None])
+    reason = f"[Errno 2] No such file or directory: '{place}'"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{place}: cannot be read now, tried again: {reason}",
+        f"{place / 'a.nii.gz'}: {tmp_path / 'out' / 'predictions'}",
+    ]
+
+
+def test_too_little_memory_for_one_volume_does_not_end_the_watch(
+    watched: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "in" / f"{name}.nii.gz")
+    segment = mock.Mock(side_effect=[RuntimeError("CUDA out of memory.\nTried 9 GiB"), tmp_path / "out"])
+    monkeypatch.setattr(watching.Session, "segment", segment)
+    watched()
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{tmp_path / 'in' / 'a.nii.gz'}: CUDA out of memory. Tried 9 GiB",
+        f"{tmp_path / 'in' / 'b.nii.gz'}: {tmp_path / 'out'}",
+    ]
+
+
 def test_a_watch_into_a_folder_at_work_is_refused(
     watched: Callable[..., None], trained: Trained, tmp_path: Path
 ) -> None:

@@ -85,7 +85,7 @@ def sort_arrivals(
     return Arrivals(sorted(arrivals, key=lambda arrival: arrival.path), set(ready) - waiting)
 
 
-def why_refused(error: ValueError | OSError) -> str:
+def why_refused(error: Exception) -> str:
     """An error about a volume, on one line."""
     text = permission_text(error) if isinstance(error, PermissionError) else str(error)
     return " ".join(text.split())

@@ -33,6 +33,8 @@ _FIXED = {"bundle_root", "config_file"}
 def watch(keys: Mapping[str, str]) -> None:
     """Segment what lies in the folder, then what arrives, until SIGINT; a volume that cannot be used is named.
 
+    While the folder cannot be read, which is said once, the watch goes on.
+
     Args:
         keys: as typed, with "dataset_dir", the folder, and "output_dir".
 
@@ -40,7 +42,7 @@ def watch(keys: Mapping[str, str]) -> None:
         SystemExit: the folder does not exist, a key is given that cannot be, there are no weights, or the predictions'
             folder is in use.
     """
-    from vqseg_bundle.commands.arrived_volumes import sort_arrivals
+    from vqseg_bundle.commands.arrived_volumes import sort_arrivals, why_refused
     from vqseg_bundle.common import visible_line
 
     folder, run = Path(keys["dataset_dir"]).expanduser(), Path(keys["output_dir"]).expanduser()
@@ -61,15 +63,24 @@ def watch(keys: Mapping[str, str]) -> None:
     own = {run.resolve(), (run / "inference").resolve()}
     seen, done = dict[Path, State](), dict[Path, State]()
     segmented = set[frozenset[Path]]()
+    reachable = True
     while not stopped:
-        seen, ready = arrivals(folder, seen, done, own)
-        if ready:
-            found = sort_arrivals(
-                folder, ready, seen.keys() - ready, segmented, session.list_cases, changed(ready, done)
-            )
-            done |= {path.resolve(): seen[path] for path in found.entries}
-            for arrival in found.arrivals:
-                print(f"{visible_line(str(arrival.path))}: {_outcome(session, arrival)}", flush=True)
+        complete: list[Arrival] = []
+        try:
+            seen, ready = arrivals(folder, seen, done, own)
+            if ready:
+                found = sort_arrivals(
+                    folder, ready, seen.keys() - ready, segmented, session.list_cases, changed(ready, done)
+                )
+                done |= {path.resolve(): seen[path] for path in found.entries}
+                complete = found.arrivals
+            reachable = True
+        except OSError as error:  # such as of a share that is being mounted again
+            if reachable:
+                print(f"{visible_line(str(folder))}: cannot be read now, tried again: {why_refused(error)}", flush=True)
+            reachable = False
+        for arrival in complete:
+            print(f"{visible_line(str(arrival.path))}: {_outcome(session, arrival)}", flush=True)
         time.sleep(_SECONDS)
     raise KeyboardInterrupt
 
@@ -195,7 +206,7 @@ def _outcome(session: Session, arrival: Arrival) -> str:
         return visible_line(arrival.refusal)
     try:
         return visible_line(str(session.segment(arrival.path, arrival.cases)))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:  # too little memory for one, not for the next
         return visible_line(why_refused(error))
 
 
