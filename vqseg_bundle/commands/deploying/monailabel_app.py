@@ -48,12 +48,13 @@ class UncertaintyScoring(ScoringMethod):
         self.task = task
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, Any]:
-        """Score the images; returns how many there are, and how many were segmented."""
+        """Score the images that can be used; returns how many there are in all, and how many were segmented."""
         from vqseg_bundle.bundle import ScanFeatures
 
         weights = self.model_file.with_suffix(".pt").stat().st_mtime
         preprocessing = json.loads(self.model_file.read_text(encoding="utf-8"))["preprocessing"]
-        images = {image: datastore.get_image_uri(image) for image in datastore.list_images()}
+        listed = datastore.list_images()
+        images = _usable({image: datastore.get_image_uri(image) for image in listed}, preprocessing)
         settings = {key: preprocessing[key] for key in _SETTINGS}
         summaries = ScanFeatures(list(images.values()), settings).summarize(progress=False)
         unlabeled, segmented = set(datastore.get_unlabeled_images()), 0
@@ -68,7 +69,7 @@ class UncertaintyScoring(ScoringMethod):
                 segmented += 1
             datastore.update_image_info(image, {self.key: note})
         self.task.clear_cache()
-        return {"total": len(images), "executed": segmented}
+        return {"total": len(listed), "executed": segmented}
 
 
 class LeastSure(Strategy):
@@ -123,6 +124,19 @@ class VQSegApp(monaibundle_main.MyApp, MONAILabelApp):  # MONAI Label finds it b
             for model, bundle in self.models.items()
         }
         return {model: UncertaintyScoring(model, self.models[model], task) for model, task in tasks.items()}
+
+
+def _usable(images: dict[str, str], preprocessing: dict[str, Any]) -> dict[str, str]:
+    """The images without those that cannot be used, of which each is logged with the reason."""
+    from vqseg_bundle.data import check_cases
+
+    cases = [{"image": path} for path in images.values()]
+    clipped = bool(preprocessing["intensity_window"])
+    checked = check_cases(cases, {}, preprocessing["in_channels"], clipped=clipped)
+    for error in checked.errors:
+        logger.warning("not scored: %s", error)
+    sound = {case["image"] for case in checked.sound}
+    return {image: path for image, path in images.items() if path in sound}
 
 
 def _note_key(model: str) -> str:
