@@ -14,6 +14,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
+from skimage.measure import label
 from support.bundle_runs import CONFIGS, TINY, TWO_STEPS, CohortFolder, loss_terms, places_of, run_here
 from support.foundation_parts import DINOV2
 
@@ -98,6 +99,25 @@ def test_codes_at_the_bottleneck_are_one_overlay_away(shared_cohort: CohortFolde
     assert (module.bottleneck_perturbation, module.balance_codes, module.perturbation.neighbors) == (None, False, None)
     assert type(parser.get_parsed_content("train#mixer")).__name__ == "CutMix"
     assert strengths == [0.7, 0.7]
+
+
+def test_pseudo_labels_in_one_piece_are_one_overlay_away(shared_cohort: CohortFolder, tmp_path: Path) -> None:
+    """Half of the pseudo-labels of a network that has learnt nothing are islands."""
+    pieces: list[int] = []
+
+    def watch(parser: ConfigParser) -> None:
+        def count(engine: Engine) -> None:
+            for labels in engine.state.output["pseudo_labels"].labels.numpy():
+                pieces.extend(label(labels == index, connectivity=2, return_num=True)[1] for index in (1, 2))
+
+        parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, count)
+
+    where = places_of(shared_cohort, tmp_path)
+    run_here("training", "train.json", before=watch, **where, **TWO_STEPS)
+    assert max(pieces) > 1
+    pieces.clear()
+    run_here("training", "train.json", "largest_component.json", before=watch, **where, **TWO_STEPS)
+    assert max(pieces) == 1
 
 
 def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: CohortFolder, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.inferers import AveragedInferer, CodebookInferer, voxel_entropy, window_inferer
+from vqseg_bundle.engines.largest_component_labeler import LargestComponentLabeler
 from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels, StudentPseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
@@ -17,6 +18,7 @@ __all__ = [
     "CodebookInferer",
     "CopyPaste",
     "EMATeacher",
+    "LargestComponentLabeler",
     "MonteCarloTeacher",
     "PseudoLabeler",
     "PseudoLabels",
