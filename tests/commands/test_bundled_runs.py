@@ -35,7 +35,7 @@ def test_what_a_run_took_from_its_place_is_taken_back(trained: Trained) -> None:
 
 def test_a_bundle_starts_from_its_own_weights_and_by_no_file_of_the_training(trained: Trained) -> None:
     run = open_run(trained.output_dir)
-    run.config |= {"initial_weights": "../other/model.pt", "plan_file": "plan.json", "allow_outside_files": True}
+    run.config.update(initial_weights="../other/model.pt", plan_file="plan.json", allow_outside_files=True)
     default = read_json(ROOT / "configs" / "train.json")
     config = training_config(run, default, read_json(ROOT / "configs" / "multi_gpu_train.json"))
     kept = ("initial_weights", "plan_file", "resume", "resume_changed", "allow_outside_files")
