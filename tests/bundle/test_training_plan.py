@@ -119,6 +119,19 @@ def test_minutes_choose_the_steps_and_the_timed_ones_leave_no_trace(
     assert len(found) == 1
 
 
+def test_minutes_win_over_the_steps_of_a_plan_file(
+    shared_cohort: CohortFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_plan, "measure_pace", lambda *_: Pace(step=10.0, scan=0.0, beside=0.0))
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"max_iterations": {"value": 9}, "patch_size": {"value": [16, 16]}}))
+    where = {"dataset_dir": str(shared_cohort.root), "device": "cpu", "plan_file": str(file)}
+    for minutes, steps in ((0.4, 2), (None, 9)):
+        parser = run_here("planning", "train.json", "plan.json", **where, time_budget=minutes)
+        plan = parser.get_parsed_content("plan")
+        assert (plan.max_iterations, plan.patch_size) == (steps, [16, 16])
+
+
 def test_too_little_memory_is_said_with_the_keys_to_lower(
     shared_cohort: CohortFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -83,7 +83,8 @@ def plan_training(
     """Check a cohort and plan its training; with several processes, the first does, for all.
 
     Values that the configuration gives, instead of a reference to the plan, win over those in a plan file, and these
-    over the rules. A training that goes on keeps the values recorded beside its weights.
+    over the rules; ``time_budget`` wins over a plan file's steps. A training that goes on keeps the values recorded
+    beside its weights.
 
     Args:
         cohort: the opened cohort.
@@ -111,7 +112,7 @@ def plan_training(
         recorded = exit_cleanly(_recorded_values, Path(output_dir))
     elif initial_weights:
         recorded = exit_cleanly(_values_of_weights, Path(initial_weights))
-    given = exit_cleanly(_given_values, parser, plan_file, recorded)
+    given = exit_cleanly(_given_values, parser, plan_file, recorded, time_budget is not None)
     planned = None
     if process_rank() == 0:
         clipped = bool(given.get("intensity_window", (None, ""))[0])
@@ -202,10 +203,12 @@ def with_planned_values(config: Any, plan: Plan) -> Any:
 
 
 def _given_values(
-    parser: ConfigParser, plan_file: str | None, recorded: Mapping[str, Any]
+    parser: ConfigParser, plan_file: str | None, recorded: Mapping[str, Any], timed: bool
 ) -> dict[str, tuple[Any, str]]:
     """Value and origin by id of all that no rule decides on; ``recorded`` beside the weights to go on from."""
     filed = _read_plan_file(Path(plan_file)) if plan_file else {}
+    if timed:  # minutes are a key of this training, the file's steps those of the earlier one
+        filed.pop(PLANNED_IDS["max_iterations"], None)
     given: dict[str, tuple[Any, str]] = {}
     for id_ in PLANNED_IDS.values():
         written = parser.get(id_)
