@@ -135,6 +135,23 @@ def test_bad_input_is_named_and_nothing_written(scans: Path, capsys: pytest.Capt
     refused(capsys, r"choice\.json exists; give another name, or --force", folder, "--count", "2", "--ignore-labels")
 
 
+@pytest.mark.parametrize(
+    ("key", "typed", "message"),
+    [
+        ("intensity_window", "[400,-100]", " must hold two rising intensities, or be None, got [400, -100]."),
+        ("image_size", "[0,0]", " must hold one to three sizes in voxels, or be None, got [0, 0]."),
+        ("image_size", "[8.5,9]", " must hold one to three sizes in voxels, or be None, got [8.5, 9]."),
+        ("spacing", "[0,0]", " must hold one to three voxel sizes in mm, or be None, got [0, 0]."),
+        ("in_channels", "True", ": expected a whole number from 1 to 10000, found True."),
+    ],
+)
+def test_settings_that_a_training_refuses_are_refused(
+    scans: Path, capsys: pytest.CaptureFixture[str], key: str, typed: str, message: str
+) -> None:
+    refused(capsys, rf"error: --{key}{re.escape(message)}\n$", str(scans), "--count", "2", f"--{key}", typed)
+    assert not list(scans.glob("choice*"))
+
+
 def test_a_folder_of_scans_alone_will_do(scans: Path) -> None:
     assert len(choose(scans / "images", "--count", "2")["chosen"]) == 2
 

@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from vqseg_bundle import __version__
 from vqseg_bundle.bundle import Predictor, ScanFeatures, load
+from vqseg_bundle.bundle.settings.components import check_given
+from vqseg_bundle.bundle.settings.setting_table import check_values
 from vqseg_bundle.common import shell_line, write_json, write_text
 from vqseg_bundle.data import (
     Candidates,
@@ -165,7 +167,7 @@ def _check(images: Sequence[str], settings: Mapping[str, Any], options: argparse
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The training's keys as typed, of their kind; refuses what is none."""
+    """The training's keys as typed, of their kind; refuses what is none, and what a training refuses."""
     found: dict[str, Any] = {}
     for key in _SETTINGS:
         typed = getattr(options, key)
@@ -179,9 +181,13 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         lengths = {"intensity_window": (2,), "spacing": (2, 3), "image_size": (2, 3)}.get(key)
         if lengths and not (is_list and len(found[key]) in lengths):
             raise DataError(f"--{key}: expected {' or '.join(map(str, lengths))} numbers, [a,b], found {typed}.")
-        if key == "in_channels" and not (isinstance(found[key], int) and found[key] > 0):
-            raise DataError(f"--in_channels: expected a positive whole number, found {typed}.")
         found[key] = list(found[key]) if lengths else found[key]
+    if refusals := check_values(found):
+        raise DataError(refusals[0])
+    try:
+        check_given(found)
+    except ValueError as error:
+        raise DataError(f"--{error}") from error
     return found
 
 
