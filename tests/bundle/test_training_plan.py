@@ -210,6 +210,13 @@ def test_what_contradicts_is_refused_by_name(
         ('{"patch_size": {"value": "$exit()"}}', r"patch_size must hold 2 sizes in voxels"),
         ('{"normalize_nonzero": {"value": "false"}}', r"plan\.json: normalize_nonzero: expected true or false"),
         ('{"max_iterations": {"value": 0}}', r"plan\.json: max_iterations: expected a whole number from 1"),
+        *(
+            (
+                f'{{"network_def#code_level": {{"value": {level}}}}}',
+                rf"plan\.json: network_def#code_level: expected a whole number of at least 0, or none, found {found}\.",
+            )
+            for level, found in (('"2"', "'2'"), ("2.5", r"2\.5"), ("-1", "-1"), ("true", "True"))
+        ),
     ],
 )
 def test_a_faulty_plan_file_is_refused(shared_cohort: CohortFolder, tmp_path: Path, content: str, message: str) -> None:

@@ -134,6 +134,7 @@ _LISTS = ("train#", "train#unlabeled_", "validate#")
 NESTED_SETTINGS: Mapping[str, Setting] = {
     "network_def#dropout": _share("1)"),
     "network_def#embedding_dim": _whole(1, 100_000),
+    "network_def#code_level": _whole(0)._replace(optional=True),
     "network_def#quantizer#entropy_tokens": _whole(1)._replace(optional=True),
     "optimizer#lr": _rate(),
     "optimizer#weight_decay": _between(0, 10),
