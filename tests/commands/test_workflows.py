@@ -14,6 +14,7 @@ import pytest
 from support.bundle_runs import ROOT, Trained, command_here, make_volumes
 
 from vqseg_bundle.bundle.records.folder_lock import leave_folder
+from vqseg_bundle.commands import workflows
 from vqseg_bundle.commands.main import main
 from vqseg_bundle.commands.watch import Session, arrivals, watch
 from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, _may_name_anything, bundle_words
@@ -125,6 +126,22 @@ def test_a_plan_is_followed_by_the_training_that_takes_it(tmp_path: Path) -> Non
     assert result.returncode == 0, result.stderr
     assert plan.is_file()
     assert result.stdout.splitlines()[-1] == f"next: vqseg train --plan_file {plan} --patch_size '[32,32]'"
+
+
+@pytest.mark.parametrize(
+    ("typed", "following"),
+    [
+        (["--plan-output", "p-1.json"], "--plan_file p-1.json"),
+        (["--plan-output=p-1.json"], "--plan_file=p-1.json"),
+        (["--plan_output", "p.json", "--dataset-dir", "a=b"], "--plan_file p.json --dataset-dir a=b"),
+    ],
+)
+def test_the_training_by_a_plan_takes_its_file_however_it_was_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], following: str
+) -> None:
+    monkeypatch.setattr(workflows, "_run", lambda *_: None)
+    workflows.plan(typed)
+    assert capsys.readouterr().out == f"next: vqseg train {following}\n"
 
 
 def test_a_watched_folder_is_segmented_as_volumes_arrive(trained: Trained, tmp_path: Path) -> None:

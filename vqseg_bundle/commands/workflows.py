@@ -118,8 +118,13 @@ def train(arguments: Sequence[str]) -> None:
 def plan(arguments: Sequence[str]) -> None:
     """``vqseg plan``, and the training by it."""
     _run(_PLAN, arguments)
-    words = [word.replace("--plan_output", "--plan_file") for word in arguments]
-    print(f"next: {shell_line(['vqseg', 'train', *words])}")
+    print(f"next: {shell_line(['vqseg', 'train', *map(_taking_the_plan, arguments)])}")
+
+
+def _taking_the_plan(word: str) -> str:
+    """A word for the training by the plan, which reads the file that the planning wrote."""
+    name, sign, value = word.partition("=")
+    return f"--plan_file{sign}{value}" if name.replace("-", "_") == "__plan_output" else word
 
 
 def evaluate(arguments: Sequence[str]) -> None:
