@@ -65,6 +65,23 @@ def test_the_next_command_names_where_inference_finds_a_case(tmp_path: Path, ima
     )
 
 
+@pytest.mark.parametrize(
+    ("output_dir", "bundle"), [("out", "out_bundle"), (".", "{here}_bundle"), ("..", "{above}_bundle")]
+)
+def test_the_bundle_is_named_after_the_folder_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output_dir: str, bundle: str
+) -> None:
+    here = tmp_path / "study" / "here"
+    (here / "out").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    write(Path(output_dir) / "run.json", started=STARTED)
+    cohort = Cohort("scans", {0: "background", 1: "organ"})
+    close_training(output_dir, cohort, None, False, False, ConfigParser({"dataset_dir": "/scans"}))
+    (command,) = json.loads((Path(output_dir) / "run.json").read_text())["next"]
+    expected = bundle.format(here=here, above=here.parent)
+    assert command.endswith(f"vqseg bundle --run {output_dir} --output {expected}")
+
+
 @pytest.mark.parametrize("finished", ["run.json", "resumed_run.json"])
 def test_an_evaluation_goes_on_with_the_commands_of_the_process_that_finished_the_training(
     tmp_path: Path, finished: str

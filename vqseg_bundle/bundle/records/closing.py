@@ -133,7 +133,8 @@ def _following(parser: ConfigParser, folder: Path, cohort: data.Cohort) -> list[
     place = next(filter(None, (data.place_to_segment(case["image"]) for case in cases)), None)
     if place:
         commands.append([*vqseg, "segment", _from_here(place), *output])
-    commands.append([*vqseg, "bundle", "--run", str(folder), "--output", f"{folder}_bundle"])
+    named = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name to add to
+    commands.append([*vqseg, "bundle", "--run", str(folder), "--output", f"{named}_bundle"])
     return [shell_line(command) for command in commands]
 
 
