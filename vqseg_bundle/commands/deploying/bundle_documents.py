@@ -91,7 +91,7 @@ def _image_channels(count: int) -> dict[str, str]:
 
 _README = """# Model overview
 
-{description} [1]: {architecture}, {bottleneck}.
+{description} [1]: {architecture}, {codes}.
 
 ## Data
 
@@ -174,11 +174,10 @@ def model_readme(run: FinishedRun, metadata: Mapping[str, Any]) -> str:
         metadata: the new bundle's.
     """
     network, preprocessing = run.record["network"], run.record["preprocessing"]
-    codes = network.get("num_embeddings")
     return _README.format(
         description=metadata["description"],
         architecture=f"{network['spatial_dims']}D {network.get('architecture', 'U-Net')}",
-        bottleneck=f"its bottleneck quantised by {codes:,} codewords" if codes else "without quantisation",
+        codes=_codes(network),
         cohort=describe_cohort(run),
         labels="\n".join(
             f"| {index} | {value} | {run.record['labels'][index]} |"
@@ -202,6 +201,17 @@ def data_license(run: FinishedRun) -> str:
         "The terms of that data were not stated when the bundle was made.\n"
         "Write them here before you share the bundle.\n"
     )
+
+
+def _codes(network: Mapping[str, Any]) -> str:
+    """What of the network is quantised, and by how many codewords."""
+    count, level = network.get("num_embeddings"), network.get("code_level")
+    if not count:
+        return "without quantisation"
+    if level is None:  # codes at the deepest level, of which records say nothing
+        return f"its bottleneck quantised by {count:,} codewords"
+    also = ", and its bottleneck by as many of its own" if network.get("quantized_bottleneck") else ""
+    return f"its fused features at level {level} quantised by {count:,} codewords{also}"
 
 
 def _iterations(run: FinishedRun) -> str:
