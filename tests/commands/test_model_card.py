@@ -1,4 +1,4 @@
-"""What the model card of a made bundle says of its network."""
+"""What the model card of a made bundle says of its network and its figures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from vqseg_bundle.commands.deploying.bundle_documents import model_readme
 from vqseg_bundle.commands.deploying.run_folder import FinishedRun
 
 METADATA = {"description": "A network"}
+TRAINING, EVALUATION = {"dice": 0.8}, {"dice": 0.7, "cases": 3}
 
 
 def finished(metrics: dict[str, Any] | None = None, **network: Any) -> FinishedRun:
@@ -43,3 +44,17 @@ def finished(metrics: dict[str, Any] | None = None, **network: Any) -> FinishedR
 def test_it_says_what_is_quantised(network: dict[str, Any], codes: str) -> None:
     card = model_readme(finished(**network), METADATA)
     assert card.startswith(f"# Model overview\n\nA network [1]: 2D U-Net, {codes}.\n")
+
+
+@pytest.mark.parametrize(
+    ("figures", "note"),
+    [
+        (TRAINING, "Validation: the best during training, by which the weights were chosen."),
+        (EVALUATION, "Validation: an evaluation of the weights, which were chosen on these cases."),
+    ],
+)
+def test_it_says_where_the_validation_figures_come_from(figures: dict[str, Any], note: str) -> None:
+    card = model_readme(finished({"validation": figures}), METADATA)
+    expected = f"\n\nMeans over foreground classes of the mean over cases.\n{note}\n\n"
+    assert expected in card
+    assert card.count("Validation: ") == 1

@@ -228,5 +228,8 @@ def _performance(metrics: Mapping[str, Any]) -> str:
         lines.append(f"| {split} | " + " | ".join(str(values.get(name, "")) for name in names) + " |")
     note = "Means over foreground classes of the mean over cases."
     if "validation" in metrics:
-        note += "\nValidation: the best during training, by which the weights were chosen."
+        # of the two, only an evaluation counts its cases
+        evaluated = "an evaluation of the weights, which were chosen on these cases"
+        best = "the best during training, by which the weights were chosen"
+        note += f"\nValidation: {evaluated if 'cases' in metrics['validation'] else best}."
     return "\n".join(lines) + "\n\n" + note
