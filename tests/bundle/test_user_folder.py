@@ -13,6 +13,7 @@ from support.bundle_runs import ROOT, command_here
 
 from vqseg_bundle import load, segment, train
 from vqseg_bundle.bundle import python_interface
+from vqseg_bundle.commands.watch import watch
 
 CONFIG = {
     "imports": ["$import sys"],
@@ -84,3 +85,10 @@ def test_it_is_the_same_for_training_segmenting_and_loading(
         message = f"{train(run_folder)}: there are no trained weights"
         with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}"):
             load(run_folder)
+
+
+def test_a_watch_expands_it(config: str, tmp_path: Path) -> None:
+    (tmp_path / "home" / "in").mkdir(parents=True)
+    message = f"checkpoint '{tmp_path}/home/m.pt' is not a file: give the path of a trained model.pt."
+    with pytest.raises(SystemExit, match=f"^{re.escape(message)}$"):
+        watch({"dataset_dir": "~/in", "output_dir": "~/out", "checkpoint": "~/m.pt"})

@@ -43,9 +43,9 @@ def watch(keys: Mapping[str, str]) -> None:
             folder is in use.
     """
     from vqseg_bundle.commands.arrived_volumes import sort_arrivals, why_refused
-    from vqseg_bundle.common import visible_line
+    from vqseg_bundle.common import expand_user, visible_line
 
-    folder, run = Path(keys["dataset_dir"]).expanduser(), Path(keys["output_dir"]).expanduser()
+    folder, run = Path(expand_user(keys["dataset_dir"])), Path(expand_user(keys["output_dir"]))
     if not folder.is_dir():
         raise SystemExit(f"{folder}: --watch expects a folder, found none of this name.")
     if refused := sorted(_FIXED & set(keys)):
@@ -87,13 +87,14 @@ def watch(keys: Mapping[str, str]) -> None:
 
 def _open_session(keys: Mapping[str, str], run: Path) -> Session:
     from vqseg_bundle.bundle import exit_cleanly, open_model_record
-    from vqseg_bundle.common import project_folder
+    from vqseg_bundle.common import expand_user, project_folder
     from vqseg_bundle.data import list_volumes
 
     given = {key: text for key, text in keys.items() if key not in ("dataset_dir", "output_dir")}
     options = {key: text if key == "checkpoint" else _value(text) for key, text in given.items()}
     orientation = options.get("orientation")
-    record = open_model_record(keys.get("checkpoint"), str(run), str(project_folder()), orientation=orientation)
+    checkpoint = expand_user(keys["checkpoint"]) if "checkpoint" in keys else None
+    record = open_model_record(checkpoint, str(run), str(project_folder()), orientation=orientation)
     uneven, in_channels = options.get("uneven_slices", "refuse"), record["preprocessing"]["in_channels"]
     names = record["info"].get("channel_names", [])
     list_cases = partial(list_volumes, uneven_slices=uneven, in_channels=in_channels, channel_names=names)
