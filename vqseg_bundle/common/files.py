@@ -61,7 +61,7 @@ def expand_user(path: str | Path) -> str:
     ``Path`` would drop the first part of ``./~``, and whoever expands it once more would find the user's folder.
     """
     text = os.path.expanduser(path)  # noqa: PTH111
-    return str(Path(text).absolute()) if Path(text).parts[:1] and Path(text).parts[0].startswith("~") else text
+    return str(Path(text).absolute()) if str(Path(text)).startswith("~") else text
 
 
 def remove_partial_files(folder: Path) -> list[str]:
