@@ -1,4 +1,4 @@
-"""The command ``vqseg segment FOLDER --watch`` while volumes arrive: predictions, refusals, and what must not end it."""
+"""The command ``vqseg segment FOLDER --watch`` while volumes arrive: predictions, refusals, what must not end it."""
 
 from __future__ import annotations
 
