@@ -130,6 +130,19 @@ def test_other_settings_are_refused_with_a_list_or_accepted(
     assert read_json(tmp_path / "out" / "resumed_config.json")["learning_rate"] == 0.01
 
 
+def test_another_number_of_processes_is_refused(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.output_dir, tmp_path / "out")
+    path = tmp_path / "out" / "resume.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["engine"]["processes"] == 1
+    torch.save({**state, "engine": {**state["engine"], "processes": 2}}, path)
+    settings = keys_of(trained.cohort, tmp_path / "out", **TINY, resume=True)
+    with pytest.raises(
+        SystemExit, match=r"resume\.pt is of a training by 2 processes, this one has 1 and would .* Start 2"
+    ):
+        run_here("training", "train.json", **settings)
+
+
 def test_other_data_are_not_resumed(trained: Trained, cohort: CohortFolder, tmp_path: Path) -> None:
     shutil.copytree(trained.output_dir, tmp_path / "out")
     cohort.datalist["unlabeled"].pop()
