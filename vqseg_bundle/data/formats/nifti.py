@@ -94,9 +94,10 @@ def open_nifti(path: str) -> Any:
         found = "an Analyze file, which does not say where left is" if analyze else "other content"
         raise DataError(f"{path}: expected a NIfTI file, found {found}; convert it.")
     single, pair = _HEADER_SIZES[size]
-    _check_scale(path, _stored_header(header_file, single.header_class))
+    stored = _stored_header(header_file, single.header_class)
+    _check_scale(path, stored)
     if header_file == image_file:
-        _check_offset(path, _stored_header(header_file, single.header_class))
+        _check_offset(path, stored)
         return single.from_file_map({"image": _holder(image_file)})
     if not image_file.is_file():
         raise DataError(f"{path}: expected its voxels in {image_file.name} beside it, found none; copy both files.")
