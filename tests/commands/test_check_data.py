@@ -20,7 +20,6 @@ from support.data_parts import hounsfield, write_dicom
 from vqseg_bundle.commands.check import main
 from vqseg_bundle.data import FINDING_KINDS, check_cohort, examine_cohort, load_datalist, read_header
 from vqseg_bundle.data.checking import facts
-from vqseg_bundle.data.checking.collect import FactsCache, collect_facts
 from vqseg_bundle.data.formats.volume_path import join_volume_path
 
 DATA = Path(os.environ.get("VQSEG_DATA_ROOT") or ROOT.parent / "shared" / "data")
@@ -221,31 +220,6 @@ def test_a_file_of_this_moment_is_not_remembered(old: CohortFolder, monkeypatch:
     read = volumes_read(monkeypatch)
     check_cohort(cohort, 1, progress=False)
     assert read == ["case_0.nii.gz"]
-
-
-def test_files_that_have_changed_places_are_read_again(tmp_path: Path):
-    """Both have one size and one modification time."""
-    names = [str(tmp_path / f"{name}.nii") for name in "ab"]
-    for name, value in zip(names, (1, 7), strict=True):
-        label = np.zeros((6, 7, 5), np.uint8)
-        label[2:4] = value
-        nib.save(nib.Nifti1Image(label, np.eye(4)), name)
-        os.utime(name, (1.6e9, 1.6e9))
-
-    def values() -> list[float | None]:
-        cache = FactsCache(tmp_path / "cache.json")
-        found, _ = collect_facts([(name, "label") for name in names], cache, False, "")
-        cache.save()
-        return [found[name, "label"].counts[1][0] for name in names]
-
-    assert values() == [1, 7]
-    first = (tmp_path / "cache.json").read_text()
-    assert values() == [1, 7]
-    assert (tmp_path / "cache.json").read_text() == first
-    Path(names[0]).rename(tmp_path / "c.nii")
-    Path(names[1]).rename(names[0])
-    (tmp_path / "c.nii").rename(names[1])
-    assert values() == [7, 1]
 
 
 def test_no_cache_leaves_nothing_behind(old: CohortFolder, tmp_path: Path):
