@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 from support.bundle_runs import LABELS, ROOT, TINY, Trained, keys_of, read_json, run_here
 
@@ -68,10 +69,16 @@ def test_dice_in_the_table_is_that_of_the_saved_prediction(evaluated: Trained) -
         assert float(row["dice"]) == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()), abs=1e-5)
 
 
-def test_the_validation_split_can_be_evaluated(trained: Trained, tmp_path: Path) -> None:
+def test_the_validation_split_can_be_evaluated_with_a_loader_process(trained: Trained, tmp_path: Path) -> None:
+    """Also where Python starts processes from a server, by which MONAI's inverse transforms do not work."""
     checkpoint = str(trained.output_dir / "model.pt")
     settings = keys_of(trained.cohort, tmp_path, evaluation_split="validation", checkpoint=checkpoint)
-    run_here("evaluating", *EVALUATION, **settings)
+    started = torch.multiprocessing.get_start_method(allow_none=True)
+    torch.multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        run_here("evaluating", *EVALUATION, **settings, num_workers=1)
+    finally:
+        torch.multiprocessing.set_start_method(started, force=True)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         assert {row["case"] for row in csv.DictReader(file)} == {"case_4"}
 

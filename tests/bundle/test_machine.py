@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vqseg_bundle.bundle import choose_amp, set_threads, write_run_record
+from vqseg_bundle.bundle import choose_amp, fork_loaders, set_threads, write_run_record
 from vqseg_bundle.bundle.machine import computing as subject
 from vqseg_bundle.bundle.machine import memory
 
@@ -73,6 +73,31 @@ def test_mixed_precision_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> 
         assert [choose_amp(given, "cpu") for given in (True, False)] == [True, False]
     with pytest.raises(SystemExit, match=r"^amp: expected true, false or auto, got 'no'\."):
         choose_amp("no", "cpu")
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_a_training_that_goes_on_computes_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, began: bool
+) -> None:
+    """On a processor of the other kind too, which warns where it emulates."""
+    monkeypatch.setattr(subject, "_has_native_bfloat16", lambda: not began)
+    assert choose_amp("auto", "cpu", str(tmp_path)) is not began
+    write_run_record(tmp_path, {}, None, [], mixed_precision=began)
+    write_run_record(tmp_path, {}, None, [], prefix="resumed_")
+    assert choose_amp("auto", "cpu", str(tmp_path)) is began
+    assert ("--amp false --resume_changed true goes on in float32" in caplog.text) is began
+    assert choose_amp(not began, "cpu", str(tmp_path)) is not began
+
+
+@pytest.mark.parametrize(("method", "expected"), [("forkserver", "fork"), ("spawn", "spawn"), ("fork", "fork")])
+def test_loaders_fork_where_python_would_use_a_server(method: str, expected: str) -> None:
+    before = torch.multiprocessing.get_start_method(allow_none=True)
+    try:
+        torch.multiprocessing.set_start_method(method, force=True)
+        fork_loaders()
+        assert torch.multiprocessing.get_start_method() == expected
+    finally:
+        torch.multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ def test_a_plan_is_shown_written_changed_and_given_back(shared_cohort: CohortFol
     again = command_here("plan", *words, "--plan_output", str(file), module="vqseg_bundle")
     assert again.returncode == 1
     assert f"plan_output {file}: the file exists; give another name." in again.stderr
+    assert "INFO" not in again.stdout + again.stderr  # before the scans are looked at
     file.write_text(json.dumps({"labeled_batch_size": {"value": 3}, "patch_size": {"value": [24, 24]}}))
     parser = run_here(
         "planning", "train.json", "plan.json", dataset_dir=str(shared_cohort.root), plan_file=str(file), device="cpu"

@@ -132,8 +132,10 @@ def test_a_plan_is_followed_by_the_training_that_takes_it(tmp_path: Path) -> Non
     ("typed", "following"),
     [
         (["--plan-output", "p-1.json"], "--plan_file p-1.json"),
-        (["--plan-output=p-1.json"], "--plan_file=p-1.json"),
-        (["--plan_output", "p.json", "--dataset-dir", "a=b"], "--plan_file p.json --dataset-dir a=b"),
+        (["--plan-output=p-1.json"], "--plan_file p-1.json"),
+        (["--plan_output", "p.json", "--dataset-dir", "a=b"], "--plan_file p.json --dataset_dir a=b"),
+        (["--plan_file", "old.json", "--plan_output", "p.json"], "--plan_file p.json"),
+        (["--plan_file", "old.json"], "--plan_file old.json"),
     ],
 )
 def test_the_training_by_a_plan_takes_its_file_however_it_was_typed(

@@ -235,8 +235,9 @@ def run_here(
 
 @contextmanager
 def process_kept() -> Iterator[None]:
-    """Undo what a run does to the process: determinism, ``sys.path``, log handlers, signals."""
+    """Undo what a run does to the process: determinism, ``sys.path``, log handlers, signals, start of processes."""
     root = logging.getLogger()
+    started = torch.multiprocessing.get_start_method(allow_none=True)
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     path, level, handlers = list(sys.path), root.level, list(root.handlers)
     root.setLevel(logging.INFO)
@@ -244,6 +245,7 @@ def process_kept() -> Iterator[None]:
         yield
     finally:
         set_determinism(None)
+        torch.multiprocessing.set_start_method(started, force=True)
         for number, former in signals.items():
             signal.signal(number, former)
         sys.path[:] = path

@@ -11,7 +11,7 @@ from vqseg_bundle.bundle.deployed.ensemble import load_further_networks
 from vqseg_bundle.bundle.deployed.inference import finish_inference, list_inference_cases, start_inference
 from vqseg_bundle.bundle.deployed.largest_components import KeepChosenComponentsd, check_largest_component
 from vqseg_bundle.bundle.deployed.reconstruction import open_reconstructor
-from vqseg_bundle.bundle.machine.computing import choose_amp, set_threads
+from vqseg_bundle.bundle.machine.computing import choose_amp, fork_loaders, set_threads
 from vqseg_bundle.bundle.machine.processes import join_processes, run_together, run_training
 from vqseg_bundle.bundle.python_interface import Prediction, Predictor, load, segment, train
 from vqseg_bundle.bundle.records.closing import close_evaluation, close_inference, close_training
@@ -39,7 +39,7 @@ from vqseg_bundle.bundle.settings.resumed_settings import check_unchanged
 from vqseg_bundle.bundle.settings.running_workflow import running_parser
 from vqseg_bundle.bundle.training.continuation import check_continuation
 from vqseg_bundle.bundle.training.former_start import start_training
-from vqseg_bundle.bundle.training.training_plan import plan_training, record_plan, show_plan
+from vqseg_bundle.bundle.training.training_plan import check_plan_output, plan_training, record_plan, show_plan
 from vqseg_bundle.bundle.training.training_start import (
     DeployedWeights,
     announce_training,
@@ -68,6 +68,7 @@ __all__ = [
     "check_continuation",
     "check_device",
     "check_largest_component",
+    "check_plan_output",
     "check_preprocessing",
     "check_run",
     "check_settings",
@@ -84,6 +85,7 @@ __all__ = [
     "exit_cleanly",
     "find_checkpoint",
     "finish_inference",
+    "fork_loaders",
     "join_processes",
     "list_inference_cases",
     "load",

@@ -195,12 +195,14 @@ def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
 def _process_kept() -> Iterator[None]:
     """Leave the caller's process as it was, and MONAI's notes unsaid.
 
-    That is its import path, log handlers, folders, PyTorch's number of threads and cuDNN's choice of algorithms.
+    That is its import path, log handlers, folders, PyTorch's number of threads, how it starts processes, and cuDNN's
+    choice of algorithms.
     """
     path, notes = list(sys.path), [logging.getLogger(f"monai.{name}") for name in _NOTES]
     loggers = [logging.getLogger(name) for name in (None, *STATS_LOGGERS)]
     handlers, levels = [list(logger.handlers) for logger in loggers], [note.level for note in notes]
     threads, chosen = torch.get_num_threads(), (cudnn.deterministic, cudnn.benchmark)
+    started = torch.multiprocessing.get_start_method(allow_none=True)
     for note in notes:
         note.setLevel(logging.ERROR)
     try:
@@ -211,6 +213,7 @@ def _process_kept() -> Iterator[None]:
     finally:
         sys.path[:] = path
         torch.set_num_threads(threads)
+        torch.multiprocessing.set_start_method(started, force=True)
         cudnn.deterministic, cudnn.benchmark = chosen
         for note, level in zip(notes, levels, strict=True):
             note.setLevel(level)

@@ -118,13 +118,16 @@ def train(arguments: Sequence[str]) -> None:
 def plan(arguments: Sequence[str]) -> None:
     """``vqseg plan``, and the training by it."""
     _run(_PLAN, arguments)
-    print(f"next: {shell_line(['vqseg', 'train', *map(_taking_the_plan, arguments)])}")
+    print(f"next: {shell_line(['vqseg', 'train', *_training_words(arguments)])}")
 
 
-def _taking_the_plan(word: str) -> str:
-    """A word for the training by the plan, which reads the file that the planning wrote."""
-    name, sign, value = word.partition("=")
-    return f"--plan_file{sign}{value}" if name.replace("-", "_") == "__plan_output" else word
+def _training_words(arguments: Sequence[str]) -> list[str]:
+    """The words of the training by the plan, which reads the file that the planning wrote, if it wrote one."""
+    keys = _read_keys(_PLAN, arguments)
+    if "plan_output" in keys:
+        keys.pop("plan_file", None)
+    renamed = {"plan_output": "plan_file"}
+    return [word for key, value in keys.items() for word in (f"--{renamed.get(key, key)}", value)]
 
 
 def evaluate(arguments: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 __all__ = [
     "cache_folder",
     "csv_text",
@@ -77,12 +79,9 @@ def _at_work(process: int) -> bool:
     if process == os.getpid():  # in a container it is always the same, and this one has not begun
         return False
     try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
+        return psutil.pid_exists(process)
+    except OverflowError:
         return False
-    except PermissionError:
-        pass
-    return True
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -1,17 +1,19 @@
-"""Threads and number types that fit the machine, chosen before the first step and said in the log."""
+"""Threads, number types and loader processes that fit the machine, settled before the first step and logged."""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+import torch.multiprocessing
 
 from vqseg_bundle.common import process_count, process_rank, read_json
 
-__all__ = ["choose_amp", "choose_threads", "set_threads"]
+__all__ = ["choose_amp", "choose_threads", "fork_loaders", "set_threads"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,13 +22,15 @@ _SETTLED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _WATCHED_SECONDS = 0.5  # a hundredth of a second is the clock of most systems
 
 
-def choose_amp(amp: bool | str, device: str) -> bool:
+def choose_amp(amp: bool | str, device: str, resumed_dir: str | None = None) -> bool:
     """Whether to train with automatic mixed precision.
 
     Args:
         amp: true, false, or "auto": on CUDA devices, and on CPUs that multiply bfloat16 natively (AVX512-BF16 or AMX);
             elsewhere bfloat16 is emulated and slower than float32.
         device: the device.
+        resumed_dir: folder of the training that goes on, which "auto" continues as it was recorded, so that its first
+            part and its second compute alike; None for none.
 
     Raises:
         SystemExit: ``amp`` is something else.
@@ -36,9 +40,17 @@ def choose_amp(amp: bool | str, device: str) -> bool:
     if amp != "auto":
         raise SystemExit(f"amp: expected true, false or auto, got {amp!r}.")
     kind = torch.device(device).type
-    chosen = kind == "cuda" or (kind == "cpu" and _has_native_bfloat16())
+    native = kind == "cuda" or (kind == "cpu" and _has_native_bfloat16())
+    recorded = _recorded(resumed_dir, "mixed_precision")
+    chosen = recorded if isinstance(recorded, bool) else native
     if process_rank() == 0:
         logger.info("mixed precision: %s (amp auto, %s)", "on" if chosen else "off", kind)
+        if chosen and not native:
+            logger.warning(
+                "the training began with mixed precision, which this %s can only emulate, many times slower; "
+                "--amp false --resume_changed true goes on in float32.",
+                "processor" if kind == "cpu" else "device",
+            )
     return chosen
 
 
@@ -59,7 +71,8 @@ def set_threads(threads: int | str, device: str, num_workers: int = 0, resumed_d
         SystemExit: ``threads`` is neither "auto" nor a positive whole number.
     """
     if threads == "auto":
-        threads = _recorded_threads(Path(resumed_dir)) if resumed_dir is not None else "auto"
+        recorded = _recorded(resumed_dir, "threads")
+        threads = recorded if isinstance(recorded, int) and recorded > 0 else "auto"
     if threads == "auto":
         if torch.device(device).type != "cpu" or process_count() > 1 or any(name in os.environ for name in _SETTLED):
             return torch.get_num_threads()
@@ -72,16 +85,27 @@ def set_threads(threads: int | str, device: str, num_workers: int = 0, resumed_d
     return threads
 
 
-def _recorded_threads(folder: Path) -> int | str:
-    """The number in the last run's record; "auto" if there is none, as in 0.9 and earlier."""
-    for name in ("resumed_run.json", "run.json"):
+def fork_loaders() -> None:
+    """Start loader processes by fork where Python's own choice is the fork server, as it is on Linux since 3.14.
+
+    From a fork server each loader process imports everything anew, takes one open file per tensor that it is handed, of
+    which a process may have 1,024, and MONAI's inverse transforms (1.6) do not know its transforms again. Where
+    processes are spawned, as on Windows and macOS, nothing changes.
+    """
+    if torch.multiprocessing.get_start_method() == "forkserver":
+        torch.multiprocessing.set_start_method("fork", force=True)
+
+
+def _recorded(resumed_dir: str | None, key: str) -> Any:
+    """A value of the last run's record; None if there is none, as in earlier versions."""
+    for name in ("resumed_run.json", "run.json") if resumed_dir is not None else ():
         try:
-            found = read_json(folder / name).get("threads")
+            found = read_json(Path(resumed_dir) / name).get(key)
         except (OSError, ValueError, AttributeError):
             continue
-        if isinstance(found, int) and found > 0:
+        if found is not None:
             return found
-    return "auto"
+    return None
 
 
 def choose_threads(idle_cores: float, num_workers: int = 0) -> int:

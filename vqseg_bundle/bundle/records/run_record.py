@@ -155,6 +155,7 @@ def write_run_record(
     cohort_digest: str | None,
     command: Sequence[str],
     prefix: str = "",
+    mixed_precision: bool | None = None,
 ) -> None:
     """Write ``config.json`` (the configuration as run) and ``run.json`` (versions, data, command, time).
 
@@ -167,6 +168,7 @@ def write_run_record(
         cohort_digest: digest of the data, or None.
         command: the command line, ``sys.argv``.
         prefix: prefix of both file names, so that an evaluation does not replace the training's record.
+        mixed_precision: whether the training computes in mixed precision; None if that is not recorded.
     """
     if process_rank() != 0:
         return
@@ -180,6 +182,7 @@ def write_run_record(
         "git_commit": git_commit(Path(__file__).resolve().parents[3]),
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
+        **({} if mixed_precision is None else {"mixed_precision": mixed_precision}),
         "versions": {
             "python": platform.python_version(),
             "vqseg_bundle": __version__,

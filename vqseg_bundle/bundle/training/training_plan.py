@@ -22,7 +22,7 @@ from vqseg_bundle.bundle.training.step_trial import measure_pace
 from vqseg_bundle.common import gather_objects, process_count, process_rank, read_json, write_json
 from vqseg_bundle.planning import PLANNED_IDS, Fingerprint, Pace, Plan, make_plan
 
-__all__ = ["PlannedTraining", "plan_training", "record_plan", "show_plan", "with_planned_values"]
+__all__ = ["PlannedTraining", "check_plan_output", "plan_training", "record_plan", "show_plan", "with_planned_values"]
 
 logger = logging.getLogger(__name__)
 
@@ -157,14 +157,22 @@ def record_plan(planned: PlannedTraining, output_dir: str, resume: bool) -> None
     write_json(folder / "fingerprint.json", planned.fingerprint.to_json())
 
 
-def show_plan(planned: PlannedTraining, plan_output: str | None) -> None:
-    """Log the data check's warnings and the plan, and write it to a file that does not exist yet, if one is named.
+def check_plan_output(plan_output: str | None) -> None:
+    """Refuse a file for the plan that exists, before the scans are looked at.
 
     Raises:
-        SystemExit: the file exists, or cannot be written.
+        SystemExit: it does.
     """
     if plan_output is not None and Path(plan_output).exists():
         raise SystemExit(f"plan_output {plan_output}: the file exists; give another name.")
+
+
+def show_plan(planned: PlannedTraining, plan_output: str | None) -> None:
+    """Log the data check's warnings and the plan, and write it to a file, if one is named.
+
+    Raises:
+        SystemExit: the file cannot be written.
+    """
     for warning in planned.warnings:
         logger.warning(warning)
     _log_plan(planned)

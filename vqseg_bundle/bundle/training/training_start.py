@@ -203,6 +203,7 @@ def record_training(
     in_place: bool,
     parser: ConfigParser,
     plan: Plan | None = None,
+    mixed_precision: bool | None = None,
 ) -> dict[str, Any]:
     """Record the run: ``config.json``, ``run.json`` and, for new weights, ``model.json``.
 
@@ -217,6 +218,8 @@ def record_training(
         in_place: whether the bundle's own weights are trained further.
         parser: the running configuration's.
         plan: its values are recorded in place of the references to them; None in configurations of 0.8 and earlier.
+        mixed_precision: whether this run computes so, for one that resumes it; None in configurations of 0.12.0 and
+            earlier.
 
     Returns:
         The content of the new weights' ``model.json``; empty when resuming, and in all processes except the first.
@@ -225,7 +228,8 @@ def record_training(
         return {}
     config = parser.get() if plan is None else with_planned_values(parser.get(), plan)
     command = (config, data.data_digest(cohort), sys.argv)
-    write_run_record(output_dir, *command, prefix="resumed_" if resume else "")
+    prefix = "resumed_" if resume else ""
+    write_run_record(output_dir, *command, prefix=prefix, mixed_precision=mixed_precision)
     if resume:
         return {}
     path = Path(output_dir) / "model.json"
