@@ -98,7 +98,9 @@ def fork_loaders() -> None:
 
 def _recorded(resumed_dir: str | None, key: str) -> Any:
     """A value of the last run's record; None if there is none, as in earlier versions."""
-    for name in ("resumed_run.json", "run.json") if resumed_dir is not None else ():
+    if resumed_dir is None:
+        return None
+    for name in ("resumed_run.json", "run.json"):
         try:
             found = read_json(Path(resumed_dir) / name).get(key)
         except (OSError, ValueError, AttributeError):
