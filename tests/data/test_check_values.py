@@ -260,3 +260,20 @@ def test_images_on_their_side_are_named_where_no_labelled_one_is(tmp_path: Path)
     assert f"{tmp_path / 'lying.nii.gz'}: 20 x 30" in warning
     cohort.training.append(case("sideways", 20, 30, 5))
     assert not any("turned" in text for text in check_cohort(cohort, 1, level="headers"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((512, 64, 64), 0), ((64, 64, 512), 2), ((64, 512, 128), 1), ((7, 8, 9), 0)]
+)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_sample_is_of_the_whole_volume(shape: tuple[int, int, int], axis: int, order: str) -> None:
+    """The values rise along one axis, and have the same share of the sample and of the volume, to five deviations."""
+    ramp = np.arange(shape[axis]).reshape([-1 if other == axis else 1 for other in range(3)])
+    voxels = np.asarray(np.broadcast_to(ramp, shape), dtype=np.int16, order=order)
+    sample = ordered_sample(voxels)
+    assert len(sample) == min(2**15, voxels.size)
+    assert np.all(np.diff(sample) >= 0)
+    counts = np.bincount(sample, minlength=shape[axis])
+    share = 1 / shape[axis]
+    spread = 5 * np.sqrt(len(sample) * share * (1 - share))
+    assert np.abs(counts - len(sample) * share).max() <= spread

@@ -113,6 +113,18 @@ def test_uneven_gaps_are_named(tmp_path: Path):
     refused(tmp_path / "s", rf"expected slices 3 mm apart, found 4.2 mm between {files[3].name} and {files[4].name};")
 
 
+def test_small_differences_that_add_up_to_half_a_gap_are_named(tmp_path: Path):
+    """30 gaps of 3 mm, then 29 of 3.12: each is within 5 % of the usual one, the 31st slice 1.77 mm from its place."""
+    files = write_dicom(tmp_path / "s", hounsfield((3, 3, 60)))
+    first, second = (np.array(pydicom.dcmread(file).ImagePositionPatient, dtype=float) for file in files[:2])
+    for index, file in enumerate(files):
+        place = first + (index + 0.04 * max(0, index - 30)) * (second - first)
+        edit_dicom(file, set_tags(ImagePositionPatient=[float(f"{value:.6f}") for value in place]))
+    refused(tmp_path / "s", rf"s: expected slices that lie evenly, found {files[30].name} 1\.769 mm from its place")
+    (case,) = list_volumes(tmp_path, uneven_slices="accept")
+    assert read_header(case["image"]).shape == (3, 3, 60)
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [

@@ -45,6 +45,11 @@ def test_which_form_is_used_is_said_where_it_matters(tmp_path: Path) -> None:
     slight[:3, 3] += 0.02
     (note,) = notes(qform_affine=slight)
     assert note == "has a qform that lies up to 0.1039 mm from its sform; the sform is used"
+    image = image_of(qform=0)
+    image.header["pixdim"][1:4] = 0.8, 0.95, 3.0
+    (note,) = read_header(str(write(tmp_path / "x.nii", image))).notes
+    pixdim, sform = "0.8 x 0.95 x 3 mm by its pixdim, which ITK takes", "0.8 x 0.9 x 3 mm by its sform, which is used"
+    assert note == f"has voxels of {pixdim}, and of {sform}"
     (note,) = notes(sform=0, qform=0)
     assert note.startswith("has no geometry (codes of qform and sform are 0)")
 

@@ -142,6 +142,39 @@ def test_the_indices_of_a_palette_are_classes_but_no_intensities(tmp_path: Path)
         read_voxels(path)
 
 
+def test_a_mask_whose_grey_palette_falls_is_refused(tmp_path: Path):
+    """Pillow gives white, the structure, index 0."""
+    inside = np.zeros((6, 5), np.uint8)
+    inside[2:4, 1:3] = 255
+    for palette, name in ((Image.Palette.ADAPTIVE, "fallen.png"), (Image.Palette.WEB, "web.png")):
+        Image.fromarray(inside).convert("RGB").convert("P", palette=palette, colors=2).save(tmp_path / name)
+    with pytest.raises(DataError, match=r"fallen\.png: expected a mask whose values grow with its grey, found"):
+        read_voxels(str(tmp_path / "fallen.png"), is_label=True)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / "fallen.png"))[..., 0], inside)
+    assert np.unique(read_voxels(str(tmp_path / "web.png"), is_label=True)).size == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "bits", "message"),
+    [
+        (np.array([[-1, 3]], np.int8), 2, 8, "expected unsigned bytes, found signed ones"),
+        (np.array([[2**31 + 5, 3]], np.uint32), 1, 32, r"expected values below 2\*\*31, found higher ones"),
+    ],
+)
+def test_numbers_that_pillow_would_wrap_are_refused(
+    tmp_path: Path, values: np.ndarray, kind: int, bits: int, message: str
+):
+    tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, values.nbytes)]
+    tags.append((339, kind))
+    data = values.tobytes().ljust(8, b"\0")
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags)
+    place = 8 + len(data)
+    content = b"II*\0" + struct.pack("<I", place) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(DataError, match=rf"a\.tif: {message}"):
+        read_voxels(str(tmp_path / "a.tif"))
+
+
 @pytest.mark.parametrize(
     ("name", "channels", "message"),
     [

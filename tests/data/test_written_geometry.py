@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
 from support.nifti_parts import OBLIQUE, PLAIN, SHAPE, SHIFTED, image_of, write
 
 from vqseg_bundle.data import DataError, LoadVolumed, NameByCased, class_map_dtype
+from vqseg_bundle.data.formats.file_format import corner_distance
+from vqseg_bundle.data.geometry.orientation import axis_change
 from vqseg_bundle.data.output.volume_writer import VolumeWriter
 
 
@@ -184,3 +187,13 @@ def test_several_channels_lie_on_the_source_along_the_fourth_axis(tmp_path: Path
     first, second = np.moveaxis(np.asarray(written.dataobj), -1, 0)
     np.testing.assert_array_equal(first, np.asarray(nib.load(source).dataobj).reshape(first.shape))
     np.testing.assert_array_equal(second, first + 1000.5)
+
+
+def test_a_label_that_is_slightly_tilted_lies_on_another_grid() -> None:
+    """A tilt of 0.0009 about the first voxel moves the far corner of 512 x 512 voxels by 0.65 of one."""
+    plain, shape = np.eye(4), (512, 512, 3)
+    tilted = plain.copy()
+    tilted[:2, :2] = [[math.cos(9e-4), -math.sin(9e-4)], [math.sin(9e-4), math.cos(9e-4)]]
+    assert axis_change(tilted, shape, plain, shape) is None
+    np.testing.assert_array_equal(axis_change(plain, shape, plain, shape), [[0, 1], [1, 1], [2, 1]])
+    assert corner_distance(tilted, plain, shape) == pytest.approx(511 * math.sqrt(2) * 9e-4, rel=1e-5)

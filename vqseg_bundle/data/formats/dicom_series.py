@@ -212,6 +212,7 @@ def _check_gaps(folder: Path, slices: Sequence[DicomSlice], positions: np.ndarra
     usual = float(np.median(gaps))
     uneven = np.flatnonzero(np.abs(gaps - usual) > _UNEVEN * usual)
     if not len(uneven):
+        _check_drift(folder, slices, positions)
         return
     texts = [
         f"{gaps[i]:.4g} mm between {_name(slices[i])} and {_name(slices[i + 1])}{_lost(gaps[i] / usual)}"
@@ -222,6 +223,18 @@ def _check_gaps(folder: Path, slices: Sequence[DicomSlice], positions: np.ndarra
         f"{folder}: expected slices {usual:.4g} mm apart, found {'; '.join(texts)}{more}; add the missing slices, "
         "resample the volume, or take it as evenly spaced by uneven_slices accept."
     )
+
+
+def _check_drift(folder: Path, slices: Sequence[DicomSlice], positions: np.ndarray) -> None:
+    """Refuse small differences between gaps that add up to half a gap."""
+    even = np.linspace(positions[0], positions[-1], len(positions))
+    worst = int(np.abs(positions - even).argmax())
+    if abs(positions[worst] - even[worst]) > abs(even[-1] - even[0]) / max(1, len(even) - 1) / 2:
+        raise DataError(
+            f"{folder}: expected slices that lie evenly, found {_name(slices[worst])} "
+            f"{abs(positions[worst] - even[worst]):.4g} mm from its place between the first and the last; resample the "
+            "volume, or take it as evenly spaced by uneven_slices accept."
+        )
 
 
 def _lost(ratio: float) -> str:

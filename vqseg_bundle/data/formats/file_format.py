@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["FileFormat", "VolumeHeader"]
+__all__ = ["FileFormat", "VolumeHeader", "corner_distance"]
+
+
+def corner_distance(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
+    """How far two affines move a volume's corners apart, at most, in mm.
+
+    Args:
+        first: ``(4, 4)``, from voxel indices to mm.
+        second: the other one.
+        shape: voxels along the three axes.
+    """
+    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape[:3]))])
+    return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())
 
 
 @dataclass(frozen=True)

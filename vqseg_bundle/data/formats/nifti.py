@@ -8,7 +8,6 @@ would replace are refused where they matter.
 from __future__ import annotations
 
 import gzip
-import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
 
 from ..errors import DataError
-from .file_format import FileFormat, VolumeHeader
+from .file_format import FileFormat, VolumeHeader, corner_distance
 
 __all__ = ["NIFTI", "is_packed", "open_nifti", "read_nifti", "read_nifti_header", "scale_to_mm"]
 
@@ -31,6 +30,7 @@ _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _SINGLE, _PAIR = (b"n+1\0", b"n+2\0"), (b"ni1\0", b"ni2\0")
 _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}  # none, metre, millimetre, micrometre
 _DIFFERENT = 0.1  # of a voxel's smallest side
+_OTHER_SPACING = 0.01
 
 
 class _QuietHeader:
@@ -74,7 +74,10 @@ def read_nifti_header(path: str) -> VolumeHeader:
     other = _other_affine(image) if usable else None
     if other is not None:
         other = _in_mm(other, factor)
-    return VolumeHeader(shape, affine, other, _notes(image, shape, affine, other))
+    notes = _geometry_notes(image, shape, affine, other) + _unit_notes(image)
+    if usable and other is None:
+        notes += _spacing_notes(stored * factor, shape, affine)
+    return VolumeHeader(shape, affine, other, notes)
 
 
 def read_nifti(path: str) -> np.ndarray:
@@ -221,9 +224,8 @@ def _other_affine(image: Any) -> np.ndarray | None:
     return other if np.isfinite(other).all() else None
 
 
-def _notes(image: Any, shape: tuple[int, ...], affine: np.ndarray, other: np.ndarray | None) -> tuple[str, ...]:
-    of_unit = () if _unit(image) in _MM else (f"has an unknown unit of length, code {_unit(image)}; mm are assumed",)
-    return _geometry_notes(image, shape, affine, other) + of_unit
+def _unit_notes(image: Any) -> tuple[str, ...]:
+    return () if _unit(image) in _MM else (f"has an unknown unit of length, code {_unit(image)}; mm are assumed",)
 
 
 def _geometry_notes(
@@ -235,11 +237,19 @@ def _geometry_notes(
         )
     if other is None:
         return ()
-    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape[:3]))])
-    apart = np.linalg.norm((corners @ (affine - other).T)[:, :3], axis=1).max()
+    apart = corner_distance(affine, other, shape)
     if apart <= _DIFFERENT * np.linalg.norm(affine[:3, :3], axis=0).min():
         return ()
     return (f"has a qform that lies up to {apart:.4g} mm from its sform; the sform is used",)
+
+
+def _spacing_notes(stated: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> tuple[str, ...]:
+    """What pixdim, in mm, says else than a lone affine; a qform has pixdim's spacing, and a note of its own."""
+    used, many = np.linalg.norm(affine[:3, :3], axis=0), np.array(shape[:3]) > 1
+    if np.all(np.abs(stated - used)[many] <= _OTHER_SPACING * used[many]):
+        return ()
+    pixdim, sform = (" x ".join(f"{side:.4g}" for side in sides) for sides in (stated, used))
+    return (f"has voxels of {pixdim} mm by its pixdim, which ITK takes, and of {sform} mm by its sform, which is used",)
 
 
 def _check_length(path: str, image: Any) -> None:

@@ -24,7 +24,7 @@ _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
 _COLOR = ("RGB", "RGBA")
 _LOSSY = (".jpg", ".jpeg")
 _FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
-_PHOTOMETRIC = 262  # TIFF's tag
+_PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 262, 339, 2  # TIFF's tags, and a value of the second
 
 
 def _read_array_header(path: str) -> VolumeHeader:
@@ -112,14 +112,20 @@ def _check_mode(path: str, image: Any) -> None:
 
 
 def _check_depth(path: str, image: Any) -> None:
-    """Refuse what Pillow would cut to 8 bits, or not invert."""
+    """Refuse what Pillow would cut to 8 bits, not invert, or take for numbers of another sign."""
     decoded = " ".join(str(tile) for tile in image.tile)
     if image.mode in ("L", "LA", "RGB", "RGBA") and ";16" in decoded:
         raise DataError(
             f"{path}: expected 8 bits a channel in colour, found 16; save grey values of 16 bits, or NIfTI."
         )
-    if image.mode.startswith("I") and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+    tags = getattr(image, "tag_v2", {})
+    if image.mode.startswith("I") and tags.get(_PHOTOMETRIC) == 0:
         raise DataError(f"{path}: expected bright pixels to have high values, found WhiteIsZero; save it inverted.")
+    if image.mode == "L" and _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise DataError(f"{path}: expected unsigned bytes, found signed ones, which would wrap; save 16 bits.")
+    unsigned = image.mode == "I" and _SIGNED not in tags.get(_SAMPLE_FORMAT, (_SIGNED,))
+    if unsigned and image.getextrema()[0] < 0:
+        raise DataError(f"{path}: expected values below 2**31, found higher ones, which would wrap; save floats.")
 
 
 def _to_plain(path: str, image: Any, is_label: bool) -> Any:
@@ -139,7 +145,19 @@ def _to_plain(path: str, image: Any, is_label: bool) -> Any:
         if (colors != colors[:, :1]).any():
             raise DataError(f"{path}: expected grey or RGB pixels, found a palette of colours; convert the picture.")
         return image.convert("L")
+    if image.mode == "P":
+        _check_grey_palette(path, image)
     return image
+
+
+def _check_grey_palette(path: str, image: Any) -> None:
+    """Refuse a mask whose grey palette falls: white as index 0, Pillow's first, would become the background."""
+    colors = _palette(image)[np.unique(np.asarray(image))]
+    if (colors == colors[:, :1]).all() and (np.diff(colors[:, 0]) < 0).any():
+        raise DataError(
+            f"{path}: expected a mask whose values grow with its grey, found a palette in which a lower value is "
+            'brighter, so that white may be the background; save it in grey (Pillow\'s mode "L").'
+        )
 
 
 ARRAY = FileFormat("array", "NPY", (".npy",), _read_array_header, _read_array, flat=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .file_format import FileFormat, VolumeHeader
+from .file_format import FileFormat, VolumeHeader, corner_distance
 from .table import FORMATS, find_format
 from .volume_path import channel_paths, parse_volume_path
 
@@ -200,9 +200,9 @@ def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
         if header.spatial_shape != first.spatial_shape:
             found = f"{header.spatial_shape} voxels instead of {first.spatial_shape}"
             raise DataError(f"{expected}, found {found}; {remedy}: resample it.")
-        apart = float(np.abs(header.affine - first.affine).max())
+        apart = corner_distance(header.affine, first.affine, first.spatial_shape)
         if apart > limit:
-            raise DataError(f"{expected}, found an affine up to {apart:.4g} mm off; {remedy}: resample it.")
+            raise DataError(f"{expected}, found corners up to {apart:.4g} mm off; {remedy}: resample it.")
     return replace(first, shape=(*first.spatial_shape, len(channels)))
 
 

@@ -18,6 +18,7 @@ from monai.transforms.spatial.functional import orientation as reorient
 from monai.utils import MetaKeys
 
 from ..errors import DataError
+from ..formats.file_format import corner_distance
 from ..formats.load_volume import OTHER_AFFINE
 from ..formats.volume_io import VolumeHeader, read_header
 
@@ -41,6 +42,7 @@ _USUAL = "RAS"
 _DIGITS = 4  # of direction cosines considered different
 _UNCHANGED = [[0, 1], [1, 1], [2, 1]]  # nibabel's orientation of axes as they are
 _TOLERANCE = 1e-3  # share of a voxel's smallest side
+_AT_CORNERS = 10  # tolerances; rounded directions move the corners of 512 voxels further than the first one
 
 
 def run_orientation(images: Iterable[str], orientation: str | None) -> str | None:
@@ -204,13 +206,15 @@ def axis_change(
 
     Returns:
         nibabel's orientation ``(3, 2)`` to apply to the label's array; None if the grids differ by more than a
-        thousandth of a voxel's smallest side.
+        thousandth of a voxel's smallest side, or by ten thousandths at their corners.
     """
     change = nib.orientations.io_orientation(np.linalg.solve(image_affine, label_affine))
     shape = tuple(np.asarray(label_shape)[np.argsort(change[:, 0])])
     affine = label_affine @ nib.orientations.inv_ornt_aff(change, label_shape)
     tolerance = _TOLERANCE * float(np.linalg.norm(image_affine[:3, :3], axis=0).min())
     same = shape == tuple(image_shape) and np.abs(affine - image_affine).max() <= tolerance
+    # a slight tilt is small in every entry, and far from the first voxel
+    same = same and corner_distance(affine, image_affine, shape) <= _AT_CORNERS * tolerance
     return change if same else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from vqseg_bundle.common import LateModule
 from ..errors import DataError
 from ..formats.dicom_file import error_reason
 from ..formats.dicom_series import series_files
-from ..formats.file_format import VolumeHeader
+from ..formats.file_format import VolumeHeader, corner_distance
 from ..formats.table import volume_kind
 from .dicom_seg_source import has_other_than_ascii, read_sources
 
@@ -176,8 +175,7 @@ def _on_source_grid(classes: np.ndarray, affine: np.ndarray, source: VolumeHeade
         raise DataError(f"{where}: the class map must be a volume on the grid of the series, found {classes.shape}.")
     turned = nib.orientations.apply_orientation(classes, turns)
     turned_affine = affine @ nib.orientations.inv_ornt_aff(turns, classes.shape)
-    corners = np.array([[*corner, 1] for corner in itertools.product(*((0, size - 1) for size in shape))], dtype=float)
-    distance = np.linalg.norm((corners @ (turned_affine - grid).T)[:, :3], axis=1).max()
+    distance = corner_distance(turned_affine, grid, shape)
     voxel = np.linalg.norm(grid[:3, :3], axis=0).min()
     if turned.shape != shape or distance > _TOLERANCE * voxel:
         raise DataError(
