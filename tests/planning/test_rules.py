@@ -52,12 +52,28 @@ def test_the_demo_keeps_its_settings_on_every_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    "patch, strides, tokens", [((64, 64), 3, 8), ((96, 96), 4, 6), ((128, 128), 4, 8), ((72, 72), 4, 5), ((8, 8), 0, 8)]
+    "patch, strides, tokens", [((64, 64), 3, 8), ((96, 96), 4, 6), ((128, 128), 4, 8), ((72, 72), 4, 5), ((8, 8), 1, 4)]
 )
 def test_an_axis_is_halved_while_it_has_more_than_eight_tokens(patch: tuple, strides: int, tokens: int) -> None:
     found = plan(cohort((*patch, 10)), patch_size=list(patch))
     assert found.strides == [2] * strides
     assert -(-patch[0] // 2**strides) == tokens
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_smallest_images_are_halved_once(dims: int) -> None:
+    """A network has two levels at least; a single voxel's axis is left."""
+    found = plan(cohort((7, 6, 1)), spatial_dims=dims)
+    assert found.patch_size == [8, 6, 1][:dims]
+    assert found.strides == [2 if dims == 2 else [2, 2, 1]]
+    assert len(found.channels) == 2
+
+
+def test_micrometres_keep_their_digits() -> None:
+    """Of 0.3 and 0.6 micrometres, whose rounding to a thousandth of a millimetre would be none."""
+    fine, coarse = cohort((64, 64, 9), (3e-4, 3e-4, 1e-3), 1), cohort((64, 64, 9), (6e-4, 6e-4, 1e-3), 1)
+    found = plan(replace(fine, shapes=fine.shapes + coarse.shapes, spacings=fine.spacings + coarse.spacings))
+    assert found.spacing == [0.00045, 0.00045]
 
 
 def test_codes_lie_no_more_than_16_pixels_apart_unless_fused() -> None:
@@ -162,6 +178,8 @@ def test_ct_is_clipped_to_the_body_s_intensities() -> None:
     assert plan(replace(ct, modality="")).intensity_statistics is None
     assert plan(replace(ct, modality="")).intensity_window is None
     assert plan(replace(ct, body=None)).intensity_window is None
+    several = plan(replace(ct, modality="", channels=2)).table()
+    assert sum("several channels, each by itself" in line for line in several) == 2
 
 
 @pytest.mark.parametrize(("share", "nonzero"), [(None, False), (1.0, False), (0.75, False), (0.7, True)])

@@ -87,9 +87,7 @@ def choose_spacing(
         reason += f"{'; ' if reason else ''}{coarser:.3g} x coarser, so that a view shows a quarter of an image"
     if not reason:
         return Ruled(None, f"5 to 95 % of voxels' sides within {spread:.3g} x of the median")
-    return Ruled(
-        [round(float(side), 3) for side in target], f"median {_by(target / coarser)} mm ({reason.strip('; ')})"
-    )
+    return Ruled([float(f"{side:.4g}") for side in target], f"median {_by(target / coarser)} mm ({reason.strip('; ')})")
 
 
 def choose_image_size(

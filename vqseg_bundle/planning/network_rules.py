@@ -50,8 +50,8 @@ def choose_strides(patch_size: Sequence[int], limits: NetworkLimits) -> Ruled:
     """The stride between each two levels, one number per axis where they differ.
 
     An axis is halved while it has more than 8 tokens and its spacing is less than twice the finest of those axes; a
-    lone axis needs 12 (nnU-Net's planner, which halves from 8 on). Codes at the bottleneck lie no more than 16 pixels
-    apart; codes above it do not depend on the depth.
+    lone axis needs 12 (nnU-Net's planner, which halves from 8 on); the smallest patches are halved once. Codes at the
+    bottleneck lie no more than 16 pixels apart; codes above it do not depend on the depth.
     """
     sizes, spacing = [float(size) for size in patch_size], list(limits.spacing)
     strides: list[list[int]] = []
@@ -69,6 +69,9 @@ def choose_strides(patch_size: Sequence[int], limits: NetworkLimits) -> Ruled:
         strides.append([2 if axis in axes else 1 for axis in range(len(sizes))])
         sizes = [math.ceil(size / 2) if axis in axes else size for axis, size in enumerate(sizes)]
         spacing = [side * 2 if axis in axes else side for axis, side in enumerate(spacing)]
+    if not strides and limits.levels is None:  # a network has two levels at least
+        strides = [[2 if size > 1 else 1 for size in sizes]]
+        sizes = [math.ceil(size / 2) for size in sizes]
     simple = [step[0] if len(set(step)) == 1 else step for step in strides]
     return Ruled(simple, f"{_by(patch_size)} voxels to {_by(sizes)} tokens at the deepest level")
 

@@ -92,7 +92,7 @@ def choose_intensity_statistics(fingerprint: Fingerprint, window_given: bool) ->
     """
     body = fingerprint.body
     if fingerprint.modality != "CT" or body is None or body.deviation == 0:
-        return Ruled(None, "no CT: mean and deviation of each scan")
+        return Ruled(None, f"{_not_ct(fingerprint, 'no CT')}: mean and deviation of each scan")
     if window_given:
         return Ruled(None, "intensity_window is given: mean and deviation of each scan")
     return Ruled([round(body.mean, 1), round(body.deviation, 1)], "CT: mean and deviation of the body over all scans")
@@ -115,6 +115,10 @@ def choose_intensity_window(fingerprint: Fingerprint) -> Ruled:
     """
     body = fingerprint.body
     if fingerprint.modality != "CT" or body is None:
-        known = "no Hounsfield units" if body is not None else "no voxels were read"
+        known = _not_ct(fingerprint, "no Hounsfield units") if body is not None else "no voxels were read"
         return Ruled(None, f"{known}: percentiles of each scan")
     return Ruled([round(body.low, 1), round(body.high, 1)], "CT: 0.5 and 99.5 percentiles of the body over all scans")
+
+
+def _not_ct(fingerprint: Fingerprint, otherwise: str) -> str:
+    return "several channels, each by itself" if fingerprint.channels > 1 else otherwise

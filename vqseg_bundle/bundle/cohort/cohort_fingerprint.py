@@ -37,6 +37,8 @@ def measure_cohort(
     stated = [header.modality for header in headers if header.modality]
     airy = [facts for facts in voxels if facts.low <= _AIR_BELOW_HU]
     is_ct = stated.count(_CT) > len(headers) / 2 if stated else bool(airy) and len(airy) >= _MAJORITY * len(voxels)
+    # one window and one mean for all channels would leave nothing of another modality beside CT
+    is_ct = is_ct and channels == 1
     return Fingerprint(
         shapes=tuple(shape for shape, _ in rows),
         spacings=tuple(spacing for _, spacing in rows),
