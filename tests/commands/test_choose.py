@@ -72,7 +72,7 @@ def test_one_scan_of_each_kind_then_a_datalist_of_them(scans: Path, capsys: pyte
         make_datalist([str(scans), "--labeled-file", file])
     assert f"found none for {choice['chosen'][2]}; draw these first" in capsys.readouterr().err
     label(scans, [*choice["chosen"], "a0", "a1", "a2", "a3", "a4"])
-    make_datalist([str(scans), "--labeled-file", file, "--test-count", "2"])
+    make_datalist([str(scans), "--labeled-file", file, "--test-count", "2", "--labels", "background,bright"])
     datalist = json.loads((scans / "datalist.json").read_text())
     assert [entry["patient"] for entry in datalist["training"]] == sorted(choice["chosen"])
     assert len(datalist["test"]) == 2
@@ -80,6 +80,20 @@ def test_one_scan_of_each_kind_then_a_datalist_of_them(scans: Path, capsys: pyte
     again = choose(scans, "--count", "2")
     assert again["labeled"] == sorted(choice["chosen"])
     assert {*again["chosen"]}.isdisjoint({entry["patient"] for entry in datalist["test"]} | {*choice["chosen"]})
+    # the printed command takes both rounds' patients, and the held-out ones and the classes stay
+    assert f"then vqseg data {scans} --labeled-file {file} --force\n" in capsys.readouterr().out
+    label(scans, again["chosen"])
+    with pytest.raises(SystemExit, match="2"):
+        make_datalist([str(scans), "--labeled-file", file, "--force", "--test-count", "3"])
+    assert "chosen from a datalist with held-out patients; these stay held out" in capsys.readouterr().err
+    make_datalist([str(scans), "--labeled-file", file, "--force"])
+    second = json.loads((scans / "datalist.json").read_text())
+    assert [entry["patient"] for entry in second["training"]] == sorted([*choice["chosen"], *again["chosen"]])
+    assert {key: second[key] for key in ("test", "validation", "labels")} == {
+        "test": datalist["test"],
+        "validation": [],
+        "labels": {"0": "background", "1": "bright"},
+    }
 
 
 def test_the_page_holds_its_pictures_and_loads_nothing(scans: Path) -> None:

@@ -110,6 +110,8 @@ def _run(options: argparse.Namespace) -> None:
     print("\n".join(_summary(choice, files)))
     print(f"wrote {output}\nwrote {page} (open it in a browser; {time.monotonic() - start:.0f} s in all)")
     next_words = ["vqseg", "data", options.dataset_dir, "--labeled-file", str(output)]
+    if candidates.held_out:  # the datalist's held-out patients and classes stay
+        next_words += [*(["--output", options.datalist] if options.datalist else []), "--force"]
     print(f"next: label these scans, then {shell_line(next_words)}")
 
 
@@ -215,6 +217,9 @@ def _record(
     return {
         "chosen": chosen,
         "labeled": list(candidates.labeled),
+        "held_out": candidates.held_out,
+        "labels": list(candidates.classes.names),
+        "label_values": list(candidates.classes.values),
         "scans": {patient: files[patient] for patient in chosen},
         "stands_for": {patient: _stand_for(choice, place) for place, patient in enumerate(chosen)},
         "candidates": len(candidates.scans),

@@ -106,7 +106,7 @@ def _make(options: argparse.Namespace) -> None:
     if free:
         patients = sorted({case.patient for case in free})
         splits = split_patients(patients, [case.patient for case in free if case.label], request)
-    classes = _classes(root, cases, options)
+    classes = _classes(root, cases, request, options)
     _warn_of_names(root, cases, classes, options)
     entries = _entries(cases, splits)
     _warn_of_frames(entries)
@@ -137,8 +137,12 @@ def _next_words(datalist: Mapping[str, Any], root: Path, output: Path) -> list[s
     return ["vqseg", "train", "--dataset_dir", str(root), *listed, *channels]
 
 
-def _classes(root: Path, cases: Sequence[FoundCase], options: argparse.Namespace) -> FoundClasses:
+def _classes(
+    root: Path, cases: Sequence[FoundCase], request: SplitRequest, options: argparse.Namespace
+) -> FoundClasses:
     names = _names(options.labels) if options.labels else []
+    if request.labeled_file and request.labeled_file.labels and not names and not options.label_values:
+        return FoundClasses(tuple(request.labeled_file.labels), tuple(request.labeled_file.label_values))
     if not options.label_values:
         return find_classes(root, cases, names)
     parts = options.label_values.split(",")

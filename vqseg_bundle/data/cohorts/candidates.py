@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..layouts.folder_layouts import find_scans
+from ..layouts.folder_layouts import FoundClasses, find_scans
 from ..layouts.found_case import FoundCase
 from .cohort import find_datalist
 from .datalist import Cohort, cohort_of_lists, load_datalist
@@ -21,11 +21,14 @@ __all__ = ["Candidates", "find_candidates"]
 class Candidates:
     """Patients and their images (absolute paths), without those of the validation and test lists.
 
-    ``labeled`` are the patients that have labels already; ``source`` is the datalist or the folder.
+    ``labeled`` are the patients that have labels already, ``held_out`` those of a datalist's validation and test lists;
+    ``classes`` are its class names and their values, none of a folder's; ``source`` is the datalist or the folder.
     """
 
     scans: dict[str, list[str]]
     labeled: dict[str, list[str]]
+    held_out: dict[str, list[str]]
+    classes: FoundClasses
     source: str
 
 
@@ -62,7 +65,10 @@ def find_candidates(
             f"{cohort.source}: expected patients without labels to choose from, found {len(labeled)} with labels and "
             "none without. --ignore-labels takes them for unlabelled, to try out a choice."
         )
-    return Candidates(scans, labeled, cohort.source)
+    held_out = {"validation": cohort.validation, "test": cohort.test} if file is not None else {}
+    patients = {split: list(_by_patient(cases)) for split, cases in held_out.items()}
+    classes = FoundClasses(tuple(cohort.indices.values()), tuple(cohort.label_values.values()))
+    return Candidates(scans, labeled, patients, classes if file is not None else FoundClasses(()), cohort.source)
 
 
 def _cohort_of_folder(cases: Sequence[FoundCase], root: Path) -> Cohort:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,17 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class LabeledFile:
-    """The labelled patients of the training, by name, such as ``vqseg choose`` found them."""
+    """The labelled patients of the training, by name, such as ``vqseg choose`` found them.
+
+    ``held_out`` are the validation and test patients of the datalist that it chose from, ``labels`` and
+    ``label_values`` that one's classes; all are empty if there was none.
+    """
 
     path: str
     patients: list[str]
+    held_out: dict[str, list[str]] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+    label_values: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,10 @@ def read_labeled_file(path: Path) -> LabeledFile:
         raise DataError(
             f'--labeled-file {path}: expected the lists of patients "chosen" and "labeled" of vqseg choose.'
         )
-    return LabeledFile(str(path), list(dict.fromkeys(name for names in lists for name in names)))
+    patients = list(dict.fromkeys(name for names in lists for name in names))
+    apart = content.get("held_out") or {}  # of choices before 0.12.1 there is none
+    held_out = {split: list(apart.get(split, [])) for split in ("validation", "test")}
+    return LabeledFile(str(path), patients, held_out, content.get("labels", []), content.get("label_values", []))
 
 
 def split_patients(patients: Sequence[str], with_labels: Sequence[str], request: SplitRequest) -> dict[str, list[str]]:
@@ -133,7 +143,13 @@ def split_patients(patients: Sequence[str], with_labels: Sequence[str], request:
     _refuse_conflicts(request)
     labeled = sorted(set(with_labels))
     split = request.split_file
-    held_out = _draw_held_out(labeled, len(patients), request) if split is None else _fixed(patients, split, request)
+    kept = request.labeled_file.held_out if request.labeled_file else {}
+    if split is not None:
+        held_out = _fixed(patients, split, request)
+    elif any(kept.values()):
+        held_out = {name: [patient for patient in names if patient in set(labeled)] for name, names in kept.items()}
+    else:
+        held_out = _draw_held_out(labeled, len(patients), request)
     taken = {patient for cases in held_out.values() for patient in cases}
     pool = [patient for patient in sorted(split.training if split else patients) if patient not in taken]
     training = _training(pool, labeled, request)
@@ -153,6 +169,12 @@ def _refuse_conflicts(request: SplitRequest) -> None:
         raise DataError(
             "--validation-count, --validation-share, --test-count and --test-share: expected none of them beside "
             "--split-file, which fixes the held-out patients; use --tuning-count to have a validation list besides."
+        )
+    if request.labeled_file and any(request.labeled_file.held_out.values()) and any(size is not None for size in sizes):
+        raise DataError(
+            "--validation-count, --validation-share, --test-count and --test-share: expected none of them beside "
+            f"--labeled-file {request.labeled_file.path}, which was chosen from a datalist with held-out patients; "
+            "these stay held out."
         )
     fixed_validation = request.split_file is not None and request.split_file_validation_as == "validation"
     if request.tuning_count and (fixed_validation or any(size is not None for size in sizes[:2])):
