@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ KEYS: dict[str, Any] = {
 
 
 def test_it_begins_with_the_weights_and_keeps_what_they_need(trained: Trained, tmp_path: Path) -> None:
-    cohort, given = write_cohort(tmp_path / "other"), trained.output_dir / "model.pt"
+    cohort, given = write_cohort(tmp_path / "other"), tmp_path / "given" / "model.pt"
+    shutil.copytree(trained.output_dir, given.parent)
+    record = json.loads((given.parent / "model.json").read_text())
+    record["info"]["channel_names"] = ["T1"]  # those of files without names are the weights'
+    (given.parent / "model.json").write_text(json.dumps(record))
     cohort.add("training", "larger", *make_volumes(9, (64, 48, 5)))
     cohort.save()
     keys = {**KEYS, "dataset_dir": str(cohort.root), "initial_weights": str(given), "max_iterations": 1}
@@ -32,7 +37,8 @@ def test_it_begins_with_the_weights_and_keeps_what_they_need(trained: Trained, t
     assert first.keys() == last.keys()
     floats = [name for name, value in first.items() if value.is_floating_point() and "quantizer" not in name]
     assert max(float((first[name] - last[name]).abs().max()) for name in floats) < 1e-6
-    records = [json.loads((folder / "model.json").read_text()) for folder in (trained.output_dir, tmp_path / "out")]
+    records = [json.loads((folder / "model.json").read_text()) for folder in (given.parent, tmp_path / "out")]
+    assert records[1]["info"]["channel_names"] == ["T1"]
     assert [records[0][key] for key in ("network", "preprocessing")] == [
         records[1][key] for key in ("network", "preprocessing")
     ]

@@ -197,6 +197,19 @@ def test_files_from_before_1980_are_packed_with_the_earliest_time_of_zip(made: P
         assert archive.read("tiny/LICENSE") == (made / "LICENSE").read_bytes()
 
 
+def test_weights_trained_further_are_told_when_packed(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "tiny"
+    shutil.copytree(made, bundle)
+    pack_bundle.main(["--bundle", str(bundle), "--output", str(tmp_path / "first")])
+    assert "warning" not in capsys.readouterr().err
+    with (bundle / "models" / "model.pt").open("ab") as file:
+        file.write(b"more")
+    pack_bundle.main(["--bundle", str(bundle), "--output", str(tmp_path / "second")])
+    assert "warning: models/model.pt has been trained further since vqseg bundle" in capsys.readouterr().err
+
+
 def test_large_weights_are_named_in_place_of_packed(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "tiny")
     (tmp_path / "tiny" / "models" / "model_trt.ts").write_text("engine")

@@ -125,12 +125,12 @@ def load(run: str | Path, device: str | None = None) -> Predictor:
     return Predictor(path, device)
 
 
-def train(output_dir: str | Path = "runs/train", overlays: Sequence[str | Path] = (), **keys: Any) -> Path:
+def train(output_dir: str | Path = "runs/train", overlays: str | Path | Sequence[str | Path] = (), **keys: Any) -> Path:
     """Train, as ``vqseg train`` does.
 
     Args:
         output_dir: folder of all output.
-        overlays: further configurations, files or names in ``configs``, such as "supervised.json".
+        overlays: a further configuration or several, files or names in ``configs``, such as "supervised.json".
         keys: keys of the configuration, such as ``dataset_dir="DIR"``, or ``**{"optimizer#eps": 1e-7}``.
 
     Returns:
@@ -141,7 +141,11 @@ def train(output_dir: str | Path = "runs/train", overlays: Sequence[str | Path] 
         KeyboardInterrupt: SIGINT (Ctrl-C) or SIGTERM has stopped it, after the step that is saved.
     """
     configs = project_folder() / "configs"
-    files = [Path(name) if Path(name).is_file() else configs / name for name in overlays]
+    names = [overlays] if isinstance(overlays, str | Path) else overlays
+    files = [Path(name) if Path(name).is_file() else configs / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"overlays: expected files, here or in {configs}, found none called {file.name}.")
     if not {"dataset_dir", "datalist"} & set(keys):
         keys["cohort#demo_dir"] = str(Path("data") / "demo_cohort")
     folder = expand_user(output_dir)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
+
+from vqseg_bundle.common import file_digest
 
 from .deploying.run_folder import DeploymentError
 
@@ -53,6 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (DeploymentError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if _has_other_weights(Path(options.bundle).expanduser()):
+        print(
+            f"warning: {_WEIGHTS} has been trained further since vqseg bundle described it: eval_metrics and "
+            "data_source in configs/metadata.json and docs/README.md are of the former weights; evaluate, and correct "
+            "them.",
+            file=sys.stderr,
+        )
 
 
 def pack_bundle(bundle: Path, output: Path, weights_url: str | None = None) -> Path:
@@ -98,6 +107,12 @@ def pack_bundle(bundle: Path, output: Path, weights_url: str | None = None) -> P
     return archive
 
 
+def _has_other_weights(bundle: Path) -> bool:
+    """Whether the weights are others than those that the metadata describe, as after training in place."""
+    described = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8")).get("weights_sha256")
+    return described is not None and described != file_digest(bundle / _WEIGHTS)
+
+
 def _write(path: Path, bundle: Path, name: str, weights_url: str | None) -> None:
     # times that ZIP does not know, such as those of files without one, become its earliest or latest
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
@@ -118,11 +133,10 @@ def _files(bundle: Path) -> Iterator[Path]:
 
 
 def _large_files(weights: Path, url: str) -> str:
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return f"""large_files:
 - path: "{_WEIGHTS}"
   url: "{url}"
-  hash_val: "{digest}"
+  hash_val: "{file_digest(weights)}"
   hash_type: "sha256"
 """
 

@@ -204,6 +204,7 @@ def record_training(
     parser: ConfigParser,
     plan: Plan | None = None,
     mixed_precision: bool | None = None,
+    initial_weights: str | None = None,
 ) -> dict[str, Any]:
     """Record the run: ``config.json``, ``run.json`` and, for new weights, ``model.json``.
 
@@ -220,6 +221,7 @@ def record_training(
         plan: its values are recorded in place of the references to them; None in configurations of 0.8 and earlier.
         mixed_precision: whether this run computes so, for one that resumes it; None in configurations of 0.12.0 and
             earlier.
+        initial_weights: weights with which a new training begins, or None.
 
     Returns:
         The content of the new weights' ``model.json``; empty when resuming, and in all processes except the first.
@@ -234,11 +236,14 @@ def record_training(
         return {}
     path = Path(output_dir) / "model.json"
     replaced = load_model_record(path) if in_place else {}
+    begun = replaced if in_place or initial_weights is None else load_model_record(Path(initial_weights))
     # the user's information about the labels, which are the same, is valid for the new weights too
     codes = {key: value for key, value in replaced.get("info", {}).items() if key == "segment_codes"}
     seen = data.training_geometry([case["image"] for case in [*cohort.training, *unlabeled]])
     demo = {"demo": True} if data.in_demo_cohort(cohort.source) else {}
-    channels = {"channel_names": list(cohort.channel_names)} if cohort.channel_names else {}
+    # files that name no channels have been taken for those of the weights to train further
+    names = list(cohort.channel_names) or begun.get("info", {}).get("channel_names", [])
+    channels = {"channel_names": names} if names else {}
     info = {"cohort": cohort.name, **demo, "training_volumes": seen, **channels, **codes}
     # listed labels, MONAI Label's, are class indices, regardless of the existing weights' predictions
     values = replaced.get("label_values", {}) if cohort.listed else cohort.class_values

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vqseg_bundle.commands.deploying.run_folder import FinishedRun
+from vqseg_bundle.common import file_digest
 
 __all__ = ["bundle_metadata", "data_license", "describe_cohort", "model_readme"]
 
@@ -45,6 +46,7 @@ def bundle_metadata(run: FinishedRun, default: Mapping[str, Any], name: str, ver
             "pred_classes": f"logits, with the channels {_named(classes)}; after postprocessing, a class map on the "
             f"image's own grid, saved with the values {_named(values)}",
             "eval_metrics": run.metrics,
+            "weights_sha256": file_digest(run.folder / "model.pt"),
             "intended_use": "research; not a medical device",
             "network_data_format": {
                 "inputs": {"image": {**formats["inputs"]["image"], **image}},
