@@ -255,8 +255,8 @@ def test_unimatch_trains_volumes_too(shared_cohort: CohortFolder, tmp_path: Path
             {"confidence_threshold": 1.5},
             r"--confidence_threshold: expected a number in \[0, 1\), found 1.5",
         ),
-        ("ua_mt", {"network_def#dropout": 0.0}, "pseudo_labeler: the teacher must have dropout layers"),
-        ("ua_mt", {"pseudo_labeler#samples": 0}, "pseudo_labeler: samples must be at least 1, got 0"),
+        ("ua_mt", {"network_def#dropout": 0.0}, "labeler: the teacher must have dropout layers"),
+        ("ua_mt", {"labeler#samples": 0}, "labeler: samples must be at least 1, got 0"),
         ("mean_teacher", {"training_module#perturb_skips": True}, "training_module: perturb_skips needs a pert"),
     ],
 )

@@ -18,6 +18,8 @@ from skimage.measure import label
 from support.bundle_runs import CONFIGS, TINY, TWO_STEPS, CohortFolder, loss_terms, places_of, run_here
 from support.foundation_parts import DINOV2
 
+from vqseg_bundle import engines
+
 TINY_3D = {
     **TWO_STEPS,
     "patch_size": [32, 32, 8],
@@ -118,6 +120,19 @@ def test_pseudo_labels_in_one_piece_are_one_overlay_away(shared_cohort: CohortFo
     pieces.clear()
     run_here("training", "train.json", "largest_component.json", before=watch, **where, **TWO_STEPS)
     assert max(pieces) == 1
+
+
+@pytest.mark.parametrize(("overlay", "labeler"), [("unimatch", "StudentPseudoLabeler"), ("ua_mt", "MonteCarloTeacher")])
+def test_a_baseline_s_own_pseudo_labels_come_in_one_piece_in_either_order(overlay: str, labeler: str) -> None:
+    baseline, filtered = CONFIGS / "baselines" / f"{overlay}.json", CONFIGS / "largest_component.json"
+    for order in ((baseline, filtered), (filtered, baseline)):
+        parser = ConfigParser()
+        parser.read_config([CONFIGS / "train.json", *order])
+        parser.update({"network": torch.nn.Dropout(), "teacher": None, "labels": {0: "background", 1: "organ"}})
+        parser["teacher"] = engines.EMATeacher(torch.nn.Dropout())
+        found = parser.get_parsed_content("pseudo_labeler")
+        assert type(found).__name__ == "LargestComponentLabeler"
+        assert type(found.labeler).__name__ == labeler
 
 
 def test_an_evaluation_takes_its_dimensions_from_the_weights(shared_cohort: CohortFolder, tmp_path: Path) -> None:

@@ -223,15 +223,22 @@ def test_entropy_is_asked_for_and_belongs_to_training():
     assert quantizer.eval()(features).entropy_loss.item() == 0.0
 
 
-def test_entropy_of_some_tokens_is_that_of_an_even_choice():
-    """Of 30 tokens 7, a step of 29 / 6 apart."""
+def test_entropy_of_some_tokens_is_that_of_as_many_drawn_ones():
+    """Of 30 tokens 7, others in each step, with weights of mean 1."""
     quantizer = make_quantizer(entropy_temperature=0.5, entropy_tokens=7)
-    features = torch.randn(1, 6, 5, 6, requires_grad=True)
-    tokens = tokens_of(features.detach())[[0, 5, 10, 14, 19, 24, 29]]
-    loss = quantizer(features).entropy_loss
-    assert loss.item() == pytest.approx(code_use_entropy(tokens, quantizer.project_codebook(), 0.5).item(), abs=1e-6)
-    loss.backward()
-    assert features.grad.abs().sum(dim=1).flatten().nonzero().flatten().tolist() == [0, 5, 10, 14, 19, 24, 29]
+    features, weights = torch.randn(1, 6, 5, 6, requires_grad=True), torch.rand(30)
+    draws = []
+    for _ in range(2):
+        features.grad = None
+        loss = quantizer(features, weights=weights).entropy_loss
+        loss.backward()
+        chosen = features.grad.abs().sum(dim=1).flatten().nonzero().flatten()
+        assert len(chosen) == 7
+        tokens, share = tokens_of(features.detach())[chosen], weights[chosen] / weights[chosen].mean()
+        expected = code_use_entropy(tokens, quantizer.project_codebook(), 0.5, weights=share)
+        assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+        draws.append(chosen.tolist())
+    assert draws[0] != draws[1]
     with pytest.raises(ValueError, match="entropy_tokens must be at least 1, or None for all tokens, got 0"):
         make_quantizer(entropy_tokens=0)
 

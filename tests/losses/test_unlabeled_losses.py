@@ -57,6 +57,17 @@ def test_the_uncertainty_mask_opens_with_the_ramp(ramp, kept):
     assert value.item() == pytest.approx(sum((0.04, 0.01, 0.09)[:kept]) / kept, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [MeanSquaredConsistencyLoss(), UncertaintyMaskedConsistencyLoss()])
+def test_voxels_that_nobody_has_labelled_pull_nowhere(loss):
+    """What was pasted from "ignore" has no probability; the mean is the first voxel's, 0.04."""
+    logits, target = logits_of(0.3, 0.9).requires_grad_(), opinion_of(0.5, 0.8)
+    target[..., 1] = 0.0
+    value = loss(logits, target, _row(0.0, 0.0), 1.0)
+    assert value.item() == pytest.approx(0.04, rel=1e-5)
+    value.backward()
+    assert logits.grad[..., 1].abs().max() == 0 < logits.grad[..., 0].abs().min()
+
+
 def test_the_threshold_grows_with_the_classes():
     """At ramp 0 and four classes it is 0.75 ln 4 = 1.5 ln 2, beyond any entropy of two classes."""
     logits, target = torch.zeros(1, 4, 1, 2), torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1).expand(1, 4, 1, 2)

@@ -48,6 +48,18 @@ def test_volumes_of_odd_size():
     assert output.indices.shape == (3, 3, 3, 3)
 
 
+def test_tokens_of_padding_reach_no_adapted_feature():
+    """Ten pixels at stride 4 are padded to three tokens by the deepest one of two levels, and two more by another."""
+    module = make_module(adapter=True, strides=(2, 2, 2), channels=(4, 6, 8, 8), code_level=1)
+    images = torch.randn(1, 1, 10, 16)
+    seen: list[torch.Tensor] = []
+    module.adapter.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    output = module(images, None, grid=(2, 2))
+    assert output.features.shape[2:] == (8, 8)
+    assert seen[0].shape[2:] == (5, 8)
+    assert output.adapted.shape == (1, 7, 2, 2)
+
+
 def test_without_adapter_image_decoder_and_quantiser_their_fields_are_empty():
     labeled, unlabeled = make_images()
     output = make_module(reconstruction=False, num_embeddings=None)(labeled, unlabeled, grid=(3, 4))
@@ -119,7 +131,7 @@ def test_balanced_codes_weigh_each_class_alike() -> None:
     module.balance_codes = True
     output = module(labeled, unlabeled, classes=classes)
     tokens = output.features.movedim(1, -1).flatten(0, -2)
-    weights = class_balance(classes, [4, 4], 3)
+    weights = class_balance(classes, [4, 4], [4, 4], 3)
     expected = code_use_entropy(tokens, output.codebook, 0.5, weights=weights)
     torch.testing.assert_close(output.entropy_loss, expected)
     assert (expected - plain).abs() > 1e-3

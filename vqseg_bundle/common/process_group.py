@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any, TypeVar
 
-__all__ = ["gather_objects", "process_count", "process_rank", "wait_for_all"]
+__all__ = ["average_running_statistics", "gather_objects", "process_count", "process_rank", "wait_for_all"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,18 @@ def gather_objects(own: T) -> list[T]:
     gathered: list[Any] = [None] * process_count()
     _torch_distributed().all_gather_object(gathered, own)
     return gathered
+
+
+def average_running_statistics(network: Any) -> None:
+    """Give each batch norm of a network its running mean and variance averaged over the processes, in place.
+
+    Each process has normalised its own batch. A network without batch norm is left alone.
+    """
+    dist, count = _torch_distributed(), process_count()
+    for name, buffer in network.named_buffers() if count > 1 else ():
+        if name.rpartition(".")[2] in ("running_mean", "running_var"):
+            dist.all_reduce(buffer)
+            buffer /= count
 
 
 def _has_group() -> bool:

@@ -15,8 +15,9 @@ class LargestComponentLabeler:
     """Another labeller's pseudo-labels without stray islands, as in BCP (Bai et al. 2023, arXiv 2305.00673).
 
     In each view (a slice in 2D), the voxels of a foreground class outside its largest connected component, neighbours
-    at corners included, become background with probability 1; all other probabilities stay as they are. It suits
-    organs, which are one piece, and is wrong for what is scattered, such as lesions.
+    at corners included, become background: the two classes exchange their probabilities, so that a confidence threshold
+    leaves out unsure voxels as before. It suits organs, which are one piece, and is wrong for what is scattered, such
+    as lesions.
 
     Args:
         labeler: gives the pseudo-labels.
@@ -43,6 +44,7 @@ class LargestComponentLabeler:
         labels = found.labels.unsqueeze(1)
         # copies, since MONAI's transform writes into its input
         kept = torch.stack([torch.as_tensor(self._keep(each.clone())) for each in labels]).to(labels)
-        background = torch.zeros_like(found.probabilities)
-        background[:, 0] = 1.0
-        return PseudoLabels(background.where(kept != labels, found.probabilities), found.entropy)
+        background, own = found.probabilities[:, :1], found.probabilities.gather(1, labels)
+        exchanged = found.probabilities.scatter(1, labels, background)
+        exchanged[:, :1] = own
+        return PseudoLabels(exchanged.where(kept != labels, found.probabilities), found.entropy)

@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 
 from vqseg_bundle.common import FEATURES, SOURCE, NonFiniteError, is_disk_full, is_memory_full, process_count
+from vqseg_bundle.common.process_group import average_running_statistics
 from vqseg_bundle.engines.copy_paste import CopyPaste
 from vqseg_bundle.engines.ema_teacher import EMATeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels
@@ -219,11 +220,7 @@ class SemiSupervisedTrainer(SupervisedTrainer):
             output[Keys.LOSS] = output["terms"].total
             self.fire_event(IterationEvents.LOSS_COMPLETED)
         self._step(output)
-        if process_count() > 1:
-            from timm.utils import distribute_bn  # timm takes a second to import, for several processes only
-
-            # each process has normalised its own batch: the teachers would drift apart
-            distribute_bn(self.student, process_count(), reduce=True)
+        average_running_statistics(self.student)  # the teachers would drift apart
         self.guard.check_weights()
         self.teacher.update_parameters(self.student)
         self.fire_event(IterationEvents.MODEL_COMPLETED)

@@ -140,15 +140,18 @@ def _one_stream(
         if labeled is None or len(labeled[Keys.LABEL]) == 0:  # a client without labels
             return parts
         mixer.draw(len(weak), len(labeled[Keys.LABEL]), weak.ndim - 2)
-        parts = _with_labeled(parts, labeled)
+        parts = _with_labeled(parts, labeled, strong=stream.view != str(Keys.IMAGE))
     else:
         mixer.batch_size = len(weak)
         mixer.randomize(weak)
     return _mixed(parts, mixer)
 
 
-def _with_labeled(parts: UnlabeledViews, labeled: Mapping[str, Tensor]) -> UnlabeledViews:
-    """Append the labelled images, of which their labels are certain; where these are "ignore", nothing is."""
+def _with_labeled(parts: UnlabeledViews, labeled: Mapping[str, Tensor], strong: bool) -> UnlabeledViews:
+    """Append the labelled images, of which their labels are certain; where these are "ignore", nothing is.
+
+    Strong views go with strong ones, so that a patch does not stand out by its look.
+    """
     probabilities, entropy, features = *parts.pseudo, parts.features
     classes = probabilities.shape[1]
     certain = one_hot(labeled[Keys.LABEL].unsqueeze(1), classes + 1, dtype=probabilities.dtype)[:, :classes]
@@ -158,7 +161,7 @@ def _with_labeled(parts: UnlabeledViews, labeled: Mapping[str, Tensor]) -> Unlab
         features = torch.cat((features, labeled[FEATURES]))
     return parts._replace(
         weak=torch.cat((parts.weak, labeled[Keys.IMAGE])),
-        images=torch.cat((parts.images, labeled.get(STRONG, labeled[Keys.IMAGE]))),
+        images=torch.cat((parts.images, labeled[STRONG if strong and STRONG in labeled else Keys.IMAGE])),
         pseudo=PseudoLabels(torch.cat((probabilities, certain)), entropy),
         features=features,
     )

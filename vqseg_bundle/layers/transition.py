@@ -36,7 +36,7 @@ class CodeDistances:
     """Distances ``d(c_i, c_j)`` within one codebook, row by row; shared quantities are computed once.
 
     Args:
-        codebook: ``(K, D)``; converted to at least float32.
+        codebook: ``(K, D)``; converted to at least float32; no gradient reaches it.
         distance: "squared_euclidean", "euclidean" or "cosine" (one minus the cosine).
 
     Raises:
@@ -46,7 +46,7 @@ class CodeDistances:
     def __init__(self, codebook: Tensor, distance: str = "squared_euclidean") -> None:
         if distance not in DISTANCES:
             raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}.")
-        codebook = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
+        codebook = codebook.detach().to(torch.promote_types(codebook.dtype, torch.float32))
         self.distance = distance
         points = F.normalize(codebook, dim=1) if distance == "cosine" else codebook
         # distances are unchanged, and float32 does not cancel if the codebook is far from the origin

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from vqseg_bundle.common import process_count
 from vqseg_bundle.layers.code_entropy import code_use_entropy
 from vqseg_bundle.layers.code_products import full_precision
 from vqseg_bundle.layers.codebooks import EMACodebook, MappedCodebook
@@ -63,7 +65,7 @@ class VectorQuantizer(nn.Module):
             :meth:`project_codebook` returns unit vectors, and so does ``quantized``.
         commitment_cost: :math:`\beta`.
         entropy_temperature: temperature of the code-use entropy, in units of squared distance; 0 disables it.
-        entropy_tokens: the entropy is that of at most so many tokens, evenly spread over the batch, since its time
+        entropy_tokens: the entropy is that of at most so many tokens, drawn from the batch, since its time
             grows with tokens times codes; None takes all.
         ema_decay: decay of the "ema" codebook.
 
@@ -157,9 +159,10 @@ class VectorQuantizer(nn.Module):
         if not torch.jit.is_scripting() and self.training and self.entropy_temperature > 0:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             if self.entropy_tokens is not None and self.entropy_tokens < len(tokens):
-                chosen = torch.linspace(0, len(tokens) - 1, self.entropy_tokens, device=tokens.device).round().long()
+                # at random, since tokens at a constant distance would lie in the same few rows of every image
+                chosen = torch.randperm(len(tokens), device=tokens.device)[: self.entropy_tokens]
                 tokens = tokens[chosen]
-                weights = None if weights is None else weights[chosen] / weights[chosen].mean()
+                weights = None if weights is None else weights[chosen] / _mean_over_processes(weights[chosen])
             temperature = self.entropy_temperature
             entropy = code_use_entropy(tokens.to(dtype), codebook.to(dtype), temperature, weights=weights)
         return entropy
@@ -192,6 +195,14 @@ class VectorQuantizer(nn.Module):
 
 def _squared_error(left: Tensor, right: Tensor) -> Tensor:
     return (left - right).square().sum(dim=1).mean()
+
+
+def _mean_over_processes(values: Tensor) -> Tensor:
+    """Mean of as many values in each process."""
+    mean = values.mean()
+    if process_count() > 1:
+        dist.all_reduce(mean)
+    return mean / process_count()
 
 
 def _build_codebook(

@@ -44,13 +44,15 @@ class PseudoLabelLoss(nn.Module):
     def forward(self, logits: Tensor, probabilities: Tensor, entropy: Tensor, ramp: float = 1.0) -> Tensor:
         """Compute the loss; ``entropy`` and ``ramp`` are not used."""
         confidence, labels = probabilities.max(dim=1)
-        return self.segmentation_loss(logits, labels, (confidence >= self.confidence_threshold) & (confidence > 0))
+        labels = labels.where(confidence > 0, logits.shape[1])
+        return self.segmentation_loss(logits, labels, confidence >= self.confidence_threshold)
 
 
 class MeanSquaredConsistencyLoss(nn.Module):
     r"""Mean over voxels and classes of :math:`(p - \hat p)^2`, p being the student's softmax.
 
-    Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (https://arxiv.org/abs/1703.01780).
+    Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (https://arxiv.org/abs/1703.01780). Voxels
+    without any probability, which were pasted from where nobody has labelled, do not count.
 
     Shape:
         - logits: ``(B, C, *S)``, the student's.
@@ -61,7 +63,9 @@ class MeanSquaredConsistencyLoss(nn.Module):
 
     def forward(self, logits: Tensor, probabilities: Tensor, entropy: Tensor, ramp: float = 1.0) -> Tensor:
         """Compute the loss; ``entropy`` and ``ramp`` are not used."""
-        return F.mse_loss(logits.float().softmax(dim=1), probabilities)
+        labeled = probabilities.sum(dim=1, keepdim=True) > 0
+        squared = F.mse_loss(logits.float().softmax(dim=1), probabilities, reduction="none")
+        return (labeled * squared).sum() / (logits.shape[1] * labeled.sum().clamp_min(1))
 
 
 class UncertaintyMaskedConsistencyLoss(nn.Module):
@@ -73,7 +77,8 @@ class UncertaintyMaskedConsistencyLoss(nn.Module):
               H = (h_0 + (1 - h_0)\, r) \ln C
 
     The published code, for two classes, divides by twice the kept voxels and uses ln 2; here both depend on C. The sums
-    run over the batches of all processes that train together. The loss is 0 if no voxel is kept.
+    run over the batches of all processes that train together. The loss is 0 if no voxel is kept. Voxels without any
+    probability, which were pasted from where nobody has labelled, are not.
 
     Args:
         initial_share: :math:`h_0` in [0, 1], the initial threshold as a share of the largest entropy.
@@ -113,7 +118,7 @@ class UncertaintyMaskedConsistencyLoss(nn.Module):
             )
         classes = logits.shape[1]
         threshold = (self.initial_share + (1.0 - self.initial_share) * ramp) * math.log(classes)
-        certain = (entropy < threshold).unsqueeze(1)
+        certain = ((entropy < threshold) & (probabilities.sum(dim=1) > 0)).unsqueeze(1)
         squared = (logits.float().softmax(dim=1) - probabilities).square()
         sums = torch.stack(((certain * squared).sum(), certain.sum().to(squared.dtype)))
         error, kept = sum_over_processes(sums)

@@ -136,7 +136,7 @@ class VQSegTrainingModule(nn.Module):
         size = list(images.shape[2:])
         runs = _runs(len(labeled), len(images), perturbed)
         encoding, passed = self._encode(images, runs, generator)
-        empty = images.new_empty(0)
+        empty, adapted = images.new_empty(0), images.new_empty(0)
         clean = encoding.features
         indices, codebook = empty, empty
         codes: Codes | None = None
@@ -146,6 +146,8 @@ class VQSegTrainingModule(nn.Module):
             weights = self._token_weights(classes, list(encoding.features.shape[2:]))
             clean, indices, commitment, entropy = self.network.quantizer(encoding.features, codebook, weights)
             codes = Codes(indices, codebook.detach())
+        if self.adapter is not None and grid is not None:
+            adapted = self.adapter(_without_padding(clean, size, self.network.stride), grid)
         decoded = self._perturb(clean, codes, self.perturbation, runs, generator)
         skips = self._pass_skips(encoding.skips, runs, generator, passed)
         logits = self.network.decode_segmentation(decoded, skips.maps, size)
@@ -154,7 +156,7 @@ class VQSegTrainingModule(nn.Module):
             labeled_logits=logits[: len(labeled)],
             unlabeled_logits=logits[len(labeled) :],
             reconstruction=self.network.decode_image(decoded, size) if has_image_decoder else empty,
-            adapted=self.adapter(clean, grid) if self.adapter is not None and grid is not None else empty,
+            adapted=adapted,
             features=encoding.features.detach(),
             indices=indices,
             codebook=codebook.detach(),
@@ -168,7 +170,7 @@ class VQSegTrainingModule(nn.Module):
             return None
         if classes is None:
             raise ValueError("balance_codes needs the classes of the images, got None.")
-        return class_balance(classes, grid, self.network.arguments["out_channels"])
+        return class_balance(classes, grid, self.network.stride, self.network.arguments["out_channels"])
 
     def _encode(self, images: Tensor, runs: list[_Run], generator: torch.Generator | None) -> tuple[Encoding, _Passed]:
         """The network's ``encode``, with what training wants of a quantised bottleneck below the codes."""
@@ -251,6 +253,13 @@ class _Run(NamedTuple):
 
     images: slice
     perturbed: bool
+
+
+def _without_padding(tokens: Tensor, size: list[int], stride: list[int]) -> Tensor:
+    """The tokens within the images, which is all that the foundation model has seen."""
+    for axis, (length, step) in enumerate(zip(size, stride, strict=True), start=2):
+        tokens = tokens.narrow(axis, 0, -(-length // step))
+    return tokens
 
 
 def _runs(labeled: int, count: int, perturbed: Sequence[bool] | None) -> list[_Run]:
