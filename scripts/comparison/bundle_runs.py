@@ -13,7 +13,6 @@ from scripts.comparison.datasets import OpenedDataset, expand
 from scripts.comparison.plan import Run
 from scripts.comparison.plan_file import CONFIGS
 from vqseg_bundle.bundle.settings.components import check_device, check_preprocessing
-from vqseg_bundle.networks.foundation import FOUNDATION_SPECS
 
 __all__ = ["Stage", "StagesOf", "bundle_stages", "check_settings", "expanded", "trains_on_unlabeled"]
 
@@ -129,8 +128,12 @@ def _training_parser(run: Run) -> ConfigParser:
 
 def _check_foundation(parser: ConfigParser) -> None:
     name, weights = parser["foundation_model"], parser["foundation_weights"]
-    if name != "none" and name not in FOUNDATION_SPECS:
-        raise ValueError(f"foundation_model: expected one of {', '.join(['none', *FOUNDATION_SPECS])}, found '{name}'.")
+    if name != "none":
+        from vqseg_bundle.networks.foundation import FOUNDATION_SPECS  # needs the extra foundation
+
+        if name not in FOUNDATION_SPECS:
+            known = ", ".join(["none", *FOUNDATION_SPECS])
+            raise ValueError(f"foundation_model: expected one of {known}, found '{name}'.")
     if weights is not None and not Path(weights).is_file():
         raise ValueError(f"foundation_weights: expected a file, found none at '{weights}'.")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from vqseg_bundle.bundle import close_evaluation, close_training
+from vqseg_bundle.bundle import close_evaluation, close_inference, close_training
 from vqseg_bundle.data import Cohort
 
 STARTED = "2026-11-30T12:00:00+00:00"
@@ -94,3 +94,31 @@ def test_an_evaluation_goes_on_with_the_commands_of_the_process_that_finished_th
     write(tmp_path / "summary.json", num_cases=1, overall={"dice": {"mean": 0.5}})
     close_evaluation(str(tmp_path), str(tmp_path / "model.pt"))
     assert json.loads((tmp_path / "evaluation_run.json").read_text())["next"] == ["vqseg segment A"]
+
+
+def test_commands_typed_elsewhere_go_to_where_their_paths_lead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Paths in commands are relative to where the training ran; where that is gone, none can be typed."""
+    run = tmp_path / "there it is" / "OUT"
+    run.mkdir(parents=True)
+    write(run / "run.json", started=STARTED)
+    monkeypatch.chdir(run.parent)
+    cohort = Cohort("scans", {0: "background", 1: "organ"}, test=[CASE])
+    close_training("OUT", cohort, None, False, False, ConfigParser({"dataset_dir": "scans"}))
+    found = {}
+    for place in (run.parent, tmp_path):
+        monkeypatch.chdir(place)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            close_inference(str(tmp_path / "predictions"), [CASE], str(run / "model.pt"), [])
+        found[place] = [message for message in caplog.messages if message.startswith("next: ")]
+    first, *_ = found[run.parent]
+    assert first.endswith("vqseg evaluate --dataset_dir scans --output_dir OUT")
+    assert found[tmp_path] == [line.replace("next: ", f"next: cd '{run.parent}' && ") for line in found[run.parent]]
+    record = json.loads((run / "run.json").read_text())
+    write(run / "run.json", **{**record, "directory": str(tmp_path / "gone")})
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        close_inference(str(tmp_path / "predictions"), [CASE], str(run / "model.pt"), [])
+    assert "next: " not in caplog.text

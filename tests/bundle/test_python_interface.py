@@ -112,6 +112,10 @@ def test_wrong_input_is_an_error_of_python(trained: Trained, tmp_path: Path) -> 
     predictor = load(trained.output_dir / "model.pt", device="cpu")
     with pytest.raises(ValueError, match=r"expected an array \(X, Y, Z\) with its spacing, .* and spacing None"):
         predictor(np.zeros((4, 4, 4)))
+    with pytest.raises(ValueError, match="expected a path, an image of nibabel or an array, found int"):
+        predictor(3)
+    with pytest.raises(ValueError, match=r"overlays: expected files, here or in .*, found none called supervise\.json"):
+        train(tmp_path / "none", overlays="supervise.json")
     with pytest.raises(ValueError, match=r"missing\.nii\.gz"):
         predictor(tmp_path / "missing.nii.gz")
     with pytest.raises(AttributeError, match="has no attribute 'predict'"):

@@ -159,7 +159,7 @@ def test_the_checkpoint_is_the_named_one_then_the_runs_then_the_bundles(
     assert [record.message.rpartition("(")[2] for record in caplog.records] == [
         "key checkpoint)",
         "found by key output_dir)",
-        "found by key bundle_root)",
+        f"found by key bundle_root, as {tmp_path / 'empty'} has no model.pt)",
         "found by key bundle_root)",
     ]
     trained = root / "runs" / "train" / "model.pt"
@@ -172,6 +172,10 @@ def test_the_checkpoint_is_the_named_one_then_the_runs_then_the_bundles(
     assert (
         f"{trained}, of a training without output_dir, is not what is used; for that give --output_dir" in caplog.text
     )
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "resume.pt").touch()
+    with pytest.raises(FileNotFoundError, match=r"output_dir .*begun: its training was interrupted before .* --resume"):
+        find_checkpoint(None, str(tmp_path / "begun"), str(root))
     bundled.unlink()
     with pytest.raises(FileNotFoundError, match=r"no trained weights found at .*empty/model\.pt or .*: train first"):
         find_checkpoint(None, str(tmp_path / "empty"), str(root))

@@ -26,6 +26,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import create_workflow
+from nibabel.spatialimages import SpatialImage
 from torch.backends import cudnn
 
 from vqseg_bundle.bundle.records.folder_lock import folders_left_at_end
@@ -238,6 +239,8 @@ def _as_path(volume: Any, spacing: Sequence[float] | None, scratch: Path, channe
         volume = nib.Nifti1Image(read_voxels(ordered).astype(np.float32), read_header(ordered).affine)
     if isinstance(volume, np.ndarray):
         volume = nib.Nifti1Image(volume.astype(np.float32), _affine(volume, spacing))
+    if not isinstance(volume, SpatialImage):
+        raise ValueError(f"expected a path, an image of nibabel or an array, found {type(volume).__name__}.")
     nib.save(volume, scratch / "volume.nii.gz")
     return scratch / "volume.nii.gz"
 

@@ -156,10 +156,14 @@ def _left(run: Path, done: set[str]) -> list[str]:
     """The commands in a training's record that are not done yet; none if the weights are no training's."""
     for name in ("resumed_run.json", "run.json"):  # only that of the process that finished has them
         try:
-            commands = json.loads((run / name).read_text(encoding="utf-8"))["next"]
+            record = json.loads((run / name).read_text(encoding="utf-8"))
+            commands, there = record["next"], record.get("directory", str(Path.cwd()))
         except (OSError, ValueError, KeyError):
             continue
-        return [command for command in commands if not done & set(command.split()[:4])]
+        if not Path(there).is_dir():  # the run has come from elsewhere
+            return []
+        enter = "" if Path(there) == Path.cwd() else f"{shell_line(['cd', there])} && "
+        return [f"{enter}{command}" for command in commands if not done & set(command.split()[:4])]
     return []
 
 
@@ -167,5 +171,6 @@ def _record(path: Path, result: Mapping[str, Any], following: Sequence[str]) -> 
     """Add the result to a run's record; return how long the run took, as text."""
     record = json.loads(path.read_text(encoding="utf-8"))
     seconds = (datetime.now().astimezone() - datetime.fromisoformat(record["started"])).total_seconds()
-    write_json(path, {**record, "seconds": round(seconds), "result": dict(result), "next": list(following)})
+    ended = {"seconds": round(seconds), "result": dict(result), "next": list(following)}
+    write_json(path, {**record, **ended, "directory": str(Path.cwd())})  # where the commands' paths are relative to
     return f" in {seconds / 60:.0f} min" if seconds >= 100 else f" in {seconds:.0f} s"

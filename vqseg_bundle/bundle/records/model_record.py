@@ -165,7 +165,8 @@ def find_checkpoint(
         The path of an existing file.
 
     Raises:
-        FileNotFoundError: the explicit file does not exist, or there is none in any place.
+        FileNotFoundError: the explicit file does not exist, there is none in any place, or the output folder is of a
+            training that has saved none yet.
     """
     if checkpoint is not None:
         if not Path(checkpoint).is_file():
@@ -180,6 +181,13 @@ def find_checkpoint(
         places = {"bundle_root, as no output_dir is given": trained, **places}
     for key, path in places.items():
         if path.is_file():
+            if output_dir is not None and key != "output_dir":
+                key = f"{key}, as {output_dir} has no model.pt"
+                if (Path(output_dir) / "resume.pt").is_file():
+                    raise FileNotFoundError(
+                        f"output_dir {output_dir}: its training was interrupted before it had weights to use (there is "
+                        "resume.pt, but no model.pt); go on with it by --resume true."
+                    )
             logger.info("Weights: %s (found by key %s)", path, key)
             if output_dir is None and path != trained and trained.is_file():
                 logger.warning(

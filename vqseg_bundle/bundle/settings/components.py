@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.utils import OptionalImportError
 from torch.optim import Optimizer
 
 from vqseg_bundle import data
@@ -248,6 +249,8 @@ def _refusal(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
         # an overlay may leave arguments of another class
+        if isinstance(cause, OptionalImportError):
+            return f"{str(cause).strip().splitlines()[0]} pip install mlflow, for --tracking mlflow, or leave it out."
         if isinstance(cause, ValueError | OSError) or "unexpected keyword argument" in str(cause):
             return str(cause)
     reason = (str(cause).strip().splitlines() or [""])[0]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vqseg_bundle.common import LateModule
+from vqseg_bundle.common import LateModule, MissingExtraError
 
 from ..errors import DataError
 
@@ -118,7 +118,7 @@ def read_slice(file: Path) -> DicomSlice | None:
                 return _slice(file, dataset, stream)
             if _tells_its_class(dataset):
                 return None
-    except DataError:
+    except (DataError, MissingExtraError):
         raise
     except Exception as error:  # see the module's docstring
         raise DataError(f"{file}: cannot be read as DICOM ({error_reason(error)}); copy it again.") from error
