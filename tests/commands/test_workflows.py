@@ -102,6 +102,15 @@ def test_a_printed_command_is_what_a_shell_reads() -> None:
     assert shell_line(words).startswith(f"--config_file \"{EVALUATED}\" 'a b'")
 
 
+def test_the_help_of_an_evaluation_lists_no_keys_of_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        workflows.evaluate(["--help"])
+    printed = capsys.readouterr().out
+    assert "mirror_axes []" in printed
+    assert "amp auto" in printed
+    assert "learning_rate" not in printed
+
+
 def test_help_lists_keys_and_imports_nothing_that_takes_time() -> None:
     code = (
         "import sys; from vqseg_bundle.commands.main import main\ntry: main(['train', '--help'])\nexcept SystemExit: "
@@ -110,6 +119,8 @@ def test_help_lists_keys_and_imports_nothing_that_takes_time() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "--max_iterations  optimiser steps" in done.stdout
     assert "lambda_u 1.0" in done.stdout
+    assert "patch_size planned" in " ".join(done.stdout.split())
+    assert "checkpoint null" not in " ".join(done.stdout.split())
     assert done.stdout.endswith("[]\n")
 
 

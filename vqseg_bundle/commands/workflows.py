@@ -53,6 +53,8 @@ _PLACES = {
     "datalist": "datalist, if it lies elsewhere",
     "output_dir": "folder of all output (default: runs/train)",
 }
+#: keys of a training that its evaluation reads
+_SHARED = ("evaluation_split", "amp", "num_workers", "data_check", "allow_outside_files", "uneven_slices")
 _DEVICE = {"device": "cpu, cuda or cuda:N (default: a GPU if there is one)"}
 _CHECKPOINT = {"checkpoint": "weights, if not those in output_dir"}
 _TRAIN = Workflow(
@@ -267,21 +269,31 @@ def _parser(workflow: Workflow) -> argparse.ArgumentParser:
         prog=f"vqseg {workflow.command}",
         usage=f"vqseg {workflow.command} {usage}",
         description=f"{workflow.purpose} The keys are those of python -m monai.bundle run.",
-        epilog=f"keys:\n{listing}\n\nother keys, with their defaults:\n{others}\n\n"
+        epilog=f"keys:\n{listing}\n\nother keys, with their defaults (docs/configuration.md):\n{others}\n\n"
         f"example:\n  vqseg {workflow.command} {workflow.example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
 
 def _other_keys(workflow: Workflow) -> list[str]:
-    """The plain settings of the configurations; expressions and components are for docs/configuration.md."""
+    """The settings of the configurations; expressions and components are for docs/configuration.md."""
     settings: dict[str, Any] = {}
     for name in workflow.configs:
-        settings |= json.loads((project_folder() / "configs" / name).read_text(encoding="utf-8"))
-    return [
-        f"{key} {value if isinstance(value, str) else json.dumps(value)}"
-        for key, value in settings.items()
-        if isinstance(value, str | int | float | None)
-        and not str(value).startswith(("$", "@", "."))
-        and key not in workflow.keys
-    ]
+        content = json.loads((project_folder() / "configs" / name).read_text(encoding="utf-8"))
+        if name == "train.json":
+            content = {key: content[key] for key in (_SHARED if workflow is _EVALUATE else content)}
+            content.pop("checkpoint", None)
+        settings |= content
+    shown = {
+        key: _shown(value) for key, value in settings.items() if key not in workflow.keys and "handlers" not in key
+    }
+    return [f"{key} {value}" for key, value in shown.items() if value]
+
+
+def _shown(value: Any) -> str:
+    """A default as it would be typed; empty for an expression or a component."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if text.startswith("$@plan."):
+        return "planned"
+    is_plain = not isinstance(value, dict) and not text.startswith(("$", "@", "."))
+    return text if is_plain and not any(sign in text for sign in ('"$', '"@', '"_target_"')) else ""
