@@ -46,6 +46,8 @@ def test_labels_are_certain_where_the_labelled_image_shows():
     views = {"image": unlabeled, STRONG: unlabeled + 100}
     found = arrange_streams(views, pseudo, [UnlabeledStream()], copier(), labeled)
     torch.testing.assert_close(found.images, found.weak + 100)
+    of_weak = arrange_streams(views, pseudo, [UnlabeledStream("image")], copier(), labeled)
+    assert torch.equal(of_weak.images, of_weak.weak)  # no strong patch in a weak view
     torch.testing.assert_close(found.pseudo.probabilities.sum(1), torch.ones(4, *size))
     from_label = found.weak[:, 0] >= 10
     assert 0.2 < from_label.float().mean() < 0.8
