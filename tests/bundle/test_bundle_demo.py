@@ -181,8 +181,8 @@ def test_its_warning_does_not_stick_to_other_weights(trained: Trained) -> None:
 
 def test_the_demos_weights_segment_the_demo_alone_unless_they_are_named(tmp_path: Path, trained: Trained) -> None:
     message = (
-        r"model\.pt: these weights, as .*out has no model\.pt, know only the synthetic volumes of the demo \(organ, "
-        r"core, vessel\), and .* is none of them\. Name your own: --output_dir OUT, or --checkpoint OUT/model\.pt"
+        r"model\.pt: these weights, as output_dir has no model\.pt, know only the synthetic volumes of the demo "
+        r"\(organ, core, vessel\), and .* is none of them\. Name your own: --output_dir OUT, or --checkpoint"
     )
     places = {"dataset_dir": str(trained.cohort.root / "images"), "device": "cpu"}
     refused(tmp_path / "out", message, "run", "inference.json", **places)

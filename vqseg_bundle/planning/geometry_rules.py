@@ -87,7 +87,14 @@ def choose_spacing(
         reason += f"{'; ' if reason else ''}{coarser:.3g} x coarser, so that a view shows a quarter of an image"
     if not reason:
         return Ruled(None, f"5 to 95 % of voxels' sides within {spread:.3g} x of the median")
-    return Ruled([float(f"{side:.4g}") for side in target], f"median {_by(target / coarser)} mm ({reason.strip('; ')})")
+    return Ruled(
+        [_rounded(float(side)) for side in target], f"median {_by(target / coarser)} mm ({reason.strip('; ')})"
+    )
+
+
+def _rounded(side: float) -> float:
+    """To a thousandth of a millimetre, or to three digits of what is smaller."""
+    return round(side, max(3, 2 - math.floor(math.log10(side))))
 
 
 def choose_image_size(

@@ -150,7 +150,7 @@ def start_evaluation(
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(check_unused, output_dir, "evaluation")
     exit_cleanly(check_weights, network, record)
-    exit_cleanly(check_demo_weights, record, [cohort.source], output_dir)
+    exit_cleanly(check_demo_weights, record, [cohort.source])
     exit_cleanly(check_compatible, record, labels=cohort.labels, preprocessing=preprocessing)
     exit_cleanly(check_files_hold, record, cohort.channel_names)
     if write:
@@ -185,13 +185,12 @@ def _settle_orientation(recorded: str | None, asked: str | None, path: Path) -> 
     return recorded or asked
 
 
-def check_demo_weights(record: Mapping[str, Any], places: Sequence[str], output_dir: str) -> None:
+def check_demo_weights(record: Mapping[str, Any], places: Sequence[str]) -> None:
     """Refuse the demo's weights for other data, unless the user names them.
 
     Args:
         record: of the weights.
         places: volumes or a datalist.
-        output_dir: the folder that has no weights of its own.
 
     Raises:
         ValueError: one of the places is not the demo cohort's.
@@ -201,7 +200,7 @@ def check_demo_weights(record: Mapping[str, Any], places: Sequence[str], output_
     foreign = next((place for place in places if not data.in_demo_cohort(place)), None)
     if foreign is not None:
         raise ValueError(
-            f"{record['checkpoint']}: these weights, as {output_dir} has no model.pt, know only the synthetic volumes "
+            f"{record['checkpoint']}: these weights, as output_dir has no model.pt, know only the synthetic volumes "
             f"of the demo ({', '.join(list(record['labels'].values())[1:])}), and {foreign} is none of them. Name your "
             "own: --output_dir OUT, or --checkpoint OUT/model.pt, OUT being the output_dir of a training."
         )

@@ -78,7 +78,7 @@ def start_inference(
         # monai.bundle.load initializes a workflow only for its network; a run without volumes ends in the config
         logger.info("dataset_dir is not given: the network can be used, there is nothing to run on")
         return []
-    exit_cleanly(check_demo_weights, record, [case["image"] for case in cases], output_dir)
+    exit_cleanly(check_demo_weights, record, [case["image"] for case in cases])
     in_channels = record["network"]["in_channels"]
     clipped = bool(preprocessing["intensity_window"])
     checked = exit_cleanly(data.check_cases, cases, record["labels"], in_channels, data_check, True, clipped=clipped)
