@@ -256,11 +256,10 @@ def test_ignored_voxels_change_neither_loss_nor_gradient():
 
 
 def test_pseudo_labels_without_any_probability_are_ignored_by_any_threshold():
-    """Nor do they count in the mean, unlike voxels below the threshold."""
     probabilities = torch.zeros(1, 2, 1, 2)
     probabilities[0, 1, 0, 0] = 1.0
     loss = PseudoLabelLoss(confidence_threshold=0.0)(logits_of(0.25, 0.5), probabilities, torch.empty(0))
-    assert loss.item() == pytest.approx(math.log(4), rel=1e-6)
+    assert loss.item() == pytest.approx(math.log(4), rel=1e-6)  # nor do they count, unlike those below it
 
 
 def test_half_precision_logits_are_summed_in_float32():
