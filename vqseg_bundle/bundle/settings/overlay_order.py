@@ -1,4 +1,4 @@
-"""The order of configuration files: what sets a whole component comes before what changes a part of it."""
+"""Configuration files that do not go together: one undoes parts of another, or gives its settings other values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
-__all__ = ["undone_parts"]
+__all__ = ["overruled_settings", "undone_parts"]
 
 
 def undone_parts(files: Sequence[Any]) -> list[str]:
@@ -29,6 +29,28 @@ def undone_parts(files: Sequence[Any]) -> list[str]:
             undone = [part for part in parts if part.startswith(f"{key}{ReferenceResolver.sep}")]
             found += [_sentence(file, key, parts[part], part) for part in undone[:1]]
         parts |= {key: file for key in keys if ReferenceResolver.sep in key}
+    return found
+
+
+def overruled_settings(files: Sequence[Any]) -> list[str]:
+    """What later overlays give another value than earlier ones, one sentence for each pair; empty if nothing.
+
+    Two methods given at once, such as ``ua_mt.json`` and ``unimatch.json``, make neither of them.
+
+    Args:
+        files: paths of the configuration files, in the order given; the first one is what the others lie over.
+    """
+    found = []
+    contents = {file: dict(ConfigParser.load_config_file(file)) for file in files[1:]}
+    for number, (earlier, first) in enumerate(contents.items()):
+        for later, second in list(contents.items())[number + 1 :]:
+            keys = [key for key in first if key[0] != "+" and second.get(key, first[key]) != first[key]]
+            if keys:
+                names = PurePath(str(earlier)).name, PurePath(str(later)).name
+                found.append(
+                    f"{names[0]} and {names[1]} give other values for {', '.join(keys)}: those of {names[1]}, the "
+                    "later one, hold. Leave one out if they are two methods."
+                )
     return found
 
 

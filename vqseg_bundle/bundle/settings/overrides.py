@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import inspect
+import logging
 import os
 import sys
 import warnings
@@ -19,7 +20,7 @@ from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.machine.processes import end_on_signals
 from vqseg_bundle.bundle.settings.argument_types import check_arguments
-from vqseg_bundle.bundle.settings.overlay_order import undone_parts
+from vqseg_bundle.bundle.settings.overlay_order import overruled_settings, undone_parts
 from vqseg_bundle.bundle.settings.read_parts import check_parts
 from vqseg_bundle.bundle.settings.running_workflow import (
     WorkflowCall,
@@ -32,6 +33,8 @@ from vqseg_bundle.bundle.settings.setting_table import NESTED_SETTINGS, check_ki
 from vqseg_bundle.common import expand_user, print_any_name
 
 __all__ = ["adapt_tracking", "prepare_overrides"]
+
+logger = logging.getLogger(__name__)
 
 _HANDLERS, _SETTINGS, _TARGET = "train#handlers", "tracking_handler", "MLFlowHandler"
 
@@ -130,6 +133,8 @@ def prepare_overrides() -> None:
         refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
     if refusals:
         raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
+    for sentence in overruled_settings(call.config_files):
+        logger.warning(sentence)
     # only the word none clears a path; true and false are names
     names = {key for key, path in paths.items() if str(path).lower() != "none"}
     _set_words(parser, [id_ for id_ in ids if id_ not in names], call)
