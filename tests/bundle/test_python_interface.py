@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.transforms import Compose, RandLambda
 from monai.utils import set_determinism
 from support.bundle_runs import LABELS, Trained, make_volumes
 from support.data_parts import hounsfield, write_dicom
@@ -167,18 +169,24 @@ def test_a_predictor_finds_its_weights_from_another_folder(
     assert predictor(make_volumes(9)[0]).classes.shape == make_volumes(9)[0].shape
 
 
+class Changing:
+    """A workflow that changes what belongs to the whole process."""
+
+    parser = None
+
+    def __init__(self, ends: bool) -> None:
+        self.ends = ends
+
+    def run(self) -> None:
+        torch.set_num_threads(1)
+        set_determinism(0)
+        if not self.ends:
+            raise SystemExit("refused")
+
+
 @pytest.mark.parametrize("ends", [True, False])
 def test_threads_and_determinism_are_the_callers_again(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Changing:
-        parser = None
-
-        def run(self) -> None:
-            torch.set_num_threads(1)
-            set_determinism(0)
-            if not ends:
-                raise SystemExit("refused")
-
-    monkeypatch.setattr(python_interface, "create_workflow", lambda **_: Changing())
+    monkeypatch.setattr(python_interface, "create_workflow", lambda **_: Changing(ends))
     before = torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark
     try:
         torch.set_num_threads(2)
@@ -190,3 +198,23 @@ def test_threads_and_determinism_are_the_callers_again(ends: bool, monkeypatch: 
         set_determinism(None)
         torch.set_num_threads(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_random_generators_go_on_where_the_caller_left_them(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draws() -> list[float]:
+        compose = Compose([RandLambda(prob=0.5)])
+        return [random.random(), np.random.rand(), float(torch.rand(())), compose.R.rand()]
+
+    monkeypatch.setattr(python_interface, "create_workflow", lambda **_: Changing(ends))
+    found = []
+    try:
+        for trains in (False, True):
+            set_determinism(7)
+            if trains:
+                with nullcontext() if ends else pytest.raises(ValueError, match=r"^refused$"):
+                    train(dataset_dir="DIR")
+            found.append(draws())
+    finally:
+        set_determinism(None)
+    assert found[0] == found[1]

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.bundle import create_workflow
+from monai.utils import get_seed, set_determinism
 from nibabel.spatialimages import SpatialImage
 from torch.backends import cudnn
 
@@ -178,7 +180,7 @@ def _infer(source: str | Path, output_dir: Path, **keys: Any) -> Path:
 
 
 def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
-    with _process_kept():
+    with _randomness_kept(), _process_kept():
         try:
             workflow = create_workflow(
                 config_file=[str(path) for path in configs],
@@ -226,6 +228,21 @@ def _process_kept() -> Iterator[None]:
             for handler in set(logger.handlers).difference(before):
                 logger.removeHandler(handler)
                 handler.close()
+
+
+@contextmanager
+def _randomness_kept() -> Iterator[None]:
+    """Leave the global generators as they were, and MONAI's seed, with which every later ``Compose`` would begin."""
+    seed, states = get_seed(), (random.getstate(), np.random.get_state())
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            chosen = cudnn.deterministic, cudnn.benchmark
+            set_determinism(seed)
+            cudnn.deterministic, cudnn.benchmark = chosen
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 def _as_path(volume: Any, spacing: Sequence[float] | None, scratch: Path, channel_names: Sequence[str]) -> Path:
