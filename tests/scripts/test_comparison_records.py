@@ -55,15 +55,15 @@ def test_a_record_of_evaluations_with_more_and_with_fewer_metrics_is_read(tmp_pa
 
 
 def test_the_published_table_is_made_from_its_record(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "docs" / "results.md", tmp_path)
-    published = (tmp_path / "results.md").read_text()
+    shutil.copy(ROOT / "docs" / "results" / "bottleneck.md", tmp_path)
+    published = (tmp_path / "bottleneck.md").read_text()
     begin, end = markers("comparison")
     emptied = published[: published.index(begin)] + f"{begin}\n{end}" + published[published.index(end) + len(end) :]
-    (tmp_path / "results.md").write_text(emptied)
+    (tmp_path / "bottleneck.md").write_text(emptied)
     record = ROOT / "docs" / "results" / "two_cores"
     words = ["--plan", str(ROOT / "plans" / "two_cores.yaml"), "--record", str(record)]
-    compare.main([*words, "--output", str(tmp_path / "out"), "--write", str(tmp_path / "results.md")])
-    assert (tmp_path / "results.md").read_text() == published
+    compare.main([*words, "--output", str(tmp_path / "out"), "--write", str(tmp_path / "bottleneck.md")])
+    assert (tmp_path / "bottleneck.md").read_text() == published
     for name in RECORD_FILES:  # and the report keeps the record that it was made from
         assert sorted((tmp_path / "out" / name).read_text().splitlines()) == sorted(
             (record / name).read_text().splitlines()
