@@ -38,6 +38,20 @@ def edit_record(folder: Path, section: str, **values: Any) -> None:
 
 
 @pytest.mark.parametrize("command", [("evaluating", *EVALUATION), ("inference", "inference.json")], ids=lambda c: c[0])
+def test_a_training_that_was_interrupted_before_it_had_weights_is_named(
+    command: tuple[str, ...], shared_cohort: CohortFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "begun"
+    out.mkdir()
+    (out / "resume.pt").touch()
+    message = r"output_dir .*begun: its training was interrupted before it had weights to use .* by --resume true"
+    places = {"dataset_dir": str(shared_cohort.root), "output_dir": str(out)}
+    with pytest.raises(SystemExit, match=message):
+        run_here(*command, **places)
+    assert [path.name for path in out.iterdir()] == ["resume.pt"]
+
+
+@pytest.mark.parametrize("command", [("evaluating", *EVALUATION), ("inference", "inference.json")], ids=lambda c: c[0])
 @pytest.mark.parametrize(
     "arguments, message",
     [

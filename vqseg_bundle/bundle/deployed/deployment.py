@@ -57,7 +57,7 @@ def open_model_record(
         output_dir: a run's folder, or None.
         bundle_root: the bundle's folder.
         default: record of an untrained network, used if no weights are found (for tools that only inspect the network);
-            its "checkpoint" is None. None ends with a message instead.
+            its "checkpoint" is None, and "missing" says why. None ends with that message instead.
         orientation: orientation of the training's volumes, such as "RAS", if the record lacks it.
         own_training: see :func:`~vqseg_bundle.bundle.find_checkpoint`.
 
@@ -75,7 +75,7 @@ def open_model_record(
         if default is None or checkpoint is not None:
             raise SystemExit(str(error)) from error
         labels = {int(index): name for index, name in default["labels"].items()}
-        return {**default, "labels": labels, "checkpoint": None}
+        return {**default, "labels": labels, "checkpoint": None, "missing": str(error)}
     except PermissionError as error:
         raise SystemExit(permission_text(error)) from error
     record = exit_cleanly(load_model_record, path)

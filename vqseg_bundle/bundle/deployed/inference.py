@@ -12,7 +12,7 @@ from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.deployed.deployment import check_demo_weights, check_weights
 from vqseg_bundle.bundle.records.folder_lock import check_unused, use_folder
 from vqseg_bundle.bundle.records.log_file import log_to_file
-from vqseg_bundle.bundle.records.model_record import check_compatible, find_checkpoint
+from vqseg_bundle.bundle.records.model_record import check_compatible
 from vqseg_bundle.bundle.records.run_record import check_writable, put_aside
 from vqseg_bundle.bundle.settings.clean_exit import exit_cleanly
 from vqseg_bundle.bundle.settings.components import check_device
@@ -36,7 +36,6 @@ def list_inference_cases(
 
 def start_inference(
     device: str,
-    bundle_root: str,
     output_dir: str,
     cases: list[dict[str, str]],
     data_check: str,
@@ -50,7 +49,6 @@ def start_inference(
 
     Args:
         device: the device.
-        bundle_root: the bundle's folder.
         output_dir: folder of the predictions; earlier ones that would be overwritten are moved aside.
         cases: the volumes; if there are none, nothing is prepared.
         data_check: "full" or "headers".
@@ -71,7 +69,7 @@ def start_inference(
     exit_cleanly(check_writable, output_dir)
     exit_cleanly(check_unused, output_dir, "inference")
     if record["checkpoint"] is None:
-        exit_cleanly(find_checkpoint, None, None, bundle_root)
+        raise SystemExit(record["missing"])
     exit_cleanly(check_weights, network, record)
     exit_cleanly(check_compatible, record, preprocessing=preprocessing)
     if not cases:
