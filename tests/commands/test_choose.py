@@ -85,7 +85,7 @@ def test_one_scan_of_each_kind_then_a_datalist_of_them(scans: Path, capsys: pyte
     label(scans, again["chosen"])
     with pytest.raises(SystemExit, match="2"):
         make_datalist([str(scans), "--labeled-file", file, "--force", "--test-count", "3"])
-    assert "chosen from a datalist with held-out patients; these stay held out" in capsys.readouterr().err
+    assert "--test-count: expected 0 to 2 (patients with labels left), found 3" in capsys.readouterr().err
     make_datalist([str(scans), "--labeled-file", file, "--force"])
     second = json.loads((scans / "datalist.json").read_text())
     assert [entry["patient"] for entry in second["training"]] == sorted([*choice["chosen"], *again["chosen"]])

@@ -34,6 +34,10 @@ def test_patients_named_for_labelling_train_and_leave_the_held_out_ones_as_they_
         ),
         ({"chosen": []}, r'c\.json: expected the lists of patients "chosen" and "labeled" of vqseg choose'),
         ({"chosen": [3]}, r'c\.json: expected the lists of patients "chosen" and "labeled" of vqseg choose'),
+        ({"chosen": ["p0"], "held_out": ["p1"]}, r'c\.json: expected "held_out" with lists of patients under "valid'),
+        ({"chosen": ["p0"], "held_out": {"test": "p1"}}, r'c\.json: expected "held_out" with lists of patients'),
+        ({"chosen": ["p0"], "labels": "ab"}, r'c\.json: .* a list of names under "labels"'),
+        ({"chosen": ["p0"], "label_values": ["1"]}, r'c\.json: .* whole numbers under "label_values"'),
     ],
 )
 def test_a_labeled_file_that_does_not_fit_is_refused(tmp_path: Path, content: dict, message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,23 +15,21 @@ from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
     FoundCase,
-    FoundClasses,
+    KeptLists,
     SplitRequest,
     case_stem,
-    check_ignore_last,
     file_list,
     find_cases,
     find_channel_names,
-    find_classes,
     find_frames_apart,
-    find_misplaced_names,
     find_unused_files,
-    parse_label_values,
+    read_kept_lists,
     read_labeled_file,
     read_split_file,
     split_patients,
 )
 
+from .datalist_classes import datalist_classes, warn_of_names
 from .decathlon_download import download_task
 
 __all__ = ["main"]
@@ -59,9 +56,6 @@ examples:
 """
 
 
-_WHOLE = re.compile("-?[0-9]{1,18}")  # str.isdigit takes superscripts, too
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the datalist and print the numbers of patients and cases in each split."""
     parser = _parser()
@@ -84,11 +78,14 @@ def _make(options: argparse.Namespace) -> None:
     output = Path(options.output).expanduser() if options.output else root / "datalist.json"
     if output.exists() and not options.force:
         raise DataError(f"--output {output}: the file exists; give another name, or --force to overwrite it.")
+    former = _former(output, root)
     cases = find_cases(root, options.patient_pattern)
+    chosen = read_labeled_file(Path(options.labeled_file).expanduser()) if options.labeled_file else None
+    kept = chosen.kept if chosen and chosen.kept else former
     request = SplitRequest(
         labeled_count=options.labeled_count,
         labeled_share=options.labeled_share,
-        labeled_file=read_labeled_file(Path(options.labeled_file).expanduser()) if options.labeled_file else None,
+        labeled_file=chosen,
         validation_count=options.validation_count,
         validation_share=options.validation_share,
         test_count=options.test_count,
@@ -97,6 +94,7 @@ def _make(options: argparse.Namespace) -> None:
         seed=options.seed,
         split_file=read_split_file(Path(options.split_file).expanduser()) if options.split_file else None,
         split_file_validation_as=options.split_file_validation_as,
+        kept=kept,
     )
     _refuse_beside_fixed(cases, request)
     if request.split_file:
@@ -106,10 +104,11 @@ def _make(options: argparse.Namespace) -> None:
     if free:
         patients = sorted({case.patient for case in free})
         splits = split_patients(patients, [case.patient for case in free if case.label], request)
-    classes = _classes(root, cases, request, options)
-    _warn_of_names(root, cases, classes, options)
+    classes = datalist_classes(root, cases, options.labels, options.label_values, kept)
+    warn_of_names(root, cases, classes, bool(options.labels))
     entries = _entries(cases, splits)
     _warn_of_frames(entries)
+    _warn_of_changes(entries, former)
     channels = find_channel_names(root, cases)
     datalist = {
         "name": options.name or root.resolve().name,
@@ -124,49 +123,48 @@ def _make(options: argparse.Namespace) -> None:
     except OSError as error:
         raise DataError(f"--output {output}: cannot be written ({error.strerror}); give another place.") from error
     print(_summary(datalist, cases, find_unused_files(root, cases)))
+    if not datalist["training"] and any(case.label for case in cases):
+        print("warning: no labelled patient is left for training; hold out fewer.", file=sys.stderr)
     print(f"wrote {output}\nnext: {shell_line(_next_words(datalist, root, output))}")
+
+
+def _former(output: Path, root: Path) -> KeptLists | None:
+    """The lists that the new datalist replaces."""
+    if not output.exists():
+        return None
+    try:
+        return read_kept_lists(output, root)
+    except DataError as error:
+        print(f"warning: what {output} held out is not kept, as it cannot be read: {error}", file=sys.stderr)
+        return None
+
+
+def _warn_of_changes(entries: Mapping[str, Sequence[Mapping[str, Any]]], former: KeptLists | None) -> None:
+    """Name patients that models of the former list have learnt from and that now test them, and the reverse."""
+    if former is None:
+        return
+    now = {split: {entry["patient"] for entry in entries[split]} for split in DATALIST_SPLITS}
+    held_out = {patient for patients in former.held_out.values() for patient in patients}
+    changes = {
+        "held out now, though models trained on the former list have learnt from them": (
+            (now["validation"] | now["test"]) & set(former.learnt)
+        ),
+        "held out by the former list, and learnt from now": (now["training"] | now["unlabeled"]) & held_out,
+    }
+    for what, patients in changes.items():
+        if patients:
+            print(f"warning: {what}: {file_list(sorted(patients))}.", file=sys.stderr)
 
 
 def _next_words(datalist: Mapping[str, Any], root: Path, output: Path) -> list[str]:
     images = [entry["image"] for split in DATALIST_SPLITS for entry in datalist[split]]
     several = next((image for image in images if isinstance(image, list)), [])
     channels = ["--in_channels", str(len(several))] if several else []
-    if not datalist["training"]:
-        return ["vqseg", "choose", str(root), "--count", "5", *channels]
     listed = [] if output == root / "datalist.json" else ["--datalist", str(output)]
+    if not datalist["training"]:
+        candidates = len({entry["patient"] for entry in datalist["unlabeled"]})
+        return ["vqseg", "choose", str(root), *listed, "--count", str(min(5, candidates)), *channels]
     return ["vqseg", "train", "--dataset_dir", str(root), *listed, *channels]
-
-
-def _classes(
-    root: Path, cases: Sequence[FoundCase], request: SplitRequest, options: argparse.Namespace
-) -> FoundClasses:
-    names = _names(options.labels) if options.labels else []
-    if request.labeled_file and request.labeled_file.labels and not names and not options.label_values:
-        return FoundClasses(tuple(request.labeled_file.labels), tuple(request.labeled_file.label_values))
-    if not options.label_values:
-        return find_classes(root, cases, names)
-    parts = options.label_values.split(",")
-    if not all(_WHOLE.fullmatch(part.strip()) for part in parts):
-        raise DataError(f'--label-values: expected whole numbers, "0,1,...", found "{options.label_values}".')
-    names = names or ["background", *(f"label_{part.strip()}" for part in parts[1:])]
-    values = parse_label_values([int(part) for part in parts], len(names), "--label-values")
-    return FoundClasses(tuple(names), tuple(values.values()))
-
-
-def _warn_of_names(root: Path, cases: Sequence[FoundCase], classes: FoundClasses, options: argparse.Namespace) -> None:
-    """Name the first file with another order of classes; the datalist is written, its check is what refuses it."""
-    found = find_misplaced_names(root, cases, classes)
-    if not found:
-        return
-    label, names = next(iter(found.items()))
-    what = ", ".join(f'"{name}" is value {here}, in the file {there}' for name, (here, there) in names.items())
-    more = f" and of {len(found) - 1} more" if len(found) > 1 else ""
-    source = "--labels" if options.labels else "dataset.json"
-    print(
-        f"warning: {source} contradicts the names of {label}{more}: by {source} {what}. A training refuses that: name "
-        "the classes as the files do, or correct the files.",
-        file=sys.stderr,
-    )
 
 
 def _warn_of_frames(entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -184,14 +182,6 @@ def _warn_of_frames(entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
             f"{apart.shown}. If they are, give --patient-pattern '{apart.pattern}'.",
             file=sys.stderr,
         )
-
-
-def _names(labels: str) -> list[str]:
-    names = [name.strip() for name in labels.split(",")]
-    if len(names) < 2 or "" in names or len(set(names)) < len(names):
-        raise DataError(f'--labels: expected two or more different names, "background,name,...", found "{labels}".')
-    check_ignore_last(names, "--labels")
-    return names
 
 
 def _refuse_beside_fixed(cases: Sequence[FoundCase], request: SplitRequest) -> None:
@@ -218,12 +208,15 @@ def _entries(cases: Sequence[FoundCase], splits: dict[str, list[str]]) -> dict[s
         found = [case for patient in splits[split] for case in by_patient[patient]]
         found += [case for case in by_patient[""] if case.split == split]
         labels = split != "unlabeled"
-        entries[split] = [_entry(case, labels) for case in found if case.label or not labels]
+        bare = {case.patient for case in found} - {case.patient for case in found if case.label}
+        # a test patient that stays so may have no label
+        without = bare if split == "test" else set()
+        entries[split] = [_entry(case, labels) for case in found if case.label or not labels or case.patient in without]
     return entries
 
 
 def _entry(case: FoundCase, with_label: bool) -> dict[str, Any]:
-    label = {"label": case.label} if with_label else {}
+    label = {"label": case.label} if with_label and case.label else {}
     image = [case.image, *case.more_channels] if case.more_channels else case.image
     return {"image": image, **label, "patient": case.patient, **case.info}
 
@@ -266,14 +259,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--dataset-dir", "--dataset_dir", metavar="DIR", help="the same")
     add("--decathlon-task", metavar="NAME", help="download this task, such as Task06_Lung, into DIR (needs a network)")
     add("--output", metavar="FILE", help="datalist to write (default: DIR/datalist.json), with paths relative to DIR")
-    add("--force", action="store_true", help="overwrite an existing output")
+    add("--force", action="store_true", help="replace an existing output; its held-out patients and classes stay")
     add("--name", help="name of the cohort (default: the folder's)")
     add("--labels", metavar="NAMES", help='class names, "background,first,..." (default: label_1, ... as found)')
     add("--label-values", metavar="VALUES", help='values of the classes in label files, "0,1,2,4" (default: as found)')
     add("--patient-pattern", metavar="REGEX", help="finds the patient in a file name of images/, e.g. '^[^_]+'")
     for split, of in (("labeled", "training patients"), ("validation", "patients"), ("test", "patients")):
         group = parser.add_mutually_exclusive_group()
-        default = "all with labels" if split == "labeled" else "0"
+        default = "all with labels" if split == "labeled" else "those of the replaced list, or 0"
         group.add_argument(f"--{split}-count", type=int, metavar="N", help=f"{split} patients (default: {default})")
         group.add_argument(
             f"--{split}-share", type=float, metavar="F", help=f"... as a share of all {of}, rounded down"

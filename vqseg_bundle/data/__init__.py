@@ -14,7 +14,8 @@ from .cohorts.draws import Draw, SeededDataset, SharedRandomSampler
 from .cohorts.frames_apart import FramesApart, find_frames_apart
 from .cohorts.kept_cases import KeptCases
 from .cohorts.next_scans import least_sure
-from .cohorts.patient_splits import LabeledFile, SplitRequest, read_labeled_file, read_split_file, split_patients
+from .cohorts.patient_files import KeptLists, LabeledFile, read_kept_lists, read_labeled_file, read_split_file
+from .cohorts.patient_splits import SplitRequest, split_patients
 from .cohorts.sharing import ReadableDataset, evenly_spread, process_share
 from .errors import file_list
 from .features.scan_summaries import ScanSummary, summarize_scans
@@ -107,6 +108,7 @@ __all__ = [
     "JoinTokenCoordinatesd",
     "KeepSourced",
     "KeptCases",
+    "KeptLists",
     "LabelToImaged",
     "LabeledFile",
     "LoadVolumed",
@@ -173,6 +175,7 @@ __all__ = [
     "process_share",
     "read_classes",
     "read_header",
+    "read_kept_lists",
     "read_label_values",
     "read_labeled_file",
     "read_split_file",

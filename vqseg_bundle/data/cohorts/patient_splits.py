@@ -3,49 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
-from vqseg_bundle.common import read_json
-
 from ..errors import DataError, some
-from ..layouts.found_case import stated_patient
-from .datalist_entry import kind_of
+from .patient_files import HELD_OUT, KeptLists, LabeledFile, SplitFile
 
-__all__ = ["LabeledFile", "SplitFile", "SplitRequest", "read_labeled_file", "read_split_file", "split_patients"]
-
-_LABELED_PREFIX = "labeled_"
-_FORM = 'expected {"training": [patient, ...], "validation": [patient, ...]}'
-
-
-@dataclass(frozen=True)
-class SplitFile:
-    """A fixed split by patient, such as UA-MT, UniMatch, BCP and VQ-Seg use for ACDC.
-
-    ``held_out`` is its list ``validation``, ``labeled`` its longest ``labeled_...`` list, in order of use.
-    """
-
-    path: str
-    training: list[str]
-    held_out: list[str]
-    labeled: list[str]
-
-
-@dataclass(frozen=True)
-class LabeledFile:
-    """The labelled patients of the training, by name, such as ``vqseg choose`` found them.
-
-    ``held_out`` are the validation and test patients of the datalist that it chose from, ``labels`` and
-    ``label_values`` that one's classes; all are empty if there was none.
-    """
-
-    path: str
-    patients: list[str]
-    held_out: dict[str, list[str]] = field(default_factory=dict)
-    labels: list[str] = field(default_factory=list)
-    label_values: list[int] = field(default_factory=list)
+__all__ = ["SplitRequest", "split_patients"]
 
 
 @dataclass(frozen=True)
@@ -61,100 +26,32 @@ class SplitRequest:
     test_share: float | None = None  # as a share of all patients
     tuning_count: int = 0  # drawn from the unlabelled ones with labels, for validation
     seed: int = 0  # seed of all draws
+    kept: KeptLists | None = None  # held-out patients that stay so, as many as are asked for
     split_file: SplitFile | None = None  # a fixed split instead of drawn validation and test patients
     split_file_validation_as: str = "test"  # the list of its held-out patients, ``"test"`` or ``"validation"``
-
-
-def read_split_file(path: Path) -> SplitFile:
-    """Read ``{"training": [...], "validation": [...], "labeled_5_percent": [...], ...}``; other keys are ignored.
-
-    Patients may be whole numbers, which become text.
-
-    Raises:
-        DataError: the file is missing or not JSON, has another form, or its lists are inconsistent.
-    """
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"split file {path}: expected a JSON file, but it cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise DataError(
-            f"split file {path}: {_FORM}, found {kind_of(content)}; of other files, such as nnU-Net's "
-            "splits_final.json, write one."
-        )
-    lists = {key: _patients(value, key, path) for key, value in content.items() if _is_read(key, value)}
-    missing = [key for key in ("training", "validation") if key not in lists]
-    if missing:
-        raise DataError(f'split file {path}: expected lists "training" and "validation", found no "{missing[0]}".')
-    labeled: list[str] = max((v for k, v in lists.items() if k.startswith(_LABELED_PREFIX)), key=len, default=[])
-    shared = sorted(set(lists["training"]) & set(lists["validation"]))
-    if shared:
-        raise DataError(f'split file {path}: in both "training" and "validation": {some(shared)}.')
-    stray = sorted(set(labeled) - set(lists["training"]))
-    if stray:
-        raise DataError(f'split file {path}: labelled patients that are not in "training": {some(stray)}.')
-    return SplitFile(str(path), lists["training"], lists["validation"], labeled)
-
-
-def _is_read(key: str, value: object) -> bool:
-    return isinstance(value, list) and (key in ("training", "validation") or key.startswith(_LABELED_PREFIX))
-
-
-def _patients(names: Sequence[object], key: str, path: Path) -> list[str]:
-    patients = [stated_patient(name) for name in names]
-    wrong = [repr(name) for name, patient in zip(names, patients, strict=True) if not patient]
-    if wrong:
-        raise DataError(
-            f'split file {path}: key "{key}": expected names of patients, found {some(wrong)}; correct the list.'
-        )
-    return [patient for patient in patients if patient]
-
-
-def read_labeled_file(path: Path) -> LabeledFile:
-    """Read ``{"chosen": [...], "labeled": [...]}``, patients to label and those labelled before; both are meant.
-
-    Raises:
-        DataError: the file is missing or not JSON, or names no patients.
-    """
-    try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"--labeled-file {path}: expected a JSON file, but it cannot be read: {error}.") from error
-    lists = [content.get(key, []) for key in ("chosen", "labeled")] if isinstance(content, dict) else []
-    if not any(lists) or not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in lists):
-        raise DataError(
-            f'--labeled-file {path}: expected the lists of patients "chosen" and "labeled" of vqseg choose.'
-        )
-    patients = list(dict.fromkeys(name for names in lists for name in names))
-    apart = content.get("held_out") or {}  # of choices before 0.12.1 there is none
-    held_out = {split: list(apart.get(split, [])) for split in ("validation", "test")}
-    return LabeledFile(str(path), patients, held_out, content.get("labels", []), content.get("label_values", []))
 
 
 def split_patients(patients: Sequence[str], with_labels: Sequence[str], request: SplitRequest) -> dict[str, list[str]]:
     """Assign each patient to at most one of ``training``, ``unlabeled``, ``validation`` and ``test``.
 
     With the same seed, the validation and test patients do not depend on the number of labelled ones, and a smaller set
-    of labelled patients is part of a larger one. Patients that a split file does not list are left out.
+    of labelled patients is part of a larger one. Patients that a split file does not list are left out. Kept held-out
+    patients stay in their list: all of them if no number is asked for, or else the first to be drawn.
 
     Raises:
-        DataError: a share gives zero patients, there are fewer than requested, or options exclude each other.
+        DataError: a share gives zero patients, there are fewer than requested, options exclude each other, or kept
+            patients are not there or have lost the label that they need.
     """
     _refuse_conflicts(request)
     labeled = sorted(set(with_labels))
     split = request.split_file
-    kept = request.labeled_file.held_out if request.labeled_file else {}
-    if split is not None:
-        held_out = _fixed(patients, split, request)
-    elif any(kept.values()):
-        held_out = {name: [patient for patient in names if patient in set(labeled)] for name, names in kept.items()}
-    else:
-        held_out = _draw_held_out(labeled, len(patients), request)
-    taken = {patient for cases in held_out.values() for patient in cases}
+    held_out = _fixed(patients, split, request) if split else _hold_out(patients, labeled, request)
+    reserved = _kept(request, "validation")[: request.tuning_count]
+    taken = {patient for cases in [*held_out.values(), reserved] for patient in cases}
     pool = [patient for patient in sorted(split.training if split else patients) if patient not in taken]
     training = _training(pool, labeled, request)
     unlabeled = [patient for patient in pool if patient not in set(training)]
-    tuning = _draw_tuning([patient for patient in unlabeled if patient in set(labeled)], request)
+    tuning = _draw_tuning(reserved, [patient for patient in unlabeled if patient in set(labeled)], request)
     return {
         "training": training,
         "unlabeled": [patient for patient in unlabeled if patient not in set(tuning)],
@@ -169,12 +66,6 @@ def _refuse_conflicts(request: SplitRequest) -> None:
         raise DataError(
             "--validation-count, --validation-share, --test-count and --test-share: expected none of them beside "
             "--split-file, which fixes the held-out patients; use --tuning-count to have a validation list besides."
-        )
-    if request.labeled_file and any(request.labeled_file.held_out.values()) and any(size is not None for size in sizes):
-        raise DataError(
-            "--validation-count, --validation-share, --test-count and --test-share: expected none of them beside "
-            f"--labeled-file {request.labeled_file.path}, which was chosen from a datalist with held-out patients; "
-            "these stay held out."
         )
     fixed_validation = request.split_file is not None and request.split_file_validation_as == "validation"
     if request.tuning_count and (fixed_validation or any(size is not None for size in sizes[:2])):
@@ -205,14 +96,46 @@ def _named(pool: list[str], labeled: list[str], file: LabeledFile) -> list[str]:
     return sorted(file.patients)
 
 
-def _draw_held_out(labeled: list[str], total: int, request: SplitRequest) -> dict[str, list[str]]:
+def _hold_out(patients: Sequence[str], labeled: list[str], request: SplitRequest) -> dict[str, list[str]]:
+    _check_kept(patients, labeled, request)
     named = set(request.labeled_file.patients) if request.labeled_file else set()
     # drawn from all, so that a choice made without the held-out patients leaves them as they were
     order = [patient for patient in _shuffled(labeled, request.seed, stream=0) if patient not in named]
-    test_count = _count("test", request.test_count, request.test_share, total, "patients") or 0
-    test = _take("test", order, test_count)
-    count = _count("validation", request.validation_count, request.validation_share, total, "patients") or 0
-    return {"test": test, "validation": _take("validation", order[test_count:], count)}
+    total = len(patients)
+    counts = {
+        "test": _count("test", request.test_count, request.test_share, total, "patients"),
+        "validation": _count("validation", request.validation_count, request.validation_share, total, "patients"),
+    }
+    found: dict[str, list[str]] = {}
+    for name, count in counts.items():
+        kept = [] if name == "validation" and request.tuning_count else _kept(request, name)
+        apart = {patient for split in HELD_OUT for patient in _kept(request, split)}
+        others = sorted(order, key=lambda patient: patient in apart)  # those kept in the other list come last
+        left = [p for p in dict.fromkeys([*kept, *others]) if p not in {q for taken in found.values() for q in taken}]
+        found[name] = kept if count is None else _take(name, left, count)
+    return found
+
+
+def _kept(request: SplitRequest, split: str) -> list[str]:
+    return request.kept.held_out[split] if request.kept and not request.split_file else []
+
+
+def _check_kept(patients: Sequence[str], labeled: list[str], request: SplitRequest) -> None:
+    kept = request.kept
+    if kept is None:
+        return
+    absent = sorted({name for names in kept.held_out.values() for name in names} - set(patients))
+    if absent:
+        raise DataError(
+            f"{kept.source}: its held-out patients stay held out, but the folder does not have {some(absent)}; check "
+            "--patient-pattern, or move the file away for a new draw."
+        )
+    bare = [name for name in kept.held_out["validation"] if name not in set(labeled)]
+    if bare:
+        raise DataError(
+            f"{kept.source}: its validation patients stay so, but {some(bare)} have no label; put the labels back, or "
+            "move the file away for a new draw."
+        )
 
 
 def _fixed(patients: Sequence[str], split: SplitFile, request: SplitRequest) -> dict[str, list[str]]:
@@ -238,8 +161,8 @@ def _rank(pool: list[str], labeled: list[str], request: SplitRequest) -> list[st
     return [*first, *_shuffled(rest, request.seed, stream=1)]
 
 
-def _draw_tuning(candidates: list[str], request: SplitRequest) -> list[str]:
-    return _take("tuning", _shuffled(candidates, request.seed, stream=2), request.tuning_count)
+def _draw_tuning(reserved: list[str], candidates: list[str], request: SplitRequest) -> list[str]:
+    return _take("tuning", [*reserved, *_shuffled(candidates, request.seed, stream=2)], request.tuning_count)
 
 
 def _count(name: str, count: int | None, share: float | None, total: int, of: str) -> int | None:
