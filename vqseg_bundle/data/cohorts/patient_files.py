@@ -136,7 +136,7 @@ def _kept_of_choice(content: Mapping[str, Any], path: Path) -> KeptLists | None:
         content.get("labels") or [],
         content.get("label_values") or [],
     )
-    lists = [held_out.get(split, []) for split in HELD_OUT] if isinstance(held_out, dict) else [None]
+    lists: list[Any] = [held_out.get(split, []) for split in HELD_OUT] if isinstance(held_out, dict) else [None]
     whole = isinstance(values, list) and all(isinstance(value, int) for value in values)
     if not (all(map(_are_names, [*lists, names])) and whole):
         raise DataError(
