@@ -15,6 +15,7 @@ from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.deployed.ensemble import split_checkpoints
 from vqseg_bundle.bundle.deployed.largest_components import chosen_components
 from vqseg_bundle.bundle.records.folder_lock import check_unused, use_folder
+from vqseg_bundle.bundle.records.learnt_patients import warn_of_learnt
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
@@ -163,7 +164,10 @@ def start_evaluation(
         exit_cleanly(put_aside, output_dir, (*EVALUATION_OUTPUTS, *own), inputs=inputs)
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         log_to_file(Path(output_dir) / "evaluation.log")
-        for warning in [*found, *mirrored_copies(cohort.labels.values(), mirror_axes)]:
+        further = split_checkpoints(running_parser(parser).get("checkpoint"))[1:]
+        weights = [path for path in (record["checkpoint"], *further) if path]
+        learnt = [text for path in weights for text in warn_of_learnt(getattr(cohort, split), path)]
+        for warning in [*found, *learnt, *mirrored_copies(cohort.labels.values(), mirror_axes)]:
             logger.warning(warning)
         warn_of_geometry([case for case in getattr(cohort, split) if "label" in case], record, orientation)
         config = running_parser(parser).get()

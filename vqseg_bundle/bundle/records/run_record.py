@@ -156,6 +156,7 @@ def write_run_record(
     command: Sequence[str],
     prefix: str = "",
     mixed_precision: bool | None = None,
+    learnt_from: Sequence[str] = (),
 ) -> None:
     """Write ``config.json`` (the configuration as run) and ``run.json`` (versions, data, command, time).
 
@@ -169,6 +170,7 @@ def write_run_record(
         command: the command line, ``sys.argv``.
         prefix: prefix of both file names, so that an evaluation does not replace the training's record.
         mixed_precision: whether the training computes in mixed precision; None if that is not recorded.
+        learnt_from: marks of patients, see :mod:`vqseg_bundle.bundle.records.learnt_patients`.
     """
     if process_rank() != 0:
         return
@@ -183,6 +185,7 @@ def write_run_record(
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         **({} if mixed_precision is None else {"mixed_precision": mixed_precision}),
+        **({"learnt_from": list(learnt_from)} if learnt_from else {}),
         "versions": {
             "python": platform.python_version(),
             "vqseg_bundle": __version__,

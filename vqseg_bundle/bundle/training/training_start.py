@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vqseg_bundle import data, networks
 from vqseg_bundle.bundle.records.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.learnt_patients import learnt_patients
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import load_model_record, model_record
 from vqseg_bundle.bundle.records.moved_files import EVALUATION_OUTPUTS, named_inputs
@@ -231,7 +232,9 @@ def record_training(
     config = parser.get() if plan is None else with_planned_values(parser.get(), plan)
     command = (config, data.data_digest(cohort), sys.argv)
     prefix = "resumed_" if resume else ""
-    write_run_record(output_dir, *command, prefix=prefix, mixed_precision=mixed_precision)
+    before = (output_dir if in_place else None, initial_weights and Path(initial_weights).parent)
+    learnt = learnt_patients([*cohort.training, *unlabeled], *before)
+    write_run_record(output_dir, *command, prefix=prefix, mixed_precision=mixed_precision, learnt_from=learnt)
     if resume:
         return {}
     path = Path(output_dir) / "model.json"
