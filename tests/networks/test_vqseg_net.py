@@ -228,3 +228,12 @@ def test_without_codes_the_features_have_the_deepest_level_s_channels():
     """An adapter (PFA) that is built for ``embedding_dim`` fits them."""
     network = VQSegNet(2, 1, 3, (4, 6), (2,), num_embeddings=None, embedding_dim=64)
     assert network.encode(torch.zeros(1, 1, 8, 8)).features.shape[1] == network.embedding_dim == 6
+
+
+def test_patches_that_end_within_a_token_are_refused_for_an_adapter():
+    network = make_network(strides=[2, 2, 2])
+    step = network.stride[0]
+    network.check_whole_tokens([4 * step, 5 * step])
+    message = rf"patch_size \[{4 * step + 1}, {5 * step - 1}\]: .* multiples of \[{step}, {step}\], .* the nearest are "
+    with pytest.raises(ValueError, match=message + rf"\[{4 * step}, {5 * step}\]"):
+        network.check_whole_tokens([4 * step + 1, 5 * step - 1])

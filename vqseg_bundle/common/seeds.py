@@ -12,6 +12,8 @@ __all__ = ["derive_seed"]
 def derive_seed(*numbers: int | Sequence[int]) -> int:
     """A seed that depends on all the numbers and their order, well spread even if they are small and alike.
 
+    Zeros at the end count for nothing: NumPy's ``SeedSequence`` fills up with them.
+
     With the seed of a training and the number of a step, each step has randomness of its own, whatever was drawn before
     it: an interrupted training that goes on from that step draws what it would have drawn.
 

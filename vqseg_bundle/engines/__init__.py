@@ -8,6 +8,7 @@ from vqseg_bundle.engines.monte_carlo_teacher import MonteCarloTeacher
 from vqseg_bundle.engines.pseudo_labels import PseudoLabeler, PseudoLabels, StudentPseudoLabeler
 from vqseg_bundle.engines.schedules import iteration_budget, sigmoid_ramp_up
 from vqseg_bundle.engines.semi_supervised_trainer import SemiSupervisedTrainer
+from vqseg_bundle.engines.unimatch_cut_mix import UniMatchCutMix
 from vqseg_bundle.engines.unlabeled_streams import STRONG, STRONG_2, UnlabeledStream, parse_streams
 from vqseg_bundle.engines.window_batch import window_batch_size
 
@@ -24,6 +25,7 @@ __all__ = [
     "PseudoLabels",
     "SemiSupervisedTrainer",
     "StudentPseudoLabeler",
+    "UniMatchCutMix",
     "UnlabeledStream",
     "iteration_budget",
     "parse_streams",

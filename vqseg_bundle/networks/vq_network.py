@@ -99,6 +99,23 @@ class VQNetwork(nn.Module, ABC):
             ValueError: the size does not fit.
         """
 
+    def check_whole_tokens(self, patch_size: Sequence[int]) -> None:
+        """Check that tokens fill such patches, so that an adapter compares them with features of the same place.
+
+        Args:
+            patch_size: one length per axis.
+
+        Raises:
+            ValueError: a length is not a multiple of :attr:`stride`.
+        """
+        steps = list(self.stride)
+        if any(length % step for length, step in zip(patch_size, steps, strict=True)):
+            nearest = [max(1, round(length / step)) * step for length, step in zip(patch_size, steps, strict=True)]
+            raise ValueError(
+                f"patch_size {list(patch_size)}: with a foundation model expected multiples of {steps}, the voxels of a "
+                f"token, which is compared with the model's features of the same place; the nearest are {nearest}."
+            )
+
     def forward(self, image: Tensor, codebook: Tensor | None = None) -> Tensor:
         """Logits of the deployed path.
 

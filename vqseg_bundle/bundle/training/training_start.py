@@ -103,7 +103,12 @@ def describe_training(
 
 
 def check_run(
-    output_dir: str, lock: FolderLock, checkpoint: str | None, network: networks.VQNetwork, patch_size: Sequence[int]
+    output_dir: str,
+    lock: FolderLock,
+    checkpoint: str | None,
+    network: networks.VQNetwork,
+    patch_size: Sequence[int],
+    aligned: bool = False,
 ) -> None:
     """Refuse settings that are invalid regardless of data and earlier weights; nothing is written.
 
@@ -113,6 +118,7 @@ def check_run(
         checkpoint: must be None; training starts from scratch or resumes.
         network: the network to train, for its sizes.
         patch_size: voxels of a view.
+        aligned: whether an adapter compares its tokens with a foundation model's features.
 
     Raises:
         SystemExit: a setting is at fault; the message says which.
@@ -121,6 +127,8 @@ def check_run(
     if process_rank() == 0:
         exit_cleanly(lock.check)
     exit_cleanly(network.check_patch_size, patch_size)
+    if aligned:
+        exit_cleanly(network.check_whole_tokens, patch_size)
     if checkpoint is not None:
         raise SystemExit(
             f"checkpoint '{checkpoint}' is read by evaluating and inference only. To go on with an interrupted "
