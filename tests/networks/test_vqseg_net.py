@@ -231,7 +231,7 @@ def test_without_codes_the_features_have_the_deepest_level_s_channels():
 
 
 def test_patches_that_end_within_a_token_are_refused_for_an_adapter():
-    network = make_network(strides=[2, 2, 2])
+    network = make_network()
     step = network.stride[0]
     network.check_whole_tokens([4 * step, 5 * step])
     message = rf"patch_size \[{4 * step + 1}, {5 * step - 1}\]: .* multiples of \[{step}, {step}\], .* the nearest are "

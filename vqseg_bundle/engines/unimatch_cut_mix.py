@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 import torch
 from monai.transforms import CutMix
@@ -39,11 +40,11 @@ class UniMatchCutMix(CutMix):
         self.box_prob = prob
         self._boxes: list[tuple[int, tuple[slice, ...]]] = []
 
-    def randomize(self, data: Tensor) -> None:
+    def randomize(self, data: Any = None) -> None:
         """Draw partners and boxes for the next calls of :meth:`apply`.
 
         Args:
-            data: the batch, ``(B, C, *S)``, of which only the size counts.
+            data: the batch, a tensor ``(B, C, *S)``, of which only the size counts.
         """
         self._boxes = [(self._partner(index), self._box(data.shape[2:])) for index in range(self.batch_size)]
 
@@ -63,7 +64,8 @@ class UniMatchCutMix(CutMix):
             raise ValueError(f"expected a batch of {len(self._boxes)}, got {len(data)}.")
         mixed = data.clone()
         for index, (partner, box) in enumerate(self._boxes):
-            mixed[(index, slice(None), *box)] = data[(partner, slice(None), *box)]
+            place = (slice(None), *box)
+            mixed[index][place] = data[partner][place]
         return mixed
 
     def _partner(self, index: int) -> int:

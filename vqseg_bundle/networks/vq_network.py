@@ -112,8 +112,9 @@ class VQNetwork(nn.Module, ABC):
         if any(length % step for length, step in zip(patch_size, steps, strict=True)):
             nearest = [max(1, round(length / step)) * step for length, step in zip(patch_size, steps, strict=True)]
             raise ValueError(
-                f"patch_size {list(patch_size)}: with a foundation model expected multiples of {steps}, the voxels of a "
-                f"token, which is compared with the model's features of the same place; the nearest are {nearest}."
+                f"patch_size {list(patch_size)}: with a foundation model expected multiples of {steps}, the voxels of "
+                "a token, which is compared with the model's features of the same place; the nearest are "
+                f"{nearest}."
             )
 
     def forward(self, image: Tensor, codebook: Tensor | None = None) -> Tensor:
