@@ -148,31 +148,74 @@ def test_a_mask_whose_grey_palette_falls_is_refused(tmp_path: Path):
     inside[2:4, 1:3] = 255
     for palette, name in ((Image.Palette.ADAPTIVE, "fallen.png"), (Image.Palette.WEB, "web.png")):
         Image.fromarray(inside).convert("RGB").convert("P", palette=palette, colors=2).save(tmp_path / name)
-    with pytest.raises(DataError, match=r"fallen\.png: expected a mask whose values grow with its grey, found"):
+    with pytest.raises(DataError, match=r"fallen\.png: expected a mask whose lowest value is its darkest grey, found"):
         read_voxels(str(tmp_path / "fallen.png"), is_label=True)
     np.testing.assert_array_equal(read_voxels(str(tmp_path / "fallen.png"))[..., 0], inside)
     assert np.unique(read_voxels(str(tmp_path / "web.png"), is_label=True)).size == 2
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif"])
 @pytest.mark.parametrize(
-    ("values", "kind", "bits", "message"),
-    [
-        (np.array([[-1, 3]], np.int8), 2, 8, "expected unsigned bytes, found signed ones"),
-        (np.array([[2**31 + 5, 3]], np.uint32), 1, 32, r"expected values below 2\*\*31, found higher ones"),
-    ],
+    "greys", [(0, 255, 128), (0, 128, 255), (0, 255, 128, 64)], ids=["unordered", "rising", "four values"]
 )
-def test_numbers_that_pillow_would_wrap_are_refused(
-    tmp_path: Path, values: np.ndarray, kind: int, bits: int, message: str
-):
+def test_a_mask_whose_darkest_grey_is_its_lowest_value_is_read(tmp_path: Path, name: str, greys: tuple[int, ...]):
+    indices = np.random.default_rng(0).integers(0, len(greys), (4, 5)).astype(np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette(np.repeat(greys, 3).tolist())
+    picture.save(tmp_path / name)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / name), is_label=True)[..., 0], indices)
+
+
+@pytest.mark.parametrize(("greys", "beyond"), [([0, 128, 255], 3), ([0, 64, 128, 192, 255], 7)])
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif"])
+def test_a_mask_may_have_values_that_its_palette_lacks(tmp_path: Path, name: str, greys: list[int], beyond: int):
+    indices = np.array([[0, 1, 2, beyond]], np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette(np.repeat(greys, 3).tolist())
+    picture.save(tmp_path / name)
+    np.testing.assert_array_equal(read_voxels(str(tmp_path / name), is_label=True)[..., 0], indices)
+
+
+def write_tiff(path: Path, values: np.ndarray, kind: int | None) -> str:
+    """One row of two values; ``kind`` is the tag SampleFormat, 1 unsigned and 2 signed, None for none."""
+    bits = 8 * values.itemsize
     tags = [(256, 2), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, values.nbytes)]
-    tags.append((339, kind))
+    tags += [(339, kind)] if kind else []
     data = values.tobytes().ljust(8, b"\0")
     entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags)
     place = 8 + len(data)
     content = b"II*\0" + struct.pack("<I", place) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
-    (tmp_path / "a.tif").write_bytes(content)
+    path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "message"),
+    [
+        (np.array([[-1, 3]], np.int8), 2, "expected unsigned bytes, found signed ones"),
+        (np.array([[2**31 + 5, 3]], np.uint32), 1, r"expected values below 2\*\*31, found higher ones"),
+        (np.array([[3_000_000_000, 3]], np.uint32), None, r"expected values below 2\*\*31, found higher ones"),
+    ],
+)
+def test_numbers_that_pillow_would_wrap_are_refused(tmp_path: Path, values: np.ndarray, kind: int | None, message: str):
+    path = write_tiff(tmp_path / "a.tif", values, kind)
     with pytest.raises(DataError, match=rf"a\.tif: {message}"):
-        read_voxels(str(tmp_path / "a.tif"))
+        read_voxels(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.array([[-5, 3]], np.int32), 2),
+        (np.array([[2**31 - 1, 3]], np.uint32), None),
+        (np.array([[-5, 3]], np.int16), 2),
+        (np.array([[65535, 3]], np.uint16), 1),
+        (np.array([[65535, 3]], np.uint16), None),
+    ],
+    ids=["signed 32", "untagged 32", "signed 16", "unsigned 16", "untagged 16"],
+)
+def test_whole_numbers_that_pillow_reads_keep_their_sign(tmp_path: Path, values: np.ndarray, kind: int | None):
+    np.testing.assert_array_equal(read_voxels(write_tiff(tmp_path / "a.tif", values, kind))[..., 0], values)
 
 
 @pytest.mark.parametrize(

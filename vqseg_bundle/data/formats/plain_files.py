@@ -123,7 +123,8 @@ def _check_depth(path: str, image: Any) -> None:
         raise DataError(f"{path}: expected bright pixels to have high values, found WhiteIsZero; save it inverted.")
     if image.mode == "L" and _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
         raise DataError(f"{path}: expected unsigned bytes, found signed ones, which would wrap; save 16 bits.")
-    unsigned = image.mode == "I" and _SIGNED not in tags.get(_SAMPLE_FORMAT, (_SIGNED,))
+    # a TIFF without the tag is unsigned by its specification; PNG, whose 16 bits are mode "I", too, has no tags
+    unsigned = image.mode == "I" and bool(tags) and _SIGNED not in tags.get(_SAMPLE_FORMAT, (1,))
     if unsigned and image.getextrema()[0] < 0:
         raise DataError(f"{path}: expected values below 2**31, found higher ones, which would wrap; save floats.")
 
@@ -151,12 +152,16 @@ def _to_plain(path: str, image: Any, is_label: bool) -> Any:
 
 
 def _check_grey_palette(path: str, image: Any) -> None:
-    """Refuse a mask whose grey palette falls: white as index 0, Pillow's first, would become the background."""
-    colors = _palette(image)[np.unique(np.asarray(image))]
-    if (colors == colors[:, :1]).all() and (np.diff(colors[:, 0]) < 0).any():
+    """Refuse a mask whose lowest value is a brighter grey than another: white would become the background.
+
+    Pillow gives white index 0 where it is the most frequent. The order of the other greys means nothing.
+    """
+    palette, used = _palette(image), np.unique(np.asarray(image))
+    greys = palette[used[used < len(palette)]]  # a file may have values that its palette has no colour for
+    if len(greys) and (greys == greys[:, :1]).all() and greys[0, 0] > greys[:, 0].min():
         raise DataError(
-            f"{path}: expected a mask whose values grow with its grey, found a palette in which a lower value is "
-            'brighter, so that white may be the background; save it in grey (Pillow\'s mode "L").'
+            f"{path}: expected a mask whose lowest value is its darkest grey, found a palette in which it is brighter "
+            'than another, so that white may be the background; save it in grey (Pillow\'s mode "L").'
         )
 
 
