@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,22 @@ def test_commands_typed_elsewhere_go_to_where_their_paths_lead(
     with caplog.at_level("INFO"):
         close_inference(str(tmp_path / "predictions"), [CASE], str(run / "model.pt"), [])
     assert "next: " not in caplog.text
+
+
+@pytest.mark.parametrize("there", ["/shut/study", 1, None, ["/"], "nul\0"])
+def test_no_command_follows_where_the_recorded_folder_cannot_be_entered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, there: Any
+) -> None:
+    """Such as one below /root, of a training in a container."""
+    write(tmp_path / "run.json", started=STARTED, next=["vqseg segment A"], directory=there)
+    stat = os.stat
+
+    def shut(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith("/shut"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", shut)
+    with caplog.at_level("INFO"):
+        close_inference(str(tmp_path / "predictions"), [CASE], str(tmp_path / "model.pt"), [])
+    assert caplog.messages == [f"segmented 1 volume: {tmp_path / 'predictions'}"]

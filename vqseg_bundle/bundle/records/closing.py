@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -160,7 +161,8 @@ def _left(run: Path, done: set[str]) -> list[str]:
             commands, there = record["next"], record.get("directory", str(Path.cwd()))
         except (OSError, ValueError, KeyError):
             continue
-        if not Path(there).is_dir():  # the run has come from elsewhere
+        # the run has come from elsewhere
+        if not isinstance(there, str) or not os.path.isdir(there):  # noqa: PTH112 Path's raises where it may not look
             return []
         enter = "" if Path(there) == Path.cwd() else f"{shell_line(['cd', there])} && "
         return [f"{enter}{command}" for command in commands if not done & set(command.split()[:4])]
