@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
+from monai.utils import optional_import
 from support.bundle_runs import TINY, CohortFolder, as_arguments, command_here
 
 from vqseg_bundle.bundle import build_cleanly, run_training
@@ -121,3 +123,24 @@ def test_a_disk_that_is_full_while_the_trainer_is_built_is_said_as_such() -> Non
     parser = ConfigParser({"writer": {"_target_": f"{__name__}._open_on_a_full_disk"}})
     with pytest.raises(SystemExit, match=r"^No space is left to write to, before the first step\. Make space"):
         build_cleanly(["writer"], parser)
+
+
+@pytest.mark.parametrize(
+    ("module", "advice"),
+    [
+        ("mlflow", "pip install mlflow, for --tracking mlflow, or leave it out."),
+        ("vqseg_absent", "Install vqseg_absent, or leave out what needs it."),
+        ("vqseg_absent.part", "Install vqseg_absent, or leave out what needs it."),
+    ],
+)
+def test_a_missing_optional_package_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, module: str, advice: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    parser = ConfigParser({"writer": {"_target_": f"{__name__}._use_of", "module": module}})
+    with pytest.raises(SystemExit, match=rf"^writer: import {re.escape(module)} \(.*\)\. {re.escape(advice)}$"):
+        build_cleanly(["writer"], parser)
+
+
+def _use_of(module: str) -> None:
+    optional_import(module)[0]()

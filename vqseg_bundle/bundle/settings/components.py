@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -250,7 +251,7 @@ def _refusal(error: BaseException) -> str:
         cause = cause.__cause__
         # an overlay may leave arguments of another class
         if isinstance(cause, OptionalImportError):
-            return f"{str(cause).strip().splitlines()[0]} pip install mlflow, for --tracking mlflow, or leave it out."
+            return _missing_package(str(cause))
         if isinstance(cause, ValueError | OSError) or "unexpected keyword argument" in str(cause):
             return str(cause)
     reason = (str(cause).strip().splitlines() or [""])[0]
@@ -258,3 +259,13 @@ def _refusal(error: BaseException) -> str:
         f"it cannot be built from its keys ({type(cause).__name__}: {reason}). Correct the keys that you have given; "
         "python -X dev shows where it fails."
     )
+
+
+def _missing_package(text: str) -> str:
+    """MONAI's first line, such as "import pandas (No module named 'pandas').", and what to do."""
+    reason = text.strip().splitlines()[0]
+    named = re.search(r"No module named '([^'.]+)", reason) or re.search(r"(?:import|from) ([^ .]+)", reason)
+    package = named[1] if named else "the package"
+    if package == "mlflow":
+        return f"{reason} pip install mlflow, for --tracking mlflow, or leave it out."
+    return f"{reason} Install {package}, or leave out what needs it."
