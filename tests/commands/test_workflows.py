@@ -108,6 +108,7 @@ def test_the_help_of_an_evaluation_lists_no_keys_of_a_training(capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert "mirror_axes []" in printed
     assert "amp auto" in printed
+    assert "inference_memory_gb null" in printed
     assert "learning_rate" not in printed
 
 

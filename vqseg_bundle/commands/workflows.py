@@ -53,8 +53,9 @@ _PLACES = {
     "datalist": "datalist, if it lies elsewhere",
     "output_dir": "folder of all output (default: runs/train)",
 }
+_SCANS = ("data_check", "allow_outside_files", "uneven_slices")
 #: keys of a training that its evaluation reads
-_SHARED = ("evaluation_split", "amp", "num_workers", "data_check", "allow_outside_files", "uneven_slices")
+_SHARED = ("evaluation_split", "amp", "num_workers", "inference_memory_gb", *_SCANS)
 _DEVICE = {"device": "cpu, cuda or cuda:N (default: a GPU if there is one)"}
 _CHECKPOINT = {"checkpoint": "weights, if not those in output_dir"}
 _TRAIN = Workflow(
