@@ -234,26 +234,32 @@ def test_an_onnx_file_of_any_batch_is_compared(
 
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("fault", ["damaged", "channels"])
-def test_volumes_that_cannot_be_used_are_named(
+def test_volumes_that_cannot_be_used_are_named_and_left_out(
     exported_2d: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, alone: bool
 ) -> None:
     image = make_volumes(0)[0]
-    if not alone:
-        nib.save(image, tmp_path / "a.nii.gz")
     if fault == "channels":
         nib.save(nib.Nifti1Image(np.stack([image.get_fdata()] * 2, axis=-1), image.affine), tmp_path / "bad.nii.gz")
     else:
         nib.save(image, tmp_path / "bad.nii.gz")
         (tmp_path / "bad.nii.gz").write_bytes((tmp_path / "bad.nii.gz").read_bytes()[:3000])
-    with pytest.raises(SystemExit, match="2"):
-        check_export.main(words(exported_2d, tmp_path))
     faults = {
         "damaged": "truncated or unreadable (Compressed file ended before the end-of-stream marker was reached); copy",
         "channels": "expected 1 channel (in_channels), found 2 channels (shape (32, 32, 4, 2)); convert the file, or",
     }
-    what = "The data have 1 problem" if alone else "expected volumes that inference can use, found others"
-    begins = f"vqseg check-export: error: --dataset-dir: {what}:\n- {tmp_path}/bad.nii.gz: {faults[fault]}"
-    assert begins in capsys.readouterr().err
+    named = f"{tmp_path}/bad.nii.gz: {faults[fault]}"
+    if alone:
+        with pytest.raises(SystemExit, match="2"):
+            check_export.main(words(exported_2d, tmp_path))
+        begins = "vqseg check-export: error: --dataset-dir: The data have 1 problem:\n- "
+        assert f"{begins}{named}" in capsys.readouterr().err
+        return
+    for name in ("a", "c"):
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    check_export.main(words(exported_2d, tmp_path))
+    printed = capsys.readouterr()
+    assert f"left out: {named}" in printed.err
+    assert printed.out.count(": 2 volumes, ") == 2
 
 
 def test_the_tensorrt_overlay_runs_an_exported_file(exported_2d: list[Path], trained: Trained, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ["main"]
 
 _EPILOG = """Volumes are preprocessed and cut into windows as in inference; each window goes through both networks. At
 least 99.99 % of the tokens must get the same code; in a window whose codes all agree, logits may differ by 1e-4.
+Volumes that inference could not use are named and left out.
 
 example:
   vqseg check-export --checkpoint OUT/model.pt --exported model.ts model.onnx --dataset-dir FOLDER
@@ -60,8 +62,7 @@ def _compare(checkpoint: Path, paths: list[Path], options: argparse.Namespace) -
     window = [1, network.arguments["in_channels"], *part("patch_size")]
     for name, exported in exports.items():
         _check_window(name, exported, window)
-    cases: list[dict[str, str]] = part("cases")[: options.limit]
-    _check_volumes(cases, part("model_record"))
+    cases = _usable(part("cases")[: options.limit], part("model_record"))
     transform: Any = part("preprocessing")
     images = (transform(case) for case in tqdm(cases, desc="comparing", unit="volume", disable=None))
     agreements = compare_exports(images, inferer, Source(network), exports)
@@ -71,17 +72,17 @@ def _compare(checkpoint: Path, paths: list[Path], options: argparse.Namespace) -
     return agreements
 
 
-def _check_volumes(cases: list[dict[str, str]], record: Mapping[str, Any]) -> None:
-    """Refuse volumes that inference would leave out, before the first window."""
+def _usable(cases: Sequence[Mapping[str, str]], record: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    """The volumes that inference would segment; it names the others, as inference does, before the first window."""
     preprocessing = record["preprocessing"]
     clipped = bool(preprocessing["intensity_window"])
     try:
-        errors = check_cases(cases, record["labels"], preprocessing["in_channels"], clipped=clipped).errors
+        checked = check_cases(cases, record["labels"], preprocessing["in_channels"], clipped=clipped)
     except DataError as error:  # all of them
         raise DeploymentError(f"--dataset-dir: {error}") from error
-    if errors:
-        lines = "".join(f"\n- {error}" for error in errors)
-        raise DeploymentError(f"--dataset-dir: expected volumes that inference can use, found others:{lines}")
+    for fault in checked.errors:
+        print(f"left out: {fault}", file=sys.stderr)
+    return checked.sound
 
 
 def _check_window(name: str, exported: Exported, window: list[int]) -> None:
