@@ -84,7 +84,7 @@ SPOILED: list[tuple[Callable[[CohortFolder], None], str]] = [
     (list_no_labelled_case, r'datalist\.json: no labelled cases; "training" needs at least one'),
     (paint_an_unknown_label, r'labels/case_0\.nii\.gz: values outside "labels" \(0, 1, 2\): found 0, 7'),
     (cut_a_label, r"labels/case_0\.nii\.gz: shape \(32, 32, 3\) differs from its image's, \(32, 32, 4\)"),
-    (turn_a_label, r"labels/case_0\.nii\.gz: affine differs from its image's by up to 23"),
+    (turn_a_label, r"labels/case_0\.nii\.gz: affine differs from its image's by up to 210\.8 mm at the corners"),
     (add_a_fourth_axis, r"case_0\.nii\.gz: expected 1 channel \(in_channels\), found 2 channels"),
     (put_in_nan, r"case_0\.nii\.gz: 2 of 4096 intensities are NaN or infinite"),
     (truncate_an_image, r"case_0\.nii\.gz: truncated or unreadable"),

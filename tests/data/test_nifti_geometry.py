@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from monai.transforms import Compose, EnsureChannelFirstd
 from support.nifti_parts import OBLIQUE, PLAIN, SHAPE, SHIFTED, image_of, write
 
 from vqseg_bundle.data import DataError, LabelToImaged, LoadVolumed, check_cases, read_header, read_voxels
+from vqseg_bundle.data.formats.file_format import corner_distance
 from vqseg_bundle.data.formats.nifti import read_nifti, read_nifti_header
+from vqseg_bundle.data.formats.volume_path import join_channels
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1.0), ("unknown", 1.0), ("micron", 1e-3), ("meter", 1e3)], ids=str)
@@ -109,3 +112,61 @@ def test_a_label_may_have_the_affine_that_its_image_is_not_read_by(flipped: bool
     loaded = Compose([*load, LabelToImaged("label")])(case)
     assert torch.equal(loaded["label"].as_tensor(), loaded["image"].as_tensor())
     assert torch.equal(loaded["label"].affine, loaded["image"].affine)
+
+
+LARGE = (512, 512, 3)
+LPS = np.diag([-0.5, -0.5, 1.0, 1.0])
+FIRST_AXIS_REVERSED = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
+def tilted(angle: float) -> np.ndarray:
+    """LPS, turned about the first voxel by an angle in radians, within the slices."""
+    turn = np.eye(4)
+    turn[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    return LPS @ turn
+
+
+def errors_of_label(folder: Path, affine: np.ndarray, label_affine: np.ndarray) -> str:
+    image = write(folder / "x.nii", image_of(LARGE, affine))
+    label = write(folder / "y.nii", image_of(LARGE, label_affine))
+    with pytest.raises(DataError, match=r"^The data have 1 problem:") as refused:
+        check_cases([{"image": str(image), "label": str(label)}], {0: "a", 1: "b"}, 1, "headers", use_cache=False)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("degrees", [0.1, 0.15, 3.0])
+def test_the_rounding_of_a_lone_qform_makes_no_other_grid(degrees: float, tmp_path: Path) -> None:
+    """Of the three tilts, the first moves the far corner most, by 0.039 voxels."""
+    affine = tilted(math.radians(degrees))
+    image = str(write(tmp_path / "x.nii", image_of(LARGE, affine, qform=0)))
+    other = str(write(tmp_path / "y.nii", image_of(LARGE, affine, sform=0)))
+    apart = corner_distance(read_header(image).affine, read_header(other).affine, LARGE)
+    assert 0 < apart <= 0.04 * 0.5
+    assert read_header(join_channels([image, other])).channels == 2
+    found = check_cases([{"image": image, "label": other}], {0: "a", 1: "b"}, 1, "headers", use_cache=False)
+    assert found.errors == []
+
+
+def test_a_slight_tilt_is_told_by_how_far_the_corners_lie_apart(tmp_path: Path) -> None:
+    """2e-4 about the first voxel move the far corner by 511 x sqrt(2) x 0.5 mm x 2e-4 = 0.07227 mm."""
+    found = errors_of_label(tmp_path, LPS, tilted(2e-4))
+    assert "y.nii: affine differs from its image's by up to 0.07227 mm at the corners" in found
+    with pytest.raises(DataError, match=r"y\.nii: expected one channel on .*, found corners up to 0\.07227 mm off"):
+        read_header(join_channels([str(tmp_path / "x.nii"), str(tmp_path / "y.nii")]))
+
+
+def test_a_tilt_is_not_hidden_by_a_flip_that_loading_undoes(tmp_path: Path) -> None:
+    from_the_end = FIRST_AXIS_REVERSED.copy()
+    from_the_end[0, 3] = LARGE[0] - 1
+    found = errors_of_label(tmp_path, LPS, tilted(2e-4) @ from_the_end)
+    assert "y.nii: affine differs from its image's by up to 0.07227 mm at the corners" in found
+
+
+@pytest.mark.parametrize(
+    ("label_affine", "axes"),
+    [(OBLIQUE @ FIRST_AXIS_REVERSED, "axis 0"), (np.diag([-1.0, -1.0, 1.0, 1.0]) @ OBLIQUE, "axis 0 and axis 1")],
+    ids=["about the first voxel", "LPS for RAS"],
+)
+def test_a_flip_alone_is_told_as_such(tmp_path: Path, label_affine: np.ndarray, axes: str) -> None:
+    found = errors_of_label(tmp_path, OBLIQUE, label_affine)
+    assert f"y.nii: affine runs the other way along {axes} than its image's" in found

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from ..errors import file_list
-from ..formats.volume_io import VolumeHeader
-from ..geometry.orientation import axis_change
+from ..formats.file_format import VolumeHeader, corner_distance, same_grid_limit
+from ..geometry.orientation import axis_change, grid_distance
 from .facts import CaseFacts, ImageFacts, LabelFacts
 from .findings import Finding
 
 __all__ = ["header_findings", "voxel_findings"]
 
-_AFFINE_TOLERANCE = 1e-3  # share of a voxel's smallest side
+_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _USUAL_SPACING_MM = (0.01, 100.0)  # of a voxel's longest side
 _MOST_TILT_DEGREES = 1.0
 _MOST_VALUES_SHOWN = 10
@@ -102,23 +102,28 @@ def _pair_findings(image_path: str, label_path: str, image: VolumeHeader, label:
             f"{label_path}: shape {label.spatial_shape} differs from its image's, {image.spatial_shape} ({image_path})"
         )
         return [Finding("shape_mismatch", files, text, str(image.spatial_shape), str(label.spatial_shape))]
-    tolerance = _AFFINE_TOLERANCE * float(np.linalg.norm(image.affine[:3, :3], axis=0).min())
-    difference = float(np.abs(image.affine - label.affine).max())
-    flipped = _flipped_axes(image.affine, label.affine, tolerance)
+    flipped = _flipped_axes(image, label)
     if flipped:
         what = f"the other way along {' and '.join(f'axis {axis}' for axis in flipped)}"
         text = f"{label_path}: affine runs {what} than its image's ({image_path})"
         return [Finding("label_flipped", files, text, "the image's axes", what)]
-    text = f"{label_path}: affine differs from its image's by up to {difference:.4g} mm ({image_path})"
-    return [Finding("affine_mismatch", files, text, "the image's affine", f"up to {difference:.4g} mm off")]
+    apart = grid_distance(label.affine, label.spatial_shape, image.affine, image.spatial_shape)
+    if apart is None:  # permuted, so that only the stored shapes agree
+        apart = corner_distance(label.affine, image.affine, image.spatial_shape)
+    text = f"{label_path}: affine differs from its image's by up to {apart:.4g} mm at the corners ({image_path})"
+    return [Finding("affine_mismatch", files, text, "the image's affine", f"corners up to {apart:.4g} mm off")]
 
 
-def _flipped_axes(image: np.ndarray, label: np.ndarray, tolerance: float) -> list[int]:
-    """Axes with the opposite direction; none unless all others agree."""
-    columns = list(zip(image[:3, :3].T, label[:3, :3].T, strict=True))
-    flipped = [axis for axis, (a, b) in enumerate(columns) if np.abs(a + b).max() <= tolerance]
-    same = [axis for axis, (a, b) in enumerate(columns) if np.abs(a - b).max() <= tolerance]
-    return flipped if len(flipped) + len(same) == 3 else []
+def _flipped_axes(image: VolumeHeader, label: VolumeHeader) -> list[int]:
+    """Axes with the opposite direction; none if that is not all in which the affines differ.
+
+    Either they were turned about the first voxel, or written as LPS and read as RAS.
+    """
+    flipped = [axis for axis in range(3) if image.affine[:3, axis] @ label.affine[:3, axis] < 0]
+    turned = label.affine.copy()
+    turned[:3, flipped] *= -1
+    apart = (corner_distance(way, image.affine, image.spatial_shape) for way in (turned, _TO_LPS @ label.affine))
+    return flipped if min(apart) <= same_grid_limit(image.affine) else []
 
 
 def _channels(count: int) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .file_format import FileFormat, VolumeHeader, corner_distance
+from .file_format import FileFormat, VolumeHeader, corner_distance, same_grid_limit
 from .table import FORMATS, find_format
 from .volume_path import channel_paths, parse_volume_path
 
@@ -45,7 +45,6 @@ _LEAST_VOLUME = 1e-6  # of a voxel, as a share of a box with the same sides at r
 _WHOLE_WITHIN = 1e-4
 _WHITE = 255
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_SAME_GRID = 1e-3  # share of a voxel's smallest side, as between image and label
 
 
 def check_ignore_last(names: Sequence[str], where: str) -> None:
@@ -191,7 +190,6 @@ def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
     """The header of separate channel files: the first one's, once all are found to be on its grid."""
     headers = [read_header(channel) for channel in channels]
     first = headers[0]
-    limit = _SAME_GRID * float(np.linalg.norm(first.affine[:3, :3], axis=0).min())
     for channel, header in zip(channels, headers, strict=True):
         expected = f"{channel}: expected one channel on the grid of {channels[0]}"
         remedy = "a volume whose channels lie in files of their own needs them alike"
@@ -201,7 +199,7 @@ def _stacked_header(channels: Sequence[str]) -> VolumeHeader:
             found = f"{header.spatial_shape} voxels instead of {first.spatial_shape}"
             raise DataError(f"{expected}, found {found}; {remedy}: resample it.")
         apart = corner_distance(header.affine, first.affine, first.spatial_shape)
-        if apart > limit:
+        if apart > same_grid_limit(first.affine):
             raise DataError(f"{expected}, found corners up to {apart:.4g} mm off; {remedy}: resample it.")
     return replace(first, shape=(*first.spatial_shape, len(channels)))
 

@@ -18,7 +18,7 @@ from monai.transforms.spatial.functional import orientation as reorient
 from monai.utils import MetaKeys
 
 from ..errors import DataError
-from ..formats.file_format import corner_distance
+from ..formats.file_format import corner_distance, same_grid_limit
 from ..formats.load_volume import OTHER_AFFINE
 from ..formats.volume_io import VolumeHeader, read_header
 
@@ -30,6 +30,7 @@ __all__ = [
     "axis_directions",
     "check_orientation",
     "find_orientation",
+    "grid_distance",
     "orient_header",
     "orientation_change",
     "readable_headers",
@@ -41,8 +42,6 @@ AXIS_ENDS = ("RL", "AP", "SI")
 _USUAL = "RAS"
 _DIGITS = 4  # of direction cosines considered different
 _UNCHANGED = [[0, 1], [1, 1], [2, 1]]  # nibabel's orientation of axes as they are
-_TOLERANCE = 1e-3  # share of a voxel's smallest side
-_AT_CORNERS = 10  # tolerances; rounded directions move the corners of 512 voxels further than the first one
 
 
 def run_orientation(images: Iterable[str], orientation: str | None) -> str | None:
@@ -205,17 +204,32 @@ def axis_change(
     """The flips and permutation that bring a label's axes to its image's, given both affines ``(4, 4)`` and shapes.
 
     Returns:
-        nibabel's orientation ``(3, 2)`` to apply to the label's array; None if the grids differ by more than a
-        thousandth of a voxel's smallest side, or by ten thousandths at their corners.
+        nibabel's orientation ``(3, 2)`` to apply to the label's array; None if the shapes or grids differ, see
+        :func:`grid_distance`.
     """
-    change = nib.orientations.io_orientation(np.linalg.solve(image_affine, label_affine))
-    shape = tuple(np.asarray(label_shape)[np.argsort(change[:, 0])])
+    apart = grid_distance(label_affine, label_shape, image_affine, image_shape)
+    if apart is None or apart > same_grid_limit(image_affine):
+        return None
+    return _to_image_axes(label_affine, image_affine)
+
+
+def grid_distance(
+    label_affine: np.ndarray, label_shape: Sequence[int], image_affine: np.ndarray, image_shape: Sequence[int]
+) -> float | None:
+    """How far a label's corners lie from its image's, in mm, without the flips and permutation that loading undoes.
+
+    An axis of one voxel counts as one of two, so that the thickness of a single slice is compared. None: the shapes
+    differ.
+    """
+    change = _to_image_axes(label_affine, image_affine)
+    if tuple(np.asarray(label_shape)[np.argsort(change[:, 0])]) != tuple(image_shape):
+        return None
     affine = label_affine @ nib.orientations.inv_ornt_aff(change, label_shape)
-    tolerance = _TOLERANCE * float(np.linalg.norm(image_affine[:3, :3], axis=0).min())
-    same = shape == tuple(image_shape) and np.abs(affine - image_affine).max() <= tolerance
-    # a slight tilt is small in every entry, and far from the first voxel
-    same = same and corner_distance(affine, image_affine, shape) <= _AT_CORNERS * tolerance
-    return change if same else None
+    return corner_distance(affine, image_affine, [max(size, 2) for size in image_shape])
+
+
+def _to_image_axes(label_affine: np.ndarray, image_affine: np.ndarray) -> np.ndarray:
+    return nib.orientations.io_orientation(np.linalg.solve(image_affine, label_affine))
 
 
 def _move(label: MetaTensor, image: MetaTensor) -> MetaTensor:
