@@ -9,17 +9,18 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping
 from os import PathLike
 from pydoc import ErrorDuringImport, locate
 from typing import Any
 
-from monai.bundle import DEFAULT_EXP_MGMT_SETTINGS, ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigComponent, ConfigParser
 from monai.bundle.reference_resolver import ReferenceResolver
 
 from vqseg_bundle.bundle.machine.processes import end_on_signals
 from vqseg_bundle.bundle.settings.argument_types import check_arguments
+from vqseg_bundle.bundle.settings.near_ids import near_ids_text
+from vqseg_bundle.bundle.settings.overlay_keys import is_of_monai, unread_keys
 from vqseg_bundle.bundle.settings.overlay_order import overruled_settings, undone_parts
 from vqseg_bundle.bundle.settings.read_parts import check_parts
 from vqseg_bundle.bundle.settings.running_workflow import (
@@ -106,7 +107,8 @@ def prepare_overrides() -> None:
     Raises:
         SystemExit: an id to override, or the id to run, is unknown or of an earlier version; the message names it and
             the nearest known ids, or the new one. Or a setting has a value of the wrong type or range, or an id one
-            without parts that the configuration reads; or an overlay undoes an earlier one.
+            without parts that the configuration reads; or an overlay undoes an earlier one, or has a key that nothing
+            reads.
         RuntimeError: called outside a config expression.
     """
     call = find_call()
@@ -115,7 +117,7 @@ def prepare_overrides() -> None:
         return
     parser = call.workflow.parser
     declared = ConfigParser(ConfigParser.load_config_files(call.config_files))
-    ids = [id_ for id_ in call.ids if not _passes(id_, type(call.workflow))]
+    ids = [id_ for id_ in call.ids if not is_of_monai(ReferenceResolver.split_id(id_)[0], type(call.workflow))]
     paths = {key: _expanded(key, path) for key, path in _given_paths(call).items()}
     _refuse_evaluated_paths(paths)
     if is_command_line():
@@ -129,8 +131,11 @@ def prepare_overrides() -> None:
         parser[key] = path
     refusals = [_refusal(id_, declared, parser) for id_ in ids if not _is_known(id_, declared, parser)]
     refusals += _former_ids(parser) + undone_parts(call.config_files)
+    refusals += unread_keys(call, _FORMER_IDS, parser.get())
     if is_command_line() and call.workflow.run_id not in parser:
-        refusals.append(f"Unknown id '{call.workflow.run_id}' to run. {_hint(call.workflow.run_id, declared, [])}")
+        refusals.append(
+            f"Unknown id '{call.workflow.run_id}' to run. {near_ids_text(call.workflow.run_id, declared.get())}"
+        )
     if refusals:
         raise SystemExit("\n".join([*refusals, f"Configuration: {', '.join(map(str, call.config_files))}."]))
     for sentence in overruled_settings(call.config_files):
@@ -191,16 +196,6 @@ def _refuse_evaluated_paths(paths: Mapping[str, Any]) -> None:
             )
 
 
-def _passes(id_: str, workflow_type: type[ConfigWorkflow]) -> bool:
-    name = ReferenceResolver.split_id(id_)[0]
-    own = {"workflow_name", "config_file", "args_file", ConfigParser.meta_key}
-    own.update(inspect.signature(workflow_type).parameters)
-    settings: Any
-    for settings in DEFAULT_EXP_MGMT_SETTINGS.values():
-        own.update(set(settings["configs"]).difference(settings["handlers_id"]))
-    return name in own
-
-
 def _is_known(id_: str, declared: ConfigParser, running: ConfigParser) -> bool:
     if id_ in declared:
         return True
@@ -243,27 +238,8 @@ def _usual(id_: str, declared: ConfigParser, running: ConfigParser) -> Any:
 def _refusal(id_: str, declared: ConfigParser, running: ConfigParser) -> str:
     shown = id_.replace(ReferenceResolver.sep, "#")
     parent = shown.rpartition("#")[0]
-    return f"Unknown key '--{shown}'. " + _hint(
-        shown, declared, [f"{parent}#{n}" for n in _arguments(id_, running) or []]
-    )
-
-
-def _hint(shown: str, declared: ConfigParser, more: list[str]) -> str:
-    known: dict[str, list[str]] = {}
-    for candidate in sorted(dict.fromkeys([*more, *_ids(declared.get())]), key=lambda item: item.count("#")):
-        known.setdefault(candidate.rpartition("#")[2], []).append(candidate)
-    near = [item for name in get_close_matches(shown.rpartition("#")[2], known, n=3) for item in known[name]]
-    if near:
-        return f"Did you mean {' or '.join(near[:4])}?"
-    return f"Known: {', '.join(sorted(item for item in _ids(declared.get()) if '#' not in item))}."
-
-
-def _ids(config: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in config.items():
-        if not key.startswith("_"):
-            yield f"{prefix}{key}"
-            if isinstance(value, dict):
-                yield from _ids(value, f"{prefix}{key}#")
+    arguments = [f"{parent}#{name}" for name in _arguments(id_, running) or []]
+    return f"Unknown key '--{shown}'. {near_ids_text(shown, declared.get(), arguments)}"
 
 
 def _former_ids(parser: ConfigParser) -> list[str]:
