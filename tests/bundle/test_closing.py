@@ -86,7 +86,7 @@ def test_the_bundle_is_named_after_the_folder_of_the_training(
 
 @pytest.mark.parametrize("finished", ["run.json", "resumed_run.json"])
 def test_an_evaluation_goes_on_with_the_commands_of_the_process_that_finished_the_training(
-    tmp_path: Path, finished: str
+    tmp_path: Path, finished: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "run.json", started=STARTED)
     write(tmp_path / "resumed_run.json", started=STARTED)
@@ -94,7 +94,9 @@ def test_an_evaluation_goes_on_with_the_commands_of_the_process_that_finished_th
     (tmp_path / "model.pt").write_bytes(b"weights")
     write(tmp_path / "evaluation_run.json", started=STARTED)
     write(tmp_path / "summary.json", num_cases=1, overall={"dice": {"mean": 0.5}})
-    close_evaluation(str(tmp_path), str(tmp_path / "model.pt"))
+    with caplog.at_level("INFO"):
+        close_evaluation(str(tmp_path), str(tmp_path / "model.pt"))
+    assert caplog.messages[0].startswith("evaluated 1 case in ")
     assert json.loads((tmp_path / "evaluation_run.json").read_text())["next"] == ["vqseg segment A"]
 
 

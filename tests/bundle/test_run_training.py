@@ -21,6 +21,7 @@ from support.bundle_runs import TINY, CohortFolder, as_arguments, command_here
 
 from vqseg_bundle.bundle import build_cleanly, run_training
 from vqseg_bundle.commands import main
+from vqseg_bundle.common import begun_by
 from vqseg_bundle.handlers import PlainErrors
 
 
@@ -47,6 +48,11 @@ def test_stopped_by_a_signal_it_says_how_to_go_on(
     name = signal.Signals(number).name
     command = "/bin/vqseg train --output_dir 'a folder' --resume true"
     assert caplog.messages == [f"Stopped by {name} after iteration 1, which is saved. To go on: {command}"]
+    caplog.clear()
+    monkeypatch.setattr(sys, "argv", ["/monai/bundle/__main__.py", "run", "training"])
+    with begun_by(["vqseg", "train", "--output_dir", "a folder"]), pytest.raises(SystemExit, match=str(code)):
+        _run(_engine(lambda engine: setattr(engine.state, "stop_signal", number)))
+    assert caplog.messages[0].endswith("To go on: vqseg train --output_dir 'a folder' --resume true")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

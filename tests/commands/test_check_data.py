@@ -18,6 +18,7 @@ from support.bundle_runs import ROOT, CohortFolder
 from support.data_parts import hounsfield, write_dicom
 
 from vqseg_bundle.commands.check import main
+from vqseg_bundle.common import shell_line, vqseg_words
 from vqseg_bundle.data import FINDING_KINDS, check_cohort, examine_cohort, load_datalist, read_header
 from vqseg_bundle.data.checking import facts
 from vqseg_bundle.data.formats.volume_path import join_volume_path
@@ -101,7 +102,8 @@ def test_a_sound_cohort_is_followed_by_its_training_with_the_same_keys(
         with pytest.raises(SystemExit, match="0"):
             main([str(cohort.root), "--no-progress", *words])
         following = capsys.readouterr().out.rpartition("next: ")[2].strip()
-        assert following == " ".join(["vqseg train --dataset_dir", str(cohort.root), *expected])
+        typed = shell_line([*vqseg_words(), "train"])
+        assert following == " ".join([typed, "--dataset_dir", str(cohort.root), *expected])
     (cohort.root / "images/case_2.nii.gz").unlink()
     with pytest.raises(SystemExit, match="1"):
         main([str(cohort.root), "--no-progress"])

@@ -20,6 +20,7 @@ from support.deployment_parts import SCHEMA, pass_zoo_check
 from vqseg_bundle import __version__
 from vqseg_bundle.commands import bundle as make_bundle
 from vqseg_bundle.commands import pack as pack_bundle
+from vqseg_bundle.common import shell_line, vqseg_words
 
 _LOAD_AND_RUN = """
 import sys, torch, monai.bundle
@@ -85,6 +86,16 @@ def test_the_documents_tell_classes_from_the_values_in_files(trained: Trained, t
     assert channels == "logits, with the channels 0 background, 1 shell, 2 core"
     assert saved.endswith("saved with the values 0 background, 2 shell, 7 core")
     assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"] == LABELS
+
+
+def test_a_note_says_where_the_terms_of_the_data_belong(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "made"
+    make_bundle.main(["--run", str(trained.output_dir), "--output", str(folder)])
+    printed = capsys.readouterr().out
+    assert f"note: write the terms of the data into {folder}/docs/data_license.txt\n" in printed
+    assert printed.endswith(f"next: {shell_line([*vqseg_words(), 'pack'])} --bundle {folder} --output .\n")
 
 
 def test_the_terms_of_the_data_are_copied_whatever_their_encoding(trained: Trained, tmp_path: Path) -> None:

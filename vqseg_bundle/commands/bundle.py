@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vqseg_bundle import __version__
-from vqseg_bundle.common import project_folder, shell_line
+from vqseg_bundle.common import project_folder, shell_line, vqseg_words
 
 from .deploying.bundle_configs import (
     COPIED_CONFIGS,
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"wrote {output}, a bundle of {run.folder / 'model.pt'}")
     for note in _notes(run, output, license_file is not None):
         print(f"note: {note}")
-    print(f"next: {shell_line(['vqseg', 'pack', '--bundle', str(output), '--output', '.'])}")
+    print(f"next: {shell_line([*vqseg_words(), 'pack', '--bundle', str(output), '--output', '.'])}")
 
 
 def make_bundle(run: FinishedRun, output: Path, name: str | None, version: str, license_file: Path | None) -> None:
@@ -111,7 +111,7 @@ def _notes(run: FinishedRun, output: Path, licensed: bool) -> list[str]:
     if not run.metrics:
         notes.append("no figures in the metadata: to have them there, first evaluate into the run's folder")
     if not licensed:
-        notes.append("write the terms of the data into docs/data_license.txt")
+        notes.append(f"write the terms of the data into {output / 'docs' / 'data_license.txt'}")
     return notes
 
 

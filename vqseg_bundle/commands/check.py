@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.common import shell_line
+from vqseg_bundle.common import shell_line, vqseg_words
 from vqseg_bundle.data import FINDING_KINDS, CheckReport, DataError, Finding, examine_cohort, open_cohort
 
 __all__ = ["main"]
@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> CheckReport:
 
 def _next_words(options: argparse.Namespace) -> list[str]:
     """A training of what was checked, with the keys that the check was given."""
-    words = ["vqseg", "train"]
+    words = [*vqseg_words(), "train"]
     for key in ("dataset_dir", "datalist"):
         words += [f"--{key}", getattr(options, key)] if getattr(options, key) else []
     words += ["--in_channels", str(options.in_channels)] if options.in_channels != 1 else []

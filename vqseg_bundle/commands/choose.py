@@ -18,7 +18,7 @@ from vqseg_bundle import __version__
 from vqseg_bundle.bundle import Predictor, ScanFeatures, load
 from vqseg_bundle.bundle.settings.components import check_given
 from vqseg_bundle.bundle.settings.setting_table import check_values
-from vqseg_bundle.common import shell_line, write_json, write_text
+from vqseg_bundle.common import shell_line, vqseg_words, write_json, write_text
 from vqseg_bundle.data import (
     Candidates,
     ColdStart,
@@ -109,7 +109,7 @@ def _run(options: argparse.Namespace) -> None:
         raise DataError(f"--output {output}: cannot be written ({error.strerror}); give another place.") from error
     print("\n".join(_summary(choice, files)))
     print(f"wrote {output}\nwrote {page} (open it in a browser; {time.monotonic() - start:.0f} s in all)")
-    next_words = ["vqseg", "data", options.dataset_dir, "--labeled-file", str(output)]
+    next_words = [*vqseg_words(), "data", options.dataset_dir, "--labeled-file", str(output)]
     if candidates.held_out:  # the datalist's held-out patients and classes stay
         next_words += [*(["--output", options.datalist] if options.datalist else []), "--force"]
     print(f"next: label these scans, then {shell_line(next_words)}")

@@ -1,5 +1,6 @@
 """The ground floor, which every layer may import: files, processes, seeds, batch keys, finite numbers."""
 
+from vqseg_bundle.common.config_files import near_configs_text, read_overlay
 from vqseg_bundle.common.extras import LateModule, MissingExtraError, import_with_extra
 from vqseg_bundle.common.files import (
     cache_folder,
@@ -11,6 +12,7 @@ from vqseg_bundle.common.files import (
     plain_cell,
     project_folder,
     read_json,
+    relative_path_note,
     remove_partial_files,
     replacing,
     shell_line,
@@ -30,6 +32,7 @@ from vqseg_bundle.common.tensors import (
     named_tensors,
     non_finite_names,
 )
+from vqseg_bundle.common.typed_command import begun_by, path_from_here, typed_command, vqseg_words
 from vqseg_bundle.common.visible_text import VISIBLE_UTF8, print_any_name, visible_line
 
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "MissingExtraError",
     "NonFiniteError",
     "all_finite",
+    "begun_by",
     "cache_folder",
     "csv_text",
     "derive_seed",
@@ -53,7 +57,9 @@ __all__ = [
     "is_memory_full",
     "json_value",
     "named_tensors",
+    "near_configs_text",
     "non_finite_names",
+    "path_from_here",
     "permission_text",
     "plain_cell",
     "print_any_name",
@@ -61,10 +67,14 @@ __all__ = [
     "process_rank",
     "project_folder",
     "read_json",
+    "read_overlay",
+    "relative_path_note",
     "remove_partial_files",
     "replacing",
     "shell_line",
+    "typed_command",
     "visible_line",
+    "vqseg_words",
     "wait_for_all",
     "write_json",
     "write_text",

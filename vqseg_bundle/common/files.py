@@ -27,6 +27,7 @@ __all__ = [
     "plain_cell",
     "project_folder",
     "read_json",
+    "relative_path_note",
     "remove_partial_files",
     "replacing",
     "shell_line",
@@ -64,6 +65,11 @@ def expand_user(path: str | Path) -> str:
     """
     text = os.path.expanduser(path)  # noqa: PTH111
     return str(Path(text).absolute()) if str(Path(text)).startswith("~") else text
+
+
+def relative_path_note(path: str | Path) -> str:
+    """A sentence, with a blank before it, that follows a path that does not exist; empty for an absolute one."""
+    return "" if Path(path).is_absolute() else f" Relative paths start at the working directory, {Path.cwd()}."
 
 
 def remove_partial_files(folder: Path) -> list[str]:

@@ -10,8 +10,6 @@ import json
 import logging
 import math
 import os
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +20,7 @@ from monai.engines import Evaluator
 
 from vqseg_bundle import data
 from vqseg_bundle.bundle.records.folder_lock import leave_folder
-from vqseg_bundle.common import file_digest, process_rank, shell_line, write_json
+from vqseg_bundle.common import file_digest, path_from_here, process_rank, shell_line, vqseg_words, write_json
 
 __all__ = ["close_evaluation", "close_inference", "close_training"]
 
@@ -87,7 +85,8 @@ def close_evaluation(output_dir: str, checkpoint: str) -> None:
     taken = _record(folder / "evaluation_run.json", result, following)
     scores = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items() if mean is not None)
     leave_folder(folder, "evaluation")
-    _close(f"evaluated {result['cases']} cases{taken}: {scores}", result["pictures"], following)
+    cases = f"{result['cases']} case{'' if result['cases'] == 1 else 's'}"
+    _close(f"evaluated {cases}{taken}: {scores}", result["pictures"], following)
 
 
 def close_inference(
@@ -118,7 +117,7 @@ def _close(made: str, pictures: Sequence[str], following: Sequence[str]) -> None
 
 def _following(parser: ConfigParser, folder: Path, cohort: data.Cohort) -> list[str]:
     """The commands after a training, with its paths."""
-    vqseg = _vqseg()
+    vqseg = vqseg_words()
     given = [word for key in ("dataset_dir", "datalist") if parser.get(key) for word in (f"--{key}", str(parser[key]))]
     uneven = parser.get("uneven_slices", "refuse")
     allowed = [] if uneven == "refuse" else ["--uneven_slices", str(uneven)]
@@ -133,24 +132,10 @@ def _following(parser: ConfigParser, folder: Path, cohort: data.Cohort) -> list[
     cases = [*cohort.test, *cohort.unlabeled, *cohort.validation, *cohort.training]
     place = next(filter(None, (data.place_to_segment(case["image"]) for case in cases)), None)
     if place:
-        commands.append([*vqseg, "segment", _from_here(place), *output])
+        commands.append([*vqseg, "segment", path_from_here(place), *output])
     named = folder if folder.name.strip(".") else folder.resolve()  # "." and ".." have no name to add to
     commands.append([*vqseg, "bundle", "--run", str(folder), "--output", f"{named}_bundle"])
     return [shell_line(command) for command in commands]
-
-
-def _from_here(place: str) -> str:
-    """A path, relative to the working directory if it lies below."""
-    path, here = Path(place), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _vqseg() -> list[str]:
-    """How the command can be typed here: by its name if the shell finds it, else by its path or Python's."""
-    if shutil.which("vqseg"):
-        return ["vqseg"]
-    script = Path(sys.executable).with_name("vqseg")
-    return [_from_here(str(script))] if script.is_file() else ["python", "-m", "vqseg_bundle"]
 
 
 def _left(run: Path, done: set[str]) -> list[str]:

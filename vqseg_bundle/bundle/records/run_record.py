@@ -18,7 +18,7 @@ import torch
 
 from vqseg_bundle import __version__
 from vqseg_bundle.bundle.records.moved_files import RUN_OUTPUTS, check_inputs_stay
-from vqseg_bundle.common import process_rank, read_json, wait_for_all, write_json
+from vqseg_bundle.common import process_rank, read_json, typed_command, wait_for_all, write_json
 
 __all__ = [
     "KEPT_SCANS",
@@ -257,8 +257,12 @@ def _as_json(value: Any) -> Any:
 
 
 def resume_command(command: Sequence[str]) -> str:
-    """The command line, such as ``sys.argv``, that goes on with what this one has begun."""
-    words = _readable(command)
+    """The command line that goes on with what this one has begun.
+
+    Args:
+        command: the process's own, such as ``sys.argv``, which counts if no ``vqseg`` was typed.
+    """
+    words = typed_command() or _readable(command)
     return shlex.join(words if "--resume" in words else [*words, "--resume", "true"])
 
 
