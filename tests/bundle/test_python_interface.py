@@ -116,8 +116,14 @@ def test_wrong_input_is_an_error_of_python(trained: Trained, tmp_path: Path) -> 
         predictor(np.zeros((4, 4, 4)))
     with pytest.raises(ValueError, match="expected a path, an image of nibabel or an array, found int"):
         predictor(3)
-    with pytest.raises(ValueError, match=r"overlays: expected files, here or in .*, found none called supervise\.json"):
+    with pytest.raises(
+        ValueError,
+        match=r"overlays: expected files, here or in .*, found none called supervise\.json\. Did you mean ",
+    ):
         train(tmp_path / "none", overlays="supervise.json")
+    (tmp_path / "own.json").write_text('{"lambda_u": 0.5,}')
+    with pytest.raises(ValueError, match=r"own\.json, line 1, column \d+: .*; mend it\."):
+        train(tmp_path / "none", overlays=tmp_path / "own.json")
     with pytest.raises(ValueError, match=r"missing\.nii\.gz"):
         predictor(tmp_path / "missing.nii.gz")
     with pytest.raises(AttributeError, match="has no attribute 'predict'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import signal
@@ -17,8 +18,8 @@ from vqseg_bundle.bundle.records.folder_lock import leave_folder
 from vqseg_bundle.commands import workflows
 from vqseg_bundle.commands.main import main
 from vqseg_bundle.commands.watch import Session, arrivals, watch
-from vqseg_bundle.commands.workflows import _EVALUATE, _SEGMENT, _TRAIN, _may_name_anything, bundle_words
-from vqseg_bundle.common import shell_line
+from vqseg_bundle.commands.workflows import _EVALUATE, _PLAN, _SEGMENT, _TRAIN, _may_name_anything, bundle_words
+from vqseg_bundle.common import shell_line, vqseg_words
 from vqseg_bundle.data import list_volumes
 
 EVALUATED = "['configs/train.json','configs/evaluate.json']"
@@ -82,8 +83,17 @@ def test_monai_is_whole_for_components_of_the_users(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "DIR"], r"vqseg train: error: expected --key value, found 'DIR'; vqseg train --help lists"),
-        (["train", "--config_file", "no.json"], r"--config_file no\.json: there is no such file, neither here nor in"),
+        (["train", "-device", "cpu"], r"vqseg train: error: expected --key value, found '-device'; vqseg train --help"),
+        (["train", "DIR", "5"], r"vqseg train: error: expected one folder, found 'DIR' and '5'; keys begin with --"),
+        (["segment", "A", "B"], r"vqseg segment: error: expected one folder or volume, found 'A' and 'B'"),
+        (["plan", "DIR", "--dataset-dir", "D"], r"error: --dataset_dir is given twice: DIR and D; give it once\."),
+        (
+            ["train", "--max_iterations=4", "--max-iterations", "0"],
+            r"--max_iterations is given twice: 4 and 0; give it",
+        ),
+        (["train", "--config_file", "no.json"], r"no\.json: there is no such file, neither here nor in .*configs\.\n"),
+        (["train", "--config_file", "supervised"], r"configs\. Did you mean supervised\.json\?\n"),
+        (["evaluate", "--config_file", "x/unimatch.json"], r"configs\. Did you mean baselines/unimatch\.json\?\n"),
         (["segment", "--output_dir", "OUT"], r"vqseg segment: error: expected a folder of volumes"),
         (["data"], r"vqseg data: error: expected a folder: vqseg data DIR"),
     ],
@@ -94,6 +104,57 @@ def test_a_wrong_word_is_refused_by_a_message(
     with pytest.raises(SystemExit, match="2"):
         main(words)
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_folder_may_be_typed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for workflow in (_TRAIN, _PLAN, _EVALUATE):
+        expected = bundle_words(workflow, ["--dataset_dir", "DIR", "--seed", "3"])
+        assert bundle_words(workflow, ["DIR", "--seed", "3"]) == expected
+    assert bundle_words(_TRAIN, ["$x"])[4:6] == ["--dataset_dir", "./$x"]
+
+
+def test_overlays_given_apart_are_joined_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.json", "b,c.json"):
+        (tmp_path / name).write_text("{}")
+    configs = ROOT / "configs"
+    typed = ["--config_file", "a.json", "--config_file=pfa.json,supervised.json"]
+    files = [str(configs / "train.json"), "a.json", str(configs / "pfa.json"), str(configs / "supervised.json")]
+    assert bundle_words(_TRAIN, typed)[3] == f"[{','.join(map(repr, files))}]"
+    typed = ["--config_file", "['b,c.json']", "--config_file", "a.json"]
+    assert bundle_words(_TRAIN, typed)[3] == f"['{configs / 'train.json'}','b,c.json','a.json']"
+
+
+def test_a_slip_in_an_overlay_is_named_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    overlay = tmp_path / "own.json"
+    overlay.write_text('{"lambda_u": 0.5,\n "perturb_prob": 0.1,}')
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--config_file", str(overlay)])
+    assert re.search(r"error: .*own\.json, line 2, column \d+: .*; mend it\.\n$", capsys.readouterr().err)
+
+
+def test_weights_of_other_data_are_not_evaluated_on_the_demo_cohort(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = trained.output_dir / "model.pt"
+    for words in (["--output_dir", str(trained.output_dir)], ["--checkpoint", f"{weights},other.pt"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["evaluate", *words])
+        message = f"no dataset_dir, so the demo cohort is meant, but {weights} is not of the demo: give --dataset_dir"
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "data.json").write_text('{"dataset_dir": "scans"}')
+    assert bundle_words(_EVALUATE, ["--output_dir", str(trained.output_dir), "--config_file", "data.json"])
+    assert bundle_words(_EVALUATE, ["--checkpoint", str(ROOT / "models" / "model.pt")])
+
+
+def test_monais_warning_of_the_places_of_overlays_is_left_out() -> None:
+    workflows._quieten()
+    (quiet,) = {each for each in logging.getLogger("monai.bundle.workflows").filters if callable(each)}
+    said = [logging.makeLogRecord({"msg": text}) for text in ("Not all config files are in configs. If", "another")]
+    assert [quiet(record) for record in said] == [False, True]
 
 
 def test_a_printed_command_is_what_a_shell_reads() -> None:
@@ -137,7 +198,8 @@ def test_a_plan_is_followed_by_the_training_that_takes_it(tmp_path: Path) -> Non
     result = command_here("plan", "--plan_output", str(plan), "--patch_size", "[32,32]", module="vqseg_bundle")
     assert result.returncode == 0, result.stderr
     assert plan.is_file()
-    assert result.stdout.splitlines()[-1] == f"next: vqseg train --plan_file {plan} --patch_size '[32,32]'"
+    following = f"next: {shell_line([*vqseg_words(), 'train'])} --plan_file {plan} --patch_size '[32,32]'"
+    assert result.stdout.splitlines()[-1] == following
 
 
 @pytest.mark.parametrize(
@@ -154,8 +216,12 @@ def test_the_training_by_a_plan_takes_its_file_however_it_was_typed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], following: str
 ) -> None:
     monkeypatch.setattr(workflows, "_run", lambda *_: None)
+    # where the environment is not active, the shell does not find the command by its name
+    monkeypatch.setattr("shutil.which", lambda name: None)
     workflows.plan(typed)
-    assert capsys.readouterr().out == f"next: vqseg train {following}\n"
+    named, _, words = capsys.readouterr().out.partition(" train ")
+    assert (named.startswith("next: "), words) == (True, f"{following}\n")
+    assert named != "next: vqseg"
 
 
 def test_a_watched_folder_is_segmented_as_volumes_arrive(trained: Trained, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from torch.backends import cudnn
 from vqseg_bundle.bundle.records.folder_lock import folders_left_at_end
 from vqseg_bundle.bundle.records.log_file import STATS_LOGGERS
 from vqseg_bundle.bundle.records.model_record import load_model_record
-from vqseg_bundle.common import expand_user, project_folder
+from vqseg_bundle.common import expand_user, near_configs_text, project_folder, read_overlay
 from vqseg_bundle.data import in_model_order, read_header, read_voxels
 
 __all__ = ["Prediction", "Predictor", "load", "segment", "train"]
@@ -148,7 +148,9 @@ def train(output_dir: str | Path = "runs/train", overlays: str | Path | Sequence
     files = [Path(name) if Path(name).is_file() else configs / name for name in names]
     for file in files:
         if not file.is_file():
-            raise ValueError(f"overlays: expected files, here or in {configs}, found none called {file.name}.")
+            near = near_configs_text(file.name, configs)
+            raise ValueError(f"overlays: expected files, here or in {configs}, found none called {file.name}.{near}")
+        read_overlay(file)
     if not {"dataset_dir", "datalist"} & set(keys):
         keys["cohort#demo_dir"] = str(Path("data") / "demo_cohort")
     folder = expand_user(output_dir)

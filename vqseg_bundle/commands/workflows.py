@@ -7,7 +7,6 @@ package, gives the keys on as they are typed, prints the command it stands for a
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import json
 import logging
@@ -21,7 +20,8 @@ from typing import Any, NamedTuple
 
 from vqseg_bundle.commands.main import quick_imports
 from vqseg_bundle.commands.watch import watch
-from vqseg_bundle.common import project_folder, shell_line
+from vqseg_bundle.commands.workflow_words import as_words, find_overlays, read_words, refuse_foreign_weights
+from vqseg_bundle.common import begun_by, project_folder, shell_line, vqseg_words
 
 __all__ = ["Workflow", "bundle_words", "evaluate", "plan", "segment", "train"]
 
@@ -49,7 +49,7 @@ class Workflow(NamedTuple):
 
 
 _PLACES = {
-    "dataset_dir": "folder of the volumes, with datalist.json; without it the embedded demo cohort",
+    "dataset_dir": "the same as DIR: folder of the volumes, with datalist.json; without it the embedded demo cohort",
     "datalist": "datalist, if it lies elsewhere",
     "output_dir": "folder of all output (default: runs/train)",
 }
@@ -71,7 +71,7 @@ _TRAIN = Workflow(
         **_DEVICE,
     },
     "runs/train",
-    "--dataset_dir DIR --output_dir OUT",
+    "DIR --output_dir OUT",
 )
 _PLAN = Workflow(
     "plan",
@@ -85,7 +85,7 @@ _PLAN = Workflow(
         **_DEVICE,
     },
     "runs/train",
-    "--dataset_dir DIR --patch_size '[96,96]'",
+    "DIR --patch_size '[96,96]'",
 )
 _EVALUATE = Workflow(
     "evaluate",
@@ -94,7 +94,7 @@ _EVALUATE = Workflow(
     ("train.json", "evaluate.json"),
     {**_PLACES, **_CHECKPOINT, "evaluation_split": "test or validation", **_DEVICE},
     "runs/evaluation",
-    "--dataset_dir DIR --output_dir OUT",
+    "DIR --output_dir OUT",
 )
 _SEGMENT = Workflow(
     "segment",
@@ -121,7 +121,7 @@ def train(arguments: Sequence[str]) -> None:
 def plan(arguments: Sequence[str]) -> None:
     """``vqseg plan``, and the training by it."""
     _run(_PLAN, arguments)
-    print(f"next: {shell_line(['vqseg', 'train', *_training_words(arguments)])}")
+    print(f"next: {shell_line([*vqseg_words(), 'train', *_training_words(arguments)])}")
 
 
 def _training_words(arguments: Sequence[str]) -> list[str]:
@@ -130,7 +130,7 @@ def _training_words(arguments: Sequence[str]) -> list[str]:
     if "plan_output" in keys:
         keys.pop("plan_file", None)
     renamed = {"plan_output": "plan_file"}
-    return [word for key, value in keys.items() for word in (f"--{renamed.get(key, key)}", value)]
+    return as_words({renamed.get(key, key): value for key, value in keys.items()})
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -171,14 +171,22 @@ def _run(workflow: Workflow, arguments: Sequence[str]) -> None:
     sys.argv[1:] = words
     with quick_imports(whole=_may_name_anything(words)):
         importlib.import_module("vqseg_bundle.bundle")
-    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    # a training that is resumed is typed with a "resume" of its own
+    keys = {key: value for key, value in _read_keys(workflow, arguments).items() if key != "resume"}
+    with begun_by([*vqseg_words(), workflow.command, *as_words(keys)]):
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 
 
 def _quieten() -> None:
-    """MONAI says again what the first lines say."""
+    """MONAI says again what the first lines say, and warns of folders that vqseg itself has chosen."""
     warnings.filterwarnings("ignore", message="parsing config_file")
     for name in ("monai.bundle.scripts", "monai.bundle.workflows"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("monai.bundle.workflows").addFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Not all config files are in")
 
 
 def _may_name_anything(words: Sequence[str]) -> bool:
@@ -194,16 +202,21 @@ def bundle_words(workflow: Workflow, arguments: Sequence[str]) -> list[str]:
 
     Args:
         workflow: what to run.
-        arguments: as typed after the command's name: ``--key value``, ``--key=value``, and for ``segment`` a folder.
+        arguments: as typed after the command's name: ``--key value``, ``--key=value``, and a folder.
 
     Raises:
-        ValueError: a word is neither key nor value, or a configuration does not exist.
+        ValueError: a word is neither key nor value, a key is given twice, a configuration does not exist or cannot be
+            read, or weights of other data would be evaluated on the demo cohort.
     """
     keys = _read_keys(workflow, arguments)
     root = Path(keys["bundle_root"]).expanduser() if "bundle_root" in keys else project_folder()
     is_here = root.resolve() == Path.cwd().resolve()
     folder = Path("configs") if is_here else root / "configs"
-    files = _config_files(workflow, keys.pop("config_file", ""), root, folder)
+    first, *later = (str(folder / name) for name in workflow.configs)
+    overlays = find_overlays(keys.pop("config_file", ""), [first, *later], root, folder)
+    if workflow is _EVALUATE:
+        refuse_foreign_weights(keys, overlays, _TRAIN.output_dir)
+    files = [first, *overlays, *later]
     given = files[0] if len(files) == 1 else f"[{','.join(map(repr, files))}]"
     words = ["run", workflow.run_id, "--config_file", given]
     if "bundle_root" not in keys and not is_here:
@@ -212,7 +225,7 @@ def bundle_words(workflow: Workflow, arguments: Sequence[str]) -> list[str]:
             # the package's own folder may not be writable
             keys["cohort#demo_dir"] = str(Path("data") / "demo_cohort")
     keys.setdefault("output_dir", _default_output(workflow, keys))
-    return words + [word for key, value in keys.items() for word in (f"--{key}", value)]
+    return words + as_words(keys)
 
 
 def _default_output(workflow: Workflow, keys: Mapping[str, str]) -> str:
@@ -220,52 +233,17 @@ def _default_output(workflow: Workflow, keys: Mapping[str, str]) -> str:
 
 
 def _read_keys(workflow: Workflow, arguments: Sequence[str]) -> dict[str, str]:
-    keys: dict[str, str] = {}
-    words = list(arguments)
-    while words:
-        word = words.pop(0)
-        name, sign, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            if workflow is not _SEGMENT or "dataset_dir" in keys:
-                raise ValueError(
-                    f"expected --key value, found '{word}'; vqseg {workflow.command} --help lists the keys."
-                )
-            name, value = "dataset_dir", word
-        elif not sign:
-            value = words.pop(0) if words and not words[0].startswith("--") else "true"
-        # MONAI would evaluate the name of such a folder
-        is_name = name.replace("-", "_") in _PLACES | _CHECKPOINT and value[:1] in set("$@%")
-        keys[name.replace("-", "_")] = f"./{value}" if is_name else value
+    keys = read_words(workflow.command, arguments, (_PLACES | _CHECKPOINT).keys())
     if workflow is _SEGMENT and "dataset_dir" not in keys:
         raise ValueError("expected a folder of volumes, or a volume: vqseg segment FOLDER")
     return keys
-
-
-def _config_files(workflow: Workflow, typed: str, root: Path, folder: Path) -> list[str]:
-    """The workflow's own configurations, with overlays found here, or else in the bundle's ``configs``."""
-    own = [str(folder / name) for name in workflow.configs]
-    names = typed.split(",")
-    if typed.startswith("["):
-        try:
-            names = [str(name) for name in ast.literal_eval(typed)]
-        except (SyntaxError, ValueError) as error:
-            raise ValueError(f"--config_file: expected a file, or several with commas, found '{typed}'.") from error
-    overlays = []
-    for name in filter(None, map(str.strip, names)):
-        places = (Path(name).expanduser(), root / name, folder / name)
-        found = next((str(place) for place in places if place.is_file()), None)
-        if found is None:
-            raise ValueError(f"--config_file {name}: there is no such file, neither here nor in {root / 'configs'}.")
-        if not any(Path(found).samefile(path) for path in own):
-            overlays.append(found)
-    return [own[0], *overlays, *own[1:]]
 
 
 def _parser(workflow: Workflow) -> argparse.ArgumentParser:
     width = max(map(len, workflow.keys)) + 2
     listing = "\n".join(f"  --{key:<{width}}{meaning}" for key, meaning in workflow.keys.items())
     others = textwrap.fill(", ".join(_other_keys(workflow)), 100, initial_indent="  ", subsequent_indent="  ")
-    usage = "[-h] [FOLDER] [--KEY VALUE ...]" if workflow is _SEGMENT else "[-h] [--KEY VALUE ...]"
+    usage = f"[-h] [{'FOLDER' if workflow is _SEGMENT else 'DIR'}] [--KEY VALUE ...]"
     return argparse.ArgumentParser(
         prog=f"vqseg {workflow.command}",
         usage=f"vqseg {workflow.command} {usage}",
