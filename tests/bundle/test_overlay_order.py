@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from support.bundle_runs import CONFIGS, ROOT, TWO_STEPS, CohortFolder, refused
 
 from vqseg_bundle.bundle.settings.overlay_keys import unread_keys
-from vqseg_bundle.bundle.settings.overlay_order import overruled_settings
+from vqseg_bundle.bundle.settings.overlay_order import overruled_settings, undone_parts
 from vqseg_bundle.bundle.settings.running_workflow import WorkflowCall
 
 TRAIN, BASELINES = ROOT / "configs" / "train.json", ROOT / "configs" / "baselines"
@@ -22,6 +22,14 @@ def test_two_methods_in_one_training_are_named_with_what_they_set_differently() 
     assert sentence == (
         "mean_teacher.json and unimatch.json give other values for lambda_u, ramp_up_share, unlabeled_streams: those "
         "of unimatch.json, the later one, hold. Leave one out if they are two methods."
+    )
+
+
+def test_an_evaluation_takes_the_network_from_the_training_s_record() -> None:
+    (sentence,) = undone_parts([TRAIN, CONFIGS / "supervised.json", CONFIGS / "evaluate.json"])
+    assert sentence == (
+        "evaluate.json takes network_def from the model.json of the training, whatever supervised.json sets as "
+        "network_def#num_embeddings: leave supervised.json out."
     )
 
 

@@ -24,10 +24,12 @@ def undone_parts(files: Sequence[Any]) -> list[str]:
     found = []
     parts: dict[str, Any] = {}
     for file in files[1:]:
-        keys = list(_keys(ConfigParser.load_config_file(file)))
+        content = ConfigParser.load_config_file(file)
+        keys = list(_keys(content))
         for key in keys:
             undone = [part for part in parts if part.startswith(f"{key}{ReferenceResolver.sep}")]
-            found += [_sentence(file, key, parts[part], part) for part in undone[:1]]
+            sentence = _of_the_record if _is_of_the_record(content.get(key)) else _sentence
+            found += [sentence(file, key, parts[part], part) for part in undone[:1]]
         parts |= {key: file for key in keys if ReferenceResolver.sep in key}
     return found
 
@@ -57,6 +59,20 @@ def overruled_settings(files: Sequence[Any]) -> list[str]:
 def _keys(content: Mapping[str, Any]) -> Iterator[str]:
     """Ids that a file sets; those with a plus are added to what is there."""
     return (ReferenceResolver.normalize_id(key) for key in content if not key.startswith("+"))
+
+
+def _is_of_the_record(value: Any) -> bool:
+    """Whether a part is made as the trained model's record says, as an evaluation's network is."""
+    return isinstance(value, Mapping) and value.get("record") == "@model_record"
+
+
+def _of_the_record(file: Any, key: str, earlier: Any, part: str) -> str:
+    undone = part.replace(ReferenceResolver.sep, "#")
+    names = PurePath(str(file)).name, PurePath(str(earlier)).name
+    return (
+        f"{names[0]} takes {key} from the model.json of the training, whatever {names[1]} sets as {undone}: leave "
+        f"{names[1]} out."
+    )
 
 
 def _sentence(file: Any, key: str, earlier: Any, part: str) -> str:
