@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,6 +58,13 @@ def test_the_supervised_baseline_has_nothing_of_vqseg(pair: list[ConfigParser]) 
     assert trainer.unlabeled_data_loader is None
     found = loss_terms(pair[1])
     assert found["total"] == pytest.approx(found["labeled_segmentation"])
+
+
+def test_the_start_says_which_cases_are_not_used(pair: list[ConfigParser]) -> None:
+    logs = [(Path(parser.get_parsed_content("ckpt_dir")) / "training.log").read_text() for parser in pair]
+    assert "2 unlabelled cases are not used, as unlabeled_data is []: training is supervised" in logs[1]
+    assert not any("no unlabelled cases" in log for log in logs)
+    assert "not used" not in logs[0]
 
 
 def test_the_supervised_baseline_trains_as_long_and_alike(pair: list[ConfigParser]) -> None:

@@ -282,7 +282,11 @@ def announce_training(cohort: data.Cohort, unlabeled: Sequence[Mapping[str, str]
         len(cohort.validation),
         len(cohort.test),
     )
-    if not unlabeled:
+    unused = 0 if unlabeled else len(cohort.unlabeled)
+    if unused:
+        cases = "1 unlabelled case is" if unused == 1 else f"{unused} unlabelled cases are"
+        logger.info("%s not used, as unlabeled_data is []: training is supervised, on the labelled cases only", cases)
+    elif not unlabeled:
         logger.info("no unlabelled cases: training is supervised, on the labelled cases only")
     if not cohort.validation:
         logger.info("no validation cases: the last teacher is saved, none is selected")
