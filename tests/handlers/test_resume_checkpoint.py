@@ -128,17 +128,20 @@ def test_a_time_between_saves_that_is_none_is_refused(tmp_path, minutes):
 @pytest.mark.parametrize(
     "number, arrives_at, saved_after", [(signal.SIGTERM, 4, 4), (signal.SIGINT, 5, 5), (signal.SIGINT, 6, 6)]
 )
-def test_a_signal_stops_after_a_step_that_is_saved_and_gone_on_from(tmp_path, number, arrives_at, saved_after):
+def test_a_signal_stops_after_a_step_that_is_saved_and_gone_on_from(tmp_path, capfd, number, arrives_at, saved_after):
     whole = _trainer(tmp_path / "whole.pt")
     whole.run()
     former = signal.getsignal(number)
     stopped, completed = _trainer(tmp_path / "resume.pt"), []
     stopped.add_event_handler(Events.ITERATION_STARTED(once=arrives_at), lambda: os.kill(os.getpid(), number))
+    said = []
+    stopped.add_event_handler(Events.ITERATION_STARTED(once=arrives_at), lambda: said.append(capfd.readouterr().err))
     stopped.add_event_handler(Events.COMPLETED, lambda: completed.append(True))
     stopped.run()
     assert stopped.state.stop_signal == number
     assert stopped.state.iteration == _saved(tmp_path / "resume.pt") == saved_after
     assert not completed
+    assert "stopping after this step, or the validation that follows it, which is saved; again: at once" in said[0]
     assert signal.getsignal(number) is former
     resumed = _trainer(tmp_path / "resume.pt", resume=True)
     resumed.run()

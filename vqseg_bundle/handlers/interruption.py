@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -10,12 +12,14 @@ import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from vqseg_bundle.common import NonFiniteError, is_disk_full, is_memory_full, process_count
+from vqseg_bundle.common import NonFiniteError, is_disk_full, is_memory_full, process_count, process_rank
 from vqseg_bundle.handlers.resume_checkpoint import ResumeCheckpoint, ends_epoch
 
 __all__ = ["PlainErrors", "StopOnSignal"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2
+_NOTICE = b"\nstopping after this step, or the validation that follows it, which is saved; again: at once\n"
 
 
 class StopOnSignal:
@@ -23,8 +27,9 @@ class StopOnSignal:
 
     The engine terminates without its final events, with the signal's number in ``engine.state.stop_signal``. A signal
     in the last step of an epoch or in its validation takes effect when that epoch is saved, so that a resumed training
-    equals an uninterrupted one. A second signal ends the process at once, as without this handler. Several processes
-    stop together. Attach it after all handlers that change what is saved.
+    equals an uninterrupted one. The first process says on standard error, at once, what it will do. A second signal
+    ends the process at once, as without this handler. Several processes stop together. Attach it after all handlers
+    that change what is saved.
 
     Args:
         checkpoint: saves the state.
@@ -55,6 +60,10 @@ class StopOnSignal:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = number
         self._restore()
+        if process_rank() == 0:
+            # not by a logger or print, whose buffer or lock the interrupted code may be holding
+            with suppress(OSError):
+                os.write(_STDERR, _NOTICE)
 
     def _after_step(self, engine: Engine) -> None:
         if ends_epoch(engine):
