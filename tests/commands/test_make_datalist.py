@@ -175,6 +175,8 @@ def test_unknown_layout_and_missing_folder_are_refused(tmp_path: Path):
         find_cases(tmp_path)
     with pytest.raises(DataError, match="gone: expected a folder, found no such folder"):
         find_cases(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"no such folder\. Relative paths start at the working directory, /.*\.$"):
+        find_cases(Path("gone"))
     (tmp_path / "images").mkdir()
     with pytest.raises(DataError, match=r"images: expected volumes, pictures or folders of DICOM slices, found none"):
         find_cases(tmp_path)

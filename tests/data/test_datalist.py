@@ -152,6 +152,10 @@ def test_missing_file_names_the_working_directory_and_the_script(tmp_path: Path)
 def test_missing_dataset_dir_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"dataset_dir .*gone: expected a folder, found nothing"):
         load_datalist(write(tmp_path), tmp_path / "gone")
+    with pytest.raises(
+        DataError, match=r"dataset_dir gone: expected .* nothing\. Relative paths start at the working "
+    ):
+        load_datalist(write(tmp_path), "gone")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vqseg_bundle.data import DataError, load_datalist
+from vqseg_bundle.data import DataError, load_datalist, open_cohort
 from vqseg_bundle.data.cohorts.datalist import cohort_of_lists
 
 
@@ -54,3 +54,21 @@ def test_a_patient_has_one_name_however_it_is_written(tmp_path: Path):
     assert [case["patient"] for case in cohort.test] == ["Jos\u00e9", "Jos\u00e9", "7", "7", "4"]
     with pytest.raises(DataError, match='expected an id under "patient", found a boolean'):
         load_datalist(write(tmp_path, test=[{"image": "a.nii", "patient": True}]), tmp_path)
+
+
+def test_a_folder_without_a_datalist_is_answered_by_a_command_and_the_folder_above_that_has_one(tmp_path: Path) -> None:
+    folder = tmp_path / "my scans" / "images"
+    folder.mkdir(parents=True)
+    with pytest.raises(DataError, match=r"found neither\. Name the file .*: vqseg data '/.*/my scans/images'$"):
+        open_cohort(str(folder), None, "")
+    write(folder.parent, [])
+    with pytest.raises(DataError, match=r"found neither\. /.*/my scans has one: is that the dataset_dir\? Name the "):
+        open_cohort(str(folder), None, "")
+
+
+def test_a_list_of_another_kind_is_answered_by_a_command_that_a_shell_reads(tmp_path: Path) -> None:
+    folder = tmp_path / "my scans"
+    folder.mkdir()
+    (folder / "dataset.json").write_text('{"labels": {}}')
+    with pytest.raises(DataError, match=r"make a datalist: vqseg data '/.*/my scans'$"):
+        load_datalist(folder / "dataset.json", folder)

@@ -161,6 +161,10 @@ def test_where_there_is_nothing_the_message_says_what_there_is(tmp_path: Path) -
         list_volumes(tmp_path)
     with pytest.raises(DataError, match=r"notes\.txt' is no volume: expected files that end in .nii"):
         list_volumes(tmp_path / "notes.txt")
+    with pytest.raises(
+        DataError, match=r"'gone' is neither .*\. Relative paths start at the working directory, /.*\.$"
+    ):
+        list_volumes("gone")
 
 
 def test_names_too_long_for_a_file_are_cut_and_stay_different() -> None:

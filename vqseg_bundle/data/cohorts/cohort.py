@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vqseg_bundle.common import shell_line
+
 from ..formats.table import volume_kind
 from ..formats.volume_io import source_files
 from ..formats.volume_path import accepts_uneven, channel_paths, parse_volume_path
@@ -59,9 +61,11 @@ def open_cohort(
     folder = Path(dataset_dir or "").expanduser()
     found = find_datalist(folder)
     if folder.is_dir() and not found:
+        above = folder.resolve().parent
+        near = f" {above} has one: is that the dataset_dir?" if find_datalist(above) else ""
         raise DataError(
-            f"dataset_dir {folder}: expected {' or '.join(_DATALIST_NAMES)} in it, found neither. Name the file with "
-            f"datalist, or build one: vqseg data --dataset-dir {folder} --labeled-count 5"
+            f"dataset_dir {folder}: expected {' or '.join(_DATALIST_NAMES)} in it, found neither.{near} Name the file "
+            f"with datalist, or build one: {shell_line(['vqseg', 'data', str(folder)])}"
         )
     return load_datalist(found or folder / _DATALIST_NAMES[0], folder, *choices)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.common import read_json
+from vqseg_bundle.common import read_json, relative_path_note, shell_line
 
 from ..errors import DataError
 from ..formats.table import volume_kind
@@ -90,13 +90,14 @@ def load_datalist(
     """
     path, root = Path(datalist).expanduser(), Path(dataset_dir).expanduser()
     if not root.is_dir():
-        raise DataError(f"dataset_dir {root}: expected a folder, found {'a file' if root.exists() else 'nothing'}.")
+        found = "a file." if root.exists() else f"nothing.{relative_path_note(root)}"
+        raise DataError(f"dataset_dir {root}: expected a folder, found {found}")
     content = _read_json(path)
     _refuse_unknown_lists(content, path)
     if "training" not in content and "unlabeled" not in content:
         raise DataError(
             f'{path}: key "training" is missing; expected a list of {{"image", "label"}} entries. Of nnU-Net\'s '
-            f"dataset.json make a datalist: vqseg data --dataset-dir {root}"
+            f"dataset.json make a datalist: {shell_line(['vqseg', 'data', str(root)])}"
         )
     cases = _parse_splits(content, str(path), root)
     if not allow_outside:

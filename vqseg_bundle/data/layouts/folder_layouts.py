@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vqseg_bundle.common import relative_path_note
+
 from ..errors import DataError, some
 from ..formats.class_names import common_class_names, misplaced_names, read_class_names
 from ..formats.table import find_format
@@ -78,7 +80,8 @@ def find_scans(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
 def _find_known(dataset_dir: Path, patient_pattern: str | None) -> list[FoundCase]:
     """The cases of a folder in one of the layouts, otherwise none."""
     if not dataset_dir.is_dir():
-        raise DataError(f"dataset_dir {dataset_dir}: expected a folder, found no such folder.")
+        note = relative_path_note(dataset_dir)
+        raise DataError(f"dataset_dir {dataset_dir}: expected a folder, found no such folder.{note}")
     pair = pair_folders(dataset_dir)
     cases = find_dataset_json(dataset_dir, patient_pattern)
     cases = cases or (find_pairs(dataset_dir, *pair, patient_pattern) if pair else [])

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vqseg_bundle.common import relative_path_note
+
 from ..errors import DataError, file_list
 from ..formats.dicom_slices import first_slice, list_series
 from ..formats.table import FORMATS, volume_kind
@@ -148,7 +150,8 @@ def list_volumes(
     elif root.is_file():
         paths = [str(root.absolute())] if volume_kind(root) else []
     else:
-        raise DataError(f"dataset_dir '{dataset_dir}' is neither a folder nor a file: name a folder of volumes.")
+        note = relative_path_note(root)
+        raise DataError(f"dataset_dir '{dataset_dir}' is neither a folder nor a file: name a folder of volumes.{note}")
     said = [f"{reason}: {file_list(found)}" for reason, found in left_out.items()]
     if not paths:
         raise DataError(_nothing_to_segment(root, said))
