@@ -69,7 +69,8 @@ def test_the_record_says_what_files_hold(course: tuple[Path, Path]):
         (
             "training",
             {"label_values": [0, 4, 1]},
-            r"settings differ from those of the training.*\n  the data: digest \w+, now \w+ \(cases, splits, labels or",
+            r"settings differ from those of the training.*\n  the data: digest \w+, now \w+ \(cases, splits, labels.*"
+            r"\n.*, or train anew \(leave resume out\), or fine-tune in another output_dir: --initial_weights \S+l\.pt",
         ),
         ("training", {"channel_names": ["b", "a"]}, r"trained on channels a, b, here .* order b, a; list"),
         (

@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from vqseg_bundle import __version__, data
 from vqseg_bundle.bundle.settings.setting_table import SETTINGS
-from vqseg_bundle.common import process_rank, read_json
+from vqseg_bundle.common import process_rank, read_json, shell_line
 
 __all__ = ["check_unchanged"]
 
@@ -76,6 +76,9 @@ def check_unchanged(
         remedy = "Resume with those of the interrupted training"
         if not fixed:
             remedy += ", or accept these by --resume_changed true"
+        elif digest not in (None, found):
+            remedy += ", or train anew (leave resume out), or fine-tune in another output_dir: "
+            remedy += shell_line(["--initial_weights", str(folder / "model.pt")])
         listing = "".join(f"\n  {text}" for text in fixed + asked)
         raise SystemExit(f"resume: settings differ from those of the training in {output_dir}:{listing}\n{remedy}.")
     for text in asked:
