@@ -79,6 +79,9 @@ def test_weights_without_a_record_and_files_that_hold_none_are_refused(
     message = r"model\.json not found: model\.pt cannot be used without the record"
     refused(tmp_path / "out", message, "inference", "inference.json", **places)
     places["checkpoint"] = str(other / "typo.pt")
+    folder = str(trained.output_dir)
+    message = rf"checkpoint '{folder}' is not a file: give {folder}/model\.pt, which is in it"
+    refused(tmp_path / "out", message, "inference", "inference.json", checkpoint=folder)
     message = r"checkpoint '.*typo\.pt' is not a file"
     refused(tmp_path / "out", message, "evaluating", *EVALUATION, **places)
 

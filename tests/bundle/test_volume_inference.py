@@ -160,6 +160,9 @@ def test_what_fails_in_the_run_is_left_out_too(trained: Trained, tmp_path: Path)
     written = (out / "predictions" / "inference.log").read_text()
     assert f"left out: {file}: the pixels cannot be decoded" in written
     assert "1 of 3 volumes were left out: b." in written
+    one = tmp_path / "one"
+    run_here("run", "inference.json", **places, dataset_dir=str(folder / "a"), output_dir=str(one), num_workers=0)
+    assert " 1 volume, predictions go to" in (one / "predictions" / "inference.log").read_text()
     message = "1 of 1 volumes were left out: b. The log says why"
     refused(tmp_path / "none", message, "run", "inference.json", **places, dataset_dir=str(folder / "b"))
 

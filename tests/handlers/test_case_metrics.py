@@ -187,6 +187,7 @@ def test_handler_writes_table_and_summary(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO):
         run(handler, batches)
         run(handler, batches)  # a second evaluation starts from nothing
+        run(CaseMetrics(tmp_path / "one", LABELS), batches[:1])
     rows = list(csv.reader((tmp_path / "out" / "metrics.csv").read_text().splitlines()))
     diagonal = f"{math.sqrt(20**2 + 36**2 + 56**2):.4f}"
     assert rows[0] == ["case", "patient", "class_index", "class_name", "dice", "jaccard", "hd95_mm", "asd_mm", "status"]
@@ -204,6 +205,7 @@ def test_handler_writes_table_and_summary(tmp_path: Path, caplog: pytest.LogCapt
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.csv", "summary.json"]
     assert "core" in caplog.text
     assert "Metrics of 2 cases" in caplog.text
+    assert "Metrics of 1 case, in" in caplog.text
 
 
 def test_schema_holds_for_no_cases_and_refuses_an_extra_key() -> None:

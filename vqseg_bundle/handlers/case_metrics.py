@@ -232,7 +232,8 @@ class CaseMetrics:
         bins = [case.bins for _, case in sorted(cases.items()) if case.bins is not None]
         self.calibration = np.sum(bins, axis=0) if bins else None
         summary = write_report(self.output_dir, self.results, self.patients, self.labels, self.calibration)
-        logger.info("Metrics of %d cases, in %s:\n%s", len(cases), self.output_dir, format_table(summary))
+        count = f"{len(cases)} case{'' if len(cases) == 1 else 's'}"
+        logger.info("Metrics of %s, in %s:\n%s", count, self.output_dir, format_table(summary))
 
 
 def identify_case(item: Mapping[str, Any]) -> tuple[str, str]:

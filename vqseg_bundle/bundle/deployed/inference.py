@@ -94,7 +94,8 @@ def start_inference(
     for warning in [*checked.warnings, *mirrored_copies(record["labels"].values(), mirror_axes)]:
         logger.warning(warning)
     warn_of_geometry(checked.sound, record, orientation)
-    logger.info("%d volumes, predictions go to %s", len(checked.sound), output_dir)
+    count = len(checked.sound)
+    logger.info("%d volume%s, predictions go to %s", count, "" if count == 1 else "s", output_dir)
     return checked.sound
 
 

@@ -170,7 +170,9 @@ def find_checkpoint(
     """
     if checkpoint is not None:
         if not Path(checkpoint).is_file():
-            raise FileNotFoundError(f"checkpoint '{checkpoint}' is not a file: give the path of a trained model.pt.")
+            inside = Path(checkpoint) / "model.pt"
+            advice = f"give {inside}, which is in it" if inside.is_file() else "give the path of a trained model.pt"
+            raise FileNotFoundError(f"checkpoint '{checkpoint}' is not a file: {advice}.")
         logger.info("Weights: %s (key checkpoint)", checkpoint)
         return Path(checkpoint)
     trained = Path(default_run(bundle_root)) / "model.pt"
