@@ -18,6 +18,7 @@ from vqseg_bundle.bundle import Prediction
 from vqseg_bundle.commands import choose as choose_command
 from vqseg_bundle.commands.choose import main
 from vqseg_bundle.commands.data import main as make_datalist
+from vqseg_bundle.common import shell_line, vqseg_words
 from vqseg_bundle.data import choose_rows, foreground_uncertainty, least_sure
 from vqseg_bundle.handlers.report.choice_page import principal_components
 
@@ -81,7 +82,8 @@ def test_one_scan_of_each_kind_then_a_datalist_of_them(scans: Path, capsys: pyte
     assert again["labeled"] == sorted(choice["chosen"])
     assert {*again["chosen"]}.isdisjoint({entry["patient"] for entry in datalist["test"]} | {*choice["chosen"]})
     # the printed command takes both rounds' patients, and the held-out ones and the classes stay
-    assert f"then vqseg data {scans} --labeled-file {file} --force\n" in capsys.readouterr().out
+    typed = shell_line([*vqseg_words(), "data"])
+    assert f"then {typed} {scans} --labeled-file {file} --force\n" in capsys.readouterr().out
     label(scans, again["chosen"])
     with pytest.raises(SystemExit, match="2"):
         make_datalist([str(scans), "--labeled-file", file, "--force", "--test-count", "3"])

@@ -110,7 +110,8 @@ def test_from_an_empty_folder_a_training_is_followed_by_the_commands_it_prints(
     printed = [line.partition("next: ")[2] for line in done.stdout.splitlines() if "next: " in line]
     evaluate, segment, bundle = record["next"]
     # each command is followed by two of those that are left
-    assert printed == [evaluate, segment, segment, bundle, bundle, "vqseg pack --bundle runs/train_bundle --output ."]
+    pack = f"{bundle.partition(' bundle ')[0]} pack --bundle runs/train_bundle --output ."
+    assert printed == [evaluate, segment, segment, bundle, bundle, pack]
 
 
 def test_an_editable_install_leaves_the_package_to_the_checkout(
