@@ -11,7 +11,10 @@ import pytest
 from support.bundle_runs import command_here
 from support.datalist_parts import patients, refused, run, save
 
+from vqseg_bundle.common import shell_line, vqseg_words
 from vqseg_bundle.data import DataError, SplitRequest, check_cohort, find_cases, load_datalist, split_patients
+
+VQSEG = shell_line(vqseg_words())
 
 
 @pytest.fixture
@@ -102,11 +105,11 @@ def test_the_command_that_follows_is_printed(pairs: Path, tmp_path: Path, capsys
         run(pairs, "--force", *words)
         return capsys.readouterr().out.rpartition("next: ")[2].strip()
 
-    assert printed() == f"vqseg train --dataset_dir {pairs}"
+    assert printed() == f"{VQSEG} train --dataset_dir {pairs}"
     other = tmp_path / "other.json"
-    assert printed("--output", str(other)) == f"vqseg train --dataset_dir {pairs} --datalist {other}"
+    assert printed("--output", str(other)) == f"{VQSEG} train --dataset_dir {pairs} --datalist {other}"
     shutil.rmtree(pairs / "labels")
-    assert printed("--labels", "background,a") == f"vqseg choose {pairs} --count 5"
+    assert printed("--labels", "background,a") == f"{VQSEG} choose {pairs} --count 5"
 
 
 def test_the_command_that_follows_says_how_many_channels_lie_in_separate_files(
@@ -117,10 +120,10 @@ def test_the_command_that_follows_says_how_many_channels_lie_in_separate_files(
             save(tmp_path / f"images/{case}_000{channel}.nii.gz", channel)
     save(tmp_path / "labels/a.nii.gz", 1, classes=2)
     run(tmp_path)
-    assert capsys.readouterr().out.endswith(f"next: vqseg train --dataset_dir {tmp_path} --in_channels 3\n")
+    assert capsys.readouterr().out.endswith(f"next: {VQSEG} train --dataset_dir {tmp_path} --in_channels 3\n")
     shutil.rmtree(tmp_path / "labels")
     run(tmp_path, "--force", "--labels", "background,a")
-    assert capsys.readouterr().out.endswith(f"next: vqseg choose {tmp_path} --count 5 --in_channels 3\n")
+    assert capsys.readouterr().out.endswith(f"next: {VQSEG} choose {tmp_path} --count 2 --in_channels 3\n")
 
 
 def test_existing_output_is_kept_without_force(pairs: Path, capsys: pytest.CaptureFixture):

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.common import shell_line
+from vqseg_bundle.common import shell_line, vqseg_words
 from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
@@ -163,8 +163,8 @@ def _next_words(datalist: Mapping[str, Any], root: Path, output: Path) -> list[s
     listed = [] if output == root / "datalist.json" else ["--datalist", str(output)]
     if not datalist["training"]:
         candidates = len({entry["patient"] for entry in datalist["unlabeled"]})
-        return ["vqseg", "choose", str(root), *listed, "--count", str(min(5, candidates)), *channels]
-    return ["vqseg", "train", "--dataset_dir", str(root), *listed, *channels]
+        return [*vqseg_words(), "choose", str(root), *listed, "--count", str(min(5, candidates)), *channels]
+    return [*vqseg_words(), "train", "--dataset_dir", str(root), *listed, *channels]
 
 
 def _warn_of_frames(entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
