@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,11 @@ from vqseg_bundle.data import Finding, examine_cohort, find_frames_apart, load_d
 def dealt(names: list[str]) -> list[tuple[str, str]]:
     """Every third case is held out."""
     return [("test" if place % 3 == 2 else "training", name) for place, name in enumerate(names)]
+
+
+def named(form: str, endings: Iterable[object]) -> list[str]:
+    """Six patients' names with each of the endings."""
+    return [form.format(patient, ending) for patient in range(6) for ending in endings]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +41,30 @@ def dealt(names: list[str]) -> list[tuple[str, str]]:
         ([f"p{p}_{s}" for p in range(3) for s in range(4)], "p0", "^(.*)[_-][0-9]+$"),
         (["a_slice1", "a_slice2", "a_slice3", "b_slice7"], "a", "^(.*?)[_-]?slice[_-]?[0-9]+$"),
         (["a1_tp1", "a1_visit2", "a1_tp3", "b1_tp1"], "a1", "^(.*?)[_-]?(?:visit|tp)[_-]?[0-9]+$"),
+        (named("sub-{:02d}_ses-{}_T1w", (1, 2)), "sub-01", "^(sub-[^_]+)"),
+        *(
+            (named(f"p{{}}_{word}{{}}", (1, 2)), "p1", f"^(.*?)[_-]?{word}[_-]?[0-9]+$")
+            for word in ("ses", "session", "scan", "day", "week", "phase", "run", "echo", "MR", "s", "z")
+        ),
+        (named("OAS1_{:04d}_MR{}", (1, 2)), "OAS1_0001", "^(.*?)[_-]?MR[_-]?[0-9]+$"),
+        (named("{:04d}_slice_{}_axial", range(4)), "0000", "^(.*?)[_-]?slice[_-]?[0-9]+_axial$"),
+        (named("patient{:03d}_frame{}_crop", ("01", "12")), "patient001", "^(.*?)[_-]?frame[_-]?[0-9]+_crop$"),
+        (named("img_p{}_z{}_512", range(4)), "img_p0", "^(.*?)[_-]?z[_-]?[0-9]+_512$"),
+        (named("p{:02d} slice{}", range(4)), "p00", "^(.*?)[_. -]?slice[_. -]?[0-9]+$"),
+        (named("p{:02d}.slice{}", range(4)), "p00", "^(.*?)[_. -]?slice[_. -]?[0-9]+$"),
+        (named("pat{}{}", "ab"), "pat1", "^(.*?)[_-]?(?:a|b)$"),
+        (named("P{:03d}_{}", ("pre", "post")), "P001", "^(.*?)[_-]?(?:post|pre)$"),
+        (named("P{}_{}", ("baseline", "week12", "week24")), "P0", "^(.*?)[_-]?(?:baseline|week12|week24)$"),
+        (named("hip{}_{}", "LR"), "hip1", "^(.*?)[_-]?(?:L|R)$"),
+        (named("case{}_sa_{}", ("ED", "ES")), "case1_sa", "^(.*?)[_-]?(?:ED|ES)$"),
+        (named("p{}_{}", ("L_slice1", "R_slice1", "L_slice2")), "p0", "^(.*?)[_-]?(?:L|R)[_-]?slice[_-]?[0-9]+$"),
+        (
+            named("p{}_{}", ("ses1_run1", "ses1_run2", "ses2_run1")),
+            "p0",
+            "^(.*?)[_-]?ses[_-]?[0-9]+[_-]?run[_-]?[0-9]+$",
+        ),
     ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
 )
 def test_slices_of_one_patient_are_told_with_a_pattern(names: list[str], stem: str, pattern: str):
     found = find_frames_apart(dealt(names))
@@ -57,7 +86,18 @@ def test_slices_of_one_patient_are_told_with_a_pattern(names: list[str], stem: s
             for stem in ("hippocampus_", "img", "BRATS_", "la_", "patient", "slice_", "")
         ),
         *([f"{stem}{i}" for i in range(9)] for stem in ("BraTS20_Training_00", "brain_t", "volume-", "slice", "p1_t")),
+        *(
+            [f"{stem}{i}" for i in range(1, 101)]
+            for stem in ("case_00000", "LUNG-", "p", "scan", "scan_", "IM-", "sub-", "s", "Case ", "pat.", "CHAOS_MR_")
+        ),
         [f"patient{i:03d}_frame01" for i in range(9)],
+        [f"sub-{i:02d}_ses-1_T1w" for i in range(9)],
+        [f"OAS1_{i:04d}_MR1" for i in range(9)],
+        [f"002_S_{i:04d}" for i in range(9)],
+        [f"1.3.6.1.4.1.{place}.{i}" for place in range(4) for i in range(5)],
+        [f"{i:03d}_{grade}" for i, grade in enumerate(["HGG", "LGG"] * 9)],
+        [f"{i:03d}_{side}" for i, side in enumerate(["L", "R"] * 9)],
+        [f"{year}_{letter}{i:03x}" for year, letter in ((2019, "a"), (2020, "b")) for i in range(9)],
         [f"{hospital}_{i}" for hospital in ("RUNMC", "BMC", "HK") for i in range(5)],
         [f"{grade}_{i}" for grade in ("HGG18", "LGG18") for i in range(5)],
         [f"{side}_t{i}" for side in ("left", "right") for i in range(5)],

@@ -154,6 +154,16 @@ def test_dicom_images_of_one_patient_id_are_of_one_patient(tmp_path: Path) -> No
     assert [case.patient for case in find_cases(tmp_path)] == ["exam1", "exam2", "exam4"]
 
 
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [("sub-01_ses-1_T1w", "sub-01"), ("sub-verse004_ct", "sub-verse004"), ("sub_01_x", "sub_01_x"), ("sub-1", "sub-1")],
+)
+def test_subjects_of_bids_are_patients(name: str, patient: str, tmp_path: Path) -> None:
+    fill(tmp_path, f"images/{name}.nii.gz", f"labels/{name}.nii.gz")
+    assert [case.patient for case in find_cases(tmp_path)] == [patient]
+    assert [case.patient for case in find_cases(tmp_path, ".+")] == [name]
+
+
 def test_a_series_in_two_folders_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = write_dicom(tmp_path / "A", np.zeros((4, 3, 6), np.int16))
     assert len(list_volumes(tmp_path)) == 1

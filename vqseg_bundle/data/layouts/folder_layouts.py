@@ -46,8 +46,8 @@ def find_cases(dataset_dir: Path, patient_pattern: str | None = None) -> list[Fo
     Args:
         dataset_dir: folder in one of the layouts; a ``dataset.json`` takes precedence.
         patient_pattern: regular expression that finds the patient (its first matching group, or the whole match) in a
-            case's name; None: each case is one patient, in ACDC's layout each folder, and DICOM images of one PatientID
-            are of one.
+            case's name; None: each case is one patient, in ACDC's layout each folder, in BIDS's names each subject, and
+            DICOM images of one PatientID are of one.
 
     Raises:
         DataError: the folder has none of the layouts, a label lacks its image, a case lacks a channel, or the pattern

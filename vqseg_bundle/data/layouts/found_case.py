@@ -36,6 +36,7 @@ _TELLS_NOTHING = re.compile(
     r"|(?=.*\d)(?=.*[a-f])[0-9a-f]{8}(-?[0-9a-f]{4,})*",  # a digest, or a UUID
     re.IGNORECASE,
 )
+_BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)_")
 _NOT_IN_NAMES = re.compile(r"[^\w-]+")
 _LONGEST_PART = 40
 _LONGEST_NAME = 200  # bytes; file systems take 255, with _probabilities.nii.gz and the like
@@ -72,12 +73,14 @@ class FoundCase:
 
 
 def patient_of(name: str, pattern: str | None) -> str:
-    """The first matching group of the pattern in a case's name, or the whole match; None means the name itself.
+    """The first matching group of the pattern in a case's name, or the whole match.
 
+    Without a pattern it is the name itself, or ``sub-01`` of BIDS's ``sub-01_ses-1_T1w``, whose subjects are patients.
     DataError: the pattern is not a regular expression, or does not match.
     """
     if pattern is None:
-        return name
+        subject = _BIDS_SUBJECT.match(name)
+        return subject[1] if subject else name
     try:
         match = re.search(pattern, name)
     except re.error as error:
