@@ -231,6 +231,42 @@ def test_masks_in_colour_or_jpeg_are_refused(tmp_path: Path, name: str, channels
         read_voxels(str(write_picture(tmp_path / name, pixels)), is_label=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "options", "found"),
+    [
+        ("a.png", "JPEG", {}, "JPEG"),
+        ("a.png", "MPO", {}, "(JPEG|MPO)"),
+        ("a.png", "JPEG2000", {}, "JPEG2000"),
+        ("a.png", "WEBP", {}, "WEBP"),
+        ("a.tif", "TIFF", {"compression": "jpeg"}, "JPEG"),
+        ("a.png", "BMP", {}, ""),
+        ("a.jpg", "PNG", {}, ""),
+        ("a.tif", "TIFF", {"compression": "tiff_lzw"}, ""),
+    ],
+)
+def test_lossy_masks_are_refused_by_their_content(
+    tmp_path: Path, name: str, kind: str, options: dict[str, str], found: str
+):
+    path = tmp_path / name
+    mask = np.pad(np.ones((5, 5), np.uint8), 6)
+    try:
+        Image.fromarray(mask).save(path, format=kind, **options)
+    except (KeyError, OSError) as error:
+        pytest.skip(f"this Pillow writes no {kind}: {error}")
+    if found:
+        with pytest.raises(DataError, match=rf"{name}: expected a lossless mask, found {found}, which blurs"):
+            read_voxels(str(path), is_label=True)
+        assert read_voxels(str(path)).shape[:3] == (17, 17, 1)
+    else:
+        np.testing.assert_array_equal(read_voxels(str(path), is_label=True)[..., 0], mask)
+
+
+def test_lossless_webp_is_no_lossy_mask(tmp_path: Path):
+    Image.fromarray(np.ones((5, 5), np.uint8)).save(tmp_path / "a.png", format="WEBP", lossless=True)
+    with pytest.raises(DataError, match=r"expected a mask of class indices .* found a picture in colour"):
+        read_voxels(str(tmp_path / "a.png"), is_label=True)
+
+
 def test_a_picture_of_several_pages_is_refused(tmp_path: Path):
     pages = [Image.fromarray(np.zeros((4, 4), np.uint8)) for _ in range(3)]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])

@@ -22,7 +22,9 @@ from .file_format import FileFormat, VolumeHeader
 __all__ = ["ARRAY", "PICTURE"]
 _GREY = ("1", "L", "I", "F", "I;16", "I;16B", "I;16L", "LA", "P")
 _COLOR = ("RGB", "RGBA")
-_LOSSY = (".jpg", ".jpeg")
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # Pillow's names; of JPEG 2000 it does not say whether it is
+_LOSSY_TIFF = {"jpeg": "JPEG", "tiff_jpeg": "JPEG", "webp": "WEBP"}
+_START = 4096  # bytes of a WebP file, among which it says how it is compressed
 _FIRST_TURNED = 5  # EXIF orientations from here on swap rows and columns
 _PHOTOMETRIC, _SAMPLE_FORMAT, _SIGNED = 262, 339, 2  # TIFF's tags, and a value of the second
 
@@ -71,20 +73,36 @@ def _read_picture(path: str) -> np.ndarray:
 
 
 def _read_mask(path: str) -> np.ndarray:
-    """Upright mask ``(H, W, 1)`` as stored, a palette's indices; DataError also for colour or JPEG."""
+    """Upright mask ``(H, W, 1)`` as stored, a palette's indices; DataError also for colour or JPEG by content."""
     pixels = _pixels(path, is_label=True)
     if pixels.ndim > 3:
         raise DataError(
             f"{path}: expected a mask of class indices (0, 1, 2, ...), found a picture in colour; save one value a "
             "pixel, 0 for the background."
         )
-    if Path(path).suffix.lower() in _LOSSY:
-        raise DataError(f"{path}: expected a lossless mask, found JPEG, which blurs class indices; save it as PNG.")
     return pixels
+
+
+def _refuse_lossy(path: str, image: Any) -> None:
+    """Refuse a mask by its content, since a JPEG may be called .png, and a TIFF may hold one."""
+    found = image.format
+    if found == "TIFF":
+        found = _LOSSY_TIFF.get(image.info.get("compression"))
+    elif found == "WEBP" and b"VP8L" in _start(path):
+        return
+    if found in _LOSSY:
+        raise DataError(f"{path}: expected a lossless mask, found {found}, which blurs class indices; save it as PNG.")
+
+
+def _start(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(_START)
 
 
 def _pixels(path: str, is_label: bool) -> np.ndarray:
     with _opened(path) as image:
+        if is_label:
+            _refuse_lossy(path, image)
         pixels = np.expand_dims(np.asarray(_to_plain(path, image, is_label)), 2)
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
@@ -169,7 +187,7 @@ ARRAY = FileFormat("array", "NPY", (".npy",), _read_array_header, _read_array, f
 PICTURE = FileFormat(
     kind="picture",
     title="PNG, JPEG, TIFF, BMP",
-    suffixes=(".png", *_LOSSY, ".tif", ".tiff", ".bmp"),
+    suffixes=(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
     read_header=_read_picture_header,
     read_voxels=_read_picture,
     read_label=_read_mask,
