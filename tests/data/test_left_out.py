@@ -24,6 +24,11 @@ PREVIEWS = "previews of the volumes beside them"
 LEFT_OUT = {
     "our own output": (PAIR, ["images/predictions/0_pred.nii.gz"], f"{RESULTS}: images/predictions"),
     "results put aside": (PAIR, ["images/sub/previous-1/0_pred.nii.gz"], f"{RESULTS}: images/sub/previous-1"),
+    "results by a vague name": (
+        PAIR,
+        ["images/out/0.nii.gz", "old results/u.nii.gz"],
+        f"{RESULTS}: images/out/0.nii.gz, old results/u.nii.gz",
+    ),
     "labels among images": (PAIR, ["images/labels/0.nii.gz", "images/labels/u.nii.gz"], f"{LABELS}: images/labels"),
     "a label by its whole name": (
         PAIR,

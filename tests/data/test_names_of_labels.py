@@ -36,6 +36,12 @@ PREDICTED = [
     ("x", f"x{ending}")
     for ending in ("_PRED", "_Prediction", ".pred", "_predicted", "_seg_pred", "_prob", "-probs", "_preds")
 ]
+PREDICTED += [
+    ("x", f"x{ending}")
+    for ending in ("_pred_1", "_pred(1)", "_pred copy", "_pred copy 2", "_prediction_v2", "_prob_1", "_pred_nnunet")
+]
+PREDICTED += [("x", name) for name in ("pred_x", "prediction_x", "x_result", "x_output", "x_vqseg", "x_seg_result(2)")]
+PREDICTED += [("x_0000", name) for name in ("pred_x", "x_output")]
 SCANS = [
     ("segment3_T1", "segment3"),
     ("roi_study_001",),
@@ -59,7 +65,23 @@ SCANS = [
     ("p1_mask_off_t1", "p1"),
     ("prob_01", "img_01"),
     ("x_1", "x_2"),
+    ("x_result", "y"),
+    ("x_output_1", "x_output_2"),
+    ("pred_x", "y"),
+    ("x_vqseg", "y_vqseg"),
+    ("x", "x_presentation"),
+    ("a/x", "b/pred_x"),
+    ("a/x", "b/x_result"),
+    ("out/x", "results/x"),
+    ("out/x", "y"),
+    ("output_study/x", "x_1"),
+    ("outside/x", "x_1", "inpatients/x"),
 ]
+#: the folder of a volume x beside images/x or images/x_0000
+VAGUE = (
+    *("results", "Results", "nnUNet_results", "output", "outputs", "out", "out1", "inference", "results_2024-05-01"),
+    *("pred-of-monday", "output/x", "results/a/b", "inferred"),
+)
 
 
 @pytest.mark.parametrize("names", LABELS, ids=" ".join)
@@ -74,6 +96,14 @@ def test_predictions_of_a_scan_are_left_out(names: tuple[str, str]) -> None:
     assert reasons(names[1]) == {}
 
 
+@pytest.mark.parametrize("folder", VAGUE)
+@pytest.mark.parametrize(("image", "result"), [("x", "x"), ("x_0000", "x"), ("x", "x_seg")])
+def test_volumes_in_folders_of_results_are_left_out_beside_their_scan(folder: str, image: str, result: str) -> None:
+    assert reasons(f"images/{image}", f"{folder}/{result}") == {f"{folder}/{result}": RESULTS}
+    assert reasons(f"images/{image}", f"{folder}/y") == {}
+    assert reasons(f"{folder}/{image}", f"{folder}/images/{result}") == {}
+
+
 @pytest.mark.parametrize("names", SCANS, ids=" ".join)
 def test_scans_whose_names_have_such_words_are_segmented(names: tuple[str, ...]) -> None:
     assert reasons(*names) == {}
@@ -83,7 +113,11 @@ def test_scans_whose_names_have_such_words_are_segmented(names: tuple[str, ...])
     ("reason", "names"),
     [
         (RESULTS, ["labelsTs_pred", "imagesTs_predictions", "Predictions", "my-preds", "previous-1"]),
+        (RESULTS, ["predictionsTs", "inferTs", "predictions_1", "predictions (2)", "predictions.bak", "predicted"]),
+        (RESULTS, ["labelsTs_predicted", "pred_nnunet", "infer_pred_v1", "segmentation_results", "seg_out"]),
+        (RESULTS, ["totalsegmentator", "Predictions_test_old", "predictions copy 2"]),
         ("labels", ["manual_labels", "labels_final", "segmentations_v2", "masks_old", "labelsTr", "expert masks_v1"]),
+        ("", ["results", "nnUNet_results", "output", "out", "inference", "prediction_of_patients"]),
         ("", ["images", "manual", "final", "label_free", "masked", "segment3", "prediction_study", "mask_01", "v2"]),
     ],
 )
@@ -94,6 +128,7 @@ def test_folders_are_told_by_their_names(reason: str, names: list[str]) -> None:
 def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in ("volume-0", "segmentation-0", "volume-0_PRED", "labelsTs_pred/volume-0", "manual_labels/volume-0"):
         fill(tmp_path, f"{name}.nii.gz")
+    fill(tmp_path, "out/volume-0.nii.gz")
     with caplog.at_level(logging.INFO):
         assert [case["case"] for case in list_volumes(tmp_path)] == ["volume-0"]
     said = sorted(caplog.messages)
@@ -101,5 +136,5 @@ def test_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         "left out as labels of files beside them, by their names: segmentation-0.nii.gz",
         "left out as labels: manual_labels",
         "left out as predictions of other files, by their names: volume-0_PRED.nii.gz",
-        "left out as results of earlier runs: labelsTs_pred",
+        "left out as results of earlier runs: labelsTs_pred, out/volume-0.nii.gz",
     ]

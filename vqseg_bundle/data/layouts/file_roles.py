@@ -5,6 +5,7 @@ Inference and the layouts leave them out by the same rules. Reasons are worded t
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -37,7 +38,20 @@ LABELS_BESIDE = "labels of files beside them, by their names"
 PREDICTIONS = "predictions of other files, by their names"
 PREVIEWS = "previews of the volumes beside them"
 
-_RESULT_FOLDER = re.compile(r"(.+[-_. ])?(predictions?|preds?)|previous-.*", re.IGNORECASE)
+#: of a folder or file that was kept beside a newer one, or of what made it: predictions_1, pred_nnunet, a_pred(1)
+_KEPT = r"([-_. ]?(\(\d+\)|v?\d+|bak|backup|copy|old|new|final|nnu-?net\w*|totalseg\w*|vqseg\w*))*"
+_PART = r"([-_. ]?(tr|ts|va|val|train|test|training|testing|validation))?"
+_RESULT_FOLDER = re.compile(
+    rf"(.+[-_. ])?(predictions?|preds?|predicted){_PART}{_KEPT}|infer(ts|tr|va|val|test)"
+    rf"|(.+[-_. ])?(seg|segmentation)s?[-_. ](results?|outputs?|out){_KEPT}|totalsegmentator|previous-.*",
+    re.IGNORECASE,
+)
+#: of folders that may have scans as well: a volume in them is a result if another has its name
+_VAGUE_FOLDER = re.compile(
+    r"(.+[-_. ])?(results?|outputs?|out|infer|inferences?|inferred|predictions?|preds?|predicted)"
+    rf"{_PART}([-_. (].*|\d+)?",
+    re.IGNORECASE,
+)
 _VERSION = r"(manual|expert|final|corrected|refined|old|new|v\d+)"
 _LABEL_FOLDER = re.compile(
     rf"({_VERSION}[-_. ])*(label|mask|seg|segmentation|annotation|gt|ground[-_ ]?truth)s?"
@@ -47,8 +61,11 @@ _LABEL_FOLDER = re.compile(
 #: files in a training's output folder, beside its run.json, that could be taken for images
 _TRAINING_RESULTS = ("progress.png",)
 _PREDICTION_ENDING = re.compile(
-    r"[_.-](preds?|predictions?|predicted|probs?|probability|probabilities|entropy)$", re.IGNORECASE
+    rf"[_.-](preds?|predictions?|predicted|probs?|probability|probabilities|entropy){_KEPT}$", re.IGNORECASE
 )
+#: only of a file beside, since scans may be called so
+_RESULT_ENDING = re.compile(rf"[_.-](results?|outputs?|vqseg|nnu-?net){_KEPT}$", re.IGNORECASE)
+_PREDICTION_BEGINNING = re.compile(r"^(preds?|predictions?|predicted)[_.-]", re.IGNORECASE)
 _LABEL_WORD = r"(d?seg|segmentations?|masks?|labels?|label[-_]?maps?|gt|ground[_-]?truth|annotations?)"
 _LABEL_ENDING = re.compile(rf"[_.-]{_LABEL_WORD}$", re.IGNORECASE)
 _LABEL_NAME = re.compile(r"^(labels?|seg|segmentations?|masks?|gt|annotations?|ground[_-]?truth)$", re.IGNORECASE)
@@ -122,7 +139,8 @@ def name_reasons(paths: Sequence[str]) -> dict[str, str]:
     """Why some of the volumes are no images by their names among the others.
 
     A label is beside its image, or beside any if ``label`` and the like is its whole name; the image of a prediction
-    may be in another folder. Without another file that it belongs to, any name is an image's.
+    may be in another folder. In a folder called ``results``, ``output`` and the like, a volume is a result if one
+    outside such folders has its name. Without another file that it belongs to, any name is an image's.
     """
     places = {(PurePath(path).parent, case_stem(path)) for path in paths}
     places |= {(folder, case_of_channel(name)) for folder, name in places}
@@ -131,10 +149,10 @@ def name_reasons(paths: Sequence[str]) -> dict[str, str]:
         folders[folder].add(name)
     beside = _images_by_folder(paths)
     rests = {folder: _rests(those) for folder, those in folders.items()}
-    found = {}
+    found = _results_elsewhere(paths)
     for path in paths:
         name, folder = case_stem(path), PurePath(path).parent
-        if _is_prediction(name, names):
+        if _is_prediction(name, names) or _is_result_beside(name, folders[folder]):
             found[path] = PREDICTIONS
         elif _is_label(name, folders[folder], beside[folder]) or _begins_as_label(name, folders[folder], rests[folder]):
             found[path] = LABELS_BESIDE
@@ -144,6 +162,32 @@ def name_reasons(paths: Sequence[str]) -> dict[str, str]:
 def _is_prediction(name: str, names: AbstractSet[str]) -> bool:
     segmented = _PREDICTION_ENDING.sub("", name)
     return segmented != name and not names.isdisjoint({segmented, image_of_label(segmented)})
+
+
+def _is_result_beside(name: str, names: AbstractSet[str]) -> bool:
+    plain = {_RESULT_ENDING.sub("", name), _PREDICTION_BEGINNING.sub("", name)} - {name}
+    return not names.isdisjoint(plain | {image_of_label(each) for each in plain})
+
+
+def _results_elsewhere(paths: Sequence[str]) -> dict[str, str]:
+    """Volumes in folders of results by a vague name, that are called as one outside such folders."""
+    # the folders above what all have in common are only where the user keeps everything
+    above = len(PurePath(os.path.commonpath([PurePath(path).parent for path in paths])).parts) if paths else 0
+    vague = {
+        path
+        for path in paths
+        if any(_VAGUE_FOLDER.fullmatch(part) for part in PurePath(path).parts[above:-1])
+        and volume_kind(path) != "dicom"
+    }
+    outside = {case_stem(path) for path in paths if path not in vague}
+    outside |= {case_of_channel(name) for name in outside}
+    return {path: RESULTS for path in vague if not outside.isdisjoint(_segmented(path))}
+
+
+def _segmented(path: str) -> set[str]:
+    """Names that the image of a result may have."""
+    name = case_stem(path)
+    return {name, image_of_label(name)}
 
 
 def _is_label(name: str, names: AbstractSet[str], images: Sequence[str]) -> bool:

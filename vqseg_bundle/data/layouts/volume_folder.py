@@ -123,11 +123,12 @@ def list_volumes(
     """Every volume to segment in a folder and its subfolders.
 
     Left out, and logged: subfolders named like those of labels or earlier results (``labels``, ``masks``,
-    ``predictions``, ``previous-*`` and the like); a file named as the label of another beside it, such as
-    ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct.nii.gz``, ``mask_1`` beside ``img_1``, and ``segmentation.nii.gz``
-    beside any; a file named as a prediction of another anywhere in the folder; pictures and NPY arrays if there are
-    volumes, as previews; unreadable files; links to files already included. Each DICOM series is one volume; for its
-    files see :func:`~vqseg_bundle.data.source_files`, for its name :mod:`vqseg_bundle.data.layouts.found_case`.
+    ``predictions``, ``previous-*`` and the like); in folders such as ``results``, volumes of a name that is elsewhere,
+    too; a file named as the label of another beside it, such as ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct.nii.gz``,
+    ``mask_1`` beside ``img_1``, and ``segmentation.nii.gz`` beside any; a file named as a prediction of another anywhere
+    in the folder; pictures and NPY arrays if there are volumes, as previews; unreadable files; links to files already
+    included. Each DICOM series is one volume; for its files see :func:`~vqseg_bundle.data.source_files`, for its name
+    :mod:`vqseg_bundle.data.layouts.found_case`.
 
     Args:
         dataset_dir: a folder, or one volume's path.
