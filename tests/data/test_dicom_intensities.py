@@ -108,6 +108,60 @@ def test_a_slice_without_the_rescaling_of_the_others_is_named(tmp_path: Path, na
         read_header(str(tmp_path / "s"))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("RescaleIntercept", "-1024,0"), ("RescaleSlope", "1,00000"), ("RescaleSlope", "one")]
+)
+def test_a_rescaling_that_is_no_number_is_named(tmp_path: Path, name: str, text: str):
+    (*_, file) = write_dicom(tmp_path / "s", hounsfield(SHAPE))
+    with pydicom.config.disable_value_validation():
+        dataset = pydicom.dcmread(file)
+        dataset[name] = pydicom.DataElement(name, "LO", text)
+        dataset[name].VR = "DS"
+        dataset.save_as(file)
+    with pytest.raises(
+        DataError, match=rf'{file.name}: expected a number, with a decimal point, found {name} "{text}";'
+    ):
+        read_header(str(tmp_path / "s"))
+
+
+def test_pixels_in_the_upper_bits_are_refused(tmp_path: Path):
+    """Read as they are, of 12 bits in the upper ones those below would be noise, and the upper ones cut."""
+    voxels = np.clip(hounsfield(SHAPE), -1024, 3000)
+    files = write_dicom(tmp_path / "s", voxels, BitsStored=12, HighBit=11)
+    assert read_header(str(tmp_path / "s")).shape == SHAPE
+    edit_dicom(files[2], set_tags(HighBit=15))
+    message = rf"{files[2].name}: expected pixels in the lowest bits, HighBit 11 with BitsStored 12, found HighBit 15"
+    with pytest.raises(DataError, match=message):
+        read_header(str(tmp_path / "s"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("PhotometricInterpretation", ("MONOCHROME1", "MONOCHROME2")),
+        ("PatientID", ("A", "B")),
+        ("StudyInstanceUID", ("1.2.3", "1.2.4")),
+    ],
+)
+def test_slices_of_two_patients_studies_or_greys_are_no_series(tmp_path: Path, name: str, values: tuple[str, str]):
+    files = write_dicom(tmp_path / "s", hounsfield(SHAPE), **{name: values[0]})
+    assert read_header(str(tmp_path / "s")).shape == SHAPE
+    edit_dicom(files[3], set_tags(**{name: values[1]}))
+    found = " and ".join(f"{value} in IM[0-9]*" for value in values)
+    with pytest.raises(DataError, match=rf"s: expected slices of one {name}, found {found}; put them into folders"):
+        read_header(str(tmp_path / "s"))
+    edit_dicom(files[3], set_tags(**{name: ""}))
+    if name != "PhotometricInterpretation":
+        assert read_header(str(tmp_path / "s")).shape == SHAPE
+
+
+@pytest.mark.parametrize(("value", "found"), [([1], "1"), ([1, 1, 1], "3")])
+def test_a_spacing_of_another_count_is_named(tmp_path: Path, value: list[float], found: str):
+    write_dicom(tmp_path / "s", hounsfield(SHAPE), PixelSpacing=value)
+    with pytest.raises(DataError, match=rf"PixelSpacing: expected 2 numbers, found {found}\)"):
+        read_header(str(tmp_path / "s"))
+
+
 def test_a_slope_alone_or_an_empty_one_is_applied(tmp_path: Path):
     write_dicom(tmp_path / "s", hounsfield(SHAPE), RescaleSlope=None, RescaleIntercept=-24)
     np.testing.assert_array_equal(read_voxels(str(tmp_path / "s")), hounsfield(SHAPE) + 1000.0)

@@ -31,6 +31,7 @@ _TAGS = [
     *_FRAME_GROUPS,
     "SOPClassUID",
     "PatientID",
+    "StudyInstanceUID",
     "StudyDate",
     "StudyDescription",
     "SeriesInstanceUID",
@@ -46,6 +47,8 @@ _TAGS = [
     "Rows",
     "Columns",
     "BitsAllocated",
+    "BitsStored",
+    "HighBit",
     "PhotometricInterpretation",
     "NumberOfFrames",
     "FrameOfReferenceUID",
@@ -99,6 +102,9 @@ class DicomSlice:
     enhanced: bool = False  # whether geometry and rescaling lie in groups of frames
     mosaic: bool = False  # whether it is many slices side by side, as Siemens stores functional MRI
     flat: bool = False  # whether its RescaleSlope is 0, which would make all values one
+    study_uid: str = ""  # StudyInstanceUID
+    odd_rescaling: str = ""  # attributes of the conversion that are no numbers, and what they are
+    left_bits: tuple[int, int] | None = None  # HighBit and BitsStored, where pixels are not in the lowest bits
     frame: str = ""  # FrameOfReferenceUID, to which positions are relative; empty if it does not say
 
 
@@ -194,8 +200,32 @@ def _slice(file: Path, dataset: Any, stream: BinaryIO) -> DicomSlice:
         enhanced=any(name in dataset for name in _FRAME_GROUPS),
         mosaic="MOSAIC" in (dataset.get("ImageType") or []),
         flat=dataset.get("RescaleSlope") == 0,
+        study_uid=_text(dataset, "StudyInstanceUID"),
+        odd_rescaling=_odd_rescaling(dataset),
+        left_bits=_left_bits(dataset),
         frame=_text(dataset, "FrameOfReferenceUID"),
     )
+
+
+def _odd_rescaling(dataset: Any) -> str:
+    """Where validation is off, pydicom gives a number with a decimal comma as text."""
+    stated = {name: dataset.get(name) for name in ("RescaleIntercept", "RescaleSlope")}
+    odd = [f'{name} "{value}"' for name, value in stated.items() if value not in (None, "") and not _is_number(value)]
+    return " and ".join(odd)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _left_bits(dataset: Any) -> tuple[int, int] | None:
+    if dataset.get("HighBit") is None or not dataset.get("BitsStored"):
+        return None
+    high, stored = _integer(dataset, "HighBit"), _integer(dataset, "BitsStored")
+    return (high, stored) if high != stored - 1 else None
 
 
 def _fault(dataset: Any, stream: BinaryIO, pixels: int) -> str:
@@ -234,10 +264,12 @@ def _numbers(dataset: Any, name: str, count: int) -> tuple[float, ...] | None:
     values = dataset.get(name)
     if values is None or values == "":
         return None
-    found = tuple(float(value) for value in values)
-    if len(found) != count or not all(math.isfinite(value) for value in found):
+    several = [values] if isinstance(values, str | int | float) else list(values)
+    if len(several) != count:
+        raise ValueError(f"{name}: expected {count} numbers, found {len(several)}")
+    if not all(_is_number(value) for value in several):
         raise ValueError(f"{name}: expected {count} numbers, found {values}")
-    return found
+    return tuple(float(value) for value in several)
 
 
 def _thickness(dataset: Any) -> float | None:

@@ -16,6 +16,7 @@ from monai.data.utils import orientation_ras_lps
 from ..errors import DataError
 from .dicom_file import DicomSlice
 from .dicom_pixels import read_pixels
+from .dicom_readable import check_readable
 from .dicom_slices import SUFFIXES, choose_slices
 from .file_format import FileFormat, VolumeHeader
 from .volume_path import parse_volume_path
@@ -83,7 +84,7 @@ def _volume_slices(path: str) -> list[DicomSlice]:
     place = parse_volume_path(path)
     slices = choose_slices(place)
     for item in slices:
-        _check_readable(item)
+        check_readable(item)
     _check_cosines(place.file, slices)
     if len(slices) == 1:
         return slices
@@ -95,35 +96,6 @@ def _volume_slices(path: str) -> list[DicomSlice]:
         _check_gaps(place.file, slices, positions)
         _check_line(place.file, slices)
     return slices
-
-
-def _check_readable(item: DicomSlice) -> None:
-    if item.frames > 1 or item.enhanced:
-        found = f"{item.frames} frames in one" if item.frames > 1 else "one whose geometry lies in groups of frames"
-        raise DataError(
-            f"{item.file}: expected a slice a file, found {found} (enhanced DICOM); "
-            "convert it to NIfTI, with dcm2niix for example."
-        )
-    if item.mosaic:
-        raise DataError(
-            f"{item.file}: expected a slice a file, found many side by side in one (MOSAIC in ImageType); convert it "
-            "to NIfTI, with dcm2niix for example."
-        )
-    if item.spacing and min(item.spacing) <= 0:
-        raise DataError(
-            f"{item.file}: expected positive voxel spacing (PixelSpacing), found {list(item.spacing)}; export the "
-            "series again."
-        )
-    if item.flat:
-        raise DataError(
-            f"{item.file}: expected a RescaleSlope other than 0, found 0, by which all its values would be the same; "
-            "export the series again."
-        )
-    if item.photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(
-            f"{item.file}: expected grey values (MONOCHROME1 or MONOCHROME2), found {item.photometric}; convert the "
-            "images, to PNG for example."
-        )
 
 
 def _check_cosines(folder: Path, slices: Sequence[DicomSlice]) -> None:
@@ -148,6 +120,9 @@ def _check_alike(folder: Path, slices: Sequence[DicomSlice]) -> None:
         for name, value in given.items():
             if value is None:
                 raise DataError(f"{item.file}: expected {name} in each of several slices, found none; leave it out.")
+    _check_one_text(folder, slices, "PatientID", [item.labels.patient for item in slices])
+    _check_one_text(folder, slices, "StudyInstanceUID", [item.study_uid for item in slices])
+    _check_one_text(folder, slices, "PhotometricInterpretation", [item.photometric for item in slices])
     _check_rescaling(slices)
     _check_frames(folder, slices)
     _check_one(folder, slices, "Rows", np.array([[item.rows] for item in slices]), 0.0)
@@ -183,6 +158,14 @@ def _check_frames(folder: Path, slices: Sequence[DicomSlice]) -> None:
         f"{folder}: expected slices of one FrameOfReferenceUID, found {found}, whose positions are not comparable; put "
         "them into folders of their own."
     )
+
+
+def _check_one_text(folder: Path, slices: Sequence[DicomSlice], name: str, texts: Sequence[str]) -> None:
+    """Refuse two texts, unless each slice has its own, as careless anonymisation gives it; some may have none."""
+    first = {text: item for text, item in zip(reversed(texts), reversed(slices), strict=True) if text}
+    if 1 < len(first) < max(len(slices), 3):
+        found = " and ".join(f"{text} in {_name(item)}" for text, item in sorted(first.items())[:2])
+        raise DataError(f"{folder}: expected slices of one {name}, found {found}; put them into folders of their own.")
 
 
 def _check_one(folder: Path, slices: Sequence[DicomSlice], name: str, values: np.ndarray, tolerance: float) -> None:

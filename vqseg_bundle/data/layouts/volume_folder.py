@@ -124,9 +124,9 @@ def list_volumes(
 
     Left out, and logged: subfolders named like those of labels or earlier results (``labels``, ``masks``,
     ``predictions``, ``previous-*`` and the like); in folders such as ``results``, volumes of a name that is elsewhere,
-    too; a file named as the label of another beside it, such as ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct.nii.gz``,
-    ``mask_1`` beside ``img_1``, and ``segmentation.nii.gz`` beside any; a file named as a prediction of another anywhere
-    in the folder; pictures and NPY arrays if there are volumes, as previews; unreadable files; links to files already
+    too; a file named as the label of another beside it, such as ``x_gt.nii.gz`` beside ``x.nii.gz`` or ``x_ct``,
+    ``mask_1`` beside ``img_1``, ``segmentation.nii.gz`` beside any; a file named as the prediction of another in the
+    folder; pictures and NPY arrays if there are volumes, as previews; unreadable files; links to files already
     included. Each DICOM series is one volume; for its files see :func:`~vqseg_bundle.data.source_files`, for its name
     :mod:`vqseg_bundle.data.layouts.found_case`.
 
