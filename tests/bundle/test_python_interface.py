@@ -155,6 +155,15 @@ def test_a_training_stopped_by_a_signal_stops_a_loop_over_seeds(
         train(dataset_dir="DIR")
 
 
+@pytest.mark.parametrize("name", ["%50", "$f", "@f"])
+def test_paths_that_would_be_evaluated_are_refused(name: str, trained: Trained, tmp_path: Path) -> None:
+    message = rf"expected a path, found '{re.escape(name)}', which MONAI would evaluate"
+    with pytest.raises(ValueError, match=f"--dataset_dir: {message}"):
+        segment(name, trained.output_dir)
+    with pytest.raises(ValueError, match=f"--output_dir: {message}"):
+        train(name, dataset_dir=tmp_path)
+
+
 def test_an_end_with_another_code_is_a_fault_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refused:
         def run(self) -> None:

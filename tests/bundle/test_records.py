@@ -183,6 +183,20 @@ def test_the_checkpoint_is_the_named_one_then_the_runs_then_the_bundles(
         find_checkpoint("missing.pt", str(out), str(root))
 
 
+@pytest.mark.parametrize(
+    ("kind", "found"), [("folder", "a folder; put"), ("link", r"a link that leads nowhere \(gone\.pt\); put the file")]
+)
+def test_what_stands_in_the_weights_place_is_named(tmp_path: Path, kind: str, found: str) -> None:
+    (tmp_path / "out").mkdir()
+    place = tmp_path / "out/model.pt"
+    if kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to("gone.pt")
+    with pytest.raises(FileNotFoundError, match=rf"out/model\.pt: expected a file of weights, found {found}"):
+        find_checkpoint(None, str(tmp_path / "out"), str(tmp_path))
+
+
 def test_an_output_dir_that_is_or_lies_under_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for output_dir in (tmp_path / "file", tmp_path / "file" / "deeper" / "still"):

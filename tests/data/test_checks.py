@@ -32,6 +32,11 @@ def test_missing_file(cohort: Cohort):
     refused(cohort, r"b.nii.gz: no such file; correct the path", level="headers")
 
 
+def test_paths_of_windows_are_told(cohort: Cohort):
+    cohort.unlabeled[0]["image"] = "images\\b.nii.gz"
+    refused(cohort, r"b.nii.gz: no such file; write / for each \\ in the datalist: its paths use /", level="headers")
+
+
 def test_folder_instead_of_file(cohort: Cohort, tmp_path: Path):
     cohort.unlabeled[0]["image"] = str(tmp_path)
     refused(

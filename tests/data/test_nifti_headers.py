@@ -164,3 +164,17 @@ def test_an_intensity_scale_without_its_intercept_is_named(tmp_path: Path, name:
             read(path)
     for slope in (0, np.nan):  # which mean that there is no scale
         assert read_voxels(stored(tmp_path / name, image_of(**KINDS[kind]), scl_slope=slope)).shape == SHAPE
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dim", "found"), [((4, *SHAPE, 0), r"dim\[4\] = 0"), ((5, *SHAPE, 1, 0), r"dim\[5\] = 0")])
+def test_a_further_axis_without_voxels_is_named(
+    tmp_path: Path, name: str, kind: str, dim: tuple[int, ...], found: str
+) -> None:
+    path = stored(tmp_path / name, image_of(**KINDS[kind]), dim=(*dim, *(1,) * (8 - len(dim))))
+    message = (
+        rf"{name}: expected at least 1 along each axis, found {found} with dim\[0\] = {dim[0]} in its header; write"
+    )
+    with pytest.raises(DataError, match=message):
+        read_header(path)

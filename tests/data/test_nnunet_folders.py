@@ -33,6 +33,9 @@ def test_nnunet_1_lists_names_without_the_channels_number(tmp_path: Path) -> Non
     )
     with pytest.raises(DataError, match=message):
         find_cases(tmp_path)
+    dataset_json(tmp_path, training=[{**listed[0], "image": r".\imagesTr\a.nii.gz"}], labels={"0": "background"})
+    with pytest.raises(DataError, match=r"correct the list \(its paths use /\) or add the files"):
+        find_cases(tmp_path)
 
 
 def test_nnunet_2_lists_nothing(tmp_path: Path) -> None:

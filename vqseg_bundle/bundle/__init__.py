@@ -16,9 +16,9 @@ from vqseg_bundle.bundle.machine.processes import join_processes, run_together, 
 from vqseg_bundle.bundle.python_interface import Prediction, Predictor, load, segment, train
 from vqseg_bundle.bundle.records.closing import close_evaluation, close_inference, close_training
 from vqseg_bundle.bundle.records.folder_lock import FolderLock
+from vqseg_bundle.bundle.records.found_weights import find_checkpoint
 from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
-    find_checkpoint,
     load_model_record,
     load_weights,
     write_model_record,

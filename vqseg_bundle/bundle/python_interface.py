@@ -43,6 +43,7 @@ __all__ = ["Prediction", "Predictor", "load", "segment", "train"]
 _NOTES = ("bundle.scripts", "bundle.workflows", "data.nvimgcodec_pydicom_plugin")
 #: the shell's code for a process that a signal ended is this plus the signal's number
 _SIGNALLED = 128
+_PATHS = ("dataset_dir", "datalist", "output_dir", "checkpoint", "initial_weights")
 
 
 class Prediction(NamedTuple):
@@ -182,6 +183,13 @@ def _infer(source: str | Path, output_dir: Path, **keys: Any) -> Path:
 
 
 def _run(run_id: str, configs: Sequence[Path], **keys: Any) -> Any:
+    for key in _PATHS:
+        # other signs that MONAI evaluates are refused in the run, before which it looks for this one
+        if (path := str(keys.get(key) or "")).startswith("%"):
+            raise ValueError(
+                f"--{key}: expected a path, found '{path}', which MONAI would evaluate because of its first sign. "
+                f"Write ./{path} for a file or folder of that name."
+            )
     with _randomness_kept(), _process_kept():
         try:
             workflow = create_workflow(

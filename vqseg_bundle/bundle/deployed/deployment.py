@@ -15,12 +15,12 @@ from vqseg_bundle.bundle.cohort.run_geometry import warn_of_geometry
 from vqseg_bundle.bundle.deployed.ensemble import split_checkpoints
 from vqseg_bundle.bundle.deployed.largest_components import chosen_components
 from vqseg_bundle.bundle.records.folder_lock import check_unused, use_folder
+from vqseg_bundle.bundle.records.found_weights import find_checkpoint
 from vqseg_bundle.bundle.records.learnt_patients import warn_of_learnt
 from vqseg_bundle.bundle.records.log_file import log_to_file
 from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
     check_files_hold,
-    find_checkpoint,
     load_model_record,
     load_weights,
 )

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vqseg_bundle.bundle.records.found_weights import find_checkpoint
 from vqseg_bundle.bundle.records.model_record import (
     check_compatible,
     check_files_hold,
-    find_checkpoint,
     load_model_record,
     load_weights,
 )

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vqseg_bundle.bundle.records.run_record import default_run
 from vqseg_bundle.common import json_value, permission_text, read_json, write_json
 from vqseg_bundle.data import channel_key, channels_differ, check_orientation, name_slice_axis, parse_label_values
 from vqseg_bundle.handlers import read_checkpoint
@@ -22,7 +21,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "check_compatible",
     "check_files_hold",
-    "find_checkpoint",
     "load_model_record",
     "load_weights",
     "model_record",
@@ -148,60 +146,6 @@ def load_weights(network: VQNetwork, checkpoint: str | Path) -> None:
         network.load_state_dict(state, strict=False)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise ValueError(f"{checkpoint}: {error}") from error
-
-
-def find_checkpoint(
-    checkpoint: str | None, output_dir: str | None, bundle_root: str, own_training: bool = False
-) -> Path:
-    """Choose the weights for evaluation or inference, and log the choice.
-
-    Args:
-        checkpoint: an explicit file, relative to the working directory; None looks for one.
-        output_dir: the first place to look, for its ``model.pt``; None skips it.
-        bundle_root: the last place to look, for its ``models/model.pt``.
-        own_training: without ``output_dir``, look first in the default folder of a training.
-
-    Returns:
-        The path of an existing file.
-
-    Raises:
-        FileNotFoundError: the explicit file does not exist, there is none in any place, or the output folder is of a
-            training that has saved none yet.
-    """
-    if checkpoint is not None:
-        if not Path(checkpoint).is_file():
-            inside = Path(checkpoint) / "model.pt"
-            advice = f"give {inside}, which is in it" if inside.is_file() else "give the path of a trained model.pt"
-            raise FileNotFoundError(f"checkpoint '{checkpoint}' is not a file: {advice}.")
-        logger.info("Weights: %s (key checkpoint)", checkpoint)
-        return Path(checkpoint)
-    trained = Path(default_run(bundle_root)) / "model.pt"
-    places = {"bundle_root": Path(bundle_root) / "models" / "model.pt"}
-    if output_dir is not None:
-        places = {"output_dir": Path(output_dir) / "model.pt", **places}
-    elif own_training:
-        places = {"bundle_root, as no output_dir is given": trained, **places}
-    for key, path in places.items():
-        if path.is_file():
-            if output_dir is not None and key != "output_dir":
-                key = f"{key}, as {output_dir} has no model.pt"
-                if (Path(output_dir) / "resume.pt").is_file():
-                    raise FileNotFoundError(
-                        f"output_dir {output_dir}: its training was interrupted before it had weights to use (there is "
-                        "resume.pt, but no model.pt); go on with it by --resume true."
-                    )
-            logger.info("Weights: %s (found by key %s)", path, key)
-            if output_dir is None and path != trained and trained.is_file():
-                logger.warning(
-                    "%s, of a training without output_dir, is not what is used; for that give --output_dir %s.",
-                    trained,
-                    trained.parent,
-                )
-            return path
-    raise FileNotFoundError(
-        f"no trained weights found at {' or '.join(map(str, places.values()))}: train first "
-        "(run training with the same output_dir), or name a file with the key checkpoint."
-    )
 
 
 def check_compatible(record: Mapping[str, Any], **expected: Mapping[Any, Any]) -> None:

@@ -164,6 +164,10 @@ def collect_facts(
     return facts, problems
 
 
+#: what the remedy of a missing file is where its name was written on Windows
+_SLASHES = "write / for each \\ in the datalist: its paths use /"
+
+
 def _unreadable(path: str, message: str) -> Finding:
     """The finding in a reader's message: ``"path: what was found; remedy."``, or two sentences."""
     whole = message.removesuffix(".")
@@ -177,6 +181,7 @@ def _unreadable(path: str, message: str) -> Finding:
         code, expected = "invalid_spacing", "positive, finite voxel spacing"
     elif not all(file.exists() for file in files):
         code, expected = "missing_file", "a file"
+        remedy = _SLASHES if any("\\" in file.name for file in files) else remedy
     elif any(file.is_file() and file.stat().st_size == 0 for file in files):
         code, expected = "empty_file", "a volume"
     else:

@@ -56,6 +56,7 @@ _HEADER_SIZES = {
 def read_nifti_header(path: str) -> VolumeHeader:
     """Geometry of a complete file; DataError for other content, OSError or nibabel's errors for a damaged file."""
     image = open_nifti(path)
+    _check_axes(path, image)
     _check_length(path, image)
     if image.get_data_dtype().kind not in "biuf":
         raise DataError(
@@ -250,6 +251,16 @@ def _spacing_notes(stated: np.ndarray, shape: tuple[int, ...], affine: np.ndarra
         return ()
     pixdim, sform = (" x ".join(f"{side:.4g}" for side in sides) for sides in (stated, used))
     return (f"has voxels of {pixdim} mm by its pixdim, which ITK takes, and of {sform} mm by its sform, which is used",)
+
+
+def _check_axes(path: str, image: Any) -> None:
+    """Refuse a further axis without voxels; of the first three, every format is refused."""
+    empty = [f"dim[{axis}] = {size}" for axis, size in enumerate(image.shape, 1) if axis > 3 and size < 1]
+    if empty:
+        raise DataError(
+            f"{path}: expected at least 1 along each axis, found {', '.join(empty)} with dim[0] = {image.ndim} in its "
+            "header; write 1 there if it is one volume, or export it again."
+        )
 
 
 def _check_length(path: str, image: Any) -> None:

@@ -166,8 +166,9 @@ def _channels(root: Path, image: str) -> list[str]:
     numbers = [int(case_stem(path.name)[-4:]) for path in found]
     if not found or numbers != list(range(len(numbers))):
         shown = f"channels {', '.join(map(str, numbers))}" if found else f"neither it nor {stem}_0000{ending}"
+        slashes = " (its paths use /)" if "\\" in image else ""
         raise DataError(
-            f"{root / _NAME}: expected the image {image}, found {shown}; correct the list or add the files."
+            f"{root / _NAME}: expected the image {image}, found {shown}; correct the list{slashes} or add the files."
         )
     return [path.relative_to(root).as_posix() for path in found]
 
