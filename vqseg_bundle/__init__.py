@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.12.1"
+__version__ = "0.12.2"
 
 #: imported when they are first asked for, as MONAI takes seconds
 _LATE = ("Prediction", "Predictor", "load", "segment", "train")
