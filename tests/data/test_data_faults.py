@@ -126,6 +126,7 @@ def test_a_training_without_any_structure_is_refused_once(folder: CohortFolder):
 def test_faults_of_every_kind_are_planted():
     # tests/data/test_checks.py and, of images without geometry, test_check_values.py
     elsewhere = {"no_cases", "no_labeled_cases", "evaluation_split", "not_evaluated", "turned_images"}
+    elsewhere |= {"padding"}  # tests/data/test_padding.py
     elsewhere |= {"frames_apart", "similar_patients"}  # tests/data/test_frames_apart.py
     assert {fault[2] for fault in FAULTS} | elsewhere == set(FINDING_KINDS)
 

@@ -29,7 +29,7 @@ from .findings import Finding
 __all__ = ["FactsCache", "cache_path", "collect_facts"]
 
 logger = logging.getLogger(__name__)
-_FORMAT = f"9, {__version__}"  # another version may read files differently
+_FORMAT = f"10, {__version__}"  # another version may read files differently
 _SETTLED_NS = 2_000_000_000  # a file changed twice within the resolution of its time stamp would look unchanged
 _DETACHED = tuple(suffix for each in FORMATS for suffix in each.detached)
 

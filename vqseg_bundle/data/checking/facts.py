@@ -19,7 +19,7 @@ from ..formats.class_names import read_class_names
 from ..formats.nifti import is_packed
 from ..formats.volume_io import VolumeHeader, read_classes, read_header, read_label_values, read_voxels
 from ..formats.volume_path import channel_paths, parse_volume_path
-from .intensities import body_intensities, find_sentinel, nonzero_share, ordered_sample, percentiles
+from .intensities import body_intensities, find_padding, find_sentinel, nonzero_share, ordered_sample, percentiles
 
 __all__ = [
     "CaseFacts",
@@ -80,6 +80,7 @@ class ImageFacts:
     digest: str = ""  # SHA-256 of shape and float32 voxels: the stored type does not matter
     too_large: float | None = None  # a finite value that is infinite as float32, if any
     sentinel: float | None = None  # see find_sentinel
+    padding: float | None = None  # see find_padding
     body: tuple[float, ...] = ()  # 0.5 and 99.5 percentiles, mean and standard deviation of a sample without air
     nonzero_share: float = 1.0  # of the voxels that lie within the box around those that are not zero
 
@@ -174,6 +175,7 @@ def _image_facts(voxels: np.ndarray) -> ImageFacts:
         float(top - bottom),
         _digest(voxels),
         sentinel=next((value for value in map(find_sentinel, channels) if value is not None), None),
+        padding=next((value for value in map(find_padding, channels) if value is not None), None),
         body=body_intensities(ordered),
         nonzero_share=nonzero_share(voxels),
     )

@@ -163,12 +163,13 @@ def _case_findings(
     case: CaseFacts, allowed: Sequence[int], key: str, ignored: int | None, clipped: bool
 ) -> Iterator[Finding]:
     if case.image_voxels is not None:
-        yield from _image_findings(case.image, case.image_voxels, clipped)
+        is_ct = case.image_header is not None and case.image_header.header.modality == "CT"
+        yield from _image_findings(case.image, case.image_voxels, clipped, is_ct)
     if case.label is not None and case.label_voxels is not None:
         yield from _label_findings(case.label, case.label_voxels, allowed, key, ignored)
 
 
-def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Finding]:
+def _image_findings(path: str, facts: ImageFacts, clipped: bool, is_ct: bool) -> Iterator[Finding]:
     if facts.not_finite:
         found = f"{facts.not_finite} of {facts.size} intensities are NaN or infinite"
         found += "" if facts.too_large is None else f" as float32 holds them, such as {facts.too_large:g}"
@@ -179,6 +180,9 @@ def _image_findings(path: str, facts: ImageFacts, clipped: bool) -> Iterator[Fin
     elif facts.sentinel is not None and not clipped:
         found = f"the value {facts.sentinel:g} is so far from the others that scaling leaves nothing of their contrast"
         yield Finding("sentinel", (path,), f"{path}: {found}", "intensities of one range", found)
+    elif facts.padding is not None and not clipped and not is_ct:
+        found = f"the value {facts.padding:g} fills a part of the image and lies far from all others, as padding does"
+        yield Finding("padding", (path,), f"{path}: {found}", "intensities of one range", found)
 
 
 def _label_findings(

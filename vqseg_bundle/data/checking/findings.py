@@ -145,6 +145,10 @@ FINDING_KINDS: dict[str, FindingKind] = {
         "one annotation is used for different images", "compare both with their images: one may be a wrong copy"
     ),
     "constant_image": _warning("an image has one intensity throughout", "leave the case out, or export it again"),
+    "padding": _warning(
+        "a value far from all others, which takes contrast from them, fills a part of an image",
+        "replace it by the background's value, or set intensity_window, which clips it",
+    ),
     "mask_of_255": _warning(
         "a picture's mask has values 0 and 255: 255 is read as class 1", "save class indices if it means another class"
     ),

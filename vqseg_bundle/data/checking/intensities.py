@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["body_intensities", "find_sentinel", "nonzero_share", "ordered_sample", "percentiles"]
+__all__ = ["body_intensities", "find_padding", "find_sentinel", "nonzero_share", "ordered_sample", "percentiles"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _AIR_BELOW_HU = -500.0  # an image that reaches below is taken for CT
@@ -16,6 +16,9 @@ _SHARE = 0.25  # percent of a channel's voxels, half of the percentile at which 
 #: minimum contrast of the other values as a share of the range, by the percentage left out at each end: a few stray
 #: voxels do not affect the first, nor the blurred edge of a resampled image the second
 _LEAST_CONTRAST = {1: 1e-2, 5: 1e-3}
+_LEAST_PADDED = 0.01  # of a channel's voxels
+_FAR = 3.0  # spreads of the other values, by which padding lies beyond them
+_HU_PADDING = (-1024.0, -2000.0, -2048.0, -3024.0, -3072.0)  # as scanners write it around CT
 
 
 def ordered_sample(voxels: np.ndarray) -> np.ndarray:
@@ -83,6 +86,25 @@ def find_sentinel(ordered: np.ndarray) -> float | None:
         rest = ordered[first if low in far else 0 : last if high in far else ordered.size]
         if rest.size and _is_lost(rest, top - bottom):
             return max(far, key=lambda end: abs(end - percentiles(rest, 50)[0]))
+    return None
+
+
+def find_padding(ordered: np.ndarray) -> float | None:
+    """The value at an end of the range of a channel (its ordered sample) that is no measurement, or None.
+
+    It takes up at least 1 % of the voxels, and lies beyond all others by three times the distance of their 1 and 99
+    percentiles: -9999 or -1000 in an MRI of 0 to 255. 0 is a background, and values in CT are none that its window
+    would not clip: others that reach below -500, or padding of scanners, such as -1024.
+    """
+    low, high = float(ordered[0]), float(ordered[-1])
+    first, last = np.searchsorted(ordered, low, side="right"), np.searchsorted(ordered, high)
+    for end, count, rest in ((low, first, ordered[first:]), (high, ordered.size - last, ordered[:last])):
+        if end in (0.0, *_HU_PADDING) or not rest.size or count < _LEAST_PADDED * ordered.size:
+            continue
+        spread = float(np.subtract(*percentiles(rest, 99, 1)))
+        gap = max(float(rest[0]) - end, end - float(rest[-1]))
+        if spread > 0 and gap > _FAR * spread and rest[0] > _AIR_BELOW_HU:
+            return end
     return None
 
 
