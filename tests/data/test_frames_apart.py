@@ -136,8 +136,19 @@ def test_data_and_check_say_so_and_the_pattern_mends_it(tmp_path: Path, capsys: 
     assert (finding.code, finding.severity) == ("frames_apart", "warning")
     assert finding.advice.endswith(f"vqseg data --patient-pattern '{pattern}'")
     run(tmp_path, "--patient-pattern", pattern, *options)
-    assert capsys.readouterr().err == ""
+    datalist = tmp_path / "datalist.json"
+    assert capsys.readouterr().err == (
+        f"warning: --patient-pattern finds other patients than {datalist} has, so whom that held out is not kept.\n"
+    )
     assert apart(tmp_path) == []
+
+
+def test_slices_in_a_folder_for_each_patient_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for place, (patient, number) in enumerate((p, s) for p in range(6) for s in range(3)):
+        save(tmp_path / f"images/p{patient}/slice{number}.nii.gz", place)
+        save(tmp_path / f"labels/p{patient}/slice{number}.nii.gz", place, classes=2)
+    run(tmp_path, "--labeled-count", "2", "--test-count", "2")
+    assert "If they are, give --patient-pattern '^(.*?)[_-]?slice[_-]?[0-9]+$'." in capsys.readouterr().err
 
 
 def test_patients_that_differ_in_case_alone_are_warned_of(tmp_path: Path):

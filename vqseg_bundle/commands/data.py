@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,12 @@ from vqseg_bundle.data import (
     DATALIST_SPLITS,
     DataError,
     FoundCase,
-    KeptLists,
     SplitRequest,
-    case_stem,
     file_list,
     find_cases,
     find_channel_names,
     find_frames_apart,
     find_unused_files,
-    read_kept_lists,
     read_labeled_file,
     read_split_file,
     split_patients,
@@ -31,6 +28,7 @@ from vqseg_bundle.data import (
 
 from .datalist_classes import datalist_classes, warn_of_names
 from .decathlon_download import download_task
+from .replaced_datalist import if_same_patients, replaced_lists, warn_of_changes
 
 __all__ = ["main"]
 
@@ -78,10 +76,10 @@ def _make(options: argparse.Namespace) -> None:
     output = Path(options.output).expanduser() if options.output else root / "datalist.json"
     if output.exists() and not options.force:
         raise DataError(f"--output {output}: the file exists; give another name, or --force to overwrite it.")
-    former = _former(output, root)
+    former = replaced_lists(output, root)
     cases = find_cases(root, options.patient_pattern)
     chosen = read_labeled_file(Path(options.labeled_file).expanduser()) if options.labeled_file else None
-    kept = chosen.kept if chosen and chosen.kept else former
+    kept = chosen.kept if chosen and chosen.kept else if_same_patients(former, cases, options.patient_pattern)
     request = SplitRequest(
         labeled_count=options.labeled_count,
         labeled_share=options.labeled_share,
@@ -107,8 +105,9 @@ def _make(options: argparse.Namespace) -> None:
     classes = datalist_classes(root, cases, options.labels, options.label_values, kept)
     warn_of_names(root, cases, classes, bool(options.labels))
     entries = _entries(cases, splits)
-    _warn_of_frames(entries)
-    _warn_of_changes(entries, former)
+    if not options.patient_pattern:
+        _warn_of_frames(entries)
+    warn_of_changes(entries, former)
     channels = find_channel_names(root, cases)
     datalist = {
         "name": options.name or root.resolve().name,
@@ -128,34 +127,6 @@ def _make(options: argparse.Namespace) -> None:
     print(f"wrote {output}\nnext: {shell_line(_next_words(datalist, root, output))}")
 
 
-def _former(output: Path, root: Path) -> KeptLists | None:
-    """The lists that the new datalist replaces."""
-    if not output.exists():
-        return None
-    try:
-        return read_kept_lists(output, root)
-    except DataError as error:
-        print(f"warning: what {output} held out is not kept, as it cannot be read: {error}", file=sys.stderr)
-        return None
-
-
-def _warn_of_changes(entries: Mapping[str, Sequence[Mapping[str, Any]]], former: KeptLists | None) -> None:
-    """Name patients that models of the former list have learnt from and that now test them, and the reverse."""
-    if former is None:
-        return
-    now = {split: {entry["patient"] for entry in entries[split]} for split in DATALIST_SPLITS}
-    held_out = {patient for patients in former.held_out.values() for patient in patients}
-    changes = {
-        "held out now, though models trained on the former list have learnt from them": (
-            (now["validation"] | now["test"]) & set(former.learnt)
-        ),
-        "held out by the former list, and learnt from now": (now["training"] | now["unlabeled"]) & held_out,
-    }
-    for what, patients in changes.items():
-        if patients:
-            print(f"warning: {what}: {file_list(sorted(patients))}.", file=sys.stderr)
-
-
 def _next_words(datalist: Mapping[str, Any], root: Path, output: Path) -> list[str]:
     images = [entry["image"] for split in DATALIST_SPLITS for entry in datalist[split]]
     several = next((image for image in images if isinstance(image, list)), [])
@@ -169,11 +140,12 @@ def _next_words(datalist: Mapping[str, Any], root: Path, output: Path) -> list[s
 
 def _warn_of_frames(entries: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Name slices or frames that seem to be of one patient, but lie in lists to learn from and to evaluate on."""
+    counts = Counter(entry["patient"] for listed in entries.values() for entry in listed)
     own = [
         (split, entry["patient"])
         for split, listed in entries.items()
         for entry in listed
-        if isinstance(entry["image"], str) and case_stem(entry["image"]) == entry["patient"]
+        if counts[entry["patient"]] == 1
     ]
     apart = find_frames_apart(own)
     if apart:
