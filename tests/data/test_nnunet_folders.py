@@ -51,7 +51,7 @@ def test_nnunet_2_lists_nothing(tmp_path: Path) -> None:
     assert find_classes(tmp_path, find_cases(tmp_path)).names == ("background", "zone", "gland")
     main(["--dataset-dir", str(tmp_path), "--labeled-count", "1"])
     assert json.loads((tmp_path / "datalist.json").read_text())["channel_names"] == ["T2", "ADC"]
-    with pytest.raises(DataError, match=r'key "training" is missing; .* vqseg data --dataset-dir'):
+    with pytest.raises(DataError, match=r'key "training" is missing; .* vqseg data /'):
         load_datalist(tmp_path / "dataset.json", tmp_path)
 
 

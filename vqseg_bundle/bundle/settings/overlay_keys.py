@@ -26,7 +26,8 @@ def unread_keys(call: WorkflowCall, former: Collection[str], running: Mapping[st
 
     A key may be new if an ``@id`` anywhere, an expression or a list of ids names it, if it can be run itself, is typed
     on the command line, too, or is read by MONAI (see :func:`is_of_monai`), and if it begins with an underscore. A
-    configuration with imports and initialization of its own stands for itself.
+    configuration with imports and initialization of its own stands for itself, and so does the file of what is run,
+    such as an ``evaluate.json`` over the ``train.json`` of an earlier version.
 
     Args:
         call: with the configuration files, of which those after the first are overlays.
@@ -41,7 +42,8 @@ def unread_keys(call: WorkflowCall, former: Collection[str], running: Mapping[st
     for number, (file, content) in enumerate(contents.items()):
         keys = {_first(key): value for key, value in content.items()}
         unread = [key for key, value in keys.items() if not (key in known or key in read or _is_run(value))]
-        if number and not keys.keys() >= _WHOLE:
+        whole = keys.keys() >= _WHOLE or call.workflow.run_id in keys
+        if number and not whole:
             others = {_first(key): value for each in contents if each != file for key, value in contents[each].items()}
             found += [_sentence(file, key, others) for key in unread if not _is_left_alone(key, call.workflow)]
         known |= keys
