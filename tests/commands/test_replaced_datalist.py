@@ -101,3 +101,16 @@ def test_a_file_that_is_no_datalist_is_replaced_with_a_warning(scans: Path, caps
     (scans / "datalist.json").write_text("precious")
     assert len(run(scans, "--test-count", "1")["test"]) == 1
     assert "datalist.json held out is not kept, as it cannot be read: " in capsys.readouterr().err
+
+
+def test_patients_that_folders_hold_out_stay_so_beside_those_that_were_drawn(tmp_path: Path) -> None:
+    for part, names in (("train", NAMES[:6]), ("test", NAMES[6:8])):
+        for place, name in enumerate(names):
+            save(tmp_path / part / f"images/{name}.nii.gz", place)
+            save(tmp_path / part / f"labels/{name}.nii.gz", place, classes=2)
+    first = run(tmp_path, "--validation-count", "2")
+    assert patients(first, "test") == NAMES[6:8]
+    second = run(tmp_path)
+    assert [patients(second, split) for split in ("validation", "test")] == [
+        patients(first, split) for split in ("validation", "test")
+    ]

@@ -28,7 +28,7 @@ from vqseg_bundle.data import (
 
 from .datalist_classes import datalist_classes, warn_of_names
 from .decathlon_download import download_task
-from .replaced_datalist import if_same_patients, replaced_lists, warn_of_changes
+from .replaced_datalist import kept_lists, replaced_lists, warn_of_changes
 
 __all__ = ["main"]
 
@@ -79,7 +79,7 @@ def _make(options: argparse.Namespace) -> None:
     former = replaced_lists(output, root)
     cases = find_cases(root, options.patient_pattern)
     chosen = read_labeled_file(Path(options.labeled_file).expanduser()) if options.labeled_file else None
-    kept = chosen.kept if chosen and chosen.kept else if_same_patients(former, cases, options.patient_pattern)
+    kept = kept_lists((chosen and chosen.kept) or former, cases, options.patient_pattern)
     request = SplitRequest(
         labeled_count=options.labeled_count,
         labeled_share=options.labeled_share,

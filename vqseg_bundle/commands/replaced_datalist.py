@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vqseg_bundle.data import DATALIST_SPLITS, DataError, FoundCase, KeptLists, file_list, read_kept_lists
 
-__all__ = ["if_same_patients", "replaced_lists", "warn_of_changes"]
+__all__ = ["kept_lists", "replaced_lists", "warn_of_changes"]
 
 
 def replaced_lists(output: Path, root: Path) -> KeptLists | None:
@@ -28,17 +29,23 @@ def replaced_lists(output: Path, root: Path) -> KeptLists | None:
         return None
 
 
-def if_same_patients(former: KeptLists | None, cases: Sequence[FoundCase], pattern: str | None) -> KeptLists | None:
-    """The former lists, unless the pattern has just made other patients of the cases, as a warning may have advised.
+def kept_lists(former: KeptLists | None, cases: Sequence[FoundCase], pattern: str | None) -> KeptLists | None:
+    """What stays of the former lists: the held-out patients that no folder holds out anyway, and the classes.
+
+    None of it if the pattern has just made other patients of the cases, as a warning may have advised.
 
     Args:
         former: the lists, if there are any.
         cases: the folder's.
         pattern: ``--patient-pattern``, if given.
     """
-    named = {name for names in former.held_out.values() for name in names} if former else set()
-    if former is None or not pattern or named <= {case.patient for case in cases}:
-        return former
+    if former is None:
+        return None
+    fixed = {case.patient for case in cases if case.split}
+    held_out = {split: [name for name in names if name not in fixed] for split, names in former.held_out.items()}
+    named = {name for names in held_out.values() for name in names}
+    if not pattern or named <= {case.patient for case in cases}:
+        return replace(former, held_out=held_out)
     print(
         f"warning: --patient-pattern finds other patients than {former.source} has, so whom that held out is not kept.",
         file=sys.stderr,
